@@ -1,0 +1,1 @@
+"""Abdominal organ segmentation in CT, from data sets that annotate different organs."""

@@ -1,0 +1,101 @@
+"""viscera predict: scans -> label maps."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+from tyro.conf import FlagCreatePairsOff, Positional, arg
+
+from viscera.cli.console import data_sets, progress, say, show_problems, show_table
+from viscera.config import Accelerator
+from viscera.datasets import Problem
+from viscera.errors import RunError, SettingError
+
+
+@dataclass(frozen=True)
+class Options:
+    """Segment a scan, a folder of scans, or the scans of a data set.
+
+    The label map lies on exactly the scan's grid. NAME.json beside it says which index is which organ and how it was made;
+    labels.ctbl and labels.itksnap.txt hold the colours for 3D Slicer and ITK-SNAP. Scans that are done are skipped, so the
+    same command goes on after an interruption; a scan that cannot be read stops no other.
+    """
+
+    scan: Annotated[Positional[str], arg(metavar="SCAN")]
+    """A .nii or .nii.gz file, a folder of them, or a data set as LAYOUT=DIR."""
+    output: Annotated[Positional[Path], arg(metavar="OUTPUT")]
+    """The label map, or a folder for label maps."""
+    weights: Path
+    """A run's folder (its best weights) or a .safetensors file."""
+    organs: tuple[str, ...] = ()
+    """Only these organs; all of the network's where none is named."""
+    statistics: bool = False
+    """Also write volume (ml), mean and SD (HU) and whether it touches the scan's border, per organ."""
+    split: Literal["all", "training", "validation", "test"] = "all"
+    """Of a data set, only the cases of this split of the run: test for an honest score."""
+    device: Accelerator = "auto"
+    """Where the network runs; auto takes a GPU where there is one."""
+    overwrite: bool = False
+    """Replace label maps that stand there."""
+
+
+def main(arguments: list[str]) -> int:
+    """Run the verb."""
+    options = tyro.cli(Options, args=arguments, prog="viscera predict", config=(FlagCreatePairsOff,))
+    from viscera.inference import load_model
+    from viscera.prediction import Wishes, find_tasks, predict_all
+
+    if "=" in options.scan and not Path(options.scan).exists():
+        tasks = data_set_tasks(options)
+    elif options.split != "all":
+        raise SettingError(f"--split {options.split} needs a data set as LAYOUT=DIR, not '{options.scan}'.")
+    else:
+        tasks = find_tasks(Path(options.scan), options.output)
+    model = load_model(options.weights, accelerator=options.device)
+    wishes = Wishes(options.organs, options.statistics, options.overwrite)
+    with progress() as bar:
+        scans = bar.add_task("scans", total=len(tasks))
+        slices = bar.add_task("slices", total=None)
+        failed = predict_all(
+            tasks,
+            model,
+            wishes=wishes,
+            done=lambda task, how: bar.advance(scans),
+            watch=lambda done, total: bar.update(slices, completed=done, total=total),
+        )
+    good = [task for task in tasks if task not in [wrong for wrong, _ in failed]]
+    if len(tasks) == len(good) == 1 and options.statistics:
+        show_statistics(good[0].sidecar)
+    if len(tasks) == len(failed) == 1:
+        raise failed[0][1]
+    say(f"{len(good)} of {len(tasks)} scans segmented, in {options.output}")
+    if failed:
+        show_problems([Problem(t.scan.name, t.scan.name, str(error), "as said; then the same command") for t, error in failed])
+    return 2 if failed else 0
+
+
+def data_set_tasks(options: Options) -> list:
+    """List the scans of a data set, perhaps of one split of the run whose weights are used."""
+    from viscera.prediction import Task
+
+    sources, _ = data_sets([options.scan])
+    if options.split != "all":
+        facts = options.weights / "run.json"
+        if not facts.is_file():
+            raise RunError(f"--split needs --weights to be a run's folder with its run.json; {options.weights} has none.")
+        chosen = set(json.loads(facts.read_text())["splits"][options.split])
+        sources = [source for source in sources if f"{source.dataset}__{source.name}" in chosen]
+    if not sources:
+        raise SettingError(f"{options.scan} has no scan in the split '{options.split}' of {options.weights}.")
+    return [Task(source.image, options.output / f"{source.name}.nii.gz") for source in sources]
+
+
+def show_statistics(sidecar: Path) -> None:
+    """Show one scan's statistics."""
+    rows = []
+    for organ, facts in json.loads(sidecar.read_text())["statistics"].items():
+        numbers = ["-" if facts[key] is None else f"{facts[key]:.1f}" for key in ("volume_ml", "mean_hu", "sd_hu")]
+        rows.append((organ, *numbers, "yes" if facts["touches_border"] else ""))
+    show_table("Organs", ("organ", "volume (ml)", "mean (HU)", "SD (HU)", "touches border"), rows)

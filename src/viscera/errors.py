@@ -1,0 +1,67 @@
+"""Exceptions whose message tells the user what to change.
+
+    VisceraError
+    ├── FileError       a file that cannot be read or written as what it claims to be
+    ├── GeometryError   grids that do not match, or that describe no scanner's grid
+    ├── LabelError      organ names and label values that do not fit a label space
+    ├── DataSetError    a folder that is not laid out as its layout says
+    ├── StoreError      a prepared store that is missing, foreign or incomplete
+    ├── SettingError    a setting outside its range, or settings that contradict each other
+    ├── WeightsError    a weights file that is missing, damaged or made for something else
+    └── RunError        a training run that cannot start, go on or finish
+
+A message says what is wrong, where (case, file, setting), what was got and what expected, and what to do. The command
+line turns every VisceraError into one line on stderr and exit code 2; any other exception is a fault of ours.
+"""
+
+import difflib
+from collections.abc import Iterable
+
+
+class VisceraError(Exception):
+    """Anything that the user can put right."""
+
+
+class FileError(VisceraError):
+    """A file cannot be read or written as what it claims to be."""
+
+
+class GeometryError(VisceraError):
+    """Two grids do not match, or one is no scanner's grid."""
+
+
+class LabelError(VisceraError):
+    """An organ name or a label value does not fit the label space."""
+
+
+class DataSetError(VisceraError):
+    """A folder is not laid out as its layout says."""
+
+
+class StoreError(VisceraError):
+    """A prepared store is missing, foreign or incomplete."""
+
+
+class SettingError(VisceraError):
+    """A setting is outside its range, or two settings contradict each other."""
+
+
+class WeightsError(VisceraError):
+    """A weights file is missing, damaged or made for something else."""
+
+
+class RunError(VisceraError):
+    """A training run cannot start, go on or finish."""
+
+
+def did_you_mean(name: str, names: Iterable[str]) -> str:
+    """Give " Did you mean 'liver'?" for the valid name nearest to a misspelt one, or "" where none is near.
+
+    Example:
+        >>> did_you_mean("livr", ["liver", "spleen"])
+        " Did you mean 'liver'?"
+        >>> did_you_mean("xyz", ["liver", "spleen"])
+        ''
+    """
+    near = difflib.get_close_matches(name, list(names), n=1)
+    return f" Did you mean '{near[0]}'?" if near else ""

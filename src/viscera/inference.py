@@ -1,0 +1,136 @@
+"""A scan -> its label map on exactly the scanner's grid. Files are read and written in prediction.py."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Int16, UInt8
+from torch.nn.functional import interpolate
+
+from viscera.checkpoint import Weights, fill_network, find_weights, load_weights
+from viscera.config import Accelerator, Recipe
+from viscera.errors import WeightsError
+from viscera.files import sha256
+from viscera.intensity import apply_window
+from viscera.labels import LabelSpace
+from viscera.machine import Stopwatch, autocast_type, device_type
+from viscera.networks.unet import UNet
+from viscera.postprocessing import keep_largest_components
+from viscera.preprocessing import prepare_image
+from viscera.volume import Volume, with_voxels
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """A network on its device, with what its output means.
+
+    Attributes:
+        network: In evaluation mode.
+        recipe: How scans are prepared for it.
+        space: What its channels mean.
+        device: Where it is.
+        autocast: Type of mixed precision, None for fp32.
+        weights_sha256: Hash of the weights file.
+    """
+
+    network: torch.nn.Module
+    recipe: Recipe
+    space: LabelSpace
+    device: torch.device
+    autocast: torch.dtype | None
+    weights_sha256: str
+
+
+def load_model(where: Path, *, accelerator: Accelerator = "auto") -> Model:
+    """Build a trained network.
+
+    Args:
+        where: A weights file, or the folder of a run (its best weights).
+        accelerator: Where to run it.
+
+    Raises:
+        WeightsError: No weights there, or not for the network of their recipe.
+        SettingError: No such device.
+    """
+    file = find_weights(where)
+    device = device_type(accelerator)
+    weights = load_weights(file)
+    network = _build(weights, file.name).to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+    autocast = autocast_type("auto", device)
+    return Model(network, weights.recipe, weights.space, torch.device(device), autocast, sha256(file))
+
+
+def _build(weights: Weights, where: str) -> UNet:
+    classes = len(weights.space.classes)
+    if weights.recipe.space.organs != weights.space.organs:
+        raise WeightsError(f"{where}: its recipe's organs are not the organs of its channels. Train again.")
+    network = UNet(weights.recipe.network, in_channels=1, classes=classes)
+    fill_network(network, weights.tensors, where=where)
+    return network
+
+
+def segment(
+    ct: Volume,
+    model: Model,
+    *,
+    clock: Stopwatch | None = None,
+    watch: Callable[[int, int], None] = lambda done, slices: None,
+) -> Volume:
+    """Give a scan's labels.
+
+    Args:
+        ct: HU, any orientation.
+        model: From ``load_model``.
+        clock: Gets the seconds of the stages prepare, network and postprocess.
+        watch: Called with the slices done and the slices of the scan.
+
+    Returns:
+        uint8 indices of ``model.space`` on the grid of ``ct``, its header kept.
+
+    Raises:
+        GeometryError, FileError: The scan's grid or intensities are no CT's.
+    """
+    clock = clock or Stopwatch({})
+    with clock.stage("prepare"):
+        image, geometry = prepare_image(ct, model.recipe.preparation)
+    axial = np.empty(geometry.axial_shape, np.uint8)
+    size = model.recipe.inference.batch_size
+    with clock.stage("network"):
+        for first in range(0, len(image), size):
+            axial[first : first + size] = segment_slices(image[first : first + size], model, axial.shape[1:])
+            watch(min(first + size, len(image)), len(image))
+    with clock.stage("postprocess"):
+        keep = {model.space.index(organ): count for organ, count in model.recipe.inference.largest_components.items()}
+        if keep:
+            axial = keep_largest_components(axial, keep)
+        return with_voxels(ct, geometry.turn.undo(axial))
+
+
+@torch.inference_mode()
+def segment_slices(
+    image: Int16[np.ndarray, "z y x"], model: Model, size: Sequence[int]
+) -> UInt8[np.ndarray, "z rows columns"]:
+    """Give the labels of prepared axial slices at their scanner's size: the class of the largest upsampled logit.
+
+    Args:
+        image: HU at the recipe's size.
+        model: The network.
+        size: Rows and columns of the result; logits are interpolated linearly, pixel centres at half steps.
+    """
+    slices = torch.from_numpy(image)[:, None].to(model.device)
+    scaled = apply_window(slices, model.recipe.intensity).contiguous(memory_format=torch.channels_last)
+    with torch.autocast(model.device.type, model.autocast, enabled=model.autocast is not None):
+        logits = model.network(scaled)
+    classes = [
+        interpolate(one[None].float(), tuple(size), mode="bilinear", align_corners=False).argmax(1) for one in logits
+    ]
+    return torch.cat(classes).to(torch.uint8).cpu().numpy()
+
+
+def only_organs(labels: UInt8[np.ndarray, "z y x"], wanted: Sequence[int]) -> UInt8[np.ndarray, "z y x"]:
+    """Give the label map with all but the wanted indices set to background."""
+    table = np.zeros(256, np.uint8)
+    table[list(wanted)] = list(wanted)
+    return table[labels]

@@ -1,0 +1,109 @@
+"""The 2D U-Net of zhang2d: Ronneberger's shape with padded convolutions and batch normalisation.
+
+Source: Ronneberger et al. 2015, doi:10.1007/978-3-319-24574-4_28, figure 1; Zhang 2025, figure 3b (widths 64 to 1024,
+12 classes, input 256x256).
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from viscera.config import UNetShape
+from viscera.errors import SettingError
+
+
+class UNet(nn.Module):
+    """A 2D U-Net: image (batch, channel, y, x) -> logits (batch, class, y, x) of the same size.
+
+    Args:
+        shape: Widths of the levels, and whether to recompute them in the backward pass.
+        in_channels: Channels of the image.
+        classes: Classes of the output, background included.
+    """
+
+    def __init__(self, shape: UNetShape, *, in_channels: int, classes: int) -> None:
+        super().__init__()
+        widths = shape.widths
+        self.checkpointing = shape.checkpointing
+        self.down = nn.ModuleList(Block(a, b) for a, b in zip((in_channels, *widths[:-2]), widths[:-1], strict=True))
+        self.bottom = Block(widths[-2], widths[-1])
+        self.raise_ = nn.ModuleList(
+            nn.ConvTranspose2d(b, a, 2, stride=2) for a, b in zip(widths[-2::-1], widths[:0:-1], strict=True)
+        )
+        self.up = nn.ModuleList(Block(2 * a, a) for a in widths[-2::-1])
+        self.head = nn.Conv2d(widths[0], classes, 1)
+
+    @property
+    def stride(self) -> int:
+        """Rows and columns must be multiples of this."""
+        return 2 ** len(self.down)
+
+    def forward(self, image: Float[Tensor, "batch channel y x"]) -> Float[Tensor, "batch class y x"]:
+        """Give the logits.
+
+        Raises:
+            SettingError: The image cannot be halved often enough.
+        """
+        if image.shape[-2] % self.stride or image.shape[-1] % self.stride:
+            raise SettingError(
+                f"a U-Net with {len(self.down) + 1} levels needs sizes that are multiples of {self.stride}, "
+                f"got {image.shape[-2]}x{image.shape[-1]}. Change preparation.size or network.widths."
+            )
+        skips = []
+        for block in self.down:
+            image = self._run(block, image)
+            skips.append(image)
+            image = nn.functional.max_pool2d(image, 2)
+        image = self._run(self.bottom, image)
+        for raise_, block in zip(self.raise_, self.up, strict=True):
+            image = self._run(block, torch.cat([skips.pop(), raise_(image)], dim=1))
+        return self.head(image)
+
+    def _run(self, block: nn.Module, image: Tensor) -> Tensor:
+        if not (self.checkpointing and self.training):
+            return block(image)
+        return checkpoint(block, image, use_reentrant=False, context_fn=_recompute_contexts(block))  # type: ignore[return-value]
+
+
+class Block(nn.Sequential):
+    """Twice: 3x3 convolution without bias, batch normalisation, ReLU."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__(
+            nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=False),
+            nn.BatchNorm2d(out_channels),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False),
+            nn.BatchNorm2d(out_channels),
+            nn.ReLU(inplace=True),
+        )
+
+
+def _recompute_contexts(block: nn.Module) -> Callable[[], tuple[AbstractContextManager, AbstractContextManager]]:
+    """Give checkpoint's contexts: the second pass must not count the batch into the running statistics once more."""
+    return lambda: (nullcontext(), _statistics_kept(block))
+
+
+@contextmanager
+def _statistics_kept(block: nn.Module) -> Iterator[None]:
+    norms = [
+        (module, module.momentum, module.num_batches_tracked)
+        for module in block.modules()
+        if isinstance(module, nn.BatchNorm2d)
+    ]
+    for norm, _, tracked in norms:
+        norm.momentum, norm.num_batches_tracked = 0.0, tracked.clone()  # type: ignore[union-attr]
+    try:
+        yield
+    finally:
+        for norm, momentum, tracked in norms:
+            norm.momentum, norm.num_batches_tracked = momentum, tracked
+
+
+def parameter_count(network: nn.Module) -> int:
+    """Count the trainable parameters."""
+    return sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)

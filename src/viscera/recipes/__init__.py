@@ -1,0 +1,33 @@
+"""The recipes: one published system per file, each value with its source. To add one, write a file and name it here."""
+
+from pathlib import Path
+
+from viscera.config import Recipe, recipe_from_json
+from viscera.errors import SettingError, did_you_mean
+from viscera.recipes.zhang2d import (
+    ZHANG2D,
+    ZHANG2D_INVERSE_FREQUENCY,
+    ZHANG2D_PAPER,
+    ZHANG2D_SMALL,
+    ZHANG2D_UNIFORM,
+)
+
+RECIPES: dict[str, Recipe] = {
+    recipe.name: recipe
+    for recipe in (ZHANG2D, ZHANG2D_PAPER, ZHANG2D_INVERSE_FREQUENCY, ZHANG2D_UNIFORM, ZHANG2D_SMALL)
+}
+
+
+def find_recipe(name: str) -> Recipe:
+    """Give a recipe by its name, or from a JSON file (a run's recipe.json, or an edited copy).
+
+    Raises:
+        SettingError: No recipe of that name and no such file.
+    """
+    if name in RECIPES:
+        return RECIPES[name]
+    file = Path(name)
+    if file.suffix == ".json" and file.is_file():
+        return recipe_from_json(file.read_text(), where=name)
+    known = ", ".join(RECIPES)
+    raise SettingError(f"there is no recipe '{name}'.{did_you_mean(name, RECIPES)} Choose one of {known}, or give a .json file.")

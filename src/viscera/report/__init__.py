@@ -1,0 +1,58 @@
+"""One self-contained HTML page per training run, evaluation or prepared store.
+
+Nothing on a page is loaded from elsewhere: charts are inline SVG, pictures base64 PNG. A page names files and cases, but
+neither folders nor anything of a header, since both may name a patient.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from viscera.errors import FileError, RunError
+from viscera.files import write_text
+from viscera.report.page import Page, render
+from viscera.report.run import is_run, run_page
+from viscera.report.scores import CaseFiles, evaluation_page, is_evaluation
+from viscera.report.store import is_store, store_page
+
+__all__ = ["CaseFiles", "write_report"]
+
+
+def write_report(target: Path, out: Path, *, pictures: Sequence[CaseFiles] = (), overwrite: bool = True) -> Path:
+    """Write the report of whatever ``target`` is.
+
+    Args:
+        target: A run's folder, a prepared store, or the JSON of an evaluation.
+        out: The HTML file.
+        pictures: For an evaluation, cases of which montages can be made.
+        overwrite: Whether a file that stands there may be replaced.
+
+    Returns:
+        ``out``.
+
+    Raises:
+        RunError: The folder is neither run nor store, or its run has no epoch yet.
+        FileError: A file is no evaluation, cannot be read, or the page not be written.
+    """
+    write_text(out, render(_page(target, pictures)), overwrite=overwrite)
+    return out
+
+
+def _page(target: Path, pictures: Sequence[CaseFiles]) -> Page:
+    if not target.exists():
+        raise FileError(
+            f"{target} does not exist. Pass a run's folder, a store, or the JSON that viscera evaluate wrote."
+        )
+    if target.is_dir() and is_run(target):
+        return run_page(target)
+    if target.is_dir() and is_store(target):
+        return store_page(target)
+    if target.is_dir():
+        raise RunError(
+            f"{target} is neither a run (it has no recipe.json) nor a store (no store.json). "
+            "Pass the folder that viscera train or prepare wrote, or the JSON of viscera evaluate."
+        )
+    if not is_evaluation(target):
+        raise FileError(
+            f"{target.name} is no evaluation. Pass what viscera evaluate --json wrote, a run's folder, or a store."
+        )
+    return evaluation_page(target, pictures)

@@ -1,0 +1,162 @@
+"""The page of a prepared store: HU of every scan, voxels of every organ, splits, problems."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from viscera.errors import StoreError
+from viscera.figures import ScanHu, hu_distribution, label_frequencies
+from viscera.figures.canvas import readable
+from viscera.report.page import MISSING, Cell, Page, Row, Section, Table, chart, read_json
+
+SPLITS = ("training", "validation", "test")
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the page needs of one prepared case."""
+
+    name: str
+    dataset: str
+    annotated: tuple[str, ...]
+    hu: ScanHu
+    voxels: Mapping[str, int]
+
+
+def is_store(folder: Path) -> bool:
+    """Tell whether a folder is one that ``viscera prepare`` wrote."""
+    return (folder / "store.json").is_file()
+
+
+def store_page(store: Path) -> Page:
+    """Give the page of a prepared store.
+
+    Raises:
+        StoreError: It has no cases, or one whose case.json is damaged.
+        FileError: A file cannot be read.
+    """
+    facts = [_facts(file) for file in sorted((store / "cases").glob("*/case.json"))]
+    if not facts:
+        raise StoreError(f"{store.name} holds no prepared case. Prepare one with viscera prepare.")
+    organs = _organs(read_json(store / "store.json"), facts)
+    by_set = {
+        name: [case for case in facts if case.dataset == name] for name in sorted({case.dataset for case in facts})
+    }
+    voxels = {name: _voxels(cases, organs) for name, cases in by_set.items()}
+    sections = [
+        Section(
+            "Intensities",
+            "One bar per scan: range in grey, 10 % to 90 % percentile in blue, mean in red.",
+            charts=(
+                chart(hu_distribution({name: [case.hu for case in cases] for name, cases in by_set.items()}), "HU"),
+            ),
+        ),
+        Section(
+            "Label frequencies",
+            "Voxels after preparation. What a data set does not annotate is unknown, not zero.",
+            charts=(chart(label_frequencies(voxels), "label frequencies"),),
+            table=_annotation_table(by_set, organs),
+        ),
+    ]
+    splits = _splits(store, by_set)
+    if splits is not None:
+        sections.append(Section("Splits", "Drawn by patient.", table=splits))
+    problems = _problems(store)
+    if problems:
+        table = Table(("case", "file", "problem", "remedy"), tuple(problems), words=4)
+        sections.append(Section("Problems", "These scans are not in the store.", table=table))
+    tiles = (("cases", str(len(facts))), ("data sets", str(len(by_set))), ("problems", str(len(problems))))
+    return Page("Prepared store", store.resolve().name, ", ".join(by_set), tiles, tuple(sections))
+
+
+def _facts(file: Path) -> Facts:
+    case = read_json(file)
+    try:
+        hu = _mapping(case["hu"])
+        return Facts(
+            name=str(case["name"]),
+            dataset=str(case["dataset"]),
+            annotated=tuple(str(organ) for organ in _list(case["annotated"])),
+            hu=ScanHu(*(float(str(hu[name])) for name in ("minimum", "p10", "mean", "p90", "maximum"))),
+            voxels={str(organ): int(str(count)) for organ, count in _mapping(case["voxels"]).items()},
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise StoreError(
+            f"{file.parent.name}/{file.name} is damaged ({error!r}). Remove the folder and prepare again."
+        ) from error
+
+
+def _organs(facts: Mapping[str, object], cases: Sequence[Facts]) -> list[str]:
+    """Give the organs of the label space, or else all that are annotated."""
+    space = facts.get("label_space")
+    organs = space.get("organs") if isinstance(space, dict) else None
+    return (
+        [str(organ) for organ in organs]
+        if isinstance(organs, list)
+        else sorted({o for c in cases for o in c.annotated})
+    )
+
+
+def _voxels(cases: Sequence[Facts], organs: Sequence[str]) -> dict[str, int | None]:
+    """Sum the voxels over the cases that annotate an organ; None where none does."""
+    return {
+        organ: sum(case.voxels.get(organ, 0) for case in cases if organ in case.annotated)
+        if any(organ in case.annotated for case in cases)
+        else None
+        for organ in organs
+    }
+
+
+def _annotation_table(by_set: Mapping[str, Sequence[Facts]], organs: Sequence[str]) -> Table:
+    """Count the cases that annotate each organ, per data set."""
+    rows = []
+    for organ in organs:
+        counts = [sum(organ in case.annotated for case in cases) for cases in by_set.values()]
+        rows.append(Row((Cell(readable(organ)), *(Cell(str(n) if n else MISSING, number=n) for n in counts))))
+    rows.append(
+        Row((Cell("cases"), *(Cell(str(len(cases)), number=len(cases)) for cases in by_set.values())), total=True)
+    )
+    return Table(("annotated organ", *by_set), tuple(rows))
+
+
+def _splits(store: Path, by_set: Mapping[str, Sequence[Facts]]) -> Table | None:
+    """Count the cases of each split per data set; None where there are no splits yet."""
+    if not (store / "splits.json").is_file():
+        return None
+    split_of = _mapping(read_json(store / "splits.json").get("cases", {}))
+    rows = []
+    for split in SPLITS:
+        counts = [sum(split_of.get(case.name) == split for case in cases) for cases in by_set.values()]
+        rows.append(Row((Cell(split), *(Cell(str(n), number=n) for n in counts))))
+    return Table(("split", *by_set), tuple(rows))
+
+
+def _problems(store: Path) -> list[Row]:
+    file = store / "problems.json"
+    if not file.is_file():
+        return []
+    try:
+        problems = [_mapping(problem) for problem in _list(json.loads(file.read_text(encoding="utf-8")))]
+    except (ValueError, TypeError) as error:
+        raise StoreError(f"{file.name} is damaged ({error}). Remove it and prepare again.") from error
+    names = ("case", "file", "what", "remedy")
+    return [
+        Row(tuple(Cell(_without_folder(str(problem.get(name, "")), name)) for name in names)) for problem in problems
+    ]
+
+
+def _without_folder(text: str, name: str) -> str:
+    return Path(text).name if name == "file" else text
+
+
+def _mapping(value: object) -> dict[str, object]:
+    if not isinstance(value, dict):
+        raise TypeError(f"expected an object, got {value!r}")
+    return value
+
+
+def _list(value: object) -> list[object]:
+    if not isinstance(value, list):
+        raise TypeError(f"expected a list, got {value!r}")
+    return value

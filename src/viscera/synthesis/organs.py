@@ -1,0 +1,259 @@
+"""Solid organs, vessels and bladder of a synthetic patient, in the order in which they claim space.
+
+Positions are control points in standard mm, drawn around an average patient; volumes are drawn in the range of adults and
+settled by canvas.py. The stomach and the bowel are in bowel.py.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from viscera.synthesis.canvas import VALUE, Canvas, Organ, Tissue
+from viscera.synthesis.frame import CAVITY_X, CAVITY_Y, LEVELS, POWER, Frame
+from viscera.synthesis.geometry import (
+    Blob,
+    Box,
+    Field,
+    Noise,
+    ellipsoid,
+    evaluate,
+    jitter,
+    profile,
+    rotation_about,
+    smooth_minimum,
+    spline,
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Body:
+    """What the organs of one patient have in common.
+
+    Attributes:
+        frame: The trunk.
+        female: Uterus rather than prostate.
+        lift_mm: How much higher or lower the upper organs lie than on average.
+    """
+
+    frame: Frame
+    female: bool
+    lift_mm: float
+
+
+def draw_retroperitoneum(generator: np.random.Generator, body: Body) -> list[Organ]:
+    """Draw vessels, kidneys, adrenals, esophagus: what claims its place first."""
+    return [
+        *_vessels(generator, body),
+        *_kidneys(generator, body),
+        *_adrenals(generator, body),
+    ]
+
+
+def draw_upper_organs(generator: np.random.Generator, body: Body) -> list[Organ]:
+    """Draw portal vein, pancreas, gallbladder, spleen and liver."""
+    portal, pancreas = _pancreas(generator, body)
+    return [portal, _gallbladder(generator, body), pancreas, _spleen(generator, body), _liver(generator, body)]
+
+
+def draw_pelvic_organs(generator: np.random.Generator, body: Body) -> list[Organ]:
+    """Draw bladder and prostate or uterus."""
+    volume = float(generator.choice((110.0, 190.0, 320.0)) * generator.uniform(0.85, 1.25))
+    shift = generator.normal(0, 4)
+    noise = body.frame.coarse
+
+    def bladder(z: np.ndarray, y: np.ndarray, x: np.ndarray) -> np.ndarray:
+        height = np.where(z < 32, 30, 30 + 0.08 * volume)
+        square = ((x - shift) / 42) ** 2 + ((y + 20) / 32) ** 2 + ((z - 32) / height) ** 2
+        return (1 - np.sqrt(square)) * 32 + 1.6 * noise(z, y, x)
+
+    def wall(canvas: Canvas, box: Box, field: Field, inside: np.ndarray) -> None:
+        thin = 2.2 + field[inside].min() if inside.any() else 0.0
+        canvas.tissue[box][inside & (field < thin)] = Tissue.BLADDER_WALL
+
+    low, high = np.array((-15.0, -75.0, -75.0)), np.array((130.0, 40.0, 75.0))
+    organs = [Organ("urinary_bladder", Tissue.URINE, Blob(low, high, bladder), volume, 1.5, wall)]
+    if body.female:
+        turn = rotation_about(2, generator.uniform(-0.6, 0.6))
+        place = (generator.uniform(45, 62), 22.0, generator.normal(0, 5))
+        shape = ellipsoid(place, (30, 20, 26), rotation=turn, noise=body.frame.fine, noise_mm=1.5)
+        return [Organ("uterus", Tissue.GENITAL, shape, generator.uniform(50, 100), 2.0), *organs]
+    shape = ellipsoid((-8.0, 4.0, 0.0), (16, 16, 23), noise=body.frame.fine, noise_mm=1.0)
+    return [Organ("prostate", Tissue.GENITAL, shape, generator.uniform(22, 45), 1.5), *organs]
+
+
+def _vessels(generator: np.random.Generator, body: Body) -> list[Organ]:
+    artery = generator.uniform(8.2, 10.8)
+    vein = generator.uniform(9.5, 12.5)
+    fork = generator.uniform(165, 180)
+    aorta = np.array([(fork, 13, 2), (210, 11, 7), (260, 13, 8), (320, 20, 7), (370, 27, 10), (430, 34, 18), (560, 38, 22)])
+    cava = np.array([(fork - 12, 16, -14), (210, 13, -20), (260, 12, -22), (310, 8, -24), (350, 0, -26), (395, -6, -25)])
+    aorta, cava = jitter(generator, aorta, (0, 1.2, 2.0)), jitter(generator, cava, (0, 1.2, 2.0))
+    organs = [
+        Organ("aorta", Tissue.ARTERY, spline(aorta, artery * np.linspace(0.85, 1.15, 7), step_mm=3), margin_mm=1.5),
+        Organ("inferior_vena_cava", Tissue.VEIN, spline(cava, vein * np.linspace(0.9, 1.05, 6), step_mm=3), margin_mm=1.0),
+    ]
+    gullet = np.array([(330, 2, 20), (352, 12, 10), (385, 22, 3), (430, 28, 2), (560, 30, 0)]) + (body.lift_mm, 0, 0)
+    radius = generator.uniform(7, 9)
+    for side in (-1, 1):
+        for name, tissue, start, back in (
+            ("iliac_artery", Tissue.ARTERY, aorta[0], 0.0),
+            ("iliac_vena", Tissue.VEIN, cava[0], 10.0),
+        ):
+            course = np.array([(130, 16, 26), (95, 18, 46), (55, -4, 62), (15, -46, 62), (-40, -60, 62), (-150, -50, 60)])
+            course = jitter(generator, course, 2.0) + (0, back, -0.5 * back)
+            course = np.concatenate([start[None], course * (1, 1, side)])
+            organs.append(Organ(name, tissue, spline(course, np.full(7, artery * 0.58), step_mm=3), margin_mm=1.0))
+    organs.append(Organ("esophagus", Tissue.ESOPHAGUS, spline(gullet, np.full(5, radius), step_mm=3), margin_mm=1.0))
+    return organs
+
+
+def paint_through_walls_(organs: list[Organ], canvas: Canvas) -> None:
+    """Paint vessels and esophagus also where they run outside the cavity: mediastinum, diaphragm, groin."""
+    passable = (Tissue.FREE, Tissue.FAT, Tissue.MUSCLE, Tissue.SUBCUTANEOUS_FAT)
+    for organ in organs:
+        if organ.name not in ("aorta", "esophagus", "iliac_artery", "iliac_vena", "inferior_vena_cava"):
+            continue
+        box, field = evaluate(organ.shape, canvas.grid, reach_mm=3.0)
+        usable = np.isin(canvas.tissue[box], passable)
+        canvas.paint_(box, usable & (field > -1.5), Tissue.FAT, "fat")
+        canvas.paint_(box, usable & (field > 0), organ.tissue, organ.name)
+        usable &= (canvas.tissue[box] == Tissue.FAT) & (canvas.grid.axes(box)[0] < 300) & (field > -1.5)
+    return
+
+
+def _kidneys(generator: np.random.Generator, body: Body) -> list[Organ]:
+    organs = []
+    for side, name in ((1, "kidney_left"), (-1, "kidney_right")):
+        volume = generator.uniform(125, 205)
+        size = (volume / 155) ** (1 / 3)
+        centre = np.array((258 + (10 if side > 0 else -4) + generator.normal(0, 9) + body.lift_mm, 44, side * 68))
+        centre[1:] += generator.normal(0, (2.5, 3.5))
+        # The upper pole leans to the middle and the back; the hilum looks to the middle and the front.
+        turn = rotation_about(1, side * generator.uniform(0.1, 0.28)) @ rotation_about(2, -generator.uniform(0.05, 0.25))
+        turn = rotation_about(0, -side * generator.uniform(0.4, 0.8)) @ turn
+        semi = np.array((56.0, 23.0, 29.0)) * size * generator.uniform(0.94, 1.06, 3)
+        hilum = centre + turn.T @ np.array((0.0, 0.0, -side * 24.0 * size))
+        sinus = ellipsoid(
+            tuple(hilum), (24 * size, 8.5 * size, 19 * size), rotation=turn, noise=body.frame.fine, noise_mm=2.0
+        )
+        shape = ellipsoid(tuple(centre), tuple(semi), rotation=turn, noise=body.frame.fine, noise_mm=1.1)
+        organs.append(Organ("fat", Tissue.FAT, sinus, detail=_renal_pelvis(body.frame.fine, centre, hilum)))
+        organs.append(Organ(name, Tissue.KIDNEY_CORTEX, shape, volume, generator.uniform(3, 9), _medulla(body.frame.fine)))
+    return organs
+
+
+def _renal_pelvis(noise: Noise, centre: np.ndarray, hilum: np.ndarray):
+    def detail(canvas: Canvas, box: Box, field: Field, inside: np.ndarray) -> None:
+        z, y, x = canvas.grid.axes(box)
+        canvas.tissue[box][inside & (field > 3.0) & (noise(z * 1.0, y, x) > 0.35)] = Tissue.KIDNEY_PELVIS
+        vessel = np.abs(z - hilum[0]) + 1.2 * np.abs(y - hilum[1]) < 7
+        canvas.tissue[box][inside & vessel & (np.abs(x) < abs(hilum[2]))] = Tissue.VEIN
+
+    return detail
+
+
+def _medulla(noise: Noise):
+    def detail(canvas: Canvas, box: Box, field: Field, inside: np.ndarray) -> None:
+        rim = field[inside].min() if inside.any() else 0.0
+        z, y, x = canvas.grid.axes(box)
+        deep = inside & (field > rim + 6.0 + 2.5 * noise(1.7 * z, 1.7 * y, 1.7 * x))
+        canvas.tissue[box][deep] = Tissue.KIDNEY_MEDULLA
+
+    return detail
+
+
+def _adrenals(generator: np.random.Generator, body: Body) -> list[Organ]:
+    organs = []
+    for side, name in ((1, "adrenal_gland_left"), (-1, "adrenal_gland_right")):
+        top = 316 + body.lift_mm + (4 if side < 0 else -4) + generator.normal(0, 4)
+        middle = np.array((top, 30, side * (36 if side > 0 else 34)))
+        limbs = []
+        for spread in (-1, 1):
+            limb = middle + np.array([(12, -4, 0), (2, 2, side * (4 + 4 * spread)), (-12, 11, side * (7 + 7 * spread))])
+            limbs.append(spline(jitter(generator, limb, 1.0), np.array((3.0, 3.4, 2.6)), step_mm=1.5))
+        organs += [Organ(name, Tissue.ADRENAL, limb, margin_mm=2.0 * number) for number, limb in enumerate(limbs)]
+    return organs
+
+
+def _pancreas(generator: np.random.Generator, body: Body) -> tuple[Organ, Organ]:
+    lift = body.lift_mm + generator.normal(0, 5)
+    steep = generator.uniform(0.5, 1.2)
+    course = np.array([
+        (240, 2, -32), (258, -8, -30), (272, -18, -8), (280, -19, 18), (280 + 12 * steep, -10, 48),
+        (280 + 22 * steep, 6, 72), (280 + 32 * steep, 20, 88),
+    ])  # fmt: skip
+    course = jitter(generator, course + (lift, 0, 0), (2, 2.0, 3.0))
+    radii = np.array((10.0, 13.5, 8.5, 9.5, 9.0, 8.5, 6.5))
+    tube = spline(course, radii, step_mm=3)
+    noise = body.frame.fine
+
+    def lobulated(z: np.ndarray, y: np.ndarray, x: np.ndarray) -> np.ndarray:
+        points = tube.points[::2]
+        field = np.full(np.broadcast_shapes(z.shape, y.shape, x.shape), -1e3, np.float32)
+        for point, radius in zip(points.tolist(), tube.radii_mm[::2].tolist(), strict=True):
+            distance = np.sqrt((0.85 * (z - point[0])) ** 2 + (y - point[1]) ** 2 + (x - point[2]) ** 2)
+            np.maximum(field, radius - distance, out=field)
+        return field + 1.3 * noise(z, y, x) + 1.2 * noise(2.3 * z - 300, 2.3 * y, 2.3 * x)
+
+    reach = radii.max() + 3
+    shape = Blob(tube.points.min(axis=0) - reach, tube.points.max(axis=0) + reach, lobulated)
+    pancreas = Organ("pancreas", Tissue.PANCREAS, shape, generator.uniform(65, 110), 1.2)
+    splenic = course[2:] + (3, 9, 0)
+    trunk = np.array([(lift + 300, -12, -34), (lift + 316, -16, -48), (lift + 325, -14, -70)])
+    vein = np.concatenate([splenic[::-1], course[1:2] + (12, 10, 8), trunk])
+    radius = np.concatenate([np.full(5, 4.2), (6.0, 6.5, 6.0, 4.5)])
+    return Organ("portal_vein_and_splenic_vein", Tissue.PORTAL_VEIN, spline(vein, radius, step_mm=2), margin_mm=0.5), pancreas
+
+
+def _gallbladder(generator: np.random.Generator, body: Body) -> Organ:
+    turn = rotation_about(2, generator.uniform(0.5, 1.0)) @ rotation_about(1, generator.uniform(-0.3, 0.3))
+    place = (266 + body.lift_mm + generator.normal(0, 5), -38 + generator.normal(0, 4), -52 + generator.normal(0, 6))
+    shape = ellipsoid(place, (32, 14, 14), rotation=turn, noise=body.frame.fine, noise_mm=1.0)
+    return Organ("gallbladder", Tissue.BILE, shape, generator.uniform(14, 48), 1.0)
+
+
+def _depth(frame: Frame, z: np.ndarray, y: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """Give the distance from the wall of the cavity, roughly, in mm."""
+    half_x = profile(LEVELS, CAVITY_X, z.ravel())[:, None, None] * frame.waist
+    half_y = profile(LEVELS, CAVITY_Y, z.ravel())[:, None, None] * frame.depth
+    square = (np.abs(x) / half_x) ** POWER + (np.abs(y) / half_y) ** POWER
+    return (1 - square ** (1 / POWER)) * 100
+
+
+def _spleen(generator: np.random.Generator, body: Body) -> Organ:
+    thickness = generator.uniform(34, 46)
+    centre = np.array((326 + body.lift_mm + generator.normal(0, 6), 40 + generator.normal(0, 6), 112))
+    long = generator.uniform(52, 64)
+    frame = body.frame
+
+    def field(z: np.ndarray, y: np.ndarray, x: np.ndarray) -> np.ndarray:
+        along = 0.35 * (z - centre[0]) + (y - centre[1])
+        square = ((z - centre[0]) / long) ** 2 + (along / 56) ** 2 + ((x - centre[2]) / 52) ** 2
+        shell = thickness - _depth(frame, z, y, x) + 2.0 * frame.fine(z, y, x)
+        return smooth_minimum((1 - np.sqrt(square)) * 50, shell, 9.0) + 2.0 * frame.coarse(z, y, x)
+
+    return Organ("spleen", Tissue.SPLEEN, Blob(centre - 70, centre + 75, field), generator.uniform(130, 320), 1.0)
+
+
+def _liver(generator: np.random.Generator, body: Body) -> Organ:
+    tip = 232 + body.lift_mm + generator.normal(0, 8)
+    rise, left = generator.uniform(0.42, 0.62), generator.uniform(52, 88)
+    fissure, tilt = generator.uniform(4, 20), generator.uniform(0.5, 0.9)
+    frame = body.frame
+
+    def field(z: np.ndarray, y: np.ndarray, x: np.ndarray) -> np.ndarray:
+        # Under the dome, above a lower surface that rises to the left, short of the spine and the stomach.
+        under = z - (tip + rise * np.maximum(x + 105, -10) + 0.18 * y) + 3.0 * frame.fine(z, y, x)
+        border = (left - x - tilt * np.maximum(y + 45, 0)) * 0.8
+        whole = smooth_minimum(under * 0.85, border, 26.0) + 4.0 * frame.coarse(z, y, x)
+        cleft = 16 * np.exp(-(((x - fissure - 0.25 * y) / 3.2) ** 2)) * np.clip((335 + body.lift_mm - z) / 14, 0, 1)
+        depth = _depth(frame, z, y, x)
+        return smooth_minimum(whole - cleft, depth * 1.2 + 12, 3.0)
+
+    low, high = np.array((190.0, -120, -150)), np.array((450.0, 110, 130))
+    return Organ("liver", Tissue.LIVER, Blob(low, high, field), generator.uniform(1150, 1850), 0.8)
+
+
+def label_of(name: str) -> int:
+    """Give the value of an organ."""
+    return VALUE[name]

@@ -1,0 +1,168 @@
+"""Volume: voxels on a grid in the scanner's world, and how to turn it so that slices are axial.
+
+Arrays are (z, y, x). The affine maps the index column (z, y, x, 1) to world millimetres (x, y, z, 1) in RAS+: right,
+anterior and superior are positive. Reading and writing files is in nifti.py; changing the grid itself in resampling.py.
+"""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from jaxtyping import Float, Shaped
+
+from viscera.errors import GeometryError
+
+GRID_TOLERANCE_MM = 0.01
+"""Two grids are the same when no corner of the volume moves by more than this (files round affines to float32)."""
+
+
+@dataclass(frozen=True, eq=False)
+class Volume:
+    """Voxels with their place in the world.
+
+    Attributes:
+        voxels: Array (z, y, x) in the order of the file, whatever the orientation.
+        affine: 4x4, index (z, y, x, 1) -> world RAS+ mm (x, y, z, 1).
+        header: How the file that it came from described the grid; only nifti.py looks inside. Kept by
+            ``dataclasses.replace(volume, voxels=...)``, so that what is written lies on exactly the grid that was read.
+    """
+
+    voxels: Shaped[np.ndarray, "z y x"]
+    affine: Float[np.ndarray, "4 4"]
+    header: object | None = None
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Voxels along (z, y, x)."""
+        z, y, x = self.voxels.shape
+        return z, y, x
+
+    @property
+    def spacing_mm(self) -> tuple[float, float, float]:
+        """Distance between neighbouring voxel centres along (z, y, x)."""
+        z, y, x = np.linalg.norm(self.affine[:3, :3], axis=0).tolist()
+        return z, y, x
+
+    @property
+    def voxel_ml(self) -> float:
+        """Volume of one voxel in millilitres."""
+        return abs(float(np.linalg.det(self.affine[:3, :3]))) / 1000
+
+
+@dataclass(frozen=True)
+class Turn:
+    """A permutation and flips of array axes, and the way back. No voxel value changes.
+
+    Attributes:
+        axes: For each axis of the turned array, the axis of the original that it comes from.
+        flips: For each axis of the turned array, whether it runs backwards.
+    """
+
+    axes: tuple[int, int, int]
+    flips: tuple[bool, bool, bool]
+
+    def apply(self, voxels: Shaped[np.ndarray, "a b c"]) -> Shaped[np.ndarray, "d e f"]:
+        """Give the turned array (a view)."""
+        return voxels.transpose(self.axes)[self._slices()]
+
+    def undo(self, voxels: Shaped[np.ndarray, "d e f"]) -> Shaped[np.ndarray, "a b c"]:
+        """Give the array in its original order (a view)."""
+        back = np.argsort(self.axes)
+        return voxels[self._slices()].transpose(back)
+
+    def _slices(self) -> tuple[slice, slice, slice]:
+        a, b, c = (slice(None, None, -1) if flip else slice(None) for flip in self.flips)
+        return a, b, c
+
+
+def axial_turn(affine: Float[np.ndarray, "4 4"]) -> Turn:
+    """Find the turn after which axis 0 runs from feet to head, axis 1 from front to back, axis 2 from right to left.
+
+    That is the order in which a radiologist sees a slice: the first row is anterior, the first column the patient's
+    right. An oblique grid is turned to its nearest axial order; voxels are not resampled.
+
+    Args:
+        affine: Index (z, y, x, 1) -> world RAS+ mm.
+
+    Raises:
+        GeometryError: The affine is singular or not finite.
+    """
+    check_affine(affine)
+    directions = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
+    # Of the six assignments of array axes to world axes take the one that agrees most (ties: the first).
+    choices = [(0, 1, 2), (0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0)]
+    axes = max(choices, key=lambda order: round(sum(abs(directions[2 - i, order[i]]) for i in range(3)), 9))
+    wanted = (1.0, -1.0, -1.0)  # superior, posterior, left in RAS+
+    z, y, x = (bool(directions[2 - i, axes[i]] * wanted[i] < 0) for i in range(3))
+    return Turn(axes, (z, y, x))
+
+
+def turn_volume(volume: Volume, turn: Turn) -> Volume:
+    """Give the volume with turned axes and the affine that goes with them. The header, which no longer fits, is dropped."""
+    step = np.zeros((4, 4))
+    step[3, 3] = 1
+    for axis, (source, flip) in enumerate(zip(turn.axes, turn.flips, strict=True)):
+        step[source, axis] = -1 if flip else 1
+        step[source, 3] = volume.shape[source] - 1 if flip else 0
+    return Volume(turn.apply(volume.voxels), volume.affine @ step)
+
+
+def to_axial(volume: Volume) -> tuple[Volume, Turn]:
+    """Give the volume in the order of ``axial_turn``, and the turn, whose ``undo`` leads back."""
+    turn = axial_turn(volume.affine)
+    return turn_volume(volume, turn), turn
+
+
+def axis_codes(affine: Float[np.ndarray, "4 4"]) -> str:
+    """Name where the axes (z, y, x) point, nearest of Left/Right, Posterior/Anterior, Inferior/Superior: 'SPL'."""
+    turn = axial_turn(affine)
+    letters = [("S", "I"), ("P", "A"), ("L", "R")]
+    codes = [""] * 3
+    for axis, (source, flip) in enumerate(zip(turn.axes, turn.flips, strict=True)):
+        codes[source] = letters[axis][flip]
+    return "".join(codes)
+
+
+def check_affine(affine: Float[np.ndarray, "4 4"]) -> None:
+    """Raise GeometryError unless the affine is finite, has positive spacing and spans three dimensions."""
+    if not np.isfinite(affine).all():
+        raise GeometryError("the affine holds NaN or infinity. Rewrite the file with the scanner's spacing and position.")
+    spacing_mm = np.linalg.norm(affine[:3, :3], axis=0)
+    if (spacing_mm <= 0).any() or abs(np.linalg.det(affine[:3, :3] / np.maximum(spacing_mm, 1e-30))) < 1e-3:
+        text = "x".join(f"{value:.3g}" for value in spacing_mm)
+        raise GeometryError(f"the affine is singular (spacing {text} mm along z, y, x). Rewrite the file with its true spacing.")
+
+
+def same_grid(a: Volume, b: Volume) -> bool:
+    """Tell whether two volumes have the same shape and corners that lie within GRID_TOLERANCE_MM of each other."""
+    if a.shape != b.shape:
+        return False
+    corners = np.array([[z, y, x, 1] for z in (0, a.shape[0]) for y in (0, a.shape[1]) for x in (0, a.shape[2])]).T
+    return bool(np.abs(a.affine @ corners - b.affine @ corners).max() <= GRID_TOLERANCE_MM)
+
+
+def require_same_grid(image: Volume, labels: Volume, *, where: str) -> None:
+    """Raise GeometryError unless labels lie on the image's grid.
+
+    Args:
+        image: The scan.
+        labels: Its labels.
+        where: The case or file, for the message.
+    """
+    if same_grid(image, labels):
+        return
+    if image.shape != labels.shape:
+        got, expected = (f"{'x'.join(map(str, v.shape))} voxels (z, y, x)" for v in (labels, image))
+    elif not np.allclose(image.spacing_mm, labels.spacing_mm, rtol=1e-3):
+        got, expected = ("x".join(f"{s:.2f}" for s in v.spacing_mm) + " mm" for v in (labels, image))
+    else:
+        got, expected = (f"{axis_codes(v.affine)} from {np.round(v.affine[:3, 3], 2).tolist()} mm" for v in (labels, image))
+    raise GeometryError(
+        f"{where}: labels lie on another grid than the image ({got} against {expected}). Resample the labels first."
+    )
+
+
+def with_voxels(volume: Volume, voxels: Shaped[np.ndarray, "z y x"]) -> Volume:
+    """Give other voxels on the same grid."""
+    if voxels.shape != volume.shape:
+        raise GeometryError(f"{voxels.shape} voxels do not fit the grid {volume.shape} (z, y, x).")
+    return replace(volume, voxels=voxels)
