@@ -1,8 +1,10 @@
-"""What several test files need: the checker of array shapes, and where the real scans are."""
+"""What several test files need: the checker of array shapes, small cases and stores, and where the real scans are."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 # Array shapes in annotations are checked in tests only (beartype through jaxtyping's import hook).
@@ -19,3 +21,53 @@ def shared_data() -> Path:
     if not SHARED_DATA.is_dir():
         pytest.skip("no real scans beside the checkout")
     return SHARED_DATA
+
+
+@pytest.fixture(scope="session")
+def make_case() -> Callable:
+    """Give a function that makes a Case in memory."""
+    from viscera.cases import Case, Geometry
+    from viscera.volume import Turn
+
+    def make(name, *, annotated, labels, known=None, image=None):
+        if image is None:
+            image = np.random.default_rng(len(name)).integers(-1000, 1000, labels.shape).astype(np.int16)
+        geometry = Geometry(
+            labels.shape, np.diag([5.0, -2.0, -2.0, 1.0]), Turn((0, 1, 2), (False,) * 3), labels.shape[1:]
+        )
+        dataset = name.partition("__")[0]
+        return Case(name, dataset, name, image, labels, known, tuple(annotated), geometry)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def small_store(tmp_path_factory, make_case) -> Path:
+    """Give a store in which a liver (bright, on the left) and a spleen (brighter, on the right) are easily told apart.
+
+    Data set "a" annotates both, "b" the liver only; six patients with four slices of 16x16 each.
+    """
+    from viscera.cases import Facts, SourceFacts, create_store, write_case
+    from viscera.config import Preparation
+    from viscera.files import write_json
+    from viscera.labels import ABDOMENCT1K
+
+    store = create_store(tmp_path_factory.mktemp("store"), space=ABDOMENCT1K, preparation=Preparation(size=(16, 16)))
+    splits = dict(zip("abcdef", ("training", "training", "training", "validation", "training", "test"), strict=True))
+    generator = np.random.default_rng(0)
+    cases = {}
+    for number, patient in enumerate(splits):
+        labels = np.zeros((4, 16, 16), np.uint8)
+        labels[1:, 3:9, 2:7], labels[1:, 8:13, 10:14] = 1, 3
+        image = np.choose(labels, [-100, 80, 0, 250]) + generator.normal(0, 20, labels.shape)
+        annotated = ABDOMENCT1K.organs if number % 2 == 0 else ("liver",)
+        seen = np.where(np.isin(labels, [0, *(ABDOMENCT1K.index(organ) for organ in annotated)]), labels, 0).astype(np.uint8)
+        name = f"{'ab'[number % 2]}__{patient}"
+        case = make_case(name, annotated=annotated, labels=seen, image=image.astype(np.int16))
+        voxels = dict(zip(ABDOMENCT1K.classes, np.bincount(seen.ravel(), minlength=5).tolist(), strict=True))
+        source = SourceFacts(f"{patient}.nii.gz", (), "", (), (), (), annotated, ())
+        facts = Facts(name, case.dataset, patient, annotated, (), source, case.geometry, "", {}, voxels)
+        write_case(store.path, case, facts)
+        cases[name] = splits[patient]
+    write_json(store.path / "splits.json", {"seed": 0, "fractions": {}, "cases": cases})
+    return store.path

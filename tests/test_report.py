@@ -10,13 +10,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from viscera.config import Recipe, recipe_to_json
+from viscera.cases import Case, Facts, Geometry, SourceFacts, create_store, write_case
+from viscera.config import Preparation, Recipe, recipe_to_json
 from viscera.errors import FileError, GeometryError, RunError, StoreError
+from viscera.labels import LabelSpace
 from viscera.nifti import write
 from viscera.report import CaseFiles, write_report
 from viscera.report.page import Cell, Page, Row, Section, Table, facts_table, render
 from viscera.report.scores import read_scores
-from viscera.volume import Volume
+from viscera.volume import Volume, axial_turn
 
 AFFINE = np.array([[0, 0, -2.0, 30], [0, -2.0, 0, 20], [4.0, 0, 0, -50], [0, 0, 0, 1]])
 
@@ -120,15 +122,19 @@ def run(folder, lines=3):
 
 
 def store(folder):
-    hu = {"minimum": -1024, "maximum": 2000, "mean": -300.5, "p10": -950, "p90": 110}
-    for dataset, name, organs in (("one", "1", ["liver"]), ("one", "2", ["liver"]), ("two", "1", ["colon"])):
-        case = folder / "cases" / f"{dataset}__{name}"
-        case.mkdir(parents=True)
-        facts = {"name": case.name, "dataset": dataset, "annotated": organs, "hu": hu, "voxels": {organs[0]: 1000}}
-        (case / "case.json").write_text(json.dumps(facts))
-    (folder / "store.json").write_text(
-        json.dumps({"format": 1, "label_space": {"name": "x", "organs": ["liver", "colon"]}})
+    opened = create_store(folder, space=LabelSpace("x", ("liver", "colon")), preparation=Preparation(size=(16, 16)))
+    hu = {"minimum": -1024.0, "maximum": 2000.0, "mean": -300.5, "p10": -950.0, "p90": 110.0}
+    geometry = Geometry((2, 16, 16), AFFINE, axial_turn(AFFINE), (16, 16))
+    source = SourceFacts(
+        "Mrs Miller.nii.gz", ("1.nii.gz",), "", ("",), ((1, 1), (1, 1)), ((1, "liver"),), ("liver",), ()
     )
+    for name, organ in (("one__1", "liver"), ("one__2", "liver"), ("two__1", "colon")):
+        dataset, annotated, voxels = name[:3], (organ,), {"background": 24, organ: 1000}
+        image = np.zeros((2, 16, 16), np.int16)
+        case = Case(name, dataset, "Mrs Miller", image, image.astype(np.uint8), None, annotated, geometry)
+        write_case(
+            opened.path, case, Facts(name, dataset, "Mrs Miller", annotated, (), source, geometry, "", hu, voxels)
+        )
     splits = {"one__1": "training", "one__2": "validation", "two__1": "training"}
     (folder / "splits.json").write_text(json.dumps({"seed": 0, "cases": splits}))
     problem = {"case": "3", "file": "/home/Mrs Miller/3.nii.gz", "what": "4D & <odd>", "remedy": "Split it."}
@@ -290,14 +296,14 @@ def test_a_store_s_page_shows_annotated_organs_splits_and_problems(tmp_path):
 def test_a_store_with_a_damaged_case_is_refused(tmp_path):
     folder = store(tmp_path / "store")
     (folder / "cases" / "one__1" / "case.json").write_text("{}")
-    with pytest.raises(StoreError, match=r"one__1/case\.json is damaged"):
+    with pytest.raises(StoreError, match=r"case 'one__1' .*case\.json is damaged"):
         write_report(folder, tmp_path / "page.html")
 
 
 def test_an_empty_store_is_refused(tmp_path):
-    (tmp_path / "store.json").write_text("{}")
-    with pytest.raises(StoreError, match="holds no prepared case"):
-        write_report(tmp_path, tmp_path / "page.html")
+    create_store(tmp_path / "store", space=LabelSpace("x", ("liver",)), preparation=Preparation())
+    with pytest.raises(StoreError, match="store holds no prepared case"):
+        write_report(tmp_path / "store", tmp_path / "page.html")
 
 
 def test_what_is_no_target_is_refused(tmp_path):
@@ -343,7 +349,8 @@ def test_texts_of_all_parts_are_escaped():
     table = Table((odd,), (Row((Cell(odd, small=odd),)),))
     text = render(Page(odd, odd, odd, ((odd, odd),), (Section(odd, odd, images=((odd, "AAAA"),), table=table),)))
     assert odd not in text
-    assert text.count("&lt;script&gt;") == 12
+    # Title (twice), kind, subtitle, tile (2), section (2), caption (2), heading, cell (2).
+    assert text.count("&lt;script&gt;") == 13
 
 
 def test_facts_are_flattened_and_paths_cut():

@@ -40,7 +40,7 @@ def replacing(path: Path, *, overwrite: bool = True) -> Iterator[Path]:
 def write_text(path: Path, text: str, *, overwrite: bool = True) -> None:
     """Write a text file whole or not at all."""
     with replacing(path, overwrite=overwrite) as part:
-        part.write_text(text)
+        part.write_text(text, encoding="utf-8")
 
 
 def write_json(path: Path, value: object, *, overwrite: bool = True) -> None:

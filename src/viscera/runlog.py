@@ -106,7 +106,7 @@ def open_log(kind: str, run: Path, recipe: Recipe) -> Log:
             writer.flush()
 
         return log
-    import wandb  # here, because it is an optional dependency
+    import wandb  # pyright: ignore[reportMissingImports]  # here, because it is an optional dependency
 
     board = wandb.init(project="viscera", dir=run, name=run.name, config=asdict(recipe), id=run.name, resume="allow")
     return lambda row: board.log({name: value for name, value in _flat(row).items() if value is not None})

@@ -268,8 +268,8 @@ def close_epoch(session: Session, progress: Progress) -> dict[str, object]:
     organs, fabric = session.space.organs, session.fabric
     started = time.perf_counter()
     sums = torch.tensor([progress.loss_sum, progress.slices], dtype=torch.float64, device=fabric.device)
-    loss_sum, slices = fabric.all_reduce(sums, reduce_op="sum").tolist()  # type: ignore[union-attr]
-    counts = fabric.all_reduce(torch.tensor(progress.counts, device=fabric.device), reduce_op="sum")
+    loss_sum, slices = total(fabric, sums).tolist()
+    counts = total(fabric, torch.tensor(progress.counts, device=fabric.device))
     train_loss = loss_sum / slices
     val_loss, val_counts = validate(session)
     progress.epoch += 1
@@ -282,7 +282,7 @@ def close_epoch(session: Session, progress: Progress) -> dict[str, object]:
         "learning_rate": learning_rate(session.recipe.training, progress.epoch - 1),
         "train_loss": train_loss,
         "val_loss": val_loss,
-        "train_dice": by_organ(dice_and_iou(counts[None].cpu().numpy())[0], organs),  # type: ignore[index]
+        "train_dice": by_organ(dice_and_iou(counts[None].cpu().numpy())[0], organs),
         "val_dice": by_organ(dice_and_iou(val_counts)[0], organs),
         "val_iou": by_organ(dice_and_iou(val_counts)[1], organs),
         "seconds": round(progress.seconds + time.perf_counter() - started, 2),
@@ -311,8 +311,13 @@ def validate(session: Session) -> tuple[float | None, Int[np.ndarray, "case clas
         loss += loss_of(session, logits, batch).double() * len(part)
         case = torch.from_numpy(index.positions[part, 0]).to(fabric.device)
         sums.index_add_(0, case, class_counts(logits, batch))
-    loss, sums = fabric.all_reduce(loss, reduce_op="sum"), fabric.all_reduce(sums, reduce_op="sum")  # type: ignore[assignment]
+    loss, sums = total(fabric, loss), total(fabric, sums)
     return (loss.item() / len(index) if len(index) else None), sums.cpu().numpy()
+
+
+def total(fabric: Fabric, part: Tensor) -> Tensor:
+    """Give the sum over all devices."""
+    return torch.as_tensor(fabric.all_reduce(part, reduce_op="sum"))
 
 
 def scaled(batch: Batch, recipe: Recipe) -> Batch:

@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import Annotated
 
 import tyro
-from tyro.conf import Positional, arg
+from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 from viscera.cli.console import say
+from viscera.errors import FileError
 
 
 @dataclass(frozen=True)
@@ -30,3 +31,20 @@ class Options:
     """Sagittal slices."""
     overwrite: bool = False
     """Replace a picture that stands there."""
+
+
+def main(arguments: list[str]) -> int:
+    """Run the verb."""
+    options = tyro.cli(Options, args=arguments, prog="viscera view", config=(FlagCreatePairsOff,))
+    from viscera import nifti
+    from viscera.evaluation import read_names
+    from viscera.figures import Look, montage
+
+    if options.png.exists() and not options.overwrite:
+        raise FileError(f"{options.png} exists already. Choose another name or say --overwrite.")
+    labels = nifti.read(options.labels)
+    truth = nifti.read(options.truth) if options.truth else None
+    look = Look(axial=options.axial, coronal=options.coronal, sagittal=options.sagittal)
+    montage(nifti.read(options.ct), labels, truth, read_names(options.labels), options.png, look=look)
+    say(f"picture: {options.png}")
+    return 0

@@ -60,7 +60,7 @@ def hu_distribution(scans: Mapping[str, Sequence[ScanHu]]) -> Figure:
         )
         axes.scatter(places, [f.mean for f in facts], s=14, color=RED, zorder=3)
         axes.set_xlim(0.3, max(len(facts), 1) + 0.7)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     for axes in panels[len(scans) :]:
         axes.set_axis_off()
     handles = [

@@ -41,7 +41,7 @@ class Epoch:
 
 
 def read_log(path: Path) -> list[Epoch]:
-    """Read a run's log.jsonl, in the order of epochs.
+    """Read the log.jsonl of a run, given as the file or as the run's folder, in the order of epochs.
 
     An epoch written twice (a run resumed) counts as last written; a last line that a killed run left unfinished is
     passed over.
@@ -49,6 +49,8 @@ def read_log(path: Path) -> list[Epoch]:
     Raises:
         FileError: The file is missing, empty, or has a line that is no epoch.
     """
+    if path.is_dir():
+        path = path / "log.jsonl"
     try:
         lines = path.read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
@@ -84,7 +86,7 @@ def training_curves(log: Path | Sequence[Epoch], out: Path) -> Path:
     """Write the curves of a run as PNG.
 
     Args:
-        log: log.jsonl, or its epochs.
+        log: A run's folder, its log.jsonl, or the epochs.
         out: The PNG.
 
     Raises:
@@ -184,7 +186,7 @@ def _finish(axes: Axes, epochs: Sequence[Epoch], best: Epoch | None) -> None:
     first, last = epochs[0].epoch, epochs[-1].epoch
     margin = max(0.5, (last - first) * 0.03)
     axes.set_xlim(first - margin, last + margin)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     if not axes.get_lines():
         axes.text(0.5, 0.5, "not measured", ha="center", va="center", fontsize=9, color=GREY, transform=axes.transAxes)
         return

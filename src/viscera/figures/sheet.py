@@ -21,6 +21,7 @@ from viscera.figures.pictures import RGB
 GROUND, PALE, QUIET = "#0b0e13", "#f2f4f8", "#9aa4b2"
 DPI = 100
 EDGE, GAP, LINE = 18, 8, 22  # pixels: around the sheet, between pictures, of a line of text
+LOWEST = 76  # pixels: a lower picture, of a thin slab, gets room below for caption and scale bar
 SWATCH, LETTER = 36, 7  # pixels: a colour patch with the space around it, a letter of 8 points
 BAR_STEPS_MM = (1, 2, 5, 10, 20, 50, 100, 200)
 
@@ -29,7 +30,7 @@ Caption = tuple[str, tuple[str, str]]
 
 
 def draw_sheet(
-    rows: Sequence[Sequence[UInt8[np.ndarray, "y x 3"]]],
+    rows: Sequence[Sequence[UInt8[np.ndarray, "_ _ 3"]]],
     captions: Sequence[Caption],
     *,
     columns: Sequence[str],
@@ -56,7 +57,7 @@ def draw_sheet(
         FileError: It cannot be written.
     """
     widest = max(row[0].shape[1] for row in rows)
-    heights = [row[0].shape[0] for row in rows]
+    heights = [max(row[0].shape[0], LOWEST) for row in rows]
     width = 2 * EDGE + len(columns) * widest + (len(columns) - 1) * GAP
     letters = max((len(name) for group in legend for name in group), default=0)
     entry_width = SWATCH + LETTER * letters
@@ -79,18 +80,31 @@ def draw_sheet(
         )
     floor = height - top - LINE
     for pictures, caption in zip(rows, captions, strict=True):
-        floor -= pictures[0].shape[0]
-        for column, picture in enumerate(pictures):
-            left = EDGE + column * (widest + GAP) + (widest - picture.shape[1]) // 2
-            figure.figimage(picture, left, floor, origin="upper")
-            _mark(figure, (left, floor), picture.shape[:2], caption[1])
-            if column == 0:
-                _write(figure, (left + 8, floor + 8), caption[0], size=8, stroke=True, place=("left", "bottom"))
-                _scale_bar(figure, (left, floor), picture.shape[1], pixel_mm)
+        floor -= max(pictures[0].shape[0], LOWEST)
+        _draw_row(figure, floor, pictures, caption, (widest, pixel_mm))
         floor -= GAP
     for number, line in enumerate(lines):
         _legend_line(figure, floor - 6 - LINE * (number + 1), line, entry_width)
     return save(figure, out)
+
+
+def _draw_row(
+    figure: Figure,
+    floor: float,
+    pictures: Sequence[UInt8[np.ndarray, "_ _ 3"]],
+    caption: Caption,
+    scale: tuple[int, float],
+) -> None:
+    """Place the pictures of a row, each in the middle of its column; ``scale`` is (column's width, mm per pixel)."""
+    widest, pixel_mm = scale
+    for column, picture in enumerate(pictures):
+        left = EDGE + column * (widest + GAP) + (widest - picture.shape[1]) // 2
+        above = max(LOWEST - picture.shape[0], 0)
+        figure.figimage(picture, left, floor + above, origin="upper")
+        _mark(figure, (left, floor + above), picture.shape[:2], caption[1])
+        if column == 0:
+            _write(figure, (left + 8, floor + 8), caption[0], size=8, stroke=True, place=("left", "bottom"))
+            _scale_bar(figure, (left, floor), picture.shape[1], pixel_mm)
 
 
 def bar_length_mm(width_mm: float) -> int:

@@ -1,7 +1,7 @@
 """One self-contained HTML page per training run, evaluation or prepared store.
 
-Nothing on a page is loaded from elsewhere: charts are inline SVG, pictures base64 PNG. A page names files and cases, but
-neither folders nor anything of a header, since both may name a patient.
+Nothing on a page is loaded from elsewhere: charts are inline SVG, pictures base64 PNG. A page names files and cases,
+but neither folders nor anything of a header, since both may name a patient.
 """
 
 from collections.abc import Sequence

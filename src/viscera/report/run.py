@@ -30,8 +30,8 @@ def run_page(run: Path) -> Page:
     sections = [
         Section(
             "Curves",
-            "The dashed line marks the best epoch, that of the lowest validation loss. Scores are those of training, on "
-            "resized slices; viscera evaluate measures predictions on the scanner's own grid.",
+            "The dashed line marks the best epoch, that of the lowest validation loss. Scores are those of training, "
+            "on resized slices; viscera evaluate measures predictions on the scanner's own grid.",
             charts=(chart(curves_figure(epochs), "training curves"),),
         ),
         Section(f"Scores per organ, epoch {best.epoch}", _unscored(best), table=_score_table(best)),

@@ -35,8 +35,8 @@ LOOK = Look(axial=3, coronal=1, panel_pixels=330)
 
 MODES = {
     "volume": "Scores of whole volumes on the scanner's grid, per case and organ.",
-    "slices": "Pooled over the slices on which the truth shows the organ, as in Zhang 2025. False positives on other slices "
-    "do not count: not to be compared with scores of whole volumes.",
+    "slices": "Pooled over the slices on which the truth shows the organ, as in Zhang 2025. False positives on other "
+    "slices do not count: not to be compared with scores of whole volumes.",
     "flare": "Scores as defined by the FLARE challenges.",
 }
 

@@ -2,26 +2,15 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
+from viscera.cases import Facts, open_store
 from viscera.errors import StoreError
 from viscera.figures import ScanHu, hu_distribution, label_frequencies
 from viscera.figures.canvas import readable
-from viscera.report.page import MISSING, Cell, Page, Row, Section, Table, chart, read_json
+from viscera.report.page import MISSING, Cell, Page, Row, Section, Table, chart
 
 SPLITS = ("training", "validation", "test")
-
-
-@dataclass(frozen=True)
-class Facts:
-    """What the page needs of one prepared case."""
-
-    name: str
-    dataset: str
-    annotated: tuple[str, ...]
-    hu: ScanHu
-    voxels: Mapping[str, int]
 
 
 def is_store(folder: Path) -> bool:
@@ -33,13 +22,13 @@ def store_page(store: Path) -> Page:
     """Give the page of a prepared store.
 
     Raises:
-        StoreError: It has no cases, or one whose case.json is damaged.
-        FileError: A file cannot be read.
+        StoreError: It has no cases, or is damaged.
     """
-    facts = [_facts(file) for file in sorted((store / "cases").glob("*/case.json"))]
+    opened = open_store(store)
+    facts = [opened.facts(name) for name in opened.names()]
     if not facts:
         raise StoreError(f"{store.name} holds no prepared case. Prepare one with viscera prepare.")
-    organs = _organs(read_json(store / "store.json"), facts)
+    organs = opened.space.organs
     by_set = {
         name: [case for case in facts if case.dataset == name] for name in sorted({case.dataset for case in facts})
     }
@@ -49,7 +38,7 @@ def store_page(store: Path) -> Page:
             "Intensities",
             "One bar per scan: range in grey, 10 % to 90 % percentile in blue, mean in red.",
             charts=(
-                chart(hu_distribution({name: [case.hu for case in cases] for name, cases in by_set.items()}), "HU"),
+                chart(hu_distribution({name: [_hu(case) for case in cases] for name, cases in by_set.items()}), "HU"),
             ),
         ),
         Section(
@@ -59,7 +48,7 @@ def store_page(store: Path) -> Page:
             table=_annotation_table(by_set, organs),
         ),
     ]
-    splits = _splits(store, by_set)
+    splits = _splits(opened.splits, by_set)
     if splits is not None:
         sections.append(Section("Splits", "Drawn by patient.", table=splits))
     problems = _problems(store)
@@ -70,32 +59,8 @@ def store_page(store: Path) -> Page:
     return Page("Prepared store", store.resolve().name, ", ".join(by_set), tiles, tuple(sections))
 
 
-def _facts(file: Path) -> Facts:
-    case = read_json(file)
-    try:
-        hu = _mapping(case["hu"])
-        return Facts(
-            name=str(case["name"]),
-            dataset=str(case["dataset"]),
-            annotated=tuple(str(organ) for organ in _list(case["annotated"])),
-            hu=ScanHu(*(float(str(hu[name])) for name in ("minimum", "p10", "mean", "p90", "maximum"))),
-            voxels={str(organ): int(str(count)) for organ, count in _mapping(case["voxels"]).items()},
-        )
-    except (KeyError, TypeError, ValueError) as error:
-        raise StoreError(
-            f"{file.parent.name}/{file.name} is damaged ({error!r}). Remove the folder and prepare again."
-        ) from error
-
-
-def _organs(facts: Mapping[str, object], cases: Sequence[Facts]) -> list[str]:
-    """Give the organs of the label space, or else all that are annotated."""
-    space = facts.get("label_space")
-    organs = space.get("organs") if isinstance(space, dict) else None
-    return (
-        [str(organ) for organ in organs]
-        if isinstance(organs, list)
-        else sorted({o for c in cases for o in c.annotated})
-    )
+def _hu(case: Facts) -> ScanHu:
+    return ScanHu(*(float(case.hu[name]) for name in ("minimum", "p10", "mean", "p90", "maximum")))
 
 
 def _voxels(cases: Sequence[Facts], organs: Sequence[str]) -> dict[str, int | None]:
@@ -120,11 +85,10 @@ def _annotation_table(by_set: Mapping[str, Sequence[Facts]], organs: Sequence[st
     return Table(("annotated organ", *by_set), tuple(rows))
 
 
-def _splits(store: Path, by_set: Mapping[str, Sequence[Facts]]) -> Table | None:
+def _splits(split_of: Mapping[str, str], by_set: Mapping[str, Sequence[Facts]]) -> Table | None:
     """Count the cases of each split per data set; None where there are no splits yet."""
-    if not (store / "splits.json").is_file():
+    if not split_of:
         return None
-    split_of = _mapping(read_json(store / "splits.json").get("cases", {}))
     rows = []
     for split in SPLITS:
         counts = [sum(split_of.get(case.name) == split for case in cases) for cases in by_set.values()]

@@ -73,8 +73,10 @@ def draw_stomach(generator: np.random.Generator, body: Body) -> list[Organ]:
     tube = spline(course, radii, step_mm=6)
     kind = generator.choice(5, p=(0.3, 0.25, 0.2, 0.15, 0.1))
     content = (Tissue.FOOD, Tissue.FLUID, Tissue.FOOD, Tissue.ORAL_CONTRAST, Tissue.FLUID)[kind]
-    level = generator.uniform(-60, -30) + lift * 0
-    fillings = [Filling(content, (level - point[1]) / radius) for point, radius in zip(tube.points, tube.radii_mm, strict=True)]
+    level = generator.uniform(-60, -30)
+    fillings = [
+        Filling(content, (level - point[1]) / radius) for point, radius in zip(tube.points, tube.radii_mm, strict=True)
+    ]
     stomach = _tube_organ(
         "stomach", Tissue.STOMACH_WALL, tube, _fill(tube, generator.uniform(4, 6), fillings, "stomach"),
         180 + 320 * (full - 0.78) / 0.37 * generator.uniform(0.8, 1.1),
@@ -86,7 +88,10 @@ def draw_stomach(generator: np.random.Generator, body: Body) -> list[Organ]:
     loop = jitter(generator, loop, (2, 2, 2))
     tube = spline(loop, np.array((10.0, 12.5, 13, 12.5, 11.5, 10.5, 10.5, 10)), step_mm=4)
     gas = _stretches(generator, len(tube.points), 14, (Tissue.CHYME, Tissue.CHYME, Tissue.FLUID), gas_fraction=0.25)
-    return [_tube_organ("duodenum", Tissue.BOWEL_WALL, tube, _fill(tube, 3.0, gas, "duodenum"), generator.uniform(50, 85)), stomach]
+    return [
+        _tube_organ("duodenum", Tissue.BOWEL_WALL, tube, _fill(tube, 3.0, gas, "duodenum"), generator.uniform(50, 85)),
+        stomach,
+    ]
 
 
 def _stretches(
@@ -125,12 +130,17 @@ def draw_colon(generator: np.random.Generator, body: Body) -> list[Organ]:
     course[11:18, 0] += 0.6 * lift
     course = jitter(generator, course, (4, 4, 4)) * (1, depth, waist)
     width = generator.uniform(0.85, 1.15)
-    radii = np.array((13, 13, 14, 14, 13, 13, 13, 14, 15, 15, 16, 18, 18, 19, 19, 20, 20, 21, 22, 24, 26, 27, 28, 24.0)) * width
+    radii = (
+        np.array((13, 13, 14, 14, 13, 13, 13, 14, 15, 15, 16, 18, 18, 19, 19, 20, 20, 21, 22, 24, 26, 27, 28, 24.0))
+        * width
+    )
     tube = spline(course, radii * generator.uniform(0.88, 1.12, len(radii)), step_mm=4)
     tube = Tube(tube.points, tube.radii_mm * _haustra(generator, len(tube.points)))
     kinds = (Tissue.STOOL, Tissue.STOOL, Tissue.STOOL, Tissue.FLUID if generator.random() < 0.3 else Tissue.STOOL)
     filling = _stretches(generator, len(tube.points), 16, kinds, gas_fraction=generator.uniform(0.4, 0.85))
-    organs.append(_tube_organ("colon", Tissue.COLON_WALL, tube, _fill(tube, generator.uniform(2.2, 3.2), filling, "colon")))
+    organs.append(
+        _tube_organ("colon", Tissue.COLON_WALL, tube, _fill(tube, generator.uniform(2.2, 3.2), filling, "colon"))
+    )
     return organs
 
 
@@ -170,12 +180,14 @@ def draw_small_bowel(generator: np.random.Generator, body: Body, canvas: Canvas)
 
 def _smooth(values: np.ndarray, width: int) -> np.ndarray:
     kernel = np.hanning(2 * width + 1)
-    smoothed = np.convolve(values, kernel / np.sqrt((kernel**2).sum()), mode="same")
-    return smoothed
+    return np.convolve(values, kernel / np.sqrt((kernel**2).sum()), mode="same")
 
 
 def _walk(
-    generator: np.random.Generator, clearance: np.ndarray, axes: tuple[np.ndarray, np.ndarray, np.ndarray], radius: float
+    generator: np.random.Generator,
+    clearance: np.ndarray,
+    axes: tuple[np.ndarray, np.ndarray, np.ndarray],
+    radius: float,
 ) -> Float[np.ndarray, "n 3"]:
     """Walk in steps of a radius, turning away from walls and from where the walk has been."""
     roomy = np.argwhere(clearance > radius * 0.9)
@@ -188,7 +200,7 @@ def _walk(
     heading = np.array((0.0, 0.0, 1.0))
     path = [here]
     stride = 1.1 * radius
-    for _ in range(260):
+    for _ in range(200):
         turns = heading + 0.95 * generator.standard_normal((20, 3))
         turns /= np.linalg.norm(turns, axis=1, keepdims=True)
         ahead = here + stride * turns
@@ -203,7 +215,7 @@ def _walk(
             jumps = starts + steps * roomy[generator.integers(len(roomy), size=40)]
             gap = np.sqrt(((jumps[:, None] - np.array(path)[None]) ** 2).sum(axis=2).min(axis=1))
             away = np.linalg.norm(jumps - here, axis=1)
-            best = int((np.minimum(gap, 2 * radius) - 0.25 * away).argmax())
+            best = int((np.minimum(gap, 2 * radius) - 0.06 * away).argmax())
             if gap[best] < 1.2 * radius:
                 break
             here = jumps[best]

@@ -8,17 +8,19 @@ from dataclasses import dataclass
 import numpy as np
 
 from viscera.synthesis.canvas import VALUE, Canvas, Tissue
-from viscera.synthesis.geometry import Blob, Noise, draw_noise, evaluate, ellipsoid, profile
+from viscera.synthesis.geometry import Blob, Noise, draw_noise, ellipsoid, evaluate, profile
 
 LEVELS = (-120.0, -60.0, -20.0, 0.0, 40.0, 90.0, 130.0, 170.0, 220.0, 280.0, 340.0, 400.0, 450.0)
 WALL_X = (158, 166, 166, 165, 163, 155, 148, 139, 135, 141, 148, 152, 154)
 WALL_Y = (92, 95, 100, 101, 103, 102, 98, 95, 95, 101, 106, 108, 108)
 CAVITY_X = (1, 16, 44, 52, 60, 88, 110, 121, 121, 127, 134, 137, 138)
+CAVITY_FRONT = (1, 30, 66, 76, 84, 88, 86, 83, 81, 87, 92, 94, 94)
+WALL_FRONT = (84, 88, 92, 94, 97, 98, 96, 95, 95, 101, 106, 108, 108)
 CAVITY_Y = (1, 25, 52, 60, 70, 80, 83, 81, 81, 87, 92, 94, 94)
 FAT_X = (1.2, 1.3, 1.3, 1.25, 1.2, 1.2, 1.3, 1.15, 0.95, 0.75, 0.6, 0.55, 0.5)
 FAT_FRONT = (0.5, 0.6, 0.8, 0.9, 1.2, 1.4, 1.4, 1.3, 1.15, 0.9, 0.6, 0.5, 0.5)
 FAT_BACK = (0.9, 1.2, 1.5, 1.6, 1.6, 1.5, 1.3, 1.1, 0.85, 0.7, 0.6, 0.6, 0.6)
-"""Half-widths in standard mm, and fat in units of the patient's fat, at LEVELS."""
+"""Half-widths in standard mm (_Y: at the back), and fat in units of the patient's fat, at LEVELS."""
 POWER = 2.35
 """Of the superellipses."""
 SKIN_MM = 2.0
@@ -65,12 +67,14 @@ def draw_frame(generator: np.random.Generator) -> Frame:
     coarse, fine = draw_noise(generator, 70.0), draw_noise(generator, 24.0)
     heart = ellipsoid(
         (right + generator.uniform(22, 34), -32.0, 28.0),
-        (generator.uniform(36, 44), generator.uniform(42, 48), generator.uniform(56, 66)),
+        (generator.uniform(36, 44), generator.uniform(42, 48), generator.uniform(50, 60)),
         noise=coarse,
         noise_mm=3.0,
     )
     return Frame(
-        fat_mm=float(generator.choice((7.0, 13.0, 20.0, 28.0), p=(0.2, 0.35, 0.3, 0.15)) * generator.uniform(0.85, 1.15)),
+        fat_mm=float(
+            generator.choice((7.0, 13.0, 20.0, 28.0), p=(0.2, 0.35, 0.3, 0.15)) * generator.uniform(0.85, 1.15)
+        ),
         waist=generator.uniform(0.96, 1.05),
         depth=generator.uniform(0.96, 1.08),
         dome_right_mm=right,
@@ -97,17 +101,18 @@ def paint_trunk_(frame: Frame, canvas: Canvas) -> None:
     z, y, x = (axis.astype(np.float32) for axis in grid.axes(grid.everything))
     level = z.ravel()
     wall_x, wall_y = profile(LEVELS, WALL_X, level) * frame.waist, profile(LEVELS, WALL_Y, level) * frame.depth
+    wall_front, cavity_front = (profile(LEVELS, values, level) * frame.depth for values in (WALL_FRONT, CAVITY_FRONT))
     cavity_x, cavity_y = profile(LEVELS, CAVITY_X, level) * frame.waist, profile(LEVELS, CAVITY_Y, level) * frame.depth
     fat = [profile(LEVELS, values, level) * frame.fat_mm + 2 for values in (FAT_X, FAT_FRONT, FAT_BACK)]
     uneven = frame.coarse(z, y, x)
-    body = _squares(z, y, x, wall_x + fat[0], wall_y + fat[1], wall_y + fat[2]) + 0.03 * uneven
+    body = _squares(z, y, x, wall_x + fat[0], wall_front + fat[1], wall_y + fat[2]) + 0.03 * uneven
     natal = 0.25 * np.exp(-((x / 9) ** 2)) * np.clip((y - 70) / 40, 0, 1) * np.clip((70 - z) / 60, 0, 1)
     body += natal.astype(np.float32)
     skin = 1 - SKIN_MM * POWER / (wall_x + fat[0]).mean()
     inside = body < 1
     uneven += 0.8 * frame.fine(z, y, x)
-    wall = _squares(z, y, x, wall_x, wall_y, wall_y) + 0.035 * uneven
-    cavity = _squares(z, y, x, cavity_x, cavity_y, cavity_y) - 0.03 * uneven
+    wall = _squares(z, y, x, wall_x, wall_front, wall_y) + 0.035 * uneven
+    cavity = _squares(z, y, x, cavity_x, cavity_front, cavity_y) - 0.03 * uneven
     tissue, label = canvas.tissue, canvas.label
     tissue[inside] = Tissue.SUBCUTANEOUS_FAT
     label[inside] = VALUE["fat"]
@@ -115,9 +120,10 @@ def paint_trunk_(frame: Frame, canvas: Canvas) -> None:
     tissue[rim] = Tissue.SKIN
     label[rim] = VALUE["skin"]
     muscle = inside & (wall < 1) & (body < skin) & (cavity >= 1)
-    # Two seams of fat part the layers of the wall, where it is thick.
-    seam = np.abs((wall + 0.04 * uneven) % 0.24 - 0.12) < 0.012
-    muscle &= ~(seam & (wall > 0.5) & (cavity > 1.15))
+    # Seams of fat part the layers of the abdominal wall; about the hips they run between muscles in any direction.
+    layers = (np.abs((wall + 0.04 * uneven) % 0.24 - 0.12) < 0.012) & (wall > 0.5) & (cavity > 1.15)
+    between = (np.abs(np.abs(uneven - 0.1) - 0.5) < 0.045) & (cavity > 1.1)
+    muscle &= ~np.where(z > 135, layers, between)
     tissue[muscle] = Tissue.MUSCLE
     label[muscle] = VALUE["muscle"]
     free = inside & (cavity < 1)

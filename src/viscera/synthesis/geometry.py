@@ -43,8 +43,12 @@ class Grid:
 
     def box(self, low: Float[np.ndarray, "3"], high: Float[np.ndarray, "3"]) -> Box:
         """Give the voxels whose centres lie between two corners (perhaps none)."""
-        starts = [int(np.searchsorted(axis, corner)) for axis, corner in zip((self.z, self.y, self.x), low, strict=True)]
-        stops = [int(np.searchsorted(axis, corner)) for axis, corner in zip((self.z, self.y, self.x), high, strict=True)]
+        starts = [
+            int(np.searchsorted(axis, corner)) for axis, corner in zip((self.z, self.y, self.x), low, strict=True)
+        ]
+        stops = [
+            int(np.searchsorted(axis, corner)) for axis, corner in zip((self.z, self.y, self.x), high, strict=True)
+        ]
         z, y, x = (slice(start, max(start, stop)) for start, stop in zip(starts, stops, strict=True))
         return z, y, x
 
@@ -58,7 +62,9 @@ class Grid:
         return slice(0, len(self.z)), slice(0, len(self.y)), slice(0, len(self.x))
 
 
-def _weights(coordinates: Float[np.ndarray, "n"], low_mm: float, count: int, step_mm: float) -> Float[np.ndarray, "n k"]:
+def _weights(
+    coordinates: Float[np.ndarray, "n"], low_mm: float, count: int, step_mm: float
+) -> Float[np.ndarray, "n k"]:
     """Give the cubic B-spline weights of lattice points for each coordinate."""
     position = np.clip((coordinates - low_mm) / step_mm + 1, 1, count - 2.001)
     distance = np.abs(position[:, None] - np.arange(count)[None, :])
@@ -127,7 +133,6 @@ class Tube:
     Attributes:
         points: Centres (z, y, x), closer to each other than a radius.
         radii_mm: One per point.
-        flat: How much further it reaches along z than the radius says, in mm: thin plates stay whole between slices.
     """
 
     points: Float[np.ndarray, "n 3"]
@@ -186,7 +191,7 @@ def _tube_field(tube: Tube, grid: Grid, reach_mm: float) -> tuple[Box, Field]:
     return box, field
 
 
-def spline(points: Float[np.ndarray, "k 3"], radii_mm: Float[np.ndarray, "k"], *, step_mm: float) -> Tube:
+def spline(points: Shaped[np.ndarray, "k 3"], radii_mm: Float[np.ndarray, "k"], *, step_mm: float) -> Tube:
     """Give a tube along the Catmull-Rom curve through control points, with a ball about every ``step_mm``."""
     controls = np.concatenate([points, radii_mm[:, None]], axis=1).astype(np.float32)
     padded = np.concatenate([2 * controls[:1] - controls[1:2], controls, 2 * controls[-1:] - controls[-2:-1]])
@@ -249,7 +254,7 @@ def smooth_minimum(a: np.ndarray, b: np.ndarray, rounding_mm: float) -> np.ndarr
 
 
 def profile(levels: tuple[float, ...], values: tuple[float, ...], z: np.ndarray) -> np.ndarray:
-    """Interpolate a quantity along the body, smoothly (cosine) between levels and constant beyond."""
+    """Interpolate a quantity along the body, linearly between levels and constant beyond."""
     knots, heights = np.array(levels), np.array(values)
     place = np.clip(np.searchsorted(knots, z, side="right") - 1, 0, len(knots) - 2)
     fraction = np.clip((z - knots[place]) / (knots[place + 1] - knots[place]), 0, 1)
@@ -257,7 +262,7 @@ def profile(levels: tuple[float, ...], values: tuple[float, ...], z: np.ndarray)
 
 
 def jitter(
-    generator: np.random.Generator, points: Float[np.ndarray, "k 3"], sd_mm: tuple[float, float, float] | float
+    generator: np.random.Generator, points: Shaped[np.ndarray, "k 3"], sd_mm: tuple[float, float, float] | float
 ) -> Shaped[np.ndarray, "k 3"]:
     """Move each control point at random."""
     return points + generator.standard_normal(points.shape) * np.array(sd_mm)

@@ -1,6 +1,6 @@
 """Solid organs, vessels and bladder of a synthetic patient, in the order in which they claim space.
 
-Positions are control points in standard mm, drawn around an average patient; volumes are drawn in the range of adults and
+Positions are control points in standard mm, drawn around an average patient; volumes are drawn in adults' range and
 settled by canvas.py. The stomach and the bowel are in bowel.py.
 """
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from viscera.synthesis.canvas import VALUE, Canvas, Organ, Tissue
+from viscera.synthesis.canvas import Canvas, Detail, Organ, Tissue
 from viscera.synthesis.frame import CAVITY_X, CAVITY_Y, LEVELS, POWER, Frame
 from viscera.synthesis.geometry import (
     Blob,
@@ -44,8 +44,8 @@ def draw_retroperitoneum(generator: np.random.Generator, body: Body) -> list[Org
     """Draw vessels, kidneys, adrenals, esophagus: what claims its place first."""
     return [
         *_vessels(generator, body),
-        *_kidneys(generator, body),
         *_adrenals(generator, body),
+        *_kidneys(generator, body),
     ]
 
 
@@ -63,14 +63,14 @@ def draw_pelvic_organs(generator: np.random.Generator, body: Body) -> list[Organ
 
     def bladder(z: np.ndarray, y: np.ndarray, x: np.ndarray) -> np.ndarray:
         height = np.where(z < 32, 30, 30 + 0.08 * volume)
-        square = ((x - shift) / 42) ** 2 + ((y + 20) / 32) ** 2 + ((z - 32) / height) ** 2
+        square = ((x - shift) / 42) ** 2 + ((y + 28) / 32) ** 2 + ((z - 32) / height) ** 2
         return (1 - np.sqrt(square)) * 32 + 1.6 * noise(z, y, x)
 
     def wall(canvas: Canvas, box: Box, field: Field, inside: np.ndarray) -> None:
         thin = 2.2 + field[inside].min() if inside.any() else 0.0
         canvas.tissue[box][inside & (field < thin)] = Tissue.BLADDER_WALL
 
-    low, high = np.array((-15.0, -75.0, -75.0)), np.array((130.0, 40.0, 75.0))
+    low, high = np.array((-15.0, -85.0, -75.0)), np.array((130.0, 30.0, 75.0))
     organs = [Organ("urinary_bladder", Tissue.URINE, Blob(low, high, bladder), volume, 1.5, wall)]
     if body.female:
         turn = rotation_about(2, generator.uniform(-0.6, 0.6))
@@ -85,12 +85,18 @@ def _vessels(generator: np.random.Generator, body: Body) -> list[Organ]:
     artery = generator.uniform(8.2, 10.8)
     vein = generator.uniform(9.5, 12.5)
     fork = generator.uniform(165, 180)
-    aorta = np.array([(fork, 13, 2), (210, 11, 7), (260, 13, 8), (320, 20, 7), (370, 27, 10), (430, 34, 18), (560, 38, 22)])
-    cava = np.array([(fork - 12, 16, -14), (210, 13, -20), (260, 12, -22), (310, 8, -24), (350, 0, -26), (395, -6, -25)])
+    aorta = np.array(
+        [(fork, 13, 2), (210, 11, 7), (260, 13, 8), (320, 20, 7), (370, 27, 10), (430, 34, 18), (560, 38, 22)]
+    )
+    cava = np.array(
+        [(fork - 12, 16, -14), (210, 13, -20), (260, 12, -22), (310, 8, -24), (350, 0, -26), (395, -6, -25)]
+    )
     aorta, cava = jitter(generator, aorta, (0, 1.2, 2.0)), jitter(generator, cava, (0, 1.2, 2.0))
     organs = [
         Organ("aorta", Tissue.ARTERY, spline(aorta, artery * np.linspace(0.85, 1.15, 7), step_mm=3), margin_mm=1.5),
-        Organ("inferior_vena_cava", Tissue.VEIN, spline(cava, vein * np.linspace(0.9, 1.05, 6), step_mm=3), margin_mm=1.0),
+        Organ(
+            "inferior_vena_cava", Tissue.VEIN, spline(cava, vein * np.linspace(0.9, 1.05, 6), step_mm=3), margin_mm=1.0
+        ),
     ]
     gullet = np.array([(330, 2, 20), (352, 12, 10), (385, 22, 3), (430, 28, 2), (560, 30, 0)]) + (body.lift_mm, 0, 0)
     radius = generator.uniform(7, 9)
@@ -99,7 +105,9 @@ def _vessels(generator: np.random.Generator, body: Body) -> list[Organ]:
             ("iliac_artery", Tissue.ARTERY, aorta[0], 0.0),
             ("iliac_vena", Tissue.VEIN, cava[0], 10.0),
         ):
-            course = np.array([(130, 16, 26), (95, 18, 46), (55, -4, 62), (15, -46, 62), (-40, -60, 62), (-150, -50, 60)])
+            course = np.array(
+                [(130, 16, 26), (95, 18, 46), (55, -10, 62), (15, -58, 62), (-40, -68, 62), (-150, -56, 60)]
+            )
             course = jitter(generator, course, 2.0) + (0, back, -0.5 * back)
             course = np.concatenate([start[None], course * (1, 1, side)])
             organs.append(Organ(name, tissue, spline(course, np.full(7, artery * 0.58), step_mm=3), margin_mm=1.0))
@@ -117,8 +125,6 @@ def paint_through_walls_(organs: list[Organ], canvas: Canvas) -> None:
         usable = np.isin(canvas.tissue[box], passable)
         canvas.paint_(box, usable & (field > -1.5), Tissue.FAT, "fat")
         canvas.paint_(box, usable & (field > 0), organ.tissue, organ.name)
-        usable &= (canvas.tissue[box] == Tissue.FAT) & (canvas.grid.axes(box)[0] < 300) & (field > -1.5)
-    return
 
 
 def _kidneys(generator: np.random.Generator, body: Body) -> list[Organ]:
@@ -129,7 +135,9 @@ def _kidneys(generator: np.random.Generator, body: Body) -> list[Organ]:
         centre = np.array((258 + (10 if side > 0 else -4) + generator.normal(0, 9) + body.lift_mm, 44, side * 68))
         centre[1:] += generator.normal(0, (2.5, 3.5))
         # The upper pole leans to the middle and the back; the hilum looks to the middle and the front.
-        turn = rotation_about(1, side * generator.uniform(0.1, 0.28)) @ rotation_about(2, -generator.uniform(0.05, 0.25))
+        turn = rotation_about(1, side * generator.uniform(0.1, 0.28)) @ rotation_about(
+            2, -generator.uniform(0.05, 0.25)
+        )
         turn = rotation_about(0, -side * generator.uniform(0.4, 0.8)) @ turn
         semi = np.array((56.0, 23.0, 29.0)) * size * generator.uniform(0.94, 1.06, 3)
         hilum = centre + turn.T @ np.array((0.0, 0.0, -side * 24.0 * size))
@@ -137,12 +145,14 @@ def _kidneys(generator: np.random.Generator, body: Body) -> list[Organ]:
             tuple(hilum), (24 * size, 8.5 * size, 19 * size), rotation=turn, noise=body.frame.fine, noise_mm=2.0
         )
         shape = ellipsoid(tuple(centre), tuple(semi), rotation=turn, noise=body.frame.fine, noise_mm=1.1)
-        organs.append(Organ("fat", Tissue.FAT, sinus, detail=_renal_pelvis(body.frame.fine, centre, hilum)))
-        organs.append(Organ(name, Tissue.KIDNEY_CORTEX, shape, volume, generator.uniform(3, 9), _medulla(body.frame.fine)))
+        organs.append(Organ("fat", Tissue.FAT, sinus, detail=_renal_pelvis(body.frame.fine, hilum)))
+        organs.append(
+            Organ(name, Tissue.KIDNEY_CORTEX, shape, volume, generator.uniform(3, 9), _medulla(body.frame.fine))
+        )
     return organs
 
 
-def _renal_pelvis(noise: Noise, centre: np.ndarray, hilum: np.ndarray):
+def _renal_pelvis(noise: Noise, hilum: np.ndarray) -> Detail:
     def detail(canvas: Canvas, box: Box, field: Field, inside: np.ndarray) -> None:
         z, y, x = canvas.grid.axes(box)
         canvas.tissue[box][inside & (field > 3.0) & (noise(z * 1.0, y, x) > 0.35)] = Tissue.KIDNEY_PELVIS
@@ -152,7 +162,7 @@ def _renal_pelvis(noise: Noise, centre: np.ndarray, hilum: np.ndarray):
     return detail
 
 
-def _medulla(noise: Noise):
+def _medulla(noise: Noise) -> Detail:
     def detail(canvas: Canvas, box: Box, field: Field, inside: np.ndarray) -> None:
         rim = field[inside].min() if inside.any() else 0.0
         z, y, x = canvas.grid.axes(box)
@@ -169,8 +179,8 @@ def _adrenals(generator: np.random.Generator, body: Body) -> list[Organ]:
         middle = np.array((top, 30, side * (36 if side > 0 else 34)))
         limbs = []
         for spread in (-1, 1):
-            limb = middle + np.array([(12, -4, 0), (2, 2, side * (4 + 4 * spread)), (-12, 11, side * (7 + 7 * spread))])
-            limbs.append(spline(jitter(generator, limb, 1.0), np.array((3.0, 3.4, 2.6)), step_mm=1.5))
+            limb = middle + np.array([(17, -5, 0), (2, 3, side * (4 + 5 * spread)), (-15, 14, side * (7 + 8 * spread))])
+            limbs.append(spline(jitter(generator, limb, 1.0), np.array((3.4, 4.2, 3.4)), step_mm=1.5))
         organs += [Organ(name, Tissue.ADRENAL, limb, margin_mm=2.0 * number) for number, limb in enumerate(limbs)]
     return organs
 
@@ -180,7 +190,7 @@ def _pancreas(generator: np.random.Generator, body: Body) -> tuple[Organ, Organ]
     steep = generator.uniform(0.5, 1.2)
     course = np.array([
         (240, 2, -32), (258, -8, -30), (272, -18, -8), (280, -19, 18), (280 + 12 * steep, -10, 48),
-        (280 + 22 * steep, 6, 72), (280 + 32 * steep, 20, 88),
+        (280 + 20 * steep, 3, 64), (280 + 26 * steep, 11, 75),
     ])  # fmt: skip
     course = jitter(generator, course + (lift, 0, 0), (2, 2.0, 3.0))
     radii = np.array((10.0, 13.5, 8.5, 9.5, 9.0, 8.5, 6.5))
@@ -197,12 +207,14 @@ def _pancreas(generator: np.random.Generator, body: Body) -> tuple[Organ, Organ]
 
     reach = radii.max() + 3
     shape = Blob(tube.points.min(axis=0) - reach, tube.points.max(axis=0) + reach, lobulated)
-    pancreas = Organ("pancreas", Tissue.PANCREAS, shape, generator.uniform(65, 110), 1.2)
+    pancreas = Organ("pancreas", Tissue.PANCREAS, shape, generator.uniform(65, 110), 2.0)
     splenic = course[2:] + (3, 9, 0)
     trunk = np.array([(lift + 300, -12, -34), (lift + 316, -16, -48), (lift + 325, -14, -70)])
     vein = np.concatenate([splenic[::-1], course[1:2] + (12, 10, 8), trunk])
     radius = np.concatenate([np.full(5, 4.2), (6.0, 6.5, 6.0, 4.5)])
-    return Organ("portal_vein_and_splenic_vein", Tissue.PORTAL_VEIN, spline(vein, radius, step_mm=2), margin_mm=0.5), pancreas
+    return Organ(
+        "portal_vein_and_splenic_vein", Tissue.PORTAL_VEIN, spline(vein, radius, step_mm=2), margin_mm=0.5
+    ), pancreas
 
 
 def _gallbladder(generator: np.random.Generator, body: Body) -> Organ:
@@ -252,8 +264,3 @@ def _liver(generator: np.random.Generator, body: Body) -> Organ:
 
     low, high = np.array((190.0, -120, -150)), np.array((450.0, 110, 130))
     return Organ("liver", Tissue.LIVER, Blob(low, high, field), generator.uniform(1150, 1850), 0.8)
-
-
-def label_of(name: str) -> int:
-    """Give the value of an organ."""
-    return VALUE[name]

@@ -36,7 +36,9 @@ class Skeleton:
 
     def axis(self, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Give y and x of the middle of the vertebral bodies."""
-        return profile(SPINE_LEVELS, SPINE_Y, z), (self.sway[0] * np.exp(-(((z - self.sway[1]) / 110) ** 2))).astype(np.float32)
+        return profile(SPINE_LEVELS, SPINE_Y, z), (self.sway[0] * np.exp(-(((z - self.sway[1]) / 110) ** 2))).astype(
+            np.float32
+        )
 
 
 def draw_skeleton(generator: np.random.Generator, frame: Frame) -> Skeleton:
@@ -73,10 +75,14 @@ def _paint_muscles_(skeleton: Skeleton, canvas: Canvas) -> None:
     soft = (Tissue.FREE, Tissue.SUBCUTANEOUS_FAT, Tissue.LUNG)
     shapes: list[Blob | Tube] = []
     for side in (-1, 1):
-        back = np.array([(40, 90, 16), (110, 84, 30), (180, 78, 36), (260, 78, 36), (340, 86, 30), (430, 92, 24), (560, 94, 22)])
+        back = np.array(
+            [(40, 90, 16), (110, 84, 30), (180, 78, 36), (260, 78, 36), (340, 86, 30), (430, 92, 24), (560, 94, 22)]
+        )
         width = np.array((6.0, 18, 24, 24, 20, 15, 12))
         shapes.append(spline(back * (1, 1, side), width, step_mm=6))
-        psoas = np.array([(305, 36, 24), (250, 36, 36), (200, 34, 46), (150, 30, 55), (100, 12, 66), (50, -22, 76), (5, -40, 84)])
+        psoas = np.array(
+            [(305, 36, 24), (250, 36, 36), (200, 34, 46), (150, 30, 55), (100, 12, 66), (50, -22, 76), (5, -40, 84)]
+        )
         shapes.append(spline(psoas * (1, 1, side), np.array((5.0, 12, 17, 20, 20, 17, 12)), step_mm=5))
         quadratus = np.array([(165, 56, 78), (220, 58, 66), (290, 58, 50)])
         shapes.append(spline(quadratus * (1, 1, side), np.array((13.0, 12, 7)), step_mm=5))
@@ -103,11 +109,13 @@ def _paint_spine_(skeleton: Skeleton, canvas: Canvas) -> None:
     disc = (place > 0.77) & (body > 0)
     bone = (place <= 0.77) & (body > 0)
     endplate = (place < 0.05) | ((place > 0.72) & (place <= 0.77))
-    canal = (1 - np.sqrt((dx / (skeleton.canal_mm + 3)) ** 2 + ((dy - 24) / (skeleton.canal_mm + 1)) ** 2)) * skeleton.canal_mm
+    canal = (
+        1 - np.sqrt((dx / (skeleton.canal_mm + 3)) ** 2 + ((dy - 24) / (skeleton.canal_mm + 1)) ** 2)
+    ) * skeleton.canal_mm
     arch_on = (place > 0.15) & (place < 0.66)
     arch = arch_on & (canal < 0) & (canal > -5) & (dy > 10)
     spinous = ((place > 0.05) & (place < 0.6)) & (dx < 3.8) & (dy > 30) & (dy < 58)
-    transverse = ((place > 0.35) & (place < 0.58)) & (dx > 10) & (dx < 42) & (np.abs(dy - 18 - 0.10 * dx) < 4.2)
+    transverse = ((place > 0.38) & (place < 0.55)) & (dx > 10) & (dx < 37) & (np.abs(dy - 18 - 0.10 * dx) < 3.2)
     facet = (np.hypot(dx - 17, dy - 29) < 7.5) & (canal < 0)
     posterior = arch | spinous | transverse | facet
     within = canvas.tissue[box] != Tissue.AIR
@@ -158,13 +166,18 @@ def _paint_ribs_(skeleton: Skeleton, frame: Frame, canvas: Canvas) -> None:
             half_x = 0.5 * (profile(LEVELS, WALL_X, z) + profile(LEVELS, CAVITY_X, z)) * frame.waist
             half_y = 0.5 * (profile(LEVELS, WALL_Y, z) + profile(LEVELS, CAVITY_Y, z)) * frame.depth
             angle = np.pi * (0.93 * t + 0.07)
-            x, y = half_x * np.abs(np.sin(angle)) ** 0.86, half_y * np.sign(np.cos(angle)) * np.abs(np.cos(angle)) ** 0.86
+            x, y = (
+                half_x * np.abs(np.sin(angle)) ** 0.86,
+                half_y * np.sign(np.cos(angle)) * np.abs(np.cos(angle)) ** 0.86,
+            )
             y = np.where(t < 0.12, np.minimum(y, 78), y)
             tube = Tube(np.stack([z, y, side * x], axis=1), np.full(len(t), 5.2))
             bone = t < 0.74
             _paint_bone_(canvas, replace(tube, points=tube.points[bone], radii_mm=tube.radii_mm[bone]), "ribs", 2.0)
             if length > 0.8:
-                box, field = evaluate(replace(tube, points=tube.points[~bone], radii_mm=tube.radii_mm[~bone]), canvas.grid, reach_mm=0.0)
+                box, field = evaluate(
+                    replace(tube, points=tube.points[~bone], radii_mm=tube.radii_mm[~bone]), canvas.grid, reach_mm=0.0
+                )
                 canvas.paint_(box, field > 0, Tissue.CARTILAGE, "ribs")
 
 
@@ -180,8 +193,8 @@ def _paint_pelvis_(skeleton: Skeleton, canvas: Canvas, side: int) -> None:
     radius = 8.5 - 9 * v + 6.5 * v**2 + 3.5 * (1 - u) ** 3
     wing = Tube(np.stack([z, y, side * x], axis=-1).reshape(-1, 3), radius.ravel())
     _paint_bone_(canvas, wing, "pelvis", 2.2)
-    pubis = np.array([(8, -22, 66), (-2, -42, 40), (-14, -50, 12), (-30, -46, 9)])
-    ischium = np.array([(10, 30, 72), (-15, 38, 66), (-42, 36, 56), (-48, 10, 44), (-36, -34, 16)])
+    pubis = np.array([(8, -24, 66), (-2, -52, 40), (-14, -64, 12), (-30, -58, 9)])
+    ischium = np.array([(10, 30, 72), (-15, 38, 66), (-42, 36, 56), (-48, 4, 44), (-36, -46, 16)])
     _paint_bone_(canvas, spline(pubis * (1, 1, side), np.array((12.0, 8, 9, 7)), step_mm=4), "pelvis", 2.2)
     _paint_bone_(canvas, spline(ischium * (1, 1, side), np.array((16.0, 14, 13, 7, 6)), step_mm=4), "pelvis", 2.2)
     cup = skeleton.head_mm + 3
@@ -201,8 +214,12 @@ def _paint_femur_(skeleton: Skeleton, canvas: Canvas, side: int) -> None:
     _paint_bone_(canvas, spline(shaft * (1, 1, side), np.array((17.0, 17, 19, 15, 14)), step_mm=4), "femur", 3.5)
     trochanter = ellipsoid((-18.0, 20.0, side * 143.0), (24, 17, 14), noise=skeleton.fine, noise_mm=1)
     _paint_bone_(canvas, trochanter, "femur", 1.8)
-    joint = evaluate(ellipsoid((0.0, 4.0, side * 90.0), (skeleton.head_mm + 2.2,) * 3), canvas.grid, reach_mm=0.0)
+    joint = evaluate(
+        ellipsoid((0.0, 4.0, side * 90.0), (skeleton.head_mm + 2.2, skeleton.head_mm + 2.2, skeleton.head_mm + 2.2)),
+        canvas.grid,
+        reach_mm=0.0,
+    )
     canvas.tissue[joint[0]][joint[1] > 0] = Tissue.CARTILAGE
     canvas.label[joint[0]][joint[1] > 0] = VALUE["muscle"]
-    head = ellipsoid((0.0, 4.0, side * 90.0), (skeleton.head_mm,) * 3)
+    head = ellipsoid((0.0, 4.0, side * 90.0), (skeleton.head_mm, skeleton.head_mm, skeleton.head_mm))
     _paint_bone_(canvas, head, "femoral_head_left" if side > 0 else "femoral_head_right", 1.6)

@@ -1,0 +1,8 @@
+"""`python -m viscera.cli` is the command `viscera`."""
+
+import sys
+
+from viscera.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,130 @@
+"""Hounsfield units: are a scan's intensities HU, and HU -> network input.
+
+Nothing here imports torch: preparing needs none, and every worker process would pay for it.
+"""
+
+from typing import TypeVar
+
+import numpy as np
+from jaxtyping import Int16, Shaped
+
+from viscera.config import Window
+from viscera.errors import FileError
+from viscera.volume import Volume
+
+TISSUE_HU = -200
+"""Every scan of a patient has voxels above (fat, the least dense tissue, is at -120 to -60 HU)."""
+CLIPPED_ABOVE_HU = -300
+"""Scans whose lowest value is above, and frequent, were clipped to a window; below, only air and lung are lost."""
+CLIPPED_SHARE = 0.02
+"""Share of voxels at exactly the lowest value that no crop of a scan has; noise spreads them over tens of HU."""
+LEAST_SPAN_HU = 20
+"""Even one organ's noise spans more; scaled (0 to 1) and standardised (-3 to 3) images span less."""
+BEYOND_SHARE = 0.001
+"""Share of voxels outside int16 that are taken for flecks (metal, reconstruction) and clipped."""
+
+
+Image = TypeVar("Image")
+
+
+def apply_window(image: Image, window: Window) -> Image:
+    """Clip HU to a window and scale it to [0, 1].
+
+    Args:
+        image: A numpy array or a torch tensor of any shape.
+        window: From where to where.
+
+    Returns:
+        The same kind of array; whole numbers become floats (torch: its default type, numpy: float64).
+
+    Example:
+        >>> apply_window(np.array([-1024, -400, 0, 400, 3071], np.int16), Window(-400, 400)).tolist()
+        [0.0, 0.0, 0.5, 1.0, 1.0]
+    """
+    clipped = image.clip(window.low_hu, window.high_hu)  # pyright: ignore[reportAttributeAccessIssue]
+    return (clipped - window.low_hu) / (window.high_hu - window.low_hu)
+
+
+def hounsfield(volume: Volume, *, where: str) -> Int16[np.ndarray, "z y x"]:
+    """Give a scan's voxels as int16 HU, after checking that they can be HU.
+
+    Fractions are rounded to the nearest whole number (ties to even). Padding such as -1024, -2000 or -3024 is kept.
+    At most BEYOND_SHARE of the voxels may lie outside int16; they are clipped to it. A crop without any air is fine.
+
+    Args:
+        volume: A scan, in any number type.
+        where: The case or file, for messages.
+
+    Raises:
+        FileError: No voxels, all the same, NaN or infinite ones, or intensities that are no HU.
+    """
+    voxels = volume.voxels
+    if voxels.dtype.kind not in "iuf":
+        raise FileError(f"{where}: voxels of type {voxels.dtype} are no HU. Export the CT with one number per voxel.")
+    if voxels.size == 0:
+        shape = "x".join(map(str, voxels.shape))
+        raise FileError(f"{where}: the scan is empty ({shape} voxels along z, y, x). Export it again.")
+    low, high = float(voxels.min()), float(voxels.max())
+    if not np.isfinite([low, high]).all():
+        count = sum(int(np.count_nonzero(~np.isfinite(part))) for part in voxels)
+        raise FileError(
+            f"{where}: {count} of {voxels.size} voxels are NaN or infinite. Replace them by -1024 (air), or export the CT again."
+        )
+    reason = _why_not_hu(voxels, low, high)
+    if reason:
+        raise FileError(f"{where}: {reason}")
+    return _to_int16(voxels, low, high)
+
+
+def _why_not_hu(voxels: Shaped[np.ndarray, "z y x"], low: float, high: float) -> str:
+    """Say why intensities cannot be HU and what to do, or give ""."""
+    span = f"{low:g} to {high:g}"
+    if low == high:
+        return f"every voxel is {low:g}, the scan is empty. Export it again, or take it out of the data set."
+    if high - low < LEAST_SPAN_HU:
+        return f"intensities from {span} are no HU, but a scaled or standardised image. Export the CT in HU."
+    beyond = _share(voxels, -32768, 32767) if low < -32768 or high > 32767 else 0.0
+    if beyond > BEYOND_SHARE:
+        wrapped = " Negative HU may have been stored as unsigned numbers." if low >= 0 else ""
+        return f"{beyond:.1%} of the voxels lie outside -32768 to 32767 HU ({span}).{wrapped} Export the CT as int16 HU."
+    if high < TISSUE_HU:
+        return f"intensities from {span} HU hold nothing denser than {TISSUE_HU} HU, so no patient. Export the CT in HU."
+    if low >= 0:
+        return _why_not_negative(voxels, span, high)
+    at_lowest = np.count_nonzero(voxels == low) / voxels.size if low > CLIPPED_ABOVE_HU else 0.0
+    if at_lowest > CLIPPED_SHARE:
+        return (
+            f"{at_lowest:.0%} of the voxels are exactly {low:g}, the lowest value: the scan was clipped to a window "
+            f"({span}), and air can no longer be told from tissue. Export the CT unclipped."
+        )
+    return ""
+
+
+def _why_not_negative(voxels: Shaped[np.ndarray, "z y x"], span: str, high: float) -> str:
+    """Say what a scan is that holds nothing below 0, where fat and air would be."""
+    if high <= 255:
+        return f"intensities from {span} look like an 8-bit picture, not HU. Export the CT in HU."
+    soft_tissue = 1 - _share(voxels, 1024 - 150, 1024 + 150)
+    if soft_tissue > 0.05:
+        return (
+            f"intensities from {span} look stored with an offset of 1024 ({soft_tissue:.0%} of the voxels are within 150 "
+            "of 1024, where water would be). Subtract 1024: set scl_inter to -1024 in the header, or export the CT in HU."
+        )
+    return f"no intensity is below 0 ({span}), so neither fat nor air: not HU, perhaps MR or masked. Export the CT in HU."
+
+
+def _share(voxels: Shaped[np.ndarray, "z y x"], low: float, high: float) -> float:
+    """Give the share of voxels outside [low, high], slice by slice to save memory."""
+    return sum(int(np.count_nonzero((part < low) | (part > high))) for part in voxels) / voxels.size
+
+
+def _to_int16(voxels: Shaped[np.ndarray, "z y x"], low: float, high: float) -> Int16[np.ndarray, "z y x"]:
+    if voxels.dtype == np.int16:
+        return voxels
+    fits = low >= -32768 and high <= 32767
+    if voxels.dtype.kind != "f" and fits:
+        return voxels.astype(np.int16)
+    whole = np.empty(voxels.shape, np.int16)
+    for old, new in zip(voxels, whole, strict=True):
+        new[:] = np.clip(np.rint(old), -32768, 32767)
+    return whole
