@@ -23,8 +23,8 @@ LEAST_SPAN_HU = 20
 BEYOND_SHARE = 0.001
 """Share of voxels outside int16 that are taken for flecks (metal, reconstruction) and clipped."""
 
-
 Image = TypeVar("Image")
+"""A numpy array or a torch tensor."""
 
 
 def apply_window(image: Image, window: Window) -> Image:

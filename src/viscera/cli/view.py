@@ -45,6 +45,7 @@ def main(arguments: list[str]) -> int:
     labels = nifti.read(options.labels)
     truth = nifti.read(options.truth) if options.truth else None
     look = Look(axial=options.axial, coronal=options.coronal, sagittal=options.sagittal)
-    montage(nifti.read(options.ct), labels, truth, read_names(options.labels), options.png, look=look)
+    names = read_names(options.labels)
+    montage(nifti.read(options.ct), labels, truth=truth, names=names, out=options.png, look=look)
     say(f"picture: {options.png}")
     return 0

@@ -68,21 +68,23 @@ def draw_stomach(generator: np.random.Generator, body: Body) -> list[Organ]:
         (360, 22, 66), (345, 12, 68), (322, -8, 70), (298, -34, 64), (278 - sag, -52, 44), (268 - sag, -58, 16),
         (268 - 0.6 * sag, -50, -12), (272, -40, -30),
     ])  # fmt: skip
-    course = jitter(generator, course + (lift, 0, 0), (2, 3, 3))
+    course = jitter(generator, course + np.array((lift, 0, 0)), (2, 3, 3))
     radii = np.array((30.0, 37, 36, 31, 27, 22, 15, 9)) * full
     tube = spline(course, radii, step_mm=6)
     kind = generator.choice(5, p=(0.3, 0.25, 0.2, 0.15, 0.1))
     content = (Tissue.FOOD, Tissue.FLUID, Tissue.FOOD, Tissue.ORAL_CONTRAST, Tissue.FLUID)[kind]
     level = generator.uniform(-60, -30)
     fillings = [
-        Filling(content, (level - point[1]) / radius) for point, radius in zip(tube.points, tube.radii_mm, strict=True)
+        Filling(content, (level - point[1]) / radius)
+        for point, radius in zip(tube.points.tolist(), tube.radii_mm.tolist(), strict=True)
     ]
     stomach = _tube_organ(
         "stomach", Tissue.STOMACH_WALL, tube, _fill(tube, generator.uniform(4, 6), fillings, "stomach"),
         180 + 320 * (full - 0.78) / 0.37 * generator.uniform(0.8, 1.1),
     )  # fmt: skip
     loop = np.array([
-        course[-1] + (0, 4, -8), (266 + lift, -28, -50), (248 + lift, -6, -57), (222 + lift, 2, -54), (208 + lift, 4, -36),
+        course[-1] + np.array((0, 4, -8)),
+        (266 + lift, -28, -50), (248 + lift, -6, -57), (222 + lift, 2, -54), (208 + lift, 4, -36),
         (206 + lift, -4, -8), (214 + lift, -10, 18), (232 + lift, -18, 32),
     ])  # fmt: skip
     loop = jitter(generator, loop, (2, 2, 2))
@@ -102,7 +104,7 @@ def _stretches(
     while len(fillings) < count:
         content = contents[generator.integers(len(contents))]
         draw = generator.random()
-        level = generator.uniform(-0.6, 0.3) if draw < gas_fraction else NO_GAS
+        level = float(generator.uniform(-0.6, 0.3)) if draw < gas_fraction else NO_GAS
         level = FULL_OF_GAS if draw < 0.4 * gas_fraction else level
         fillings += [Filling(content, level)] * max(2, round(length * generator.uniform(0.5, 1.5)))
     return fillings[:count]

@@ -146,7 +146,7 @@ SETTLING_REACH_MM = 14.0
 
 
 def settle_(organ: Organ, canvas: Canvas) -> float:
-    """Paint an organ on a coarse canvas that holds the whole body, and give the level of its field that has its volume."""
+    """Paint an organ on a coarse canvas of the whole body, and give the level of its field that has its volume."""
     level = 0.0
     box, field = evaluate(organ.shape, canvas.grid, reach_mm=SETTLING_REACH_MM)
     if organ.volume_ml is not None:

@@ -94,11 +94,11 @@ def _vessels(generator: np.random.Generator, body: Body) -> list[Organ]:
     aorta, cava = jitter(generator, aorta, (0, 1.2, 2.0)), jitter(generator, cava, (0, 1.2, 2.0))
     organs = [
         Organ("aorta", Tissue.ARTERY, spline(aorta, artery * np.linspace(0.85, 1.15, 7), step_mm=3), margin_mm=1.5),
-        Organ(
-            "inferior_vena_cava", Tissue.VEIN, spline(cava, vein * np.linspace(0.9, 1.05, 6), step_mm=3), margin_mm=1.0
-        ),
+        Organ("inferior_vena_cava", Tissue.VEIN, spline(cava, vein * np.linspace(0.9, 1.05, 6), step_mm=3)),
     ]
-    gullet = np.array([(330, 2, 20), (352, 12, 10), (385, 22, 3), (430, 28, 2), (560, 30, 0)]) + (body.lift_mm, 0, 0)
+    gullet = np.array([(330, 2, 20), (352, 12, 10), (385, 22, 3), (430, 28, 2), (560, 30, 0)]) + np.array(
+        (body.lift_mm, 0, 0)
+    )
     radius = generator.uniform(7, 9)
     for side in (-1, 1):
         for name, tissue, start, back in (
@@ -108,7 +108,7 @@ def _vessels(generator: np.random.Generator, body: Body) -> list[Organ]:
             course = np.array(
                 [(130, 16, 26), (95, 18, 46), (55, -10, 62), (15, -58, 62), (-40, -68, 62), (-150, -56, 60)]
             )
-            course = jitter(generator, course, 2.0) + (0, back, -0.5 * back)
+            course = jitter(generator, course, 2.0) + np.array((0, back, -0.5 * back))
             course = np.concatenate([start[None], course * (1, 1, side)])
             organs.append(Organ(name, tissue, spline(course, np.full(7, artery * 0.58), step_mm=3), margin_mm=1.0))
     organs.append(Organ("esophagus", Tissue.ESOPHAGUS, spline(gullet, np.full(5, radius), step_mm=3), margin_mm=1.0))
@@ -192,7 +192,7 @@ def _pancreas(generator: np.random.Generator, body: Body) -> tuple[Organ, Organ]
         (240, 2, -32), (258, -8, -30), (272, -18, -8), (280, -19, 18), (280 + 12 * steep, -10, 48),
         (280 + 20 * steep, 3, 64), (280 + 26 * steep, 11, 75),
     ])  # fmt: skip
-    course = jitter(generator, course + (lift, 0, 0), (2, 2.0, 3.0))
+    course = jitter(generator, course + np.array((lift, 0, 0)), (2, 2.0, 3.0))
     radii = np.array((10.0, 13.5, 8.5, 9.5, 9.0, 8.5, 6.5))
     tube = spline(course, radii, step_mm=3)
     noise = body.frame.fine
@@ -208,9 +208,9 @@ def _pancreas(generator: np.random.Generator, body: Body) -> tuple[Organ, Organ]
     reach = radii.max() + 3
     shape = Blob(tube.points.min(axis=0) - reach, tube.points.max(axis=0) + reach, lobulated)
     pancreas = Organ("pancreas", Tissue.PANCREAS, shape, generator.uniform(65, 110), 2.0)
-    splenic = course[2:] + (3, 9, 0)
+    splenic = course[2:] + np.array((3, 9, 0))
     trunk = np.array([(lift + 300, -12, -34), (lift + 316, -16, -48), (lift + 325, -14, -70)])
-    vein = np.concatenate([splenic[::-1], course[1:2] + (12, 10, 8), trunk])
+    vein = np.concatenate([splenic[::-1], course[1:2] + np.array((12, 10, 8)), trunk])
     radius = np.concatenate([np.full(5, 4.2), (6.0, 6.5, 6.0, 4.5)])
     return Organ(
         "portal_vein_and_splenic_vein", Tissue.PORTAL_VEIN, spline(vein, radius, step_mm=2), margin_mm=0.5

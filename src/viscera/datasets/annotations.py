@@ -1,0 +1,81 @@
+"""annotated.json: which organs were looked for in each case of a data set, where the layout cannot say it.
+
+    {"*": ["liver", "kidney"], "Case_00007": ["liver"]}
+
+"*" stands for all cases that are not named. An organ that is listed and not in the label file is absent from the
+patient; an organ that is not listed is unknown, whatever the label file holds.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from viscera.datasets.sources import Source, read_json
+from viscera.errors import DataSetError, LabelError, did_you_mean
+from viscera.files import write_json
+from viscera.labels import SIDES, organ_name
+
+FILE = "annotated.json"
+REST = "*"
+
+
+def read_annotations(folder: Path) -> dict[str, tuple[str, ...]]:
+    """Read {case: organs}, empty where there is no such file.
+
+    Raises:
+        DataSetError: The file has another form.
+    """
+    path = folder / FILE
+    if not path.exists():
+        return {}
+    annotations = {}
+    for case, organs in read_json(path).items():
+        if not isinstance(organs, list) or not all(isinstance(organ, str) for organ in organs):
+            raise DataSetError(f"{path}: '{case}' must have a list of organ names, got {organs!r}. Correct the file.")
+        annotations[case] = tuple(organ_name(organ) for organ in organs)
+    return annotations
+
+
+def annotate(
+    folder: Path, sources: Sequence[Source], annotations: dict[str, tuple[str, ...]], *, cases: Sequence[str]
+) -> list[Source]:
+    """Give the sources with the organs that annotated.json lists for them.
+
+    Args:
+        folder: The data set's.
+        sources: What the layout found.
+        annotations: What ``read_annotations`` gave.
+        cases: All cases that the folder knows, unusable ones included.
+
+    Raises:
+        DataSetError: A case is listed that is not there.
+        LabelError: An organ is listed that no label of the case can hold.
+    """
+    path = folder / FILE
+    for case in sorted(annotations.keys() - {REST, *cases}):
+        hint = did_you_mean(case, cases)
+        raise DataSetError(f"{path} lists case '{case}', which is not in the data set.{hint} Correct the file.")
+    result = []
+    for source in sources:
+        listed = annotations.get(source.name, annotations.get(REST))
+        possible = possible_organs([organ for _, organ in source.organs])
+        for organ in listed or ():
+            if organ not in possible:
+                hint = did_you_mean(organ, possible) or f" Its labels are {', '.join(possible)}."
+                raise LabelError(f"{path}: no label of case '{source.name}' holds '{organ}'.{hint} Correct the file.")
+        kept = source.annotated if listed is None else tuple(organ for organ in possible if organ in listed)
+        result.append(replace(source, annotated=kept))
+    return result
+
+
+def possible_organs(organs: Sequence[str]) -> list[str]:
+    """Give the organs of a label list, then the wholes whose two sides are among them."""
+    wholes = [whole for whole, sides in SIDES.items() if set(sides) <= set(organs)]
+    return list(dict.fromkeys([*organs, *wholes]))
+
+
+def record(folder: Path, entries: dict[str, tuple[str, ...]]) -> None:
+    """Write entries into annotated.json, beside those that are there."""
+    path = folder / FILE
+    content = read_json(path) if path.exists() else {}
+    write_json(path, content | {case: list(organs) for case, organs in entries.items()})

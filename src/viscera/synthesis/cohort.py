@@ -1,0 +1,89 @@
+"""Many synthetic patients as a data set on disk, in any layout, with any organs annotated."""
+
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from viscera.datasets import write_case
+from viscera.datasets.pairs import PAIRS
+from viscera.errors import DataSetError
+from viscera.labels import FLARE13, PART_OF, SIDES, ZHANG12
+from viscera.synthesis.patient import Patient, Scan, synthesize
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """What a synthetic data set holds.
+
+    Attributes:
+        layout: How it lies on disk, one of datasets.LAYOUTS.
+        annotate: Organs that are labelled; empty for all that the layout can hold.
+        cases: Number of patients.
+        seed: Patient n depends on (seed, n) only, so a larger cohort begins with a smaller one's patients.
+        shape: Slices, rows and columns.
+        scan: Which part of the body.
+    """
+
+    layout: str
+    annotate: tuple[str, ...] = ()
+    cases: int = 10
+    seed: int = 0
+    shape: tuple[int, int, int] = (96, 256, 256)
+    scan: Scan = "abdomen"
+
+
+def write_cohort(folder: Path, cohort: Cohort, *, jobs: int, done: Callable[[], None] = lambda: None) -> None:
+    """Write a synthetic data set.
+
+    Args:
+        folder: New or empty.
+        cohort: What it holds.
+        jobs: Processes.
+        done: Called after each patient.
+
+    Raises:
+        DataSetError: The folder is not empty.
+        LabelError: The layout cannot hold an organ.
+    """
+    if folder.is_dir() and any(folder.iterdir()):
+        raise DataSetError(f"{folder} is not empty. Give a new folder for the synthetic data set.")
+    annotate = cohort.annotate or default_organs(cohort.layout)
+    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+        tasks = [pool.submit(make_patient, cohort, number) for number in range(1, cohort.cases + 1)]
+        for number, task in enumerate(tasks, start=1):
+            patient = task.result()
+            tasks[number - 1] = None  # a scan that is written need not be kept
+            write_case(
+                cohort.layout,
+                folder,
+                number=number,
+                ct=patient.ct,
+                labels=patient.labels,
+                organs=patient.organs,
+                annotate=annotate,
+            )
+            done()
+
+
+def make_patient(cohort: Cohort, number: int) -> Patient:
+    """Give patient ``number`` (from 1) of a cohort."""
+    cv2.setNumThreads(1)
+    return synthesize(np.random.default_rng([cohort.seed, number]), shape=cohort.shape, scan=cohort.scan)
+
+
+def default_organs(layout: str) -> tuple[str, ...]:
+    """Give the organs that a synthetic data set annotates unless told otherwise: all that the layout can hold.
+
+    Layouts that can hold any organ get those of zhang2d and FLARE, left and right apart.
+    """
+    organs = [organ for organ in ZHANG12.organs + FLARE13.organs if organ not in SIDES]
+    organs = dict.fromkeys([*organs, *(side for organ in ZHANG12.organs for side in SIDES.get(organ, ()))])
+    if layout not in PAIRS:
+        return tuple(organs)
+    held = set(PAIRS[layout].organs.values())
+    return tuple(organ for organ in organs if organ in held or PART_OF.get(organ) in held)
