@@ -178,7 +178,7 @@ def test_broken_json_is_named(tmp_path):
     with pytest.raises(DataSetError, match=r"dataset\.json cannot be read as JSON"):
         find_sources("nnunet", tmp_path)
     (tmp_path / "dataset.json").write_text("[]")
-    with pytest.raises(DataSetError, match="must hold an object .* not a list"):
+    with pytest.raises(DataSetError, match=r"must hold an object .* not a list"):
         find_sources("nnunet", tmp_path)
 
 
@@ -257,7 +257,7 @@ def test_flare_believes_annotated_json_without_opening_the_labels(tmp_path):
 def test_a_damaged_flare_label_file_is_a_problem_and_the_rest_go_on(tmp_path):
     for case in "ab":
         put(tmp_path / "imagesTr" / f"{case}_0000.nii.gz")
-    put(tmp_path / "labelsTr" / "a.nii.gz", labelled(*range(15)))
+    put(tmp_path / "labelsTr" / "a.nii.gz", labelled(*range(14)))
     (tmp_path / "labelsTr" / "b.nii.gz").write_bytes(b"damaged")
     [source], [problem] = find_sources("flare", tmp_path)
     assert source.name == "a"
@@ -334,7 +334,7 @@ def test_empty_image_and_label_folders_are_no_data_set(tmp_path):
 
 
 def test_a_misspelt_layout_gets_the_right_name(tmp_path):
-    with pytest.raises(SettingError, match="no layout 'nnunett'. Did you mean 'nnunet'"):
+    with pytest.raises(SettingError, match=r"no layout 'nnunett'\. Did you mean 'nnunet'"):
         find_sources("nnunett", tmp_path)
     with pytest.raises(SettingError, match="no layout 'mds'"):
         write("mds", tmp_path, ("liver",))

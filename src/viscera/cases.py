@@ -5,8 +5,8 @@
     STORE/splits.json                   which cases are for training, validation and test
     STORE/problems.json                 what could not be prepared
 
-A case's folder is written under another name and renamed when complete, so one that stands there is whole. Cases are made
-in preprocessing.py and divided among the splits in splits.py; sampling.py draws from them.
+A case's folder is written under another name and renamed when complete, so one that stands there is whole. Cases are
+made in preprocessing.py and divided among the splits in splits.py; sampling.py draws from them.
 """
 
 import json
@@ -138,7 +138,7 @@ class Facts:
         notes: What the user should know: organs merged, lost, annotated but absent.
         source: The files it was made from.
         geometry: The case's.
-        image_sha256: Of the prepared voxels: the same scan in another file, compressed or oriented otherwise, has the same.
+        image_sha256: Of the prepared voxels; equal for one scan in files compressed or oriented otherwise.
         hu: {minimum, maximum, mean, p10, p90} of the prepared image.
         voxels: {class: voxels of the prepared labels that are known}, background first; empty without labels.
     """
@@ -181,8 +181,10 @@ class Store:
         there = sorted(child.name for child in folder.iterdir() if child.name[0] != ".") if folder.is_dir() else []
         if split is None:
             return there
-        if not self.splits:
-            raise StoreError(f"{self.path} is not divided into splits: preparing was interrupted. Run viscera prepare again.")
+        if not (self.path / "splits.json").is_file():
+            raise StoreError(
+                f"{self.path} is not divided into splits: preparing was interrupted. Run viscera prepare again."
+            )
         gone = sorted(set(self.splits) - set(there))
         if gone:
             raise StoreError(f"{self.path}: case {gone[0]} is gone. Run viscera prepare again with its data set.")
@@ -198,7 +200,7 @@ class Store:
         try:
             return facts_from_json(json.loads(file.read_text()))
         except FileNotFoundError as error:
-            raise StoreError(f"{self.path} has no whole case '{name}' ({file.name} is missing). {PREPARE_AGAIN}") from error
+            raise StoreError(f"{self.path} has no case '{name}' with a {file.name}. {PREPARE_AGAIN}") from error
         except (ValueError, KeyError, TypeError) as error:
             raise StoreError(f"case '{name}' in {self.path}: {file.name} is damaged. {PREPARE_AGAIN}") from error
 
@@ -231,7 +233,8 @@ class Store:
         if space.organs != self.space.organs:
             raise StoreError(
                 f"{self.path} was prepared for label space '{self.space.name}' ({', '.join(self.space.organs)}), "
-                f"not '{space.name}' ({', '.join(space.organs)}). Prepare another store, or change the recipe's label_space."
+                f"not '{space.name}' ({', '.join(space.organs)}). "
+                "Prepare another store, or change the recipe's label_space."
             )
         if preparation != self.preparation:
             raise StoreError(
@@ -251,12 +254,14 @@ def open_store(path: Path) -> Store:
     """
     file = path / "store.json"
     if not file.is_file():
-        raise StoreError(f"{path} is no prepared store (it has no store.json). Make one: viscera prepare {path} --data LAYOUT=DIR.")
+        raise StoreError(
+            f"{path} is no prepared store (it has no store.json). Make one: viscera prepare {path} --data LAYOUT=DIR."
+        )
     try:
         found = json.loads(file.read_text())
         if found["format"] != FORMAT:
             raise StoreError(
-                f"{path} has store format {found['format']}, written by viscera {found['viscera']}; this viscera reads {FORMAT}. "
+                f"{path} has store format {found['format']} (viscera {found['viscera']}); this viscera reads {FORMAT}. "
                 "Prepare it anew in another folder."
             )
         space = LabelSpace(found["label_space"]["name"], tuple(found["label_space"]["organs"]))
@@ -265,7 +270,9 @@ def open_store(path: Path) -> Store:
         cases = json.loads(splits.read_text())["cases"] if splits.is_file() else {}
         return Store(path, space, Preparation(size=(rows, columns)), cases)
     except (ValueError, KeyError, TypeError) as error:
-        raise StoreError(f"{path}: store.json or splits.json is damaged. Prepare the store anew in another folder.") from error
+        raise StoreError(
+            f"{path}: store.json or splits.json is damaged. Prepare the store anew in another folder."
+        ) from error
 
 
 def create_store(path: Path, *, space: LabelSpace, preparation: Preparation) -> Store:
@@ -355,7 +362,7 @@ def facts_from_json(found: dict) -> Facts:
     turn = Turn(_tuples(grid["axes"]), _tuples(grid["flips"]))  # type: ignore[arg-type]
     affine = np.array(grid["affine"], dtype=float).reshape(4, 4)
     geometry = Geometry(_tuples(grid["shape"]), affine, turn, _tuples(grid["prepared_shape"])[1:])  # type: ignore[arg-type]
-    source = SourceFacts(**{key: _tuples(value) for key, value in found["source"].items()})
+    source = SourceFacts(**{key: _tuples(value) for key, value in found["source"].items()})  # type: ignore[arg-type]
     return Facts(**values | {"source": source, "geometry": geometry})  # type: ignore[arg-type]
 
 

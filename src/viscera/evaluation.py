@@ -1,12 +1,10 @@
-"""Scores of predictions against truth: which files belong together, which organs count, what each case gets.
+"""Scores of predictions against truth: what each organ of each case gets, over files and folders.
 
-An organ that a case does not annotate has no row: neither 0 nor 1. What the numbers mean is in metrics.py; summaries,
-intervals and comparisons are in scores.py.
+An organ that a case does not annotate has no row: neither 0 nor 1. What the numbers mean is in metrics.py; what belongs
+together in pairing.py; summaries, intervals and comparisons in scores.py.
 """
 
-import json
 import math
-import re
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -14,16 +12,30 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Bool, Integer, Shaped, UInt8
+from jaxtyping import Shaped, UInt8
 from scipy.ndimage import find_objects
 
-from viscera.datasets import Problem, Source, read_labels
-from viscera.errors import FileError, GeometryError, LabelError, VisceraError
-from viscera.labels import PART_OF, SIDES, Fit, LabelSpace, fit, organ_name
+from viscera.datasets import Problem, Source
+from viscera.errors import VisceraError
+from viscera.label_files import read_names
+from viscera.labels import PART_OF
 from viscera.metrics import confusion, overlap, surface_scores
-from viscera.nifti import find_files, is_nifti, read, stem
+from viscera.pairing import Pair, Task, case_name, find_tasks, match
 from viscera.scores import Evaluation, OrganScore, summarise
-from viscera.volume import Volume, require_same_grid, to_axial, with_voxels
+from viscera.volume import require_same_grid, to_axial, with_voxels
+
+__all__ = [
+    "TOLERANCES_MM",
+    "Pair",
+    "Rules",
+    "Task",
+    "evaluate",
+    "evaluate_pair",
+    "find_tasks",
+    "match",
+    "read_names",
+    "score_case",
+]
 
 Mode = Literal["volume", "slices"]
 
@@ -50,9 +62,6 @@ TOLERANCES_MM: dict[str, float] = {
 OTHER_TOLERANCE_MM = 3.0
 """For organs that FLARE does not score: its value for kidney, spleen and esophagus, about one thick slice."""
 
-SUFFIX = re.compile(r"(_0000|_ct|_image|_labels?|_seg|_segmentation|_prediction)$")
-"""What may follow the name of a case in the name of its file."""
-
 
 @dataclass(frozen=True)
 class Rules:
@@ -69,57 +78,10 @@ class Rules:
     def tolerance_mm(self, organ: str) -> float:
         """Give the tolerance of an organ, else of the whole that it is part of, else OTHER_TOLERANCE_MM."""
         for table in (self.tolerances_mm, TOLERANCES_MM):
-            for name in (organ, PART_OF.get(organ)):
+            for name in (organ, PART_OF.get(organ, organ)):
                 if name in table:
                     return table[name]
         return OTHER_TOLERANCE_MM
-
-
-@dataclass(frozen=True, eq=False)
-class Pair:
-    """Truth and prediction of one case in one label space, on one grid.
-
-    Attributes:
-        case: Its name.
-        patient: Whose scan it is.
-        truth: Labels (uint8) of the space.
-        prediction: Labels (uint8) of the space.
-        space: Names the labels.
-        annotated: Organs that the truth annotates, absent ones included.
-        known: Voxels that count; None: all.
-    """
-
-    case: str
-    patient: str
-    truth: Volume
-    prediction: Volume
-    space: LabelSpace
-    annotated: tuple[str, ...]
-    known: Bool[np.ndarray, "z y x"] | None = None
-
-
-@dataclass(frozen=True)
-class Names:
-    """What the values of a label file mean.
-
-    Attributes:
-        labels: {value: organ}.
-        annotated: Organs that the file annotates, absent ones included.
-        unknown: Values whose voxels are not scored.
-    """
-
-    labels: Mapping[int, str]
-    annotated: tuple[str, ...]
-    unknown: tuple[int, ...] = ()
-
-
-@dataclass(frozen=True)
-class Task:
-    """A case to score: where its prediction is, and its truth as a file with names or in a data set."""
-
-    case: str
-    prediction: Path
-    truth: Path | Source
 
 
 def score_case(pair: Pair, rules: Rules = Rules()) -> list[OrganScore]:
@@ -171,8 +133,8 @@ def _volume_values(
         nsd, hd95_mm = math.nan, math.nan
         box = _union(boxes[0][index - 1], boxes[1][index - 1])
         if box is not None:
-            masks = (labels[box] == index for labels in (truth, prediction))
-            surfaces = surface_scores(*masks, spacing_mm, tolerance_mm=tolerance_mm)
+            masks = [labels[box] == index for labels in (truth, prediction)]
+            surfaces = surface_scores(masks[0], masks[1], spacing_mm, tolerance_mm=tolerance_mm)
             nsd, hd95_mm = surfaces.nsd, surfaces.hd95_mm
         values[organ] = {
             "dice": score.dice,
@@ -211,81 +173,66 @@ def _union(a: tuple[slice, ...] | None, b: tuple[slice, ...] | None) -> tuple[sl
     return tuple(slice(min(one.start, two.start), max(one.stop, two.stop)) for one, two in zip(a, b, strict=True))
 
 
-def common_space(truth: Names, prediction: Names) -> LabelSpace:
-    """Give the space in which to score: the prediction's organs, two sides merged where the truth has only the whole."""
-    organs = list(dict.fromkeys(organ_name(name) for _, name in sorted(prediction.labels.items())))
-    known = {organ_name(name) for name in truth.labels.values()}
-    for whole, sides in SIDES.items():
-        if whole in known and not known & set(sides) and set(sides) <= set(organs):
-            organs = [organ for organ in organs if organ not in (*sides, whole)] + [whole]
-    if not organs:
-        raise LabelError("the prediction names no organs. Give its NAME.json a {'labels': {index: organ}}.")
-    return LabelSpace("prediction", tuple(organs))
-
-
-def match(task: Task, *, labels: Path | None = None) -> tuple[Pair, tuple[str, ...]]:
-    """Read truth and prediction of a case and bring them into one label space by the names of the organs.
+def evaluate_pair(
+    truth: Path, prediction: Path, *, labels: Path | None = None, rules: Rules = Rules()
+) -> tuple[list[OrganScore], tuple[str, ...]]:
+    """Score one prediction against one truth, both files.
 
     Args:
-        task: The case.
+        truth: Label file.
+        prediction: Label file on the same grid.
         labels: A JSON file of names for files that have none beside them.
+        rules: How to score.
 
     Returns:
-        The pair, and notes: organs merged, lost, or not annotated.
+        Scores, and notes on organs that were merged or left out.
 
     Raises:
         FileError, GeometryError, LabelError: The files cannot be used or do not fit each other.
     """
-    if isinstance(task.truth, Source):
-        truth, patient = read_labels(task.truth), task.truth.patient
-        names = Names(dict(task.truth.organs), task.truth.annotated, task.truth.unknown)
-    else:
-        truth, patient, names = read(task.truth), task.case, label_names(task.truth, labels=labels)
-    prediction, found = read(task.prediction), label_names(task.prediction, labels=labels)
-    require_same_grid(truth, prediction, where=task.case)
-    space = common_space(names, found)
-    of_truth = fit(space, names.labels, names.annotated, unknown=names.unknown)
-    of_prediction = fit(space, found.labels, tuple(found.labels.values()), unknown=found.unknown)
-    if not of_truth.annotated:
-        raise LabelError(
-            f"{task.case}: truth ({', '.join(names.annotated)}) and prediction ({', '.join(space.organs)}) "
-            "share no organ. Correct the names in their label files."
-        )
-    notes = [*of_truth.notes]
-    if silent := [organ for organ in space.organs if organ not in of_truth.annotated]:
-        notes.append(f"predicted but not annotated, so not scored: {', '.join(silent)}")
-    known = np.isin(truth.voxels, list(of_truth.unknown), invert=True) if of_truth.unknown else None
-    volumes = [
-        with_voxels(volume, _mapped(volume.voxels, fitted, where=f"{task.case}: the {what}"))
-        for volume, fitted, what in ((truth, of_truth, "truth"), (prediction, of_prediction, "prediction"))
-    ]
-    return Pair(task.case, patient, volumes[0], volumes[1], space, of_truth.annotated, known), tuple(notes)
+    pair, notes = match(Task(case_name(prediction), prediction, truth), labels=labels)
+    return score_case(pair, rules), notes
 
 
-def _mapped(voxels: Shaped[np.ndarray, "z y x"], fitted: Fit, *, where: str) -> UInt8[np.ndarray, "z y x"]:
-    """Give labels of the space for the values of a file."""
-    values = _whole_numbers(voxels, where=where)
-    known = {0: 0} | dict.fromkeys(fitted.unknown, 0) | dict(fitted.values)
-    size = max(int(values.max(initial=0)), *known) + 1
-    table = np.zeros(size, np.uint8)
-    for value, index in known.items():
-        table[value] = index
-    if strange := sorted(set(np.flatnonzero(np.bincount(values.reshape(-1), minlength=size)).tolist()) - set(known)):
-        raise LabelError(
-            f"{where} holds label {strange[0]}, but its names are for {sorted(set(known) - {0})}. "
-            "Correct the file, or add the label to its names."
-        )
-    return table[values]
+def evaluate(
+    truth: Path | Sequence[Source],
+    prediction: Path,
+    *,
+    labels: Path | None = None,
+    rules: Rules = Rules(),
+    workers: int = 1,
+    done: Callable[[str], None] = lambda case: None,
+) -> Evaluation:
+    """Score all predictions of a file or folder. A case that cannot be scored is a problem and does not stop the rest.
 
+    Args:
+        truth: A label file, a folder of them, or the cases of a data set.
+        prediction: A label file, or a folder of them.
+        labels: A JSON file of names for label files that have none beside them.
+        rules: How to score.
+        workers: Cases scored at a time.
+        done: Called with the name of each case that is finished.
 
-def _whole_numbers(voxels: Shaped[np.ndarray, "z y x"], *, where: str) -> Integer[np.ndarray, "z y x"]:
-    """Give labels as integers, 0 to 65535."""
-    low, high = (float(voxels.min()), float(voxels.max())) if voxels.size else (0.0, 0.0)
-    if not (0 <= low and high <= 65535):
-        raise LabelError(f"{where} holds values from {low:g} to {high:g}, which are no labels (0 to 65535). Is it a scan?")
-    if np.issubdtype(voxels.dtype, np.integer):
-        return voxels
-    whole = voxels.astype(np.uint16)
-    if not np.array_equal(whole, voxels):
-        raise LabelError(f"{where} holds fractions, which are no labels. Resample it with nearest neighbours.")
-    return whole
+    Raises:
+        FileError: There is nothing to compare.
+    """
+    tasks, problems, notes = find_tasks(truth, prediction)
+
+    def scored(task: Task) -> tuple[list[OrganScore], tuple[str, ...], list[Problem]]:
+        """Give the scores of a case, its notes, or its problem."""
+        try:
+            pair, remarks = match(task, labels=labels)
+            return score_case(pair, rules), remarks, []
+        except VisceraError as error:
+            return [], (), [Problem(task.case, str(task.prediction), str(error), "Correct it, then evaluate again.")]
+        finally:
+            done(task.case)
+
+    with ThreadPoolExecutor(workers) as pool:
+        results = list(pool.map(scored, tasks))
+    scores = tuple(row for rows, _, _ in results for row in rows)
+    # A fixed seed: the same files give the same intervals.
+    summary = summarise(scores, np.random.default_rng(0))
+    remarks = dict.fromkeys(note for _, found, _ in results for note in found)
+    problems = [*problems, *(problem for _, _, found in results for problem in found)]
+    return Evaluation(rules.mode, scores, summary, tuple(problems), (*notes, *remarks))

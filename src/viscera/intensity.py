@@ -68,7 +68,8 @@ def hounsfield(volume: Volume, *, where: str) -> Int16[np.ndarray, "z y x"]:
     if not np.isfinite([low, high]).all():
         count = sum(int(np.count_nonzero(~np.isfinite(part))) for part in voxels)
         raise FileError(
-            f"{where}: {count} of {voxels.size} voxels are NaN or infinite. Replace them by -1024 (air), or export the CT again."
+            f"{where}: {count} of {voxels.size} voxels are NaN or infinite. "
+            "Replace them by -1024 (air), or export the CT again."
         )
     reason = _why_not_hu(voxels, low, high)
     if reason:
@@ -86,9 +87,11 @@ def _why_not_hu(voxels: Shaped[np.ndarray, "z y x"], low: float, high: float) ->
     beyond = _share(voxels, -32768, 32767) if low < -32768 or high > 32767 else 0.0
     if beyond > BEYOND_SHARE:
         wrapped = " Negative HU may have been stored as unsigned numbers." if low >= 0 else ""
-        return f"{beyond:.1%} of the voxels lie outside -32768 to 32767 HU ({span}).{wrapped} Export the CT as int16 HU."
+        return (
+            f"{beyond:.1%} of the voxels lie outside -32768 to 32767 HU ({span}).{wrapped} Export the CT as int16 HU."
+        )
     if high < TISSUE_HU:
-        return f"intensities from {span} HU hold nothing denser than {TISSUE_HU} HU, so no patient. Export the CT in HU."
+        return f"intensities from {span} HU hold nothing above {TISSUE_HU} HU, so no patient. Export the CT in HU."
     if low >= 0:
         return _why_not_negative(voxels, span, high)
     at_lowest = np.count_nonzero(voxels == low) / voxels.size if low > CLIPPED_ABOVE_HU else 0.0
@@ -107,10 +110,12 @@ def _why_not_negative(voxels: Shaped[np.ndarray, "z y x"], span: str, high: floa
     soft_tissue = 1 - _share(voxels, 1024 - 150, 1024 + 150)
     if soft_tissue > 0.05:
         return (
-            f"intensities from {span} look stored with an offset of 1024 ({soft_tissue:.0%} of the voxels are within 150 "
-            "of 1024, where water would be). Subtract 1024: set scl_inter to -1024 in the header, or export the CT in HU."
+            f"intensities from {span} look stored with an offset of 1024 ({soft_tissue:.0%} of the voxels are "
+            "within 150 of 1024, where water would be). Set scl_inter to -1024 in the header, or export the CT in HU."
         )
-    return f"no intensity is below 0 ({span}), so neither fat nor air: not HU, perhaps MR or masked. Export the CT in HU."
+    return (
+        f"no intensity is below 0 ({span}), so neither fat nor air: not HU, perhaps MR or masked. Export the CT in HU."
+    )
 
 
 def _share(voxels: Shaped[np.ndarray, "z y x"], low: float, high: float) -> float:

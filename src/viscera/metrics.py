@@ -11,7 +11,7 @@ import cv2
 import edt
 import numpy as np
 from jaxtyping import Bool, Float, Int, Integer, UInt8
-from scipy.spatial import cKDTree
+from scipy.spatial import KDTree
 
 from viscera.errors import GeometryError, LabelError, SettingError
 
@@ -70,7 +70,7 @@ class _Surface:
 
 
 def confusion(
-    truth: UInt8[np.ndarray, "*grid"], prediction: UInt8[np.ndarray, "*grid"], classes: int
+    truth: UInt8[np.ndarray, "*grid"], prediction: UInt8[np.ndarray, "..."], classes: int
 ) -> Int[np.ndarray, "classes classes"]:
     """Count the voxels of each pair (true class, predicted class).
 
@@ -98,6 +98,13 @@ def confusion(
         codes = rows.astype(kind)
         codes *= classes % 256 if kind is np.uint8 else classes
         codes += columns
+        if codes.size == CHUNK_VOXELS:
+            # Most of a scan is background in both: eight voxels at once, and what is left is counted one by one.
+            words = codes.view(np.uint64)
+            codes = words[words != 0].view(kind)
+            counts[0] += CHUNK_VOXELS - codes.size
+        if codes.size == 0:
+            continue
         histogram = cv2.calcHist([codes.reshape(1, -1)], [0], None, [classes * classes], [0, classes * classes])
         counts += histogram.ravel().astype(np.int64)
     return counts.reshape(classes, classes)
@@ -117,7 +124,7 @@ def overlap(counts: Integer[np.ndarray, "classes classes"], index: int) -> Overl
 
 def surface_scores(
     truth: Bool[np.ndarray, "z y x"],
-    prediction: Bool[np.ndarray, "z y x"],
+    prediction: Bool[np.ndarray, "_ _ _"],
     spacing_mm: Spacing,
     *,
     tolerance_mm: float,
@@ -172,7 +179,7 @@ def bounding_box(mask: Bool[np.ndarray, "z y x"]) -> tuple[slice, slice, slice] 
     if z.size == 0:
         return None
     seen = mask[z[0] : z[-1] + 1].any(axis=0)
-    y, x = np.flatnonzero(seen.any(axis=1)), np.flatnonzero(seen.any(axis=0))
+    y, x = np.flatnonzero(seen.any(axis=-1)), np.flatnonzero(seen.any(axis=0))
     return slice(z[0], z[-1] + 1), slice(y[0], y[-1] + 1), slice(x[0], x[-1] + 1)
 
 
@@ -191,7 +198,7 @@ def element_areas_mm2(spacing_mm: Spacing) -> Float[np.ndarray, "256"]:
 
 @lru_cache(maxsize=256)
 def _triangles(code: int) -> list[tuple[float, float, float]]:
-    """List the area vectors, up to sign and in eighths of a voxel's faces, of the triangles that cut off the set corners.
+    """List the triangles that cut off the set corners: area vectors up to sign, in eighths of a voxel's faces.
 
     Corners that touch along edges of the cell are cut off together, others apart; with more than four set, the
     unset are cut off instead. A set of up to four touching corners has one of six shapes, told by its edges.
@@ -204,7 +211,9 @@ def _triangles(code: int) -> list[tuple[float, float, float]]:
         group, edges = _take_group(corners)
         along = [sum(axis == which for _, axis in edges) for which in range(3)]
         empty = tuple(float(count == 0) for count in along)  # axes without an edge
-        ends = [axis for corner, axis in edges if min(_degree(end, group) for end in (corner, _step(corner, axis))) == 1]
+        ends = [
+            axis for corner, axis in edges if min(_degree(end, group) for end in (corner, _step(corner, axis))) == 1
+        ]
         if len(group) == 1:  # a corner
             parts = [(1, (1, 1, 1))]
         elif len(group) == 2:  # an edge: a rectangle, halved
@@ -261,7 +270,7 @@ def _surface(
 
 @lru_cache(maxsize=16)
 def _offsets(spacing_mm: Spacing) -> tuple[np.ndarray, np.ndarray, tuple[int, int, int]]:
-    """Give the RINGS nearest steps to other voxels (z, y, x), their lengths from shortest to longest, and their reach."""
+    """Give the RINGS nearest steps between voxels (z, y, x), their lengths from short to long, and their reach."""
     # A ball of the volume of 8 RINGS voxels surely holds the RINGS nearest of them.
     radius_mm = 2 * max(*spacing_mm, (RINGS * float(np.prod(spacing_mm)) * 3 / (4 * np.pi)) ** (1 / 3))
     counts = [min(int(radius_mm / step), RINGS) for step in spacing_mm]
@@ -272,9 +281,7 @@ def _offsets(spacing_mm: Spacing) -> tuple[np.ndarray, np.ndarray, tuple[int, in
     return steps[nearest], lengths_mm[nearest], (z, y, x)
 
 
-def _distances(
-    surface: _Surface, other: _Surface, spacing_mm: Spacing, tolerance_mm: float
-) -> Float[np.ndarray, "n"]:
+def _distances(surface: _Surface, other: _Surface, spacing_mm: Spacing, tolerance_mm: float) -> Float[np.ndarray, "n"]:
     """Give the distance of each element of a surface to the nearest of the other, in mm.
 
     Exact to float64 wherever it decides the scores: near elements are found by trying offsets from short to long, far
@@ -286,7 +293,9 @@ def _distances(
     border, rest, places = other.border.reshape(-1), np.arange(surface.indices.size), surface.indices
     strides = np.array([other.border.shape[1] * other.border.shape[2], other.border.shape[2], 1])
     before = rest.size
-    for ring, (shift, length_mm) in enumerate(zip((steps @ strides).tolist(), lengths_mm.tolist(), strict=True), start=1):
+    for ring, (shift, length_mm) in enumerate(
+        zip((steps @ strides).tolist(), lengths_mm.tolist(), strict=True), start=1
+    ):
         found = border[places + shift]
         distances_mm[rest[found]] = length_mm
         rest, places = rest[~found], places[~found]
@@ -313,7 +322,7 @@ def _tree_distances(places: Int[np.ndarray, "n"], other: _Surface, spacing_mm: S
     """Give the distance from flat indices of the map to the nearest element of a surface, in mm."""
     targets = np.stack(np.unravel_index(other.indices, other.border.shape), axis=1)
     points = np.stack(np.unravel_index(places, other.border.shape), axis=1)
-    tree = cKDTree(targets * np.array(spacing_mm), balanced_tree=False, compact_nodes=False)
+    tree = KDTree(targets * np.array(spacing_mm), balanced_tree=False, compact_nodes=False)
     nearest = tree.query(points * np.array(spacing_mm))[1]
     # Whole steps times spacing: a distance that equals the tolerance must not miss it by a rounding of the positions.
     return np.sqrt((((points - targets[nearest]) * np.array(spacing_mm)) ** 2).sum(axis=1))
@@ -330,5 +339,6 @@ def _check_shapes(truth: np.ndarray, prediction: np.ndarray) -> None:
     """Raise GeometryError unless both arrays have one shape."""
     if truth.shape != prediction.shape:
         raise GeometryError(
-            f"truth has {truth.shape} voxels (z, y, x), the prediction {prediction.shape}. Resample one to the other's grid."
+            f"truth has {truth.shape} voxels (z, y, x), the prediction {prediction.shape}. "
+            "Resample one to the other's grid."
         )

@@ -1,14 +1,14 @@
 """Axial slices on another pixel grid, and the affine that goes with it.
 
-Pixel centres lie at half steps: pixel i of the new grid stands at (i + 0.5) * old / new - 0.5 of the old one, along rows
-and along columns, for the image and for labels alike, so both keep covering the same rectangle of the patient. The z axis
-is never touched. Slices are turned to axial order before (volume.py); labels and logits go back to the scanner's grid in
-inference.py.
+Pixel centres lie at half steps: pixel i of the new grid stands at (i + 0.5) * old / new - 0.5 of the old one, along
+rows and along columns, for the image and for labels alike, so both keep covering the same rectangle of the patient. The
+z axis is never touched. Slices are turned to axial order before (volume.py); labels and logits go back to the scanner's
+grid in inference.py.
 """
 
 import cv2
 import numpy as np
-from jaxtyping import Float, Int16, Shaped, UInt8, UInt16
+from jaxtyping import Float, Int16, Integer
 
 from viscera.errors import SettingError
 
@@ -26,34 +26,40 @@ def resize_image(slices: Int16[np.ndarray, "z y x"], size: tuple[int, int]) -> I
     Returns:
         HU rounded to the nearest whole number (a tie goes either way), C-contiguous.
     """
-    return _resize(slices, size, np.dtype(np.int16), cv2.INTER_LINEAR)
-
-
-def resize_labels(
-    slices: UInt8[np.ndarray, "z y x"] | UInt16[np.ndarray, "z y x"], size: tuple[int, int]
-) -> UInt8[np.ndarray, "z rows columns"] | UInt16[np.ndarray, "z rows columns"]:
-    """Give label slices of another size, each pixel that of the nearest old pixel centre; a tie takes the later one.
-
-    Args:
-        slices: Labels, in any memory layout.
-        size: Rows and columns wanted.
-    """
-    return _resize(slices, size, slices.dtype, cv2.INTER_NEAREST_EXACT)
-
-
-def _resize(
-    slices: Shaped[np.ndarray, "z y x"], size: tuple[int, int], dtype: np.dtype, interpolation: int
-) -> Shaped[np.ndarray, "z rows columns"]:
+    _check_size(size)
     rows, columns = size
-    if rows < 1 or columns < 1:
-        raise SettingError(f"a slice cannot have {rows}x{columns} pixels. Set preparation.size to at least 1x1.")
-    resized = np.empty((len(slices), rows, columns), dtype)
+    resized = np.empty((len(slices), rows, columns), np.int16)
     for old, new in zip(slices, resized, strict=True):
         if old.shape == new.shape:
             new[:] = old
         else:
-            cv2.resize(np.ascontiguousarray(old), (columns, rows), dst=new, interpolation=interpolation)
+            cv2.resize(np.ascontiguousarray(old), (columns, rows), dst=new, interpolation=cv2.INTER_LINEAR)
     return resized
+
+
+def resize_labels(slices: Integer[np.ndarray, "z y x"], size: tuple[int, int]) -> Integer[np.ndarray, "z rows columns"]:
+    """Give label slices of another size, each pixel that of the nearest old pixel centre; a tie takes the later one.
+
+    Computed in whole numbers, because OpenCV's INTER_NEAREST_EXACT takes now the one, now the other at a tie.
+
+    Args:
+        slices: Labels, in any memory layout.
+        size: Rows and columns wanted.
+
+    Returns:
+        Labels of the same type, C-contiguous.
+    """
+    _check_size(size)
+    rows, columns = (
+        (2 * np.arange(new) + 1) * old // (2 * new) for old, new in zip(slices.shape[1:], size, strict=True)
+    )
+    return slices.take(rows, axis=1).take(columns, axis=2)
+
+
+def _check_size(size: tuple[int, int]) -> None:
+    if min(size) < 1:
+        rows, columns = size
+        raise SettingError(f"a slice cannot have {rows}x{columns} pixels. Set preparation.size to at least 1x1.")
 
 
 def resized_affine(

@@ -115,7 +115,7 @@ class Evaluation:
 
     def to_csv(self) -> str:
         """Give the scores as CSV, one row per case and organ; NaN and infinity become empty cells."""
-        rows = [_finite(_flat(score)) for score in self.scores]
+        rows = [{name: _finite(value) for name, value in _flat(score).items()} for score in self.scores]
         columns = dict.fromkeys(["case", "patient", "organ"]) | dict.fromkeys(name for row in rows for name in row)
         text = io.StringIO()
         writer = csv.DictWriter(text, list(columns), lineterminator="\n")
@@ -139,10 +139,7 @@ def evaluation_from_json(text: str, *, where: str) -> Evaluation:
         return Evaluation(
             str(value["mode"]),
             tuple(_score(row) for row in value["cases"]),
-            tuple(
-                Summary(str(r["organ"]), str(r["metric"]), *(_number(r[k]) for k in ("mean", "low", "high")), int(r["cases"]))
-                for r in value["summary"]
-            ),
+            tuple(_summary(row) for row in value["summary"]),
             tuple(Problem(**row) for row in value.get("problems", ())),
             tuple(str(note) for note in value.get("notes", ())),
         )
@@ -231,8 +228,9 @@ def _comparison(
     if not each:
         p_value = math.nan
     else:
-        p_value = float(wilcoxon(changed).pvalue) if changed.size else 1.0
-    return Comparison(organ, metric, *bootstrap_interval(each, generator), p_value, len(each))
+        p_value = float(np.asarray(wilcoxon(changed))[1]) if changed.size else 1.0
+    mean, low, high = bootstrap_interval(each, generator)
+    return Comparison(organ, metric, mean, low, high, p_value, len(each))
 
 
 def _interval(
@@ -276,6 +274,11 @@ def _score(row: Mapping[str, object]) -> OrganScore:
     case, organ = str(row["case"]), str(row["organ"])
     values = {name: _number(value) for name, value in row.items() if name not in ("case", "patient", "organ")}
     return OrganScore(case, str(row.get("patient", case)), organ, values)
+
+
+def _summary(row: Mapping[str, object]) -> Summary:
+    mean, low, high = (_number(row[name]) for name in ("mean", "low", "high"))
+    return Summary(str(row["organ"]), str(row["metric"]), mean, low, high, int(_number(row["cases"])))
 
 
 def _number(value: object) -> float:

@@ -1,5 +1,6 @@
 """What the verbs share: progress and tables on stderr, results on stdout."""
 
+import json
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -9,7 +10,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from viscera.datasets import LAYOUTS, Problem, Source, find_sources
-from viscera.errors import SettingError, did_you_mean
+from viscera.errors import RunError, SettingError, did_you_mean
+from viscera.preprocessing import case_name
 
 
 def say(text: str) -> None:
@@ -70,3 +72,22 @@ def data_sets(texts: Sequence[str]) -> tuple[list[Source], list[Problem]]:
         sources += found
         problems += wrong
     return sources, problems
+
+
+def of_split(sources: Sequence[Source], run: Path | None, split: str) -> list[Source]:
+    """Keep the cases of a split of the store that a run was trained on; all where ``split`` is "all".
+
+    Raises:
+        RunError: The run does not say what its splits are.
+        SettingError: None of the cases is in the split.
+    """
+    if split == "all":
+        return list(sources)
+    facts = run / "run.json" if run else None
+    if facts is None or not facts.is_file():
+        raise RunError(f"--split {split} needs the folder of a run, with its run.json; {run} is none.")
+    chosen = set(json.loads(facts.read_text())["splits"][split])
+    kept = [source for source in sources if case_name(source) in chosen]
+    if not kept:
+        raise SettingError(f"none of the {len(sources)} cases is in the split '{split}' of {run}.")
+    return kept

@@ -8,10 +8,10 @@ from typing import Annotated, Literal
 import tyro
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
-from viscera.cli.console import data_sets, progress, say, show_problems, show_table
+from viscera.cli.console import data_sets, of_split, progress, say, show_problems, show_table
 from viscera.config import Accelerator
 from viscera.datasets import Problem
-from viscera.errors import RunError, SettingError
+from viscera.errors import SettingError
 
 
 @dataclass(frozen=True)
@@ -80,15 +80,7 @@ def data_set_tasks(options: Options) -> list:
     """List the scans of a data set, perhaps of one split of the run whose weights are used."""
     from viscera.prediction import Task
 
-    sources, _ = data_sets([options.scan])
-    if options.split != "all":
-        facts = options.weights / "run.json"
-        if not facts.is_file():
-            raise RunError(f"--split needs --weights to be a run's folder with its run.json; {options.weights} has none.")
-        chosen = set(json.loads(facts.read_text())["splits"][options.split])
-        sources = [source for source in sources if f"{source.dataset}__{source.name}" in chosen]
-    if not sources:
-        raise SettingError(f"{options.scan} has no scan in the split '{options.split}' of {options.weights}.")
+    sources = of_split(data_sets([options.scan])[0], options.weights, options.split)
     return [Task(source.image, options.output / f"{source.name}.nii.gz") for source in sources]
 
 

@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Annotated
 
 import tyro
-from tyro.conf import Positional, UseAppendAction
+from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 from viscera.cli.console import data_sets, progress, say, show_problems
+from viscera.config import Recipe
 from viscera.errors import SettingError
-from viscera.preprocessing import prepare_store
 from viscera.recipes import find_recipe
 
 
@@ -22,9 +22,9 @@ class Options:
     listed with what to do, and stop no other. Say the same again to go on after an interruption, or to add data sets.
     """
 
-    store: Positional[Path]
+    store: Annotated[Positional[Path], arg(metavar="STORE")]
     """Folder of the store."""
-    data: tuple[str, ...]
+    data: Annotated[tuple[str, ...], arg(metavar="LAYOUT=DIR [LAYOUT=DIR ...]")]
     """Data sets as LAYOUT=DIR; see `viscera info layouts`. A file annotated.json in DIR ({case: [organs]}, "*" for all
     others) says which organs a case annotates where the layout does not know."""
     recipe: str = "zhang2d"
@@ -39,8 +39,36 @@ class Options:
 
 def main(arguments: list[str]) -> int:
     """Run the verb."""
-    options = tyro.cli(Options, args=arguments, prog="viscera prepare")
+    options = tyro.cli(Options, args=arguments, prog="viscera prepare", config=(FlagCreatePairsOff,))
     if options.jobs < 0:
         raise SettingError(f"--jobs must not be negative, got {options.jobs}.")
     recipe = find_recipe(options.recipe)
     return prepare(options, recipe)
+
+
+def prepare(options: Options, recipe: Recipe) -> int:
+    """Find the cases, prepare them, tell what became of them."""
+    from viscera.cases import open_store
+    from viscera.preparing import Plan, prepare_store
+
+    sources, problems = data_sets(options.data)
+    with progress() as bar:
+        task = bar.add_task("scans", total=len(sources))
+        result = prepare_store(
+            options.store,
+            sources,
+            problems=problems,
+            space=recipe.space,
+            preparation=recipe.preparation,
+            plan=Plan(options.jobs, options.seed),
+            on_done=lambda name, how: bar.advance(task),
+        )
+    for note in result.notes:
+        say(f"note: {note}")
+    store = open_store(options.store)
+    counts = ", ".join(f"{len(store.names(split))} {split}" for split in ("training", "validation", "test"))
+    say(f"{len(result.prepared)} scans prepared, {len(result.skipped)} were done; {options.store}: {counts}")
+    if result.problems:
+        show_problems(result.problems)
+        say(f"also in {options.store / 'problems.json'}; put them right and say the same again, or go on without them")
+    return 2 if result.problems and not options.keep_going else 0

@@ -12,8 +12,8 @@ from viscera.cli.console import say
 
 @dataclass(frozen=True)
 class Options:
-    """Write one self-contained HTML page: of a run its curves and scores; of an evaluation tables, box plots and, given
-    where the scans are, montages of the best and worst cases; of a store its HU and label statistics.
+    """Write one self-contained HTML page: of a run its curves and scores; of an evaluation its tables and charts
+    (with pictures: `viscera evaluate --html`); of a store its HU and label statistics.
     """
 
     target: Annotated[Positional[Path], arg(metavar="TARGET")]
@@ -22,3 +22,14 @@ class Options:
     """The page; beside the target by default."""
     overwrite: bool = False
     """Replace a page that stands there."""
+
+
+def main(arguments: list[str]) -> int:
+    """Run the verb."""
+    options = tyro.cli(Options, args=arguments, prog="viscera report", config=(FlagCreatePairsOff,))
+    from viscera.report import write_report
+
+    target = options.target
+    out = options.out or (target / "report.html" if target.is_dir() else target.with_suffix(".html"))
+    say(f"report: {write_report(target, out, overwrite=options.overwrite)}")
+    return 0

@@ -7,8 +7,12 @@ from typing import Annotated
 import tyro
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
-from viscera.cli.console import say
+from viscera import nifti
+from viscera.cli.console import data_sets, say
 from viscera.errors import FileError
+from viscera.figures import Look, montage
+from viscera.label_files import read_names
+from viscera.pairing import Task, case_name, find_tasks, match
 
 
 @dataclass(frozen=True)
@@ -18,12 +22,13 @@ class Options:
     ct: Annotated[Positional[Path], arg(metavar="CT")]
     """The scan."""
     labels: Annotated[Positional[Path], arg(metavar="LABELS")]
-    """A label map on its grid, with NAME.json beside it where the organs are to have names."""
-    truth: Annotated[Positional[Path | None], arg(metavar="TRUTH")] = None
-    """The true label map: adds columns for the truth and for agreement (yellow), false (green) and missed (red)."""
+    """A label map on its grid, with NAME.json beside it."""
+    truth: Annotated[Positional[str], arg(metavar="TRUTH")] = ""
+    """The true label map, as a file or as the data set LAYOUT=DIR that holds the case: adds columns for the truth and for
+    agreement (yellow), false (green) and missed (red)."""
     png: Path = Path("view.png")
     """The picture."""
-    axial: int = 5
+    axial: int = 4
     """Axial slices."""
     coronal: int = 1
     """Coronal slices."""
@@ -36,16 +41,27 @@ class Options:
 def main(arguments: list[str]) -> int:
     """Run the verb."""
     options = tyro.cli(Options, args=arguments, prog="viscera view", config=(FlagCreatePairsOff,))
-    from viscera import nifti
-    from viscera.evaluation import read_names
-    from viscera.figures import Look, montage
-
     if options.png.exists() and not options.overwrite:
         raise FileError(f"{options.png} exists already. Choose another name or say --overwrite.")
-    labels = nifti.read(options.labels)
-    truth = nifti.read(options.truth) if options.truth else None
-    look = Look(axial=options.axial, coronal=options.coronal, sagittal=options.sagittal)
-    names = read_names(options.labels)
-    montage(nifti.read(options.ct), labels, truth=truth, names=names, out=options.png, look=look)
+    ct = nifti.read(options.ct)
+    look = Look(axial=options.axial, coronal=options.coronal, sagittal=options.sagittal, title=case_name(options.labels))
+    if options.truth:
+        pair, _ = match(task_of(options))
+        names, annotated = pair.space.labels, pair.annotated
+        montage(ct, pair.prediction, truth=pair.truth, names=names, annotated=annotated, out=options.png, look=look)
+    else:
+        labels = nifti.read(options.labels)
+        montage(ct, labels, truth=None, names=read_names(options.labels), out=options.png, look=look)
     say(f"picture: {options.png}")
     return 0
+
+
+def task_of(options: Options) -> Task:
+    """Give the label map and its truth.
+
+    Raises:
+        FileError: The data set does not hold the case.
+    """
+    if "=" in options.truth and not Path(options.truth).exists():
+        return find_tasks(data_sets([options.truth])[0], options.labels)[0][0]
+    return Task(case_name(options.labels), options.labels, Path(options.truth))

@@ -17,6 +17,7 @@ from viscera.datasets.reading import OverlapWarning, read_labels
 from viscera.datasets.sources import Found, Problem, Source
 from viscera.datasets.writing import write_case
 from viscera.errors import DataSetError, SettingError, did_you_mean
+from viscera.labels import TUMOUR
 
 __all__ = [
     "LAYOUTS",
@@ -79,7 +80,7 @@ def find_sources(layout: str, folder: Path) -> tuple[list[Source], list[Problem]
         problems = problems + more
         replaced = {source.name for source in unlisted}
         sources = sorted([*(s for s in sources if s.name not in replaced), *kept], key=lambda source: source.name)
-        if any(len(source.annotated) < len(source.organs) for source in kept):
+        if any({organ for _, organ in source.organs} - {TUMOUR, *source.annotated} for source in kept):
             warnings.warn(
                 f"{folder.name}: nothing says which organs were annotated in {len(kept)} cases, so those found in each "
                 "label file count, and absent organs as not annotated. List them in annotated.json if you know better.",

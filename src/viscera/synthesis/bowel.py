@@ -33,7 +33,7 @@ class Filling:
 def _fill(tube: Tube, wall_mm: float, fillings: list[Filling], name: str) -> Detail:
     """Give what paints the contents of a tube: one filling per ball."""
 
-    def detail(canvas: Canvas, box: Box, field: Field, inside: np.ndarray) -> None:
+    def _paint(canvas: Canvas, box: Box, field: Field, inside: np.ndarray) -> None:
         if not field.size:
             return
         limits = ball_boxes(tube, canvas.grid, 0.0)
@@ -52,7 +52,7 @@ def _fill(tube: Tube, wall_mm: float, fillings: list[Filling], name: str) -> Det
             content = np.where(y[y0:y1] - point[1] < filling.gas * radius, Tissue.GAS, filling.content)
             np.copyto(tissue[place], content.astype(np.uint8)[None, :, None], where=within)
 
-    return detail
+    return _paint
 
 
 def _tube_organ(name: str, tissue: Tissue, tube: Tube, detail: Detail, volume_ml: float | None = None) -> Organ:

@@ -153,7 +153,8 @@ def evaluate(shape: Shape, grid: Grid, *, reach_mm: float) -> tuple[Box, Field]:
     match shape:
         case Blob():
             box = grid.box(shape.low - reach_mm, shape.high + reach_mm)
-            return box, shape.function(*grid.axes(box))
+            size = tuple(part.stop - part.start for part in box)
+            return box, shape.function(*grid.axes(box)) if all(size) else np.zeros(size, np.float32)
         case Tube():
             return _tube_field(shape, grid, reach_mm)
 
@@ -226,7 +227,7 @@ def ellipsoid(
     turn = np.eye(3, dtype=np.float32) if rotation is None else rotation.astype(np.float32)
     scale = float(semi.min())
 
-    def function(z: np.ndarray, y: np.ndarray, x: np.ndarray) -> np.ndarray:
+    def _field(z: np.ndarray, y: np.ndarray, x: np.ndarray) -> np.ndarray:
         dz, dy, dx = z - centre[0], y - centre[1], x - centre[2]
         square = np.float32(0)
         for row, length in zip(turn, semi, strict=True):
@@ -235,7 +236,7 @@ def ellipsoid(
         return field if noise is None else field + noise_mm * noise(z, y, x)
 
     middle = np.array(centre)
-    return Blob(middle - reach, middle + reach, function)
+    return Blob(middle - reach, middle + reach, _field)
 
 
 def rotation_about(axis: int, radians: float) -> Float[np.ndarray, "3 3"]:

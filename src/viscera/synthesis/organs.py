@@ -61,17 +61,17 @@ def draw_pelvic_organs(generator: np.random.Generator, body: Body) -> list[Organ
     shift = generator.normal(0, 4)
     noise = body.frame.coarse
 
-    def bladder(z: np.ndarray, y: np.ndarray, x: np.ndarray) -> np.ndarray:
+    def _bladder(z: np.ndarray, y: np.ndarray, x: np.ndarray) -> np.ndarray:
         height = np.where(z < 32, 30, 30 + 0.08 * volume)
         square = ((x - shift) / 42) ** 2 + ((y + 28) / 32) ** 2 + ((z - 32) / height) ** 2
         return (1 - np.sqrt(square)) * 32 + 1.6 * noise(z, y, x)
 
-    def wall(canvas: Canvas, box: Box, field: Field, inside: np.ndarray) -> None:
+    def _wall(canvas: Canvas, box: Box, field: Field, inside: np.ndarray) -> None:
         thin = 2.2 + field[inside].min() if inside.any() else 0.0
         canvas.tissue[box][inside & (field < thin)] = Tissue.BLADDER_WALL
 
     low, high = np.array((-15.0, -85.0, -75.0)), np.array((130.0, 30.0, 75.0))
-    organs = [Organ("urinary_bladder", Tissue.URINE, Blob(low, high, bladder), volume, 1.5, wall)]
+    organs = [Organ("urinary_bladder", Tissue.URINE, Blob(low, high, _bladder), volume, 1.5, _wall)]
     if body.female:
         turn = rotation_about(2, generator.uniform(-0.6, 0.6))
         place = (generator.uniform(45, 62), 22.0, generator.normal(0, 5))
@@ -153,23 +153,23 @@ def _kidneys(generator: np.random.Generator, body: Body) -> list[Organ]:
 
 
 def _renal_pelvis(noise: Noise, hilum: np.ndarray) -> Detail:
-    def detail(canvas: Canvas, box: Box, field: Field, inside: np.ndarray) -> None:
+    def _paint(canvas: Canvas, box: Box, field: Field, inside: np.ndarray) -> None:
         z, y, x = canvas.grid.axes(box)
         canvas.tissue[box][inside & (field > 3.0) & (noise(z * 1.0, y, x) > 0.35)] = Tissue.KIDNEY_PELVIS
         vessel = np.abs(z - hilum[0]) + 1.2 * np.abs(y - hilum[1]) < 7
         canvas.tissue[box][inside & vessel & (np.abs(x) < abs(hilum[2]))] = Tissue.VEIN
 
-    return detail
+    return _paint
 
 
 def _medulla(noise: Noise) -> Detail:
-    def detail(canvas: Canvas, box: Box, field: Field, inside: np.ndarray) -> None:
+    def _paint(canvas: Canvas, box: Box, field: Field, inside: np.ndarray) -> None:
         rim = field[inside].min() if inside.any() else 0.0
         z, y, x = canvas.grid.axes(box)
         deep = inside & (field > rim + 6.0 + 2.5 * noise(1.7 * z, 1.7 * y, 1.7 * x))
         canvas.tissue[box][deep] = Tissue.KIDNEY_MEDULLA
 
-    return detail
+    return _paint
 
 
 def _adrenals(generator: np.random.Generator, body: Body) -> list[Organ]:
@@ -197,7 +197,7 @@ def _pancreas(generator: np.random.Generator, body: Body) -> tuple[Organ, Organ]
     tube = spline(course, radii, step_mm=3)
     noise = body.frame.fine
 
-    def lobulated(z: np.ndarray, y: np.ndarray, x: np.ndarray) -> np.ndarray:
+    def _lobulated(z: np.ndarray, y: np.ndarray, x: np.ndarray) -> np.ndarray:
         points = tube.points[::2]
         field = np.full(np.broadcast_shapes(z.shape, y.shape, x.shape), -1e3, np.float32)
         for point, radius in zip(points.tolist(), tube.radii_mm[::2].tolist(), strict=True):
@@ -206,7 +206,7 @@ def _pancreas(generator: np.random.Generator, body: Body) -> tuple[Organ, Organ]
         return field + 1.3 * noise(z, y, x) + 1.2 * noise(2.3 * z - 300, 2.3 * y, 2.3 * x)
 
     reach = radii.max() + 3
-    shape = Blob(tube.points.min(axis=0) - reach, tube.points.max(axis=0) + reach, lobulated)
+    shape = Blob(tube.points.min(axis=0) - reach, tube.points.max(axis=0) + reach, _lobulated)
     pancreas = Organ("pancreas", Tissue.PANCREAS, shape, generator.uniform(65, 110), 2.0)
     splenic = course[2:] + np.array((3, 9, 0))
     trunk = np.array([(lift + 300, -12, -34), (lift + 316, -16, -48), (lift + 325, -14, -70)])
@@ -238,13 +238,13 @@ def _spleen(generator: np.random.Generator, body: Body) -> Organ:
     long = generator.uniform(52, 64)
     frame = body.frame
 
-    def field(z: np.ndarray, y: np.ndarray, x: np.ndarray) -> np.ndarray:
+    def _field(z: np.ndarray, y: np.ndarray, x: np.ndarray) -> np.ndarray:
         along = 0.35 * (z - centre[0]) + (y - centre[1])
         square = ((z - centre[0]) / long) ** 2 + (along / 56) ** 2 + ((x - centre[2]) / 52) ** 2
         shell = thickness - _depth(frame, z, y, x) + 2.0 * frame.fine(z, y, x)
         return smooth_minimum((1 - np.sqrt(square)) * 50, shell, 9.0) + 2.0 * frame.coarse(z, y, x)
 
-    return Organ("spleen", Tissue.SPLEEN, Blob(centre - 70, centre + 75, field), generator.uniform(130, 320), 1.0)
+    return Organ("spleen", Tissue.SPLEEN, Blob(centre - 70, centre + 75, _field), generator.uniform(130, 320), 1.0)
 
 
 def _liver(generator: np.random.Generator, body: Body) -> Organ:
@@ -253,7 +253,7 @@ def _liver(generator: np.random.Generator, body: Body) -> Organ:
     fissure, tilt = generator.uniform(4, 20), generator.uniform(0.5, 0.9)
     frame = body.frame
 
-    def field(z: np.ndarray, y: np.ndarray, x: np.ndarray) -> np.ndarray:
+    def _field(z: np.ndarray, y: np.ndarray, x: np.ndarray) -> np.ndarray:
         # Under the dome, above a lower surface that rises to the left, short of the spine and the stomach.
         under = z - (tip + rise * np.maximum(x + 105, -10) + 0.18 * y) + 3.0 * frame.fine(z, y, x)
         border = (left - x - tilt * np.maximum(y + 45, 0)) * 0.8
@@ -263,4 +263,4 @@ def _liver(generator: np.random.Generator, body: Body) -> Organ:
         return smooth_minimum(whole - cleft, depth * 1.2 + 12, 3.0)
 
     low, high = np.array((190.0, -120, -150)), np.array((450.0, 110, 130))
-    return Organ("liver", Tissue.LIVER, Blob(low, high, field), generator.uniform(1150, 1850), 0.8)
+    return Organ("liver", Tissue.LIVER, Blob(low, high, _field), generator.uniform(1150, 1850), 0.8)

@@ -133,14 +133,14 @@ def _paint_sacrum_(skeleton: Skeleton, canvas: Canvas) -> None:
     levels = (-12.0, 5.0, 40.0, 80.0, 105.0, 118.0)
     width, thickness = (5.0, 9, 32, 50, 54, 40), (4.0, 6, 11, 17, 20, 16)
 
-    def function(z: np.ndarray, y: np.ndarray, x: np.ndarray) -> np.ndarray:
+    def _field(z: np.ndarray, y: np.ndarray, x: np.ndarray) -> np.ndarray:
         half_x = profile(levels, width, z.ravel())[:, None, None]
         half_y = profile(levels, thickness, z.ravel())[:, None, None]
         middle_y = skeleton.axis(z.ravel())[0][:, None, None] + 4 + 0.10 * np.abs(x)
         field = (1 - np.sqrt((x / half_x) ** 2 + ((y - middle_y) / half_y) ** 2)) * half_y
         return np.minimum(np.minimum(field, z + 12), 118 - z) + 0.7 * skeleton.fine(z, y, x)
 
-    _paint_bone_(canvas, Blob(np.array((-12.0, 20, -60)), np.array((118.0, 120, 60)), function), "pelvis", 1.8)
+    _paint_bone_(canvas, Blob(np.array((-12.0, 20, -60)), np.array((118.0, 120, 60)), _field), "pelvis", 1.8)
     foramina = []
     for z, x in ((95.0, 22.0), (70.0, 20.0), (48.0, 17.0)):
         y = float(profile(SPINE_LEVELS, SPINE_Y, np.array([z]))[0])
@@ -199,14 +199,14 @@ def _paint_pelvis_(skeleton: Skeleton, canvas: Canvas, side: int) -> None:
     _paint_bone_(canvas, spline(ischium * (1, 1, side), np.array((16.0, 14, 13, 7, 6)), step_mm=4), "pelvis", 2.2)
     cup = skeleton.head_mm + 3
 
-    def socket(z: np.ndarray, y: np.ndarray, x: np.ndarray) -> np.ndarray:
+    def _socket(z: np.ndarray, y: np.ndarray, x: np.ndarray) -> np.ndarray:
         distance = np.sqrt(z**2 + (y - 4) ** 2 + (side * x - 90) ** 2)
         shell = np.minimum(distance - cup, cup + 8.5 - distance)
         opening = -0.8 * (side * x - 90) + 0.75 * z + 12
         return np.minimum(shell, opening)
 
     centre = np.array((0.0, 4.0, side * 90.0))
-    _paint_bone_(canvas, Blob(centre - cup - 10, centre + cup + 10, socket), "pelvis", 2.2)
+    _paint_bone_(canvas, Blob(centre - cup - 10, centre + cup + 10, _socket), "pelvis", 2.2)
 
 
 def _paint_femur_(skeleton: Skeleton, canvas: Canvas, side: int) -> None:

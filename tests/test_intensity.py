@@ -1,0 +1,130 @@
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from viscera.config import Window
+from viscera.errors import FileError
+from viscera.intensity import apply_window, hounsfield
+from viscera.volume import Volume
+
+
+def scan(dtype: type = np.int16) -> np.ndarray:
+    """Half air with noise, half soft tissue with noise."""
+    rng = np.random.default_rng(0)
+    air, tissue = rng.normal(-1000, 10, (6, 8, 16)), rng.normal(50, 15, (6, 8, 16))
+    return np.concatenate([air, tissue], axis=1).round().astype(dtype)
+
+
+def volume(voxels: np.ndarray) -> Volume:
+    return Volume(voxels, np.eye(4)[[2, 1, 0, 3]])
+
+
+def hu(voxels: np.ndarray) -> np.ndarray:
+    return hounsfield(volume(voxels), where="liver_003")
+
+
+@pytest.mark.parametrize("dtype", [np.int16, np.int32, np.int64, np.float32, np.float64])
+def test_every_number_type_gives_the_same_hu(dtype):
+    converted = hu(scan(dtype))
+    assert converted.dtype == np.int16
+    np.testing.assert_array_equal(converted, scan())
+
+
+def test_fractions_are_rounded_ties_to_even():
+    voxels = scan(np.float32)
+    voxels[0, 0, :5] = [-0.5, 0.5, 1.5, -1000.4, 12.6]
+    assert hu(voxels)[0, 0, :5].tolist() == [0, 0, 2, -1000, 13]
+
+
+@pytest.mark.parametrize("padding", [-1024, -2000, -2048, -3024, -32768])
+def test_padding_around_the_field_of_view_is_kept(padding):
+    voxels = scan()
+    voxels[:, :4] = padding
+    assert (hu(voxels)[:, :4] == padding).all()
+
+
+def test_a_crop_without_air_is_a_scan():
+    voxels = np.random.default_rng(1).normal(60, 40, (5, 20, 20)).round().astype(np.int16)
+    assert (hu(voxels) == voxels).all()
+
+
+def test_a_scan_clipped_below_tissue_is_a_scan():
+    assert hu(scan().clip(-400, 400)).min() == -400
+
+
+def test_some_flecks_beyond_int16_are_clipped():
+    voxels = scan(np.float32)
+    voxels[0, 0, 0] = 1e6
+    assert hu(voxels)[0, 0, 0] == 32767
+
+
+def spoilt(kind: str) -> np.ndarray:
+    voxels = scan(np.float64)
+    match kind:
+        case "nan":
+            voxels[0, 0, :3] = np.nan
+        case "infinite":
+            voxels[2, 3, 4] = -np.inf
+    return voxels
+
+
+@pytest.mark.parametrize(
+    ("voxels", "message"),
+    [
+        (np.zeros((0, 8, 8), np.int16), r"liver_003: the scan is empty \(0x8x8 voxels along z, y, x\)"),
+        (np.full((4, 8, 8), -1024, np.int16), r"every voxel is -1024, the scan is empty"),
+        (spoilt("nan"), r"3 of 1536 voxels are NaN or infinite. Replace them by -1024"),
+        (spoilt("infinite"), r"1 of 1536 voxels are NaN or infinite"),
+        ((scan(np.float64) + 1024) / 2000, r"no HU, but a scaled or standardised image. Export the CT in HU"),
+        ((scan(np.float64) + 500) / 500, r"scaled or standardised"),
+        ((scan(np.int32).clip(-160, 240) + 160) * 255 // 400, r"look like an 8-bit picture, not HU"),
+        (scan() + 1100, r"offset of 1024 \(48% of the voxels are within 150 of 1024.*Set scl_inter to -1024"),
+        (np.abs(scan()) // 2 + 5, r"no intensity is below 0 .*neither fat nor air"),
+        (scan().clip(-160, 240), r"of the voxels are exactly -160, the lowest value: the scan was clipped"),
+        (scan().view(np.uint16).astype(np.int32), r"50.0% of the voxels lie outside .*stored as unsigned numbers"),
+        (scan()[:, :8], r"hold nothing above -200 HU, so no patient"),
+        (scan().astype(np.complex64), r"voxels of type complex64 are no HU"),
+    ],
+)
+def test_what_is_no_hu_is_refused_and_says_why(voxels, message):
+    with pytest.raises(FileError, match=message):
+        hu(voxels)
+
+
+def test_real_scans_are_hu(shared_data):
+    from viscera import nifti
+
+    for file in sorted(shared_data.glob("*/*_ct.nii.gz")):
+        ct = nifti.read(file)
+        assert hounsfield(ct, where=file.name).dtype == np.int16
+
+
+def test_the_window_maps_its_ends_to_0_and_1():
+    image = np.array([-3000, -160, 40, 240, 3000], np.int16)
+    assert apply_window(image, Window(-160, 240)).tolist() == [0, 0, 0.5, 1, 1]
+
+
+def test_numpy_and_torch_give_the_same():
+    image = np.arange(-2000, 2000, 7, dtype=np.int16).reshape(4, 1, 11, 13)
+    tensor = apply_window(torch.from_numpy(image), Window(-400, 400))
+    assert tensor.dtype == torch.float32
+    assert (tensor.min(), tensor.max()) == (0, 1)
+    np.testing.assert_allclose(tensor.numpy(), apply_window(image, Window(-400, 400)), atol=1e-7)
+
+
+def test_the_image_itself_is_not_changed():
+    image = torch.arange(-500, 500, 100, dtype=torch.int16)
+    apply_window(image, Window())
+    assert image.tolist() == list(range(-500, 500, 100))
+
+
+def test_preparing_needs_no_torch():
+    command = "import sys, viscera.preparing; sys.exit('torch' in sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", command], check=False, env=os.environ | {"PYTHONPATH": ":".join(sys.path)}
+    )
+    assert done.returncode == 0

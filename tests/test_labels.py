@@ -1,0 +1,238 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from viscera.errors import LabelError
+from viscera.labels import (
+    ABDOMENCT1K,
+    ALIASES,
+    COLOURS,
+    FLARE13,
+    PART_OF,
+    SIDES,
+    SPACES,
+    TUMOUR,
+    ZHANG12,
+    LabelSpace,
+    colour,
+    fit,
+    organ_name,
+)
+
+TWO = LabelSpace("two", ("liver", "kidney"))
+SIDED = LabelSpace("sided", ("kidney_left", "kidney_right", "liver"))
+KIDNEYS = {1: "kidney_left", 2: "kidney_right"}
+
+
+# --- names ---
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("Left Kidney", "kidney_left"),
+        ("  LIVER ", "liver"),
+        ("small-intestine", "small_bowel"),
+        ("gall  bladder", "gallbladder"),
+        ("Inferior_Vena-Cava", "inferior_vena_cava"),
+        ("Oesophagus", "esophagus"),
+        ("cancer", TUMOUR),
+        ("something new", "something_new"),
+    ],
+)
+def test_names_are_brought_to_one_form(text, name):
+    assert organ_name(text) == name
+
+
+@given(st.text())
+def test_a_name_of_viscera_stays_itself(text):
+    assert organ_name(organ_name(text)) == organ_name(text)
+
+
+def test_no_alias_leads_to_another_alias():
+    assert not set(ALIASES.values()) & set(ALIASES)
+
+
+def test_sides_are_parts_of_their_whole():
+    assert all(PART_OF[side] == whole for whole, sides in SIDES.items() for side in sides)
+
+
+# --- spaces ---
+
+
+def test_the_published_spaces_have_their_indices():
+    # SYSTEMS.md 1 and 2.
+    assert ZHANG12.index("bladder") == 1
+    assert ZHANG12.index("kidney") == 4
+    assert ZHANG12.index("pancreas") == 11
+    assert len(ZHANG12.classes) == 12
+    assert FLARE13.labels[1] == "liver"
+    assert FLARE13.labels[2] == "kidney_right"
+    assert FLARE13.labels[13] == "kidney_left"
+    assert ABDOMENCT1K.labels == {1: "liver", 2: "kidney", 3: "spleen", 4: "pancreas"}
+    assert ABDOMENCT1K.classes[0] == "background"
+    assert all(SPACES[name].name == name for name in SPACES)
+    assert all(organ == organ_name(organ) for space in SPACES.values() for organ in space.organs)
+
+
+@pytest.mark.parametrize("organs", [(), ("liver", "liver"), tuple(f"organ_{i}" for i in range(256))])
+def test_spaces_that_bytes_cannot_hold_are_refused(organs):
+    with pytest.raises(LabelError, match=rf"label space 'odd' needs 1 to 255 different organs, got {len(organs)}"):
+        LabelSpace("odd", organs)
+
+
+def test_a_space_may_hold_255_organs():
+    assert LabelSpace("full", tuple(f"organ_{i}" for i in range(255))).index("organ_254") == 255
+
+
+def test_a_misspelt_organ_gets_the_right_name():
+    with pytest.raises(
+        LabelError, match=r"'zhang12' has no 'spleeen'\. Did you mean 'spleen'\? It holds urinary_bladder"
+    ):
+        ZHANG12.index("spleeen")
+
+
+# --- colours ---
+
+
+def test_colours_are_the_same_in_every_process():
+    # Derived by hand: code = 1*97 + 2*98 = 293 for "ab".
+    assert colour("ab") == (90 + 293 % 110, 90 + 41, 110 + 22)
+    assert colour("liver") == COLOURS["liver"]
+
+
+@given(st.text(min_size=1))
+def test_colours_are_bytes(name):
+    assert all(0 <= value <= 255 for value in colour(name))
+
+
+def test_organs_of_one_space_look_different():
+    for space in SPACES.values():
+        assert len({colour(organ) for organ in space.organs}) == len(space.organs)
+
+
+# --- fit ---
+
+
+def test_equal_labels_map_onto_themselves():
+    mapped = fit(FLARE13, FLARE13.labels, FLARE13.organs)
+    assert mapped.values == {index: index for index in range(1, 14)}
+    assert mapped.annotated == FLARE13.organs
+    assert (mapped.notes, mapped.unknown) == ((), frozenset())
+
+
+def test_left_and_right_merge_where_the_space_has_the_whole():
+    mapped = fit(TWO, {**KIDNEYS, 7: "liver"}, ["kidney_left", "kidney_right", "liver"])
+    assert mapped.values == {1: 2, 2: 2, 7: 1}
+    assert mapped.annotated == ("liver", "kidney")
+    assert mapped.notes == ("kidney_left: merged into kidney", "kidney_right: merged into kidney")
+
+
+def test_a_whole_that_both_sides_make_up_may_be_listed_itself():
+    assert fit(TWO, KIDNEYS, ["kidneys"]).annotated == ("kidney",)
+    assert fit(TWO, KIDNEYS, ["kidneys"]).values == {1: 2, 2: 2}
+
+
+def test_one_side_alone_leaves_the_whole_unknown():
+    mapped = fit(TWO, KIDNEYS, ["kidney_left"])
+    assert mapped.values == {1: 0, 2: 0}
+    assert mapped.annotated == ()
+    assert mapped.notes == ("kidney: not wholly annotated, so unknown in this case",)
+    only = fit(TWO, {1: "kidney_left", 2: "liver"}, ["kidney_left", "liver"])
+    assert only.values == {1: 0, 2: 1}
+    assert only.annotated == ("liver",)
+
+
+def test_a_whole_says_nothing_about_its_sides():
+    mapped = fit(SIDED, {1: "kidney", 2: "liver"}, ["kidney", "liver"])
+    assert mapped.values == {1: 0, 2: 3}
+    assert mapped.annotated == ("liver",)
+
+
+def test_a_tumour_of_an_organ_belongs_to_it():
+    mapped = fit(TWO, {1: "liver", 2: "liver_tumor"}, ["liver", "liver_tumor"])
+    assert mapped.values == {1: 1, 2: 1}
+    assert mapped.notes == ("liver_tumour: merged into liver",)
+
+
+def test_a_tumour_of_its_own_stays_apart():
+    space = LabelSpace("with_tumour", ("liver", "liver_tumour"))
+    assert fit(space, {1: "liver", 2: "liver_tumour"}, ["liver", "liver_tumour"]).values == {1: 1, 2: 2}
+
+
+def test_a_tumour_of_an_unannotated_organ_is_not_that_organ():
+    mapped = fit(TWO, {1: "liver_tumour"}, ["liver_tumour"])
+    assert mapped.values == {1: 0}
+    assert mapped.annotated == ()
+    assert "liver: not wholly annotated, so unknown in this case" in mapped.notes
+
+
+def test_a_tumour_of_no_known_organ_is_unknown():
+    mapped = fit(FLARE13, {**FLARE13.labels, 14: "tumour"}, [*FLARE13.organs, "tumour"])
+    assert mapped.unknown == {14}
+    assert 14 not in mapped.values
+    assert any("tumour" in note and "unknown, not background" in note for note in mapped.notes)
+
+
+def test_a_tumour_that_the_space_holds_is_a_class():
+    space = LabelSpace("tumour", ("tumour",))
+    mapped = fit(space, {14: "lesion"}, ["lesion"])
+    assert (mapped.values, mapped.unknown, mapped.annotated) == ({14: 1}, frozenset(), ("tumour",))
+
+
+def test_ignored_values_stay_unknown():
+    mapped = fit(TWO, {1: "liver"}, ["liver"], unknown=[9])
+    assert mapped.unknown == {9}
+    assert mapped.values == {1: 1}
+
+
+def test_organs_that_the_space_lacks_are_said():
+    mapped = fit(TWO, {1: "liver", 2: "aorta", 3: "spleen"}, ["liver", "aorta", "spleen"])
+    assert mapped.values == {1: 1, 2: 0, 3: 0}
+    assert mapped.notes == ("not in label space 'two', so background: aorta, spleen",)
+
+
+def test_organs_that_are_not_annotated_are_zero_even_if_the_file_holds_them():
+    mapped = fit(TWO, {1: "liver", 2: "kidney"}, ["kidney"])
+    assert mapped.values == {1: 0, 2: 2}
+    assert mapped.annotated == ("kidney",)
+    assert mapped.notes == ("liver: not wholly annotated, so unknown in this case",)
+
+
+def test_an_annotated_organ_without_voxels_is_annotated():
+    assert fit(TWO, {1: "liver", 2: "kidney"}, ["kidney", "liver"]).annotated == ("liver", "kidney")
+
+
+def test_nothing_annotated_is_nothing_known():
+    mapped = fit(TWO, {1: "liver", 2: "kidney"}, [])
+    assert mapped.values == {1: 0, 2: 0}
+    assert mapped.annotated == ()
+
+
+def test_other_names_of_an_organ_do_as_well():
+    mapped = fit(ZHANG12, {1: "Bladder", 2: "Small Intestine"}, ["urinary_bladder", "small-bowel"])
+    assert mapped.values == {1: 1, 2: 7}
+    assert mapped.annotated == ("urinary_bladder", "small_bowel")
+
+
+def test_an_organ_that_no_label_holds_cannot_be_annotated():
+    with pytest.raises(
+        LabelError, match=r"'livr' is listed as annotated, but no label holds it\. Did you mean 'liver'"
+    ):
+        fit(TWO, {1: "liver"}, ["livr"])
+    with pytest.raises(
+        LabelError, match=r"'kidney' is listed .* The labels are kidney_left, liver\. Correct annotated.json"
+    ):
+        fit(TWO, {1: "liver", 2: "kidney_left"}, ["kidney"])
+
+
+@given(st.sets(st.sampled_from(FLARE13.organs)), st.sampled_from([ZHANG12, FLARE13, ABDOMENCT1K]))
+def test_no_voxel_of_an_unannotated_organ_gets_a_class(annotated, space):
+    mapped = fit(space, FLARE13.labels, annotated)
+    assert set(mapped.values) == set(FLARE13.labels)
+    assert {space.classes[index] for index in mapped.values.values()} - {"background"} == set(mapped.annotated)
+    for value, index in mapped.values.items():
+        name = FLARE13.labels[value]
+        assert index == 0 or space.classes[index] in (name, PART_OF.get(name))
+        if name in space.organs:
+            assert (index > 0) == (name in annotated)

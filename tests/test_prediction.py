@@ -1,0 +1,153 @@
+"""Scans on disk to label maps on disk: grid, sidecars, statistics, what is skipped, what is refused."""
+
+import gzip
+import json
+
+import nibabel
+import numpy as np
+import pytest
+import SimpleITK as sitk  # noqa: N813
+from test_inference import Nearest, model, nearest
+
+from viscera import nifti
+from viscera.errors import FileError, LabelError
+from viscera.prediction import Task, Wishes, find_tasks, organ_statistics, predict_all, predict_file
+from viscera.volume import Volume
+
+MODEL = model((16, 16))
+assert isinstance(MODEL.network, Nearest)
+
+
+def write_scan(path, *, seed: int = 0, affine=None, text: str = "") -> np.ndarray:
+    """Write an int16 scan (x, y, z); give its voxels."""
+    hu = np.random.default_rng(seed).choice([-1000, -300, 0, 100, 300], (16, 16, 5)).astype(np.int16)
+    image = nibabel.Nifti1Image(hu, np.diag([-0.7, -0.8, 2.5, 1]) if affine is None else affine)
+    image.header["descrip"] = text
+    nibabel.save(image, path)
+    return hu
+
+
+@pytest.mark.parametrize("flip", [(1, 1, 1), (-1, 1, 1), (1, -1, -1)])
+def test_the_label_map_lies_on_the_scans_grid_in_every_reader(tmp_path, flip):
+    angle = 0.1
+    turn = np.array([[np.cos(angle), -np.sin(angle), 0, 7], [np.sin(angle), np.cos(angle), 0, -9], [0, 0, 1, 3], [0, 0, 0, 1]])
+    hu = write_scan(tmp_path / "scan.nii.gz", affine=turn @ np.diag([0.7 * flip[0], 0.8 * flip[1], 2.5 * flip[2], 1]))
+    predict_file(Task(tmp_path / "scan.nii.gz", tmp_path / "out.nii.gz"), MODEL)
+    ours, scan = nibabel.load(tmp_path / "out.nii.gz"), nibabel.load(tmp_path / "scan.nii.gz")
+    assert np.array_equal(np.asarray(ours.dataobj), nearest(hu))
+    assert ours.get_data_dtype() == np.uint8
+    for field in ("dim", "pixdim", "qform_code", "sform_code", "quatern_b", "qoffset_x", "srow_x", "srow_y", "srow_z", "xyzt_units"):
+        assert np.array_equal(ours.header[field], scan.header[field]), field
+    itk, itk_scan = sitk.ReadImage(str(tmp_path / "out.nii.gz")), sitk.ReadImage(str(tmp_path / "scan.nii.gz"))
+    assert itk.GetDirection() == itk_scan.GetDirection()
+    assert itk.GetOrigin() == itk_scan.GetOrigin()
+    assert itk.GetSpacing() == itk_scan.GetSpacing()
+
+
+def test_nothing_that_could_name_the_patient_gets_into_any_output(tmp_path):
+    folder = tmp_path / "Doe_Jane"
+    folder.mkdir()
+    write_scan(folder / "scan.nii.gz", text="DOE^JANE 19500101")
+    predict_all([Task(folder / "scan.nii.gz", tmp_path / "out" / "scan.nii.gz")], MODEL, wishes=Wishes(statistics=True))
+    for file in (tmp_path / "out").iterdir():
+        content = gzip.decompress(file.read_bytes()) if file.name.endswith(".gz") else file.read_bytes()
+        assert b"DOE" not in content.upper(), file.name
+
+
+def test_statistics_are_numpys(tmp_path):
+    hu = write_scan(tmp_path / "scan.nii.gz")
+    facts = predict_file(Task(tmp_path / "scan.nii.gz", tmp_path / "o.nii.gz"), MODEL, wishes=Wishes(statistics=True))
+    written = json.loads((tmp_path / "o.json").read_text())
+    assert written == json.loads(json.dumps(facts))
+    assert written["labels"] == {"1": "liver", "2": "kidney", "3": "spleen", "4": "pancreas"}
+    labels = nearest(hu)
+    for index, organ in ((2, "kidney"), (3, "spleen")):
+        values = hu[labels == index].astype(float)
+        found = written["statistics"][organ]
+        assert found["volume_ml"] == pytest.approx(len(values) * 0.7 * 0.8 * 2.5 / 1000, abs=1e-3)
+        assert found["mean_hu"] == pytest.approx(values.mean(), abs=0.01)
+        assert found["sd_hu"] == pytest.approx(values.std(), abs=0.01)
+        assert found["touches_border"] is True
+    assert written["statistics"]["liver"] == {"volume_ml": 0.0, "mean_hu": None, "sd_hu": None, "touches_border": False}
+    assert set(written["run"]["seconds"]) == {"read", "prepare", "network", "postprocess", "statistics", "write"}
+
+
+@pytest.mark.parametrize("place", [(0, 4, 4), (8, 4, 4), (4, 0, 4), (4, 8, 4), (4, 4, 0), (4, 4, 8)])
+def test_an_organ_on_any_face_touches_the_border_and_one_inside_does_not(place):
+    labels = np.zeros((9, 9, 9), np.uint8)
+    labels[4, 4, 4], labels[place] = 1, 2
+    ct = Volume(np.zeros((9, 9, 9), np.int16), np.eye(4))
+    found = organ_statistics(ct, labels, {1: "liver", 2: "kidney"})
+    assert (found["liver"]["touches_border"], found["kidney"]["touches_border"]) == (False, True)
+
+
+def test_organs_wished_for_alone_are_written_and_unknown_ones_refused(tmp_path):
+    write_scan(tmp_path / "scan.nii.gz")
+    facts = predict_file(Task(tmp_path / "scan.nii.gz", tmp_path / "o.nii.gz"), MODEL, wishes=Wishes(organs=("spleen",)))
+    assert facts["labels"] == {"3": "spleen"}
+    assert set(np.unique(nifti.read(tmp_path / "o.nii.gz").voxels)) == {0, 3}
+    with pytest.raises(LabelError, match="has no 'splen'. Did you mean 'spleen'"):
+        predict_all([], MODEL, wishes=Wishes(organs=("splen",)))
+
+
+def test_a_folder_goes_on_over_a_bad_scan_and_skips_what_is_done(tmp_path):
+    folder, out = tmp_path / "in", tmp_path / "out"
+    folder.mkdir()
+    for number, name in enumerate("ac"):
+        write_scan(folder / f"{name}_0000.nii.gz", seed=number)
+    (folder / "b_0000.nii.gz").write_bytes((folder / "a_0000.nii.gz").read_bytes()[:400])
+    tasks = find_tasks(folder, out)
+    assert [task.output.name for task in tasks] == ["a.nii.gz", "b.nii.gz", "c.nii.gz"]
+    told = []
+    failed = predict_all(tasks, MODEL, done=lambda task, how: told.append(how))
+    assert [task.scan.name for task, _ in failed] == ["b_0000.nii.gz"]
+    assert told[0] == told[2] == "segmented"
+    assert "truncated" in told[1]
+    assert {file.name for file in out.iterdir()} == {
+        "a.json", "a.nii.gz", "c.json", "c.nii.gz", "labels.ctbl", "labels.itksnap.txt",
+    }  # fmt: skip
+    before = (out / "a.nii.gz").stat().st_mtime_ns
+    predict_all(tasks, MODEL, done=lambda task, how: told.append(how))
+    assert told[3] == "was done"
+    assert (out / "a.nii.gz").stat().st_mtime_ns == before
+
+
+def test_a_label_map_without_its_sidecar_or_from_other_weights_is_not_overwritten_unless_wished(tmp_path):
+    write_scan(tmp_path / "scan.nii.gz")
+    task = Task(tmp_path / "scan.nii.gz", tmp_path / "o.nii.gz")
+    task.output.write_bytes(b"somebody's own")
+    assert "exists already" in str(predict_all([task], MODEL)[0][1])
+    assert task.output.read_bytes() == b"somebody's own"
+    assert predict_all([task], MODEL, wishes=Wishes(overwrite=True)) == []
+    assert nifti.read(task.output).shape == (5, 16, 16)
+    other = model((16, 16))
+    object.__setattr__(other, "weights_sha256", "other")
+    assert "not from this command" in str(predict_all([task], other)[0][1])
+
+
+def test_colour_files_name_every_organ(tmp_path):
+    write_scan(tmp_path / "scan.nii.gz")
+    predict_all(find_tasks(tmp_path / "scan.nii.gz", tmp_path / "out"), MODEL)
+    slicer = (tmp_path / "out" / "labels.ctbl").read_text().splitlines()
+    assert slicer[1:3] == ["0 background 0 0 0 0", "1 liver 204 102 119 255"]
+    snap = (tmp_path / "out" / "labels.itksnap.txt").read_text().splitlines()
+    assert snap[2] == '1 204 102 119 1 1 1 "liver"'
+
+
+@pytest.mark.parametrize(
+    ("files", "output", "message"),
+    [
+        ([], "out", "there is no scan at"),
+        (["in/"], "out", "holds no .nii or .nii.gz file"),
+        (["in/a.nii.gz"], "out.nii.gz", "in is a folder, so the output must be one too"),
+        (["in/a.nii", "in/a.nii.gz"], "out", "would both become a.nii.gz"),
+    ],
+)
+def test_inputs_that_make_no_sense_are_explained(tmp_path, files, output, message):
+    for name in files:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        if not name.endswith("/"):
+            (tmp_path / name).touch()
+    (tmp_path / "in").mkdir(exist_ok=True) if files else None
+    with pytest.raises(FileError, match=message):
+        find_tasks(tmp_path / "in", tmp_path / output)
