@@ -100,14 +100,14 @@ def test_a_case_without_labels_has_none(tmp_path):
 
 
 def test_geometry_describes_the_prepared_grid():
-    shape = (20, 24, 3)  # sagittal-like: x is the third array axis, z the first after turning
-    affine = np.array([[0, 0, 5, 1], [0, -2, 0, 2], [3, 0, 0, 3], [0, 0, 0, 1.0]])
+    shape = (20, 24, 3)
+    affine = np.array([[0, 0, -5, 1], [0, -2, 0, 2], [3, 0, 0, 3], [0, 0, 0, 1.0]])
     geometry = Geometry(shape, affine, axial_turn(affine), (12, 6))
     assert geometry.turn == Turn((0, 1, 2), (False, False, False))
     assert (geometry.axial_shape, geometry.prepared_shape) == ((20, 24, 3), (20, 12, 6))
     assert geometry.spacing_mm == pytest.approx((3, 4, 2.5))
-    # y: 2 - 2 * 0.5 (the centre of two pixels); x: 1 + 5 * -0.25 (half of one pixel)
-    np.testing.assert_allclose(geometry.prepared_affine[:3, 3], [-0.25, 1, 3])
+    # y: 2 - 2 * 0.5 (the centre of two pixels); x: 1 - 5 * -0.25 (half a pixel of half the size)
+    np.testing.assert_allclose(geometry.prepared_affine[:3, 3], [2.25, 1, 3])
 
 
 def test_a_grid_of_the_same_size_is_the_axial_one():
@@ -186,7 +186,7 @@ def test_another_format_or_a_damaged_store_is_refused(tmp_path):
     with pytest.raises(StoreError, match=r"has store format 99 \(viscera .*\); this viscera reads 1"):
         open_store(tmp_path)
     file.write_text(file.read_text()[:50])
-    with pytest.raises(StoreError, match=r"store.json or splits.json is damaged. Prepare anew"):
+    with pytest.raises(StoreError, match=r"store.json or splits.json is damaged. Prepare the store anew"):
         open_store(tmp_path)
 
 
@@ -201,7 +201,9 @@ def test_a_store_for_something_else_is_refused(tmp_path):
 
 def test_missing_splits_and_gone_cases_are_named(tmp_path):
     store = store_with(tmp_path, "amos__001")
-    with pytest.raises(StoreError, match=r"has no splits: preparing was interrupted. Run viscera prepare again"):
+    with pytest.raises(
+        StoreError, match=r"is not divided into splits: preparing was interrupted. Run viscera prepare again"
+    ):
         store.names("training")
     store = store_with(tmp_path, splits={"amos__001": "training", "amos__007": "test"})
     with pytest.raises(StoreError, match=r"case amos__007 is gone. Run viscera prepare again"):

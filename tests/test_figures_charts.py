@@ -1,6 +1,7 @@
 """Charts are tested by what they draw."""
 
 import json
+import math
 import re
 
 import numpy as np
@@ -10,7 +11,6 @@ from PIL import Image
 from viscera.errors import FileError
 from viscera.figures import (
     Epoch,
-    Mean,
     ScanHu,
     best_epoch,
     curves_figure,
@@ -25,6 +25,9 @@ from viscera.figures import (
 )
 from viscera.figures.canvas import INK, line_colour
 from viscera.labels import COLOURS
+from viscera.scores import Summary
+
+LIVER = Summary("liver", "dice", 0.9, 0.8, 0.95, 7)
 
 
 def log_line(epoch, **values):
@@ -116,7 +119,7 @@ def test_boxes_show_a_point_for_every_case():
 
 
 def test_bars_show_mean_and_interval():
-    axes = dice_bars([Mean("liver", 0.9, 0.8, 0.95, 7), Mean("mean", 0.85, None, None, 7)]).axes[0]
+    axes = dice_bars([LIVER, Summary("mean", "dice", 0.85, math.nan, math.nan, 7)]).axes[0]
     assert [bar.get_width() for bar in axes.patches] == [0.9, 0.85]
     assert [list(line.get_xdata()) for line in axes.get_lines()] == [[0.8, 0.95]]
     assert [text.get_text() for text in axes.texts] == ["0.900", "0.850"]
@@ -151,7 +154,7 @@ def test_organs_that_are_not_annotated_are_hatched_not_zero():
 
 
 def test_inline_svg_needs_no_address_and_takes_the_page_s_colour():
-    text = inline_svg(dice_bars([Mean("liver", 0.9, 0.8, 0.95, 7)]), 'a "quoted" <name>')
+    text = inline_svg(dice_bars([LIVER]), 'a "quoted" <name>')
     assert text.startswith('<svg role="img" aria-label="a  quoted   name "')
     assert "http" not in text
     assert INK not in text
@@ -162,7 +165,7 @@ def test_inline_svg_needs_no_address_and_takes_the_page_s_colour():
 
 
 def test_two_svgs_share_no_id():
-    first, second = (inline_svg(dice_bars([Mean("liver", 0.9, 0.8, 0.95, 7)]), name) for name in ("one", "two"))
+    first, second = (inline_svg(dice_bars([LIVER]), name) for name in ("one", "two"))
     assert not set(re.findall(r' id="([^"]+)"', first)) & set(re.findall(r' id="([^"]+)"', second))
 
 

@@ -6,9 +6,9 @@ import json
 import nibabel
 import numpy as np
 import pytest
-import SimpleITK as sitk  # noqa: N813
-from test_inference import Nearest, model, nearest
+import SimpleITK as sitk
 
+from test_inference import Nearest, model, nearest
 from viscera import nifti
 from viscera.errors import FileError, LabelError
 from viscera.prediction import Task, Wishes, find_tasks, organ_statistics, predict_all, predict_file
@@ -36,7 +36,8 @@ def test_the_label_map_lies_on_the_scans_grid_in_every_reader(tmp_path, flip):
     ours, scan = nibabel.load(tmp_path / "out.nii.gz"), nibabel.load(tmp_path / "scan.nii.gz")
     assert np.array_equal(np.asarray(ours.dataobj), nearest(hu))
     assert ours.get_data_dtype() == np.uint8
-    for field in ("dim", "pixdim", "qform_code", "sform_code", "quatern_b", "qoffset_x", "srow_x", "srow_y", "srow_z", "xyzt_units"):
+    geometry = "dim pixdim qform_code sform_code quatern_b qoffset_x srow_x srow_y srow_z xyzt_units"
+    for field in geometry.split():
         assert np.array_equal(ours.header[field], scan.header[field]), field
     itk, itk_scan = sitk.ReadImage(str(tmp_path / "out.nii.gz")), sitk.ReadImage(str(tmp_path / "scan.nii.gz"))
     assert itk.GetDirection() == itk_scan.GetDirection()

@@ -4,20 +4,27 @@ import base64
 import io
 import json
 import re
+from functools import partial
 from html.parser import HTMLParser
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from viscera.cases import Case, Facts, Geometry, SourceFacts, create_store, write_case
-from viscera.config import Preparation, Recipe, recipe_to_json
-from viscera.errors import FileError, GeometryError, RunError, StoreError
+from viscera.cases import Case, Facts, Geometry, SourceFacts, create_store, open_store, write_case
+from viscera.config import Preparation, Recipe, Training, UNetShape, recipe_to_json
+from viscera.datasets import write_case as write_data_case
+from viscera.errors import FileError, RunError, StoreError
+from viscera.evaluation import evaluate
+from viscera.figures.pictures import AGREE, AGREEMENT_COLOURS, FALSE, MISSED, OTHER, UNJUDGED
 from viscera.labels import LabelSpace
 from viscera.nifti import write
+from viscera.pairing import Task
+from viscera.preparing import Plan, prepare_store
 from viscera.report import CaseFiles, write_report
-from viscera.report.page import Cell, Page, Row, Section, Table, facts_table, render
-from viscera.report.scores import read_scores
+from viscera.report.page import Cell, Page, Row, Section, Table, facts_table, render, without_folders
+from viscera.report.scores import picture as picture_of
+from viscera.training import train
 from viscera.volume import Volume, axial_turn
 
 AFFINE = np.array([[0, 0, -2.0, 30], [0, -2.0, 0, 20], [4.0, 0, 0, -50], [0, 0, 0, 1]])
@@ -142,16 +149,34 @@ def store(folder):
     return folder
 
 
-def case_files(folder):
-    shape = (8, 20, 30)
-    ct, labels = np.full(shape, -1000, np.int16), np.zeros(shape, np.uint8)
+def labelled(value, left):
+    labels = np.zeros((8, 20, 30), np.uint8)
+    labels[2:6, 6:12, left : left + 5] = value
+    return labels
+
+
+def case_files(folder, *, truth=1, left=8, also=0):
+    """A scan, a truth that calls the liver ``truth``, a prediction that calls it 2, as paths and as a task."""
+    paths = [folder / name for name in ("ct.nii.gz", "truth.nii.gz", "prediction.nii.gz")]
+    ct = np.full((8, 20, 30), -1000, np.int16)
     ct[:, 4:16, 5:25] = 40
-    labels[2:6, 6:12, 7:12] = 1
-    paths = [folder / name for name in ("ct.nii.gz", "prediction.nii.gz", "truth.nii.gz")]
-    for path, voxels in zip(paths, (ct, labels, np.roll(labels, 1, axis=2)), strict=True):
+    predicted = labelled(2, 8) + (labelled(also, 15) if also else 0)
+    for path, voxels in zip(paths, (ct, labelled(truth, left), predicted.astype(np.uint8)), strict=True):
         write(path, Volume(voxels, AFFINE))
-    (folder / "prediction.json").write_text(json.dumps({"labels": {"1": "liver"}}))
-    return paths
+    (folder / "truth.json").write_text(json.dumps({"labels": {str(truth): "liver"}}))
+    (folder / "prediction.json").write_text(json.dumps({"labels": {"1": "spleen", "2": "liver"}}))
+    return paths[0], Task("a", paths[2], paths[1])
+
+
+def pixels(png):
+    """Decode a picture in base64, or the address of one."""
+    with Image.open(io.BytesIO(base64.b64decode(png.rpartition(",")[2]))) as image:
+        assert image.format == "PNG"
+        return np.asarray(image.convert("RGB"))
+
+
+def count(picture, code):
+    return int((picture == AGREEMENT_COLOURS[code]).all(axis=-1).sum())
 
 
 def test_an_evaluation_s_page_shows_means_with_intervals_and_every_score(tmp_path):
@@ -187,63 +212,154 @@ def test_names_are_escaped(tmp_path):
     assert any(row[0] == "<b>c</b>" for row in reader.rows if row)
 
 
-def test_slice_scores_say_that_they_are_not_volume_scores(tmp_path):
-    text, _ = load_page(write_report(evaluation(tmp_path / "e.json", mode="slices"), tmp_path / "page.html"))
+def test_slice_scores_have_their_own_names_and_say_that_they_are_no_volume_scores(tmp_path):
+    cases = [
+        {"case": name, "organ": "liver", "slice_dice": x, "slice_iou": x / 2} for name, x in (("a", 0.9), ("b", 0.5))
+    ]
+    summary = [
+        {"organ": organ, "metric": metric, "mean": mean, "low": None, "high": None, "cases": 2}
+        for metric, mean in (("slice_dice", 0.7), ("slice_iou", 0.35))
+        for organ in ("liver", "mean")
+    ]
+    file = evaluation(tmp_path / "e.json", mode="slices", cases=cases, summary=summary)
+    text, reader = load_page(write_report(file, tmp_path / "page.html"))
     assert "not to be compared with scores of whole volumes" in text
+    assert ["organ", "cases", "slice Dice", "slice IoU"] in reader.rows
+    assert ["liver", "2", "0.700", "0.350"] in reader.rows
+    assert ["case", "worst organ", "mean slice Dice", "its slice Dice"] in reader.rows
+    assert ["b", "liver", "0.500", "0.500"] in reader.rows
+    assert "<b>0.700</b><span>mean slice Dice</span>" in text
+    assert "slice Dice per case" in text
+    assert not re.search(r"(?<![Ss]lice )\b(Dice|IoU)\b", text)
+
+
+def test_problems_and_notes_of_an_evaluation_are_shown(tmp_path):
+    problem = {"case": "c", "file": "/x/Mrs Miller/c.nii.gz", "what": "no <prediction>", "remedy": "Name it c.nii.gz."}
+    file = evaluation(tmp_path / "e.json", problems=[problem], notes=["2 predictions <without> truth"])
+    text, reader = load_page(write_report(file, tmp_path / "page.html"))
+    assert ["c", "c.nii.gz", "no <prediction>", "Name it c.nii.gz."] in reader.rows
+    assert "<li>2 predictions &lt;without&gt; truth</li>" in text
+    assert "<b>1</b><span>problems</span>" in text
+
+
+def test_a_mean_over_fewer_cases_says_so(tmp_path):
+    summary = [
+        {"organ": "liver", "metric": "dice", "mean": 0.5, "low": 0.25, "high": 0.75, "cases": 3},
+        {"organ": "liver", "metric": "hd95_mm", "mean": 4.0, "low": None, "high": None, "cases": 2},
+    ]
+    _, reader = load_page(write_report(evaluation(tmp_path / "e.json", summary=summary), tmp_path / "page.html"))
+    assert ["liver", "3", "0.500[0.250, 0.750]", "4.0of 2"] in reader.rows
+
+
+def test_the_page_of_an_evaluation_is_that_of_its_json(tmp_path):
+    _, task = case_files(tmp_path, left=9)
+    found = evaluate(task.truth, task.prediction)
+    (tmp_path / "page.json").write_text(found.to_json())
+    first = write_report(found, tmp_path / "page.html").read_bytes()
+    second = write_report(tmp_path / "page.json", tmp_path / "other.html").read_bytes()
+    assert first == second
+    _, reader = load_page(tmp_path / "page.html")
+    # Two cubes 5 wide that share 4: Dice 4/5, IoU 4/6.
+    assert any(row[:4] == ["prediction", "liver", "0.800", "0.667"] for row in reader.rows)
 
 
 def test_pictures_of_cases_are_png_in_the_page_the_worst_first(tmp_path):
-    ct, prediction, truth = case_files(tmp_path)
-    pictures = [
-        CaseFiles("a", ct, prediction, truth),
-        CaseFiles("b", ct, prediction, truth),
-        CaseFiles("other", ct, prediction),
-    ]
+    ct, task = case_files(tmp_path)
+    pictures = [CaseFiles(name, ct, task) for name in ("a", "b", "not scored")]
     text, reader = load_page(write_report(evaluation(tmp_path / "e.json"), tmp_path / "page.html", pictures=pictures))
     captions = re.findall(r"<figcaption>(.*?)</figcaption>", text)
-    assert captions == ["b: place 1 of 2 from the worst", "a: place 2 of 2 from the worst", "other"]
-    images = [address for address in reader.addresses if address.startswith("data:")]
-    assert len(images) == 3
-    for address in images:
-        with Image.open(io.BytesIO(base64.b64decode(address.partition(",")[2]))) as image:
-            assert image.format == "PNG"
-            assert image.width > 600
+    assert captions == ["b: place 1 of 2 from the worst", "a: place 2 of 2 from the worst"]
+    images = [pixels(address) for address in reader.addresses if address.startswith("data:")]
+    assert len(images) == 2
+    assert all(image.shape[1] > 600 for image in images)
+
+
+@pytest.mark.parametrize("truth", [1, 2, 7])
+def test_organs_agree_in_a_picture_by_their_names_not_by_their_numbers(tmp_path, truth):
+    ct, task = case_files(tmp_path, truth=truth)
+    picture = pixels(picture_of(CaseFiles("a", ct, task)))
+    swatch = 14 * 14  # of the legend
+    assert count(picture, AGREE) > 3 * swatch
+    assert count(picture, FALSE) <= swatch
+    assert count(picture, MISSED) <= swatch
+    assert count(picture, OTHER) == 0
+
+
+def test_a_predicted_organ_that_the_truth_does_not_annotate_is_not_shown_as_false(tmp_path):
+    ct, task = case_files(tmp_path, also=1)
+    picture = pixels(picture_of(CaseFiles("a", ct, task)))
+    assert count(picture, UNJUDGED) > 14 * 14
+    assert count(picture, FALSE) <= 14 * 14
+
+
+def test_voxels_of_unknown_truth_are_neither_false_nor_missed(tmp_path):
+    ct, task = case_files(tmp_path, left=9)
+    (tmp_path / "truth.json").write_text('{"labels": {"1": "liver", "5": "ignore"}}')
+    voxels = labelled(1, 9)
+    voxels[2:6, 6:12, 8] = voxels[2:6, 6:12, 13] = 5  # all that differs
+    write(task.truth, Volume(voxels, AFFINE), overwrite=True)
+    picture = pixels(picture_of(CaseFiles("a", ct, task)))
+    # The prediction is cut where the truth is unknown; its column 13 is empty.
+    assert count(picture, FALSE) <= 14 * 14
+    assert count(picture, MISSED) <= 14 * 14
 
 
 def test_of_many_pictures_the_best_and_the_worst_are_shown(tmp_path):
-    ct, prediction, truth = case_files(tmp_path)
+    ct, task = case_files(tmp_path)
     cases = [{"case": f"c{i}", "organ": "liver", "dice": i / 10} for i in range(7)]
+    # A spleen that only c0 annotates lifts its mean from 0 to 0.45.
+    cases.append({"case": "c0", "organ": "spleen", "dice": 0.9})
     file = evaluation(tmp_path / "e.json", cases=cases, summary=[])
-    pictures = [CaseFiles(f"c{i}", ct, prediction, truth) for i in range(7)]
+    pictures = [CaseFiles(f"c{i}", ct, task) for i in range(7)]
     text, _ = load_page(write_report(file, tmp_path / "page.html", pictures=pictures))
     captions = re.findall(r"<figcaption>(c\d)", text)
-    assert captions == ["c0", "c1", "c5", "c6"]
+    assert captions == ["c1", "c2", "c5", "c6"]
+
+
+def test_a_case_whose_files_cannot_be_read_gets_a_sentence(tmp_path):
+    folder = tmp_path / "Mrs Miller"
+    folder.mkdir()
+    ct, task = case_files(folder)
+    (folder / "cut.nii.gz").write_bytes(ct.read_bytes()[:-200])
+    write(folder / "other.nii.gz", Volume(np.zeros((8, 20, 31), np.int16), AFFINE))
+    cases = [{"case": f"c{i}", "organ": "liver", "dice": i / 10} for i in range(4)]
+    file = evaluation(tmp_path / "e.json", cases=cases, summary=[])
+    pictures = [
+        CaseFiles("c0", folder / "cut.nii.gz", task),
+        CaseFiles("c1", folder / "other.nii.gz", task),
+        CaseFiles("c2", ct, Task("c2", folder / "missing.nii.gz", task.truth)),
+        CaseFiles("c3", ct, task),
+    ]
+    text, reader = load_page(write_report(file, tmp_path / "page.html", pictures=pictures))
+    sentences = re.findall(r"<li>(No picture .*?)</li>", text)
+    assert [sentence[:17] for sentence in sentences] == ["No picture of c0:", "No picture of c1:", "No picture of c2:"]
+    assert "cut.nii.gz" in sentences[0]
+    assert "another grid" in sentences[1]
+    assert "missing.nii.gz" in sentences[2]
+    assert "Miller" not in text
+    assert reader.tags.count("img") == 1
+
+
+def test_names_of_labels_may_lie_elsewhere(tmp_path):
+    ct, task = case_files(tmp_path)
+    (tmp_path / "prediction.json").rename(tmp_path / "names_of_all.json")
+    with pytest.raises(FileError, match="nothing names its labels"):
+        picture_of(CaseFiles("a", ct, task))
+    pixels(picture_of(CaseFiles("a", ct, task, labels=tmp_path / "names_of_all.json")))
 
 
 def test_a_page_names_no_folder(tmp_path):
     folder = tmp_path / "Mrs Miller"
     folder.mkdir()
-    ct, prediction, truth = case_files(folder)
+    ct, task = case_files(folder)
     file = evaluation(folder / "e.json")
-    text, _ = load_page(write_report(file, folder / "page.html", pictures=[CaseFiles("a", ct, prediction, truth)]))
+    text, _ = load_page(write_report(file, folder / "page.html", pictures=[CaseFiles("a", ct, task)]))
     assert "Miller" not in text
     text, _ = load_page(write_report(run(folder / "run7"), folder / "run.html"))
     assert "Miller" not in text
     assert "Smith" not in text
     text, _ = load_page(write_report(store(folder / "store7"), folder / "store.html"))
     assert "Miller" not in text
-
-
-def test_pictures_on_other_grids_and_damaged_names_are_refused(tmp_path):
-    ct, prediction, truth = case_files(tmp_path)
-    write(truth, Volume(np.zeros((8, 20, 31), np.uint8), AFFINE), overwrite=True)
-    file = evaluation(tmp_path / "e.json")
-    with pytest.raises(GeometryError, match="truth: labels lie on another grid"):
-        write_report(file, tmp_path / "page.html", pictures=[CaseFiles("a", ct, prediction, truth)])
-    (tmp_path / "prediction.json").write_text('{"labels": ["liver"]}')
-    with pytest.raises(FileError, match=r"prediction\.json names no labels"):
-        write_report(file, tmp_path / "page.html", pictures=[CaseFiles("a", ct, prediction)])
-    assert not (tmp_path / "page.html").exists()
 
 
 def test_an_evaluation_without_cases_has_a_page(tmp_path):
@@ -255,14 +371,13 @@ def test_an_evaluation_without_cases_has_a_page(tmp_path):
     ("changes", "message"),
     [
         ({"cases": [{"case": "a"}]}, "e.json is no evaluation .*organ"),
-        ({"cases": "many"}, "expected a list of objects"),
-        ({"cases": [{"case": "a", "organ": "liver", "dice": "high"}]}, "expected a number or null, got 'high'"),
-        ({"summary": [{"organ": "liver", "metric": "dice", "mean": 0.5, "cases": 1.5}]}, "expected a whole number"),
+        ({"cases": [{"case": "a", "organ": "liver", "dice": "high"}]}, "expected a number, got 'high'"),
+        ({"problems": [{"case": "a"}]}, "e.json is no evaluation"),
     ],
 )
 def test_damaged_evaluations_are_refused(tmp_path, changes, message):
     with pytest.raises(FileError, match=message):
-        read_scores(evaluation(tmp_path / "e.json", **changes))
+        write_report(evaluation(tmp_path / "e.json", **changes), tmp_path / "page.html")
 
 
 def test_a_run_s_page_shows_scores_of_the_best_epoch_and_every_setting(tmp_path):
@@ -284,13 +399,77 @@ def test_a_run_of_one_epoch_has_a_page(tmp_path):
     load_page(write_report(run(tmp_path / "run", lines=1), tmp_path / "page.html"))
 
 
+def test_a_trained_run_has_a_page(small_store, tmp_path):
+    recipe = Recipe(
+        name="tiny",
+        label_space="abdomenct1k",
+        preparation=Preparation(size=(16, 16)),
+        network=UNetShape(widths=(4, 8)),
+        training=Training(epochs=2, visits_per_slice=2, batch_size=4, precision="32-true"),
+    )
+    train(recipe, open_store(small_store), tmp_path / "run")
+    text, reader = load_page(write_report(tmp_path / "run", tmp_path / "page.html"))
+    log = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    best = min(log, key=lambda row: row["val_loss"])
+    assert f"Scores per organ, epoch {best['epoch']}" in text
+    liver = [f"{best[name]['liver']:.3f}" for name in ("val_dice", "val_iou", "train_dice")]
+    assert ["liver", *liver] in reader.rows
+    assert next(row for row in reader.rows if row[0] == "spleen")[1:3] == ["–", "–"]  # not annotated for validation
+    assert "<p>Recipe tiny, label space abdomenct1k.</p>" in text
+    assert ["training.batch_size", "4"] in reader.rows
+    assert ["network.widths", "4, 8"] in reader.rows
+    start = reader.rows.index(["split", "cases"])
+    assert reader.rows[start + 1 : start + 4] == [["training", "4"], ["validation", "1"], ["test", "1"]]
+    assert ["device", "cpu"] in reader.rows
+    assert ["store", small_store.name] in reader.rows
+    assert not re.search(r"[ab]__[a-f]", text)
+    assert str(small_store.parent) not in text
+    assert reader.tags.count("svg") == 1
+
+
 def test_a_store_s_page_shows_annotated_organs_splits_and_problems(tmp_path):
-    _, reader = load_page(write_report(store(tmp_path / "store"), tmp_path / "page.html"))
+    text, reader = load_page(write_report(store(tmp_path / "store"), tmp_path / "page.html"))
     assert ["liver", "2", "–"] in reader.rows
     assert ["colon", "–", "1"] in reader.rows
+    assert ["cases", "2", "1"] in reader.rows
     assert ["training", "1", "1"] in reader.rows
     assert ["validation", "1", "0"] in reader.rows
     assert ["3", "3.nii.gz", "4D & <odd>", "Split it."] in reader.rows
+    assert "<p>Label space x, slices of 16x16 pixels.</p>" in text
+
+
+def test_a_store_without_hu_has_a_page_without_their_chart(small_store, tmp_path):
+    text, reader = load_page(write_report(small_store, tmp_path / "page.html"))
+    assert ["annotated organ", "a", "b"] in reader.rows
+    assert ["spleen", "3", "–"] in reader.rows
+    assert ["validation", "0", "1"] in reader.rows
+    assert "Intensities" not in text
+
+
+def test_a_store_that_was_prepared_from_data_sets_has_a_page(tmp_path):
+    organs = {1: "liver", 2: "spleen", 3: "kidney_left", 4: "kidney_right"}
+    labels = sum(labelled(value, 3 + 6 * (value - 1)) for value in organs)
+    ct = Volume(np.where(labels > 0, 100, -500).astype(np.int16), AFFINE)
+    labels = Volume(labels, AFFINE)
+    write_one = partial(write_data_case, ct=ct, labels=labels, organs=organs)
+    sources = [
+        write_one("abdomenct1k", tmp_path / "abdomenct1k", number=1, annotate=("liver", "spleen")),
+        write_one("abdomenct1k", tmp_path / "abdomenct1k", number=2, annotate=("liver", "spleen")),
+        write_one("radiotherapy", tmp_path / "radiotherapy", number=1, annotate=("liver", "kidney")),
+    ]
+    sources[1].image.write_bytes(sources[1].image.read_bytes()[:-50])
+    space, preparation = LabelSpace("three", ("liver", "spleen", "kidney")), Preparation(size=(16, 16))
+    prepare_store(tmp_path / "store", sources, space=space, preparation=preparation, plan=Plan(jobs=1))
+    text, reader = load_page(write_report(tmp_path / "store", tmp_path / "page.html"))
+    assert ["annotated organ", "abdomenct1k", "radiotherapy"] in reader.rows
+    assert ["liver", "1", "1"] in reader.rows
+    assert ["spleen", "1", "–"] in reader.rows
+    assert ["kidney", "–", "1"] in reader.rows
+    problem = reader.rows[reader.rows.index(["case", "file", "problem", "remedy"]) + 1]
+    assert problem[:2] == [sources[1].name, sources[1].image.name]
+    assert "<b>2</b><span>cases</span>" in text
+    assert "Intensities" in text
+    assert str(tmp_path) not in text
 
 
 def test_a_store_with_a_damaged_case_is_refused(tmp_path):
@@ -315,13 +494,13 @@ def test_what_is_no_target_is_refused(tmp_path):
     with pytest.raises(FileError, match=r"a\.json is no evaluation"):
         write_report(tmp_path / "a.json", tmp_path / "page.html")
     (tmp_path / "b.json").write_text("{")
-    with pytest.raises(FileError, match=r"b\.json is no JSON"):
+    with pytest.raises(FileError, match=r"b\.json is no evaluation"):
         write_report(tmp_path / "b.json", tmp_path / "page.html")
     (tmp_path / "c.json").write_text("[]")
-    with pytest.raises(FileError, match="holds a JSON list, not an object"):
+    with pytest.raises(FileError, match=r"c\.json is no evaluation"):
         write_report(tmp_path / "c.json", tmp_path / "page.html")
-    (tmp_path / "scan.nii.gz").write_bytes(b"")
-    with pytest.raises(FileError, match=r"scan\.nii\.gz is no evaluation"):
+    (tmp_path / "scan.nii.gz").write_bytes(b"\x1f\x8b\x08")
+    with pytest.raises(FileError, match=r"scan\.nii\.gz is no evaluation.*viscera evaluate --json"):
         write_report(tmp_path / "scan.nii.gz", tmp_path / "page.html")
 
 
@@ -357,3 +536,20 @@ def test_facts_are_flattened_and_paths_cut():
     table = facts_table({"a": {"b": 1e-4, "c": [1, 2]}, "d": None, "e": "/home/x/y", "f": "C:\\x\\y", "g": {}, "h": []})
     pairs = [[cell.text for cell in row.cells] for row in table.rows]
     assert pairs == [["a.b", "0.0001"], ["a.c", "1, 2"], ["d", "–"], ["e", "y"], ["f", "y"], ["g", "–"], ["h", "–"]]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("/home/Mrs Miller/1.nii.gz: is cut off", "1.nii.gz: is cut off"),
+        ("C:\\Mrs Miller\\1.nii.gz is cut off", "1.nii.gz is cut off"),
+        ("~/Miller/1.nii.gz", "1.nii.gz"),
+        ("/x/Mrs Miller/a.nii.gz and /x/Miller/b.nii.gz differ", "a.nii.gz and b.nii.gz differ"),
+        ("no file in '/x/Mrs Miller/predictions'", "no file in 'predictions'"),
+        ("in Miller/scans/1.nii.gz", "in 1.nii.gz"),
+        ("/x/a.nii.gz holds the liver/kidney", "a.nii.gz holds the liver/kidney"),
+        ("5.0/2.5 mm, liver/kidney, 1 / 2", "5.0/2.5 mm, liver/kidney, 1 / 2"),
+    ],
+)
+def test_messages_lose_their_folders_and_nothing_else(text, expected):
+    assert without_folders(text) == expected

@@ -14,7 +14,16 @@ import torch
 
 from viscera.cases import open_store
 from viscera.checkpoint import load_weights
-from viscera.config import Inference, Machine, Preparation, Recipe, Training, UNetShape, recipe_from_json, recipe_to_json
+from viscera.config import (
+    Inference,
+    Machine,
+    Preparation,
+    Recipe,
+    Training,
+    UNetShape,
+    recipe_from_json,
+    recipe_to_json,
+)
 from viscera.errors import RunError, SettingError, StoreError
 from viscera.training import Progress, Watch, class_counts, dice_and_iou, learning_rate, stale, train
 

@@ -21,6 +21,8 @@ CHUNK_VOXELS = 2**20
 RINGS = 400
 """Offsets tried one by one around each surface point: a sphere of 4.5 voxels. 19 of 20 points of a usable prediction
 end within; a k-d tree takes about as long per point as 100 offsets."""
+LAYERS = 16
+"""Slices in which surfaces are looked for at a time, so that what is computed stays in the cache."""
 RINGS_PER_CHECK = 64
 """Give up on offsets once so many of them found less than 5 % of what was left: the surfaces are far apart."""
 KD_POINTS_PER_VOXEL = 0.002
@@ -255,17 +257,27 @@ def _surface(
     mask: Bool[np.ndarray, "z y x"], areas_mm2: Float[np.ndarray, "256"], reach: tuple[int, int, int]
 ) -> _Surface:
     """Find the surface elements of a mask, on a map that is ``reach`` voxels wider than they on each side."""
-    z, y, x = mask.shape
-    codes = np.zeros((z + 2, y + 2, x + 2), np.uint8)
-    codes[1:-1, 1:-1, 1:-1] = mask
-    codes = codes[:, :, :-1] | codes[:, :, 1:] << 1
-    codes = codes[:, :-1] | codes[:, 1:] << 2
-    codes = codes[:-1] | codes[1:] << 4
-    border = np.zeros([n + 2 * margin for n, margin in zip(codes.shape, reach, strict=True)], bool)
-    inner = tuple(slice(margin, margin + n) for n, margin in zip(codes.shape, reach, strict=True))
-    is_surface = (codes - np.uint8(1)) < 254  # neither 0 nor 255
-    border[inner] = is_surface
-    return _Surface(border, np.flatnonzero(border), areas_mm2[codes[is_surface]])
+    border = np.zeros([n + 1 + 2 * margin for n, margin in zip(mask.shape, reach, strict=True)], bool)
+    areas = [np.zeros(0)]
+    for start in range(0, mask.shape[0] + 1, LAYERS):
+        # Layer n of the elements lies between slices n - 1 and n.
+        first = max(start - 1, 0)
+        box = bounding_box(mask[first : start + LAYERS])
+        if box is None:
+            continue
+        part = mask[first : start + LAYERS][:, box[1], box[2]]
+        depth = min(start + LAYERS, mask.shape[0] + 1) - start
+        codes = np.zeros((depth + 1, part.shape[1] + 2, part.shape[2] + 2), np.uint8)
+        above = first - start + 1
+        codes[above : above + part.shape[0], 1:-1, 1:-1] = part
+        codes = codes[:, :, :-1] | codes[:, :, 1:] << 1
+        codes = codes[:, :-1] | codes[:, 1:] << 2
+        codes = codes[:-1] | codes[1:] << 4
+        found = (codes - np.uint8(1)) < 254  # neither 0 nor 255
+        corner = [place + margin for place, margin in zip((start, box[1].start, box[2].start), reach, strict=True)]
+        border[tuple(slice(c, c + n) for c, n in zip(corner, found.shape, strict=True))] = found
+        areas.append(areas_mm2[codes[found]])
+    return _Surface(border, np.flatnonzero(border), np.concatenate(areas))
 
 
 @lru_cache(maxsize=16)

@@ -93,6 +93,7 @@ def is_done(task: Task, model: Model, wishes: Wishes) -> bool:
     """
     if wishes.overwrite or not task.output.exists():
         return False
+    facts: dict = {}
     try:
         facts = json.loads(task.sidecar.read_text())
         same = facts["run"]["weights_sha256"] == model.weights_sha256 and facts["run"]["organs"] == list(wishes.organs)

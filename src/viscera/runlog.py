@@ -45,9 +45,12 @@ def claim_run(run: Path, recipe: Recipe, *, resume: bool, overwrite: bool) -> No
         old = recipe_from_json(file.read_text(), where=str(file))
         longer = replace(old, training=replace(old.training, epochs=recipe.training.epochs))
         if longer != recipe:
-            raise SettingError(f"{run} was begun with other settings: {_difference(longer, recipe)}. Say them again, or train anew.")
+            differs = _difference(longer, recipe)
+            raise SettingError(f"{run} was begun with other settings: {differs}. Say them again, or train anew.")
     elif file.is_file() and not overwrite:
-        raise RunError(f"{run} holds a run already. Say --resume to go on, --overwrite to begin anew, or choose another folder.")
+        raise RunError(
+            f"{run} holds a run already. Say --resume to go on, --overwrite to begin anew, or choose another folder."
+        )
     elif file.is_file():
         for name in (STATE, "log.jsonl", "log.csv", "best.safetensors", "best.json", "last.safetensors", "last.json"):
             (run / name).unlink(missing_ok=True)

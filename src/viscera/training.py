@@ -33,6 +33,7 @@ from viscera.machine import device_type, keep_pages, precision_of
 from viscera.networks.unet import UNet
 from viscera.sampling import Batch, SliceIndex, epoch_order, read_ahead, read_batch, step_generator
 
+
 @dataclass(frozen=True)
 class Watch:
     """Whom to tell how far a run is.

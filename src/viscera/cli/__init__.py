@@ -52,7 +52,9 @@ def main(arguments: list[str] | None = None) -> int:
         sys.stderr.write(f"viscera: {type(error).__name__}: {error}\n")
         return 2
     except KeyboardInterrupt:
-        sys.stderr.write("viscera: interrupted. What was finished is kept; say the same again to go on (train: with --resume).\n")
+        sys.stderr.write(
+            "viscera: interrupted. What was finished is kept; say the same again to go on (train: with --resume).\n"
+        )
         return 130
     except BrokenPipeError:
         return 0
@@ -89,7 +91,9 @@ def run(verb: str, arguments: list[str]) -> int:
             sys.stdout.write(f"viscera {version('viscera')}\n")
             return 0
         case _:
-            raise SettingError(f"there is no verb '{verb}'.{did_you_mean(verb, VERBS)} Choose one of {', '.join(VERBS)}.")
+            raise SettingError(
+                f"there is no verb '{verb}'.{did_you_mean(verb, VERBS)} Choose one of {', '.join(VERBS)}."
+            )
     return command.main(arguments)
 
 

@@ -21,11 +21,11 @@ SEEDS = {"abdomenct1k": 1, "radiotherapy": 2}
 
 @dataclass(frozen=True)
 class Options:
-    """Go the whole way in minutes: write two synthetic data sets that annotate different organs, prepare them, train a
-    small zhang2d, segment the patients that it never saw, measure, draw.
+    """Go the whole way in minutes, on synthetic patients.
 
-    Each step is a command that is shown before it runs; on your own data you would say the same. Run it again to go on
-    after an interruption.
+    Write two data sets that annotate different organs, prepare them, train a small zhang2d, segment the patients that it
+    never saw, measure, draw. Each step is a command that is shown before it runs; on your own data you would say the same.
+    Run it again to go on after an interruption.
     """
 
     out: Annotated[Positional[Path], arg(metavar="OUT")] = Path("demo")
@@ -42,7 +42,9 @@ def main(arguments: list[str]) -> int:
     """Run the verb."""
     options = tyro.cli(Options, args=arguments, prog="viscera demo", config=(FlagCreatePairsOff,))
     if options.cases < 5 or options.epochs < 1:
-        raise SettingError("--cases must be at least 5 (training, validation and test need patients), --epochs at least 1.")
+        raise SettingError(
+            "--cases must be at least 5 (training, validation and test need patients), --epochs at least 1."
+        )
     started = time.perf_counter()
     out = options.out
     sets = {layout: out / layout for layout in SEEDS}
@@ -51,7 +53,18 @@ def main(arguments: list[str]) -> int:
         written = out / f"{layout}.written"
         if not written.exists():
             shutil.rmtree(folder, ignore_errors=True)
-            step("synth", folder, "--layout", layout, "--cases", options.cases, "--seed", SEEDS[layout], "--shape", *SHAPE)
+            step(
+                "synth",
+                folder,
+                "--layout",
+                layout,
+                "--cases",
+                options.cases,
+                "--seed",
+                SEEDS[layout],
+                "--shape",
+                *SHAPE,
+            )
             written.touch()
     step("prepare", out / "store", "--data", *named, "--recipe", options.recipe)
     step("train", options.recipe, out / "store", out / "run", "--training.epochs", options.epochs, "--resume")
@@ -66,9 +79,13 @@ def main(arguments: list[str]) -> int:
     scan = sets["radiotherapy"] / "ct" / first.name
     step("view", scan, first, named[-1], "--png", out / "overlay.png", "--overwrite")
     step("evaluate", *pairs, *unseen, "--json", scores, "--html", page, "--overwrite")
-    mean = next(row for row in json.loads(scores.read_text())["summary"] if (row["organ"], row["metric"]) == ("mean", "dice"))
+    mean = next(
+        row for row in json.loads(scores.read_text())["summary"] if (row["organ"], row["metric"]) == ("mean", "dice")
+    )
     say(f"\nmean Dice over annotated organs of unseen patients: {mean['mean']:.3f}")
-    say(f"report:  {page}\noverlay: {out / 'overlay.png'}\nall of it took {(time.perf_counter() - started) / 60:.1f} minutes")
+    say(
+        f"report:  {page}\noverlay: {out / 'overlay.png'}\nall of it took {(time.perf_counter() - started) / 60:.1f} minutes"
+    )
     return 0
 
 

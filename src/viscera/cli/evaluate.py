@@ -4,6 +4,7 @@ import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated, Literal
@@ -12,7 +13,8 @@ import numpy as np
 import tyro
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
-from viscera.cli.console import data_sets, of_split, progress, say, show_problems, show_table
+from viscera.cli.console import progress, say, show_problems, show_table
+from viscera.cli.inputs import data_sets, of_split
 from viscera.datasets import Source
 from viscera.errors import FileError, SettingError
 from viscera.evaluation import Rules, evaluate
@@ -98,9 +100,15 @@ def score_all(options: Options, predictions: Sequence[Path]) -> Evaluation:
         truth = truth_of(options, name)
         with progress() as bar:
             task = bar.add_task(f"cases of {name}", total=len(find_tasks(truth, prediction)[0]))
+            advance = partial(bar.advance, task, 1)
             found.append(
                 evaluate(
-                    truth, prediction, labels=options.labels, rules=rules, workers=jobs, done=lambda case: bar.advance(task)
+                    truth,
+                    prediction,
+                    labels=options.labels,
+                    rules=rules,
+                    workers=jobs,
+                    done=lambda case, go=advance: go(),
                 )
             )
     return found[0] if len(found) == 1 else together(found, options.files[::2])
@@ -124,7 +132,9 @@ def together(found: Sequence[Evaluation], names: Sequence[str]) -> Evaluation:
         for score in one.scores
     )
     problems = tuple(problem for one in found for problem in one.problems)
-    notes = tuple(dict.fromkeys(f"{folder}: {note}" for folder, one in zip(folders, found, strict=True) for note in one.notes))
+    notes = tuple(
+        dict.fromkeys(f"{folder}: {note}" for folder, one in zip(folders, found, strict=True) for note in one.notes)
+    )
     return Evaluation(found[0].mode, scores, summarise(scores, np.random.default_rng(0)), problems, notes)
 
 

@@ -16,7 +16,16 @@ from viscera.labels import SPACES
 from viscera.recipes import RECIPES
 
 TOPICS = ("recipes", "layouts", "organs", "system")
-PACKAGES = ("viscera", "torch", "numpy", "nibabel", "lightning-fabric", "opencv-python-headless", "connected-components-3d", "edt")
+PACKAGES = (
+    "viscera",
+    "torch",
+    "numpy",
+    "nibabel",
+    "lightning-fabric",
+    "opencv-python-headless",
+    "connected-components-3d",
+    "edt",
+)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,8 @@ from typing import Annotated, Literal
 import tyro
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
-from viscera.cli.console import data_sets, of_split, progress, say, show_problems, show_table
+from viscera.cli.console import progress, say, show_problems, show_table
+from viscera.cli.inputs import data_sets, of_split
 from viscera.config import Accelerator
 from viscera.datasets import Problem
 from viscera.errors import SettingError
@@ -72,7 +73,9 @@ def main(arguments: list[str]) -> int:
         raise failed[0][1]
     say(f"{len(good)} of {len(tasks)} scans segmented, in {options.output}")
     if failed:
-        show_problems([Problem(t.scan.name, t.scan.name, str(error), "as said; then the same command") for t, error in failed])
+        show_problems(
+            [Problem(t.scan.name, t.scan.name, str(error), "as said; then the same command") for t, error in failed]
+        )
     return 2 if failed else 0
 
 

@@ -7,7 +7,8 @@ from typing import Annotated
 import tyro
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
-from viscera.cli.console import data_sets, progress, say, show_problems
+from viscera.cli.console import progress, say, show_problems
+from viscera.cli.inputs import data_sets
 from viscera.config import Recipe
 from viscera.errors import SettingError
 from viscera.recipes import find_recipe

@@ -12,8 +12,10 @@ from viscera.cli.console import say
 
 @dataclass(frozen=True)
 class Options:
-    """Write one self-contained HTML page: of a run its curves and scores; of an evaluation its tables and charts
-    (with pictures: `viscera evaluate --html`); of a store its HU and label statistics.
+    """Write one self-contained HTML page.
+
+    Of a run: its settings, curves and scores. Of an evaluation: tables and charts (with pictures: `viscera evaluate
+    --html`). Of a store: HU distribution, label frequencies, splits, problems.
     """
 
     target: Annotated[Positional[Path], arg(metavar="TARGET")]

@@ -2,7 +2,6 @@
 
 import json
 import logging
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -14,63 +13,68 @@ from viscera.config import Machine, Recipe
 from viscera.recipes import find_recipe
 
 
-@dataclass(frozen=True)
-class Options:
-    """Train a recipe on the training cases of a store; every setting of the recipe can be said anew.
-
-    The folder RUN gets best.safetensors (lowest validation loss) and last.safetensors, a row per epoch in log.csv and
-    log.jsonl, curves.png, and the state from which --resume goes on. Another form of loss is another recipe.
-    """
-
-    recipe: Annotated[Positional[str], arg(metavar="RECIPE")]
-    """A recipe's name (`viscera info recipes`) or an edited recipe.json."""
-    store: Annotated[Positional[Path], arg(metavar="STORE")]
-    """What `viscera prepare` wrote."""
-    run: Annotated[Positional[Path], arg(metavar="RUN")]
-    """Folder for weights and logs."""
-    settings: Annotated[Recipe, arg(name="")]
-    machine: Machine = Machine()
-    resume: bool = False
-    """Go on with the run that stands there; begin where none does."""
-    overwrite: bool = False
-    """Begin anew where a run stands."""
-
-
 def main(arguments: list[str]) -> int:
     """Run the verb: the recipe's name, said first, gives the defaults of all settings."""
     named = arguments[0] if arguments and not arguments[0].startswith("-") else "zhang2d"
-    default = Options(named, tyro.MISSING, tyro.MISSING, find_recipe(named))
+
+    def command(
+        recipe: Annotated[Positional[str], arg(metavar="RECIPE")],
+        store: Annotated[Positional[Path], arg(metavar="STORE")],
+        run: Annotated[Positional[Path], arg(metavar="RUN")],
+        *,
+        settings: Annotated[Recipe, arg(name="")] = find_recipe(named),  # noqa: B008  (known only here)
+        machine: Machine = Machine(),
+        resume: bool = False,
+        overwrite: bool = False,
+    ) -> int:
+        """Train a recipe on the training cases of a store; every setting of the recipe can be said anew.
+
+        The folder RUN gets best.safetensors (lowest validation loss) and last.safetensors, a row per epoch in log.csv and
+        log.jsonl, curves.png, and the state from which --resume goes on. Another form of loss is another recipe.
+
+        Args:
+            recipe: A recipe's name (`viscera info recipes`) or an edited recipe.json.
+            store: What `viscera prepare` wrote.
+            run: Folder for weights and logs.
+            settings: Of the recipe.
+            machine: Where to train.
+            resume: Go on with the run that stands there; begin where none does.
+            overwrite: Begin anew where a run stands.
+        """
+        return train_and_show(settings, store, run, machine=machine, resume=resume, overwrite=overwrite)
+
     config = (AvoidSubcommands, FlagCreatePairsOff)
-    options = tyro.cli(Options, args=arguments, prog="viscera train", default=default, config=config)
+    return tyro.cli(command, args=arguments, prog="viscera train", config=config)
+
+
+def train_and_show(recipe: Recipe, store: Path, run: Path, *, machine: Machine, resume: bool, overwrite: bool) -> int:
+    """Train, with progress on stderr and curves in the run's folder."""
     from viscera.cases import open_store
     from viscera.figures import training_curves
     from viscera.training import Watch, train
 
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # after its import, which sets it to INFO
-    store = open_store(options.store)
     with progress() as bar:
         task = bar.add_task("epoch 1", total=None)
 
         def step(epoch: int, done: int, steps: int) -> None:
-            bar.update(task, description=f"epoch {epoch}/{options.settings.training.epochs}", completed=done, total=steps)
+            bar.update(task, description=f"epoch {epoch}/{recipe.training.epochs}", completed=done, total=steps)
 
-        best = train(
-            options.settings,
-            store,
-            options.run,
-            machine=options.machine,
-            resume=options.resume,
-            overwrite=options.overwrite,
-            watch=Watch(step, lambda run: show_epoch(training_curves(run, run / "curves.png").with_name("log.jsonl"))),
-        )
-    say(f"weights: {best}\ncurves:  {options.run / 'curves.png'}\nnext:    viscera predict SCAN OUT --weights {options.run}")
+        def epoch(run: Path) -> None:
+            training_curves(run, run / "curves.png")
+            show_epoch(run)
+
+        watch = Watch(step, epoch)
+        best = train(recipe, open_store(store), run, machine=machine, resume=resume, overwrite=overwrite, watch=watch)
+    say(f"weights: {best}\ncurves:  {run / 'curves.png'}\nnext:    viscera predict SCAN OUT --weights {run}")
     return 0
 
 
-def show_epoch(log: Path) -> None:
+def show_epoch(run: Path) -> None:
     """Say how the newest epoch went."""
-    row = json.loads(log.read_text().splitlines()[-1])
+    row = json.loads((run / "log.jsonl").read_text().splitlines()[-1])
     dice = [score for score in row["val_dice"].values() if score is not None]
     mean = f"{sum(dice) / len(dice):.3f}" if dice else "-"
     loss = "-" if row["val_loss"] is None else f"{row['val_loss']:.4f}"
-    say(f"epoch {row['epoch']}: training loss {row['train_loss']:.4f}, validation loss {loss}, Dice {mean}, {row['seconds']:.0f} s")
+    losses = f"training loss {row['train_loss']:.4f}, validation loss {loss}"
+    say(f"epoch {row['epoch']}: {losses}, validation Dice {mean}, {row['seconds']:.0f} s")

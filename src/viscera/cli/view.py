@@ -8,7 +8,8 @@ import tyro
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 from viscera import nifti
-from viscera.cli.console import data_sets, say
+from viscera.cli.console import say
+from viscera.cli.inputs import data_sets
 from viscera.errors import FileError
 from viscera.figures import Look, montage
 from viscera.label_files import read_names
@@ -44,7 +45,9 @@ def main(arguments: list[str]) -> int:
     if options.png.exists() and not options.overwrite:
         raise FileError(f"{options.png} exists already. Choose another name or say --overwrite.")
     ct = nifti.read(options.ct)
-    look = Look(axial=options.axial, coronal=options.coronal, sagittal=options.sagittal, title=case_name(options.labels))
+    look = Look(
+        axial=options.axial, coronal=options.coronal, sagittal=options.sagittal, title=case_name(options.labels)
+    )
     if options.truth:
         pair, _ = match(task_of(options))
         names, annotated = pair.space.labels, pair.annotated

@@ -8,14 +8,13 @@ from viscera.figures.cohort import ScanHu, hu_distribution, label_frequencies
 from viscera.figures.curves import Epoch, best_epoch, curves_figure, read_log, training_curves
 from viscera.figures.montage import Look, montage, stills
 from viscera.figures.pictures import AGREEMENT_COLOURS, SOFT_TISSUE_HU, agreement, overlay
-from viscera.figures.scores import Mean, dice_bars, dice_boxes
+from viscera.figures.scores import dice_bars, dice_boxes
 
 __all__ = [
     "AGREEMENT_COLOURS",
     "SOFT_TISSUE_HU",
     "Epoch",
     "Look",
-    "Mean",
     "ScanHu",
     "agreement",
     "best_epoch",

@@ -1,33 +1,15 @@
 """Scores per organ as charts: every case with its box, and means with their intervals."""
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 from matplotlib.figure import Figure
 
 from viscera.figures.canvas import GREY, INK, line_colour, new_figure, readable, style
+from viscera.scores import MEAN, Summary
 
 GOLDEN = 0.6180339887
 """Multiples of it, modulo 1, spread points evenly whatever their number."""
-
-
-@dataclass(frozen=True)
-class Mean:
-    """A mean over cases with its interval.
-
-    Attributes:
-        organ: Or "mean" for the mean over organs.
-        mean: Of the cases.
-        low: Lower end of the 95 % interval.
-        high: Upper end.
-        cases: How many.
-    """
-
-    organ: str
-    mean: float
-    low: float | None
-    high: float | None
-    cases: int
 
 
 def dice_boxes(scores: Mapping[str, Sequence[float]], *, metric: str = "Dice") -> Figure:
@@ -64,21 +46,21 @@ def dice_boxes(scores: Mapping[str, Sequence[float]], *, metric: str = "Dice") -
     return figure
 
 
-def dice_bars(means: Sequence[Mean], *, metric: str = "Dice") -> Figure:
+def dice_bars(means: Sequence[Summary], *, metric: str = "Dice") -> Figure:
     """Draw the mean per organ as bars with 95 % intervals and the number beside them.
 
     Args:
-        means: From top to bottom; the organ "mean" is drawn in grey.
+        means: Of one metric, from top to bottom; the organ "mean" is drawn in grey.
         metric: Names the axis.
     """
     figure = new_figure(8.5, 1.1 + 0.34 * max(len(means), 1))
     axes = figure.add_subplot()
     style(axes, f"Mean {metric} with 95 % interval", x=metric)
     for row, entry in enumerate(means):
-        colour = GREY if entry.organ == "mean" else line_colour(entry.organ)
+        colour = GREY if entry.organ == MEAN else line_colour(entry.organ)
         axes.barh(row, entry.mean, height=0.66, color=colour, alpha=0.8)
         end = entry.mean
-        if entry.low is not None and entry.high is not None:
+        if math.isfinite(entry.low) and math.isfinite(entry.high):
             axes.plot([entry.low, entry.high], [row, row], color=INK, linewidth=1.4, marker="|", markersize=7)
             end = max(end, entry.high)
         axes.text(end + 0.012, row, f"{entry.mean:.3f}", va="center", fontsize=8, color=INK)

@@ -11,19 +11,22 @@ from viscera.errors import FileError, RunError
 from viscera.files import write_text
 from viscera.report.page import Page, render
 from viscera.report.run import is_run, run_page
-from viscera.report.scores import CaseFiles, evaluation_page, is_evaluation
+from viscera.report.scores import CaseFiles, evaluation_page
 from viscera.report.store import is_store, store_page
+from viscera.scores import Evaluation, evaluation_from_json
 
 __all__ = ["CaseFiles", "write_report"]
 
 
-def write_report(target: Path, out: Path, *, pictures: Sequence[CaseFiles] = (), overwrite: bool = True) -> Path:
+def write_report(
+    target: Path | Evaluation, out: Path, *, pictures: Sequence[CaseFiles] = (), overwrite: bool = True
+) -> Path:
     """Write the report of whatever ``target`` is.
 
     Args:
-        target: A run's folder, a prepared store, or the JSON of an evaluation.
+        target: A run's folder, a prepared store, an evaluation or its JSON.
         out: The HTML file.
-        pictures: For an evaluation, cases of which montages can be made.
+        pictures: For an evaluation, cases of which montages can be made; the best and the worst are drawn.
         overwrite: Whether a file that stands there may be replaced.
 
     Returns:
@@ -33,7 +36,11 @@ def write_report(target: Path, out: Path, *, pictures: Sequence[CaseFiles] = (),
         RunError: The folder is neither run nor store, or its run has no epoch yet.
         FileError: A file is no evaluation, cannot be read, or the page not be written.
     """
-    write_text(out, render(_page(target, pictures)), overwrite=overwrite)
+    if isinstance(target, Evaluation):
+        page = evaluation_page(target, out.stem, pictures)
+    else:
+        page = _page(target, pictures)
+    write_text(out, render(page), overwrite=overwrite)
     return out
 
 
@@ -51,8 +58,11 @@ def _page(target: Path, pictures: Sequence[CaseFiles]) -> Page:
             f"{target} is neither a run (it has no recipe.json) nor a store (no store.json). "
             "Pass the folder that viscera train or prepare wrote, or the JSON of viscera evaluate."
         )
-    if not is_evaluation(target):
+    try:
+        text = target.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
         raise FileError(
-            f"{target.name} is no evaluation. Pass what viscera evaluate --json wrote, a run's folder, or a store."
-        )
-    return evaluation_page(target, pictures)
+            f"{target.name} is no evaluation ({error}). "
+            "Pass what viscera evaluate --json wrote, a run's folder, or a store."
+        ) from error
+    return evaluation_page(evaluation_from_json(text, where=target.name), target.stem, pictures)

@@ -3,19 +3,35 @@
 import base64
 import math
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from viscera.errors import FileError
-from viscera.figures import Look, Mean, dice_bars, dice_boxes, montage
+from viscera.errors import VisceraError
+from viscera.figures import Look, dice_bars, dice_boxes, montage
 from viscera.figures.canvas import readable
-from viscera.nifti import read, stem
-from viscera.report.page import MISSING, Cell, Page, Row, Section, Table, chart, number_cell, read_json
+from viscera.nifti import read
+from viscera.pairing import Task, match
+from viscera.report.page import (
+    MISSING,
+    Cell,
+    Page,
+    Row,
+    Section,
+    Table,
+    chart,
+    number_cell,
+    problem_table,
+    without_folders,
+)
+from viscera.scores import MEAN, Evaluation, Summary
+from viscera.volume import with_voxels
 
 METRICS: dict[str, tuple[str, int]] = {
     "dice": ("Dice", 3),
     "iou": ("IoU", 3),
+    "slice_dice": ("slice Dice", 3),
+    "slice_iou": ("slice IoU", 3),
     "nsd": ("NSD", 3),
     "hd95_mm": ("HD95, mm", 1),
     "truth_ml": ("truth, ml", 1),
@@ -23,10 +39,13 @@ METRICS: dict[str, tuple[str, int]] = {
     "volume_error_ml": ("volume error, ml", 1),
     "tolerance_mm": ("NSD tolerance, mm", 1),
 }
-"""{name in the JSON: (heading, digits)}."""
+"""{name in the evaluation: (heading, digits)}."""
 
-FRACTIONS = ("dice", "iou", "nsd")
+FRACTIONS = ("dice", "iou", "slice_dice", "slice_iou", "nsd")
 """Metrics in [0, 1], drawn with a bar."""
+
+LEADING = {"slices": "slice_dice"}
+"""{mode: metric that is drawn and ranks the cases}; "dice" for other modes."""
 
 SHOWN_PER_END = 2
 """Montages of so many of the worst and of the best cases."""
@@ -37,7 +56,6 @@ MODES = {
     "volume": "Scores of whole volumes on the scanner's grid, per case and organ.",
     "slices": "Pooled over the slices on which the truth shows the organ, as in Zhang 2025. False positives on other "
     "slices do not count: not to be compared with scores of whole volumes.",
-    "flare": "Scores as defined by the FLARE challenges.",
 }
 
 
@@ -46,242 +64,197 @@ class CaseFiles:
     """Where the files of a case are, for its picture.
 
     Attributes:
-        title: The case's name as in the evaluation, or any other title.
+        title: The case's name in the evaluation.
         ct: The scan.
-        prediction: Predicted labels; the organs' names are in NAME.json beside it, unless ``names`` gives them.
-        truth: True labels with the same values, or None.
-        names: {label: organ}.
-        annotated: Organs that the truth annotates; None: all.
+        task: Its truth and its prediction.
+        labels: A JSON file of names for label files that have none beside them.
     """
 
     title: str
     ct: Path
-    prediction: Path
-    truth: Path | None = None
-    names: Mapping[int, str] | None = None
-    annotated: tuple[str, ...] | None = None
+    task: Task
+    labels: Path | None = None
 
 
-@dataclass(frozen=True)
-class Score:
-    """The scores of one organ in one case; None where a metric has no finite value."""
-
-    case: str
-    organ: str
-    values: Mapping[str, float | None]
-
-
-@dataclass(frozen=True)
-class Scores:
-    """What ``viscera evaluate --json`` wrote.
-
-    Attributes:
-        mode: volume, slices or flare.
-        cases: Every score.
-        means: {metric: mean per organ, the organ "mean" being the mean over organs}.
-    """
-
-    mode: str
-    cases: tuple[Score, ...]
-    means: Mapping[str, tuple[Mean, ...]]
-
-
-def is_evaluation(file: Path) -> bool:
-    """Tell whether a file is JSON that ``viscera evaluate`` wrote."""
-    return file.suffix == ".json" and {"mode", "cases", "summary"} <= set(read_json(file))
-
-
-def read_scores(file: Path) -> Scores:
-    """Read an evaluation's JSON.
-
-    Raises:
-        FileError: It is none.
-    """
-    evaluation = read_json(file)
-    try:
-        cases = tuple(
-            Score(
-                str(row["case"]), str(row["organ"]), {name: _number(row.get(name)) for name in METRICS if name in row}
-            )
-            for row in _rows(evaluation["cases"])
-        )
-        means: dict[str, list[Mean]] = {}
-        for row in _rows(evaluation["summary"]):
-            mean = _number(row["mean"])
-            if mean is not None:
-                entry = Mean(
-                    str(row["organ"]), mean, _number(row.get("low")), _number(row.get("high")), _count(row["cases"])
-                )
-                means.setdefault(str(row["metric"]), []).append(entry)
-    except (KeyError, TypeError, ValueError) as error:
-        raise FileError(f"{file.name} is no evaluation ({error!r}). Write it with viscera evaluate --json.") from error
-    return Scores(str(evaluation["mode"]), cases, {metric: tuple(entries) for metric, entries in means.items()})
-
-
-def evaluation_page(file: Path, pictures: Sequence[CaseFiles] = ()) -> Page:
+def evaluation_page(evaluation: Evaluation, title: str, pictures: Sequence[CaseFiles] = ()) -> Page:
     """Give the page of an evaluation.
 
     Args:
-        file: What ``viscera evaluate --json`` wrote.
-        pictures: Cases of which montages can be made. Of those that the evaluation names, the best and the worst are
-            shown; others are shown all.
-
-    Raises:
-        FileError: A file cannot be read.
-        GeometryError: The labels of a picture lie on another grid than its scan.
+        evaluation: What is shown.
+        title: Its name.
+        pictures: Cases of which montages can be made. The best and the worst of those that have a score are drawn.
     """
-    scores = read_scores(file)
-    organs = list(dict.fromkeys(score.organ for score in scores.cases))
-    names = list(dict.fromkeys(score.case for score in scores.cases))
-    sections = [
-        Section("Summary", "Mean over cases, with the bootstrap 95 % interval in brackets.", table=_summary(scores))
-    ]
-    per_organ = {organ: _dice(scores.cases, organ=organ) for organ in organs}
-    if any(per_organ.values()):
-        charts = [chart(dice_boxes(per_organ), "Dice per case")]
-        if scores.means.get("dice"):
-            charts.append(chart(dice_bars(scores.means["dice"]), "mean Dice"))
-        text = "The number of cases is in brackets. An organ that a case does not annotate has no score there."
-        sections.append(Section("Dice per organ", text, charts=tuple(charts)))
-    ranking = _ranking(scores, names)
+    metric = LEADING.get(evaluation.mode, "dice")
+    values = _by_case(evaluation, metric)
+    ranking = sorted(
+        ((case, sum(scores.values()) / len(scores)) for case, scores in values.items()), key=lambda entry: entry[1]
+    )
+    text = "Mean over cases, with the bootstrap 95 % interval over patients in brackets."
+    if any(row.metric == "hd95_mm" for row in evaluation.summary):
+        text += " A missed organ counts as 0, but has no HD95."
+    sections = [Section("Summary", text, table=_summary_table(evaluation))]
     if ranking:
-        text = "By the mean Dice over the organs that each case annotates."
-        sections.append(Section("Worst and best cases", text, table=_ranking_table(scores, ranking)))
+        sections.append(_charts(evaluation, metric))
+        text = f"By the mean {_heading(metric)} over the organs that each case annotates."
+        sections.append(Section("Worst and best cases", text, table=_ranking_table(values, ranking, metric)))
     shown = _chosen(pictures, [case for case, _ in ranking])
     if shown:
-        images = tuple((caption, picture(case)) for caption, case in shown)
-        text = "The patient's right is on the left of each picture. Yellow: agreement; green: false; red: missed."
-        sections.append(Section("Pictures", text, images=images))
-    sections.append(Section("Every score", "Click on a heading to sort.", table=_case_table(scores)))
-    tiles = [("cases", str(len(names))), ("organs", str(len(organs)))]
-    for metric in FRACTIONS:
-        overall = next((entry for entry in scores.means.get(metric, ()) if entry.organ == "mean"), None)
-        if overall is not None:
-            tiles.append((f"mean {METRICS[metric][0]}", f"{overall.mean:.3f}"))
-    return Page("Evaluation", file.stem, MODES.get(scores.mode, f"Mode {scores.mode}."), tuple(tiles), tuple(sections))
+        sections.append(_pictures(shown))
+    if evaluation.problems:
+        text = "These cases have no score and are in no mean."
+        sections.append(Section("Problems", text, table=problem_table(evaluation.problems)))
+    if evaluation.notes:
+        sections.append(Section("Notes", notes=tuple(without_folders(note) for note in evaluation.notes)))
+    sections.append(Section("Every score", "Click on a heading to sort.", table=_case_table(evaluation)))
+    subtitle = MODES.get(evaluation.mode, f"Mode {evaluation.mode}.")
+    return Page("Evaluation", title, subtitle, _tiles(evaluation), tuple(sections))
 
 
 def picture(case: CaseFiles, look: Look = LOOK) -> str:
-    """Draw the montage of a case; give the PNG in base64."""
-    names = case.names if case.names is not None else _names_beside(case.prediction)
+    """Draw the montage of a case; give the PNG in base64. Voxels of unknown truth are shown as background.
+
+    Raises:
+        VisceraError: Its files cannot be used.
+    """
+    pair, _ = match(case.task, labels=case.labels)
+    prediction = pair.prediction
+    if pair.known is not None:  # they have no score either
+        prediction = with_voxels(prediction, prediction.voxels * pair.known)
     with tempfile.TemporaryDirectory() as folder:
         png = montage(
             read(case.ct),
-            read(case.prediction),
-            truth=None if case.truth is None else read(case.truth),
-            names=names,
-            annotated=case.annotated,
+            prediction,
+            truth=pair.truth,
+            names=pair.space.labels,
+            annotated=pair.annotated,
             out=Path(folder) / "montage.png",
             look=look,
         )
         return base64.b64encode(png.read_bytes()).decode("ascii")
 
 
-def _dice(cases: Sequence[Score], *, organ: str | None = None, case: str | None = None) -> list[float]:
-    """Give the finite Dice values of one organ, or of one case."""
-    wanted = [score for score in cases if organ in (None, score.organ) and case in (None, score.case)]
-    values = [score.values.get("dice") for score in wanted]
-    return [value for value in values if value is not None]
+def _tiles(evaluation: Evaluation) -> tuple[tuple[str, str], ...]:
+    tiles = [
+        ("cases", str(len({score.case for score in evaluation.scores}))),
+        ("organs", str(len({score.organ for score in evaluation.scores}))),
+    ]
+    if evaluation.problems:
+        tiles.append(("problems", str(len(evaluation.problems))))
+    means = {row.metric: row.mean for row in evaluation.summary if row.organ == MEAN and math.isfinite(row.mean)}
+    tiles += [(f"mean {_heading(metric)}", f"{means[metric]:.3f}") for metric in FRACTIONS if metric in means]
+    return tuple(tiles)
 
 
-def _ranking(scores: Scores, names: Sequence[str]) -> list[tuple[str, float]]:
-    """Give (case, mean Dice), the worst first."""
-    values = {name: _dice(scores.cases, case=name) for name in names}
-    return sorted(((name, sum(dice) / len(dice)) for name, dice in values.items() if dice), key=lambda entry: entry[1])
+def _by_case(evaluation: Evaluation, metric: str) -> dict[str, dict[str, float]]:
+    """Give {case: {organ: score}}, without what is not finite."""
+    values: dict[str, dict[str, float]] = {}
+    for score in evaluation.scores:
+        value = score.values.get(metric, math.nan)
+        if math.isfinite(value):
+            values.setdefault(score.case, {})[score.organ] = value
+    return values
 
 
-def _ranking_table(scores: Scores, ranking: Sequence[tuple[str, float]]) -> Table:
-    """Show both ends of the ranking, with the organ that is worst in each case."""
-    ends = dict([*ranking[:5], *ranking[-5:]])
-    rows = []
-    for case, mean in ends.items():
-        organs = {s.organ: d for s in scores.cases if s.case == case and (d := s.values.get("dice")) is not None}
-        worst = min(organs, key=organs.__getitem__)
-        rows.append(
-            Row((Cell(case), Cell(readable(worst)), number_cell(mean, bar=True), number_cell(organs[worst], bar=True)))
-        )
-    return Table(("case", "worst organ", "mean Dice", "its Dice"), tuple(rows), words=2)
+def _charts(evaluation: Evaluation, metric: str) -> Section:
+    per_organ: dict[str, list[float]] = {score.organ: [] for score in evaluation.scores}
+    for score in evaluation.scores:
+        value = score.values.get(metric, math.nan)
+        if math.isfinite(value):
+            per_organ[score.organ].append(value)
+    name = _heading(metric)
+    charts = [chart(dice_boxes(per_organ, metric=name), f"{name} per case")]
+    means = [row for row in evaluation.summary if row.metric == metric and math.isfinite(row.mean)]
+    if means:
+        means.sort(key=lambda row: row.organ == MEAN)
+        charts.append(chart(dice_bars(means, metric=name), f"mean {name}"))
+    text = "The number of cases is in brackets. An organ that a case does not annotate has no score there."
+    return Section(f"{name[0].upper()}{name[1:]} per organ", text, charts=tuple(charts))
+
+
+def _pictures(shown: Sequence[tuple[str, CaseFiles]]) -> Section:
+    """Draw cases, given as (caption, files); those that cannot be drawn get a sentence."""
+    images, notes = [], []
+    for caption, case in shown:
+        try:
+            images.append((caption, picture(case)))
+        except VisceraError as error:
+            files = (case.ct, case.task.prediction, case.task.truth)
+            reason = without_folders(str(error), *(str(file) for file in files if isinstance(file, Path)))
+            notes.append(f"No picture of {caption}. {reason}")
+    text = "The patient's right is on the left of each picture. Yellow: agreement; green: false; red: missed."
+    return Section("Pictures", text, images=tuple(images), notes=tuple(notes))
 
 
 def _chosen(pictures: Sequence[CaseFiles], ranked: Sequence[str]) -> list[tuple[str, CaseFiles]]:
-    """Give (caption, case): the worst and best of the evaluated cases that can be drawn, then all others."""
+    """Give (caption, case): the worst and best of the ranked cases that can be drawn."""
     places = {case: place for place, case in enumerate(ranked, start=1)}
     known = sorted((case for case in pictures if case.title in places), key=lambda case: places[case.title])
     if len(known) > 2 * SHOWN_PER_END:
         known = known[:SHOWN_PER_END] + known[-SHOWN_PER_END:]
-    captions = [(f"{case.title}: place {places[case.title]} of {len(ranked)} from the worst", case) for case in known]
-    return captions + [(case.title, case) for case in pictures if case.title not in places]
+    return [(f"{case.title}: place {places[case.title]} of {len(ranked)} from the worst", case) for case in known]
 
 
-def _names_beside(prediction: Path) -> dict[int, str]:
-    """Read the organs' names from NAME.json beside a prediction; none where there is no such file."""
-    file = prediction.with_name(f"{stem(prediction)}.json")
-    if not file.is_file():
-        return {}
-    labels = read_json(file).get("labels")
-    if not isinstance(labels, dict) or not all(str(value).isdecimal() for value in labels):
-        raise FileError(f"{file.name} names no labels. Write it with viscera predict, or remove it.")
-    return {int(value): str(organ) for value, organ in labels.items()}
-
-
-def _summary(scores: Scores) -> Table:
-    """Put organs in rows, the mean last, and metrics in columns."""
-    metrics = [metric for metric in METRICS if metric in scores.means]
-    metrics += [metric for metric in scores.means if metric not in METRICS]
-    organs = list(dict.fromkeys(entry.organ for metric in metrics for entry in scores.means[metric]))
-    organs.sort(key=lambda organ: organ == "mean")
+def _ranking_table(
+    values: Mapping[str, Mapping[str, float]], ranking: Sequence[tuple[str, float]], metric: str
+) -> Table:
+    """Show both ends of the ranking, with the organ that is worst in each case."""
     rows = []
-    for organ in organs:
-        cells = [Cell(readable(organ))]
-        found = [next((e for e in scores.means[metric] if e.organ == organ), None) for metric in metrics]
-        cases = max((entry.cases for entry in found if entry is not None), default=0)
-        cells.append(Cell(str(cases), number=cases))
-        cells += [_mean_cell(entry, metric) for entry, metric in zip(found, metrics, strict=True)]
-        rows.append(Row(tuple(cells), total=organ == "mean"))
-    return Table(("organ", "cases", *(METRICS.get(metric, (metric, 3))[0] for metric in metrics)), tuple(rows))
-
-
-def _mean_cell(entry: Mean | None, metric: str) -> Cell:
-    if entry is None:
-        return Cell(MISSING)
-    digits = METRICS.get(metric, (metric, 3))[1]
-    cell = number_cell(entry.mean, digits=digits, bar=metric in FRACTIONS)
-    if entry.low is None or entry.high is None:
-        return cell
-    return replace(cell, small=f"[{entry.low:.{digits}f}, {entry.high:.{digits}f}]")
-
-
-def _case_table(scores: Scores) -> Table:
-    metrics = [metric for metric in METRICS if any(metric in score.values for score in scores.cases)]
-    rows = [
-        Row(
-            (
-                Cell(score.case),
-                Cell(readable(score.organ)),
-                *(number_cell(score.values.get(m), digits=METRICS[m][1], bar=m in FRACTIONS) for m in metrics),
-            )
+    for case, mean in dict([*ranking[:5], *ranking[-5:]]).items():
+        organs = values[case]
+        worst = min(organs, key=organs.__getitem__)
+        rows.append(
+            Row((Cell(case), Cell(readable(worst)), number_cell(mean, bar=True), number_cell(organs[worst], bar=True)))
         )
-        for score in scores.cases
-    ]
-    return Table(("case", "organ", *(METRICS[metric][0] for metric in metrics)), tuple(rows), words=2)
+    name = _heading(metric)
+    return Table(("case", "worst organ", f"mean {name}", f"its {name}"), tuple(rows), words=2)
 
 
-def _rows(value: object) -> list[dict[str, object]]:
-    if not isinstance(value, list) or not all(isinstance(row, dict) for row in value):
-        raise TypeError("expected a list of objects")
-    return value
+def _summary_table(evaluation: Evaluation) -> Table:
+    """Put organs in rows, the mean last, and metrics in columns."""
+    found: dict[str, dict[str, Summary]] = {}
+    for row in evaluation.summary:
+        found.setdefault(row.organ, {})[row.metric] = row
+    metrics = _ordered(row.metric for row in evaluation.summary)
+    rows = []
+    for organ in sorted(found, key=lambda organ: organ == MEAN):
+        cases = max(row.cases for row in found[organ].values())
+        cells = [_mean_cell(found[organ].get(metric), metric, cases) for metric in metrics]
+        rows.append(Row((Cell(readable(organ)), Cell(str(cases), number=cases), *cells), total=organ == MEAN))
+    return Table(("organ", "cases", *(_heading(metric) for metric in metrics)), tuple(rows))
 
 
-def _number(value: object) -> float | None:
-    """Give a finite number, or None for null."""
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError(f"expected a number or null, got {value!r}")
-    return float(value) if math.isfinite(value) else None
+def _mean_cell(row: Summary | None, metric: str, cases: int) -> Cell:
+    """Give a mean with its interval, and its number of cases where that is less than the organ's."""
+    if row is None:
+        return Cell(MISSING)
+    digits = _digits(metric)
+    cell = number_cell(row.mean, digits=digits, bar=metric in FRACTIONS)
+    small = []
+    if math.isfinite(row.low) and math.isfinite(row.high):
+        small.append(f"[{row.low:.{digits}f}, {row.high:.{digits}f}]")
+    if row.cases < cases:
+        small.append(f"of {row.cases}")
+    return replace(cell, small=" ".join(small))
 
 
-def _count(value: object) -> int:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"expected a whole number, got {value!r}")
-    return value
+def _case_table(evaluation: Evaluation) -> Table:
+    metrics = _ordered(metric for score in evaluation.scores for metric in score.values)
+    rows = []
+    for score in evaluation.scores:
+        cells = [number_cell(score.values.get(m), digits=_digits(m), bar=m in FRACTIONS) for m in metrics]
+        rows.append(Row((Cell(score.case), Cell(readable(score.organ)), *cells)))
+    return Table(("case", "organ", *(_heading(metric) for metric in metrics)), tuple(rows), words=2)
+
+
+def _ordered(metrics: Iterable[str]) -> list[str]:
+    """Give each metric once: those known in the order of METRICS, then the others."""
+    given = dict.fromkeys(metrics)
+    return [metric for metric in METRICS if metric in given] + [metric for metric in given if metric not in METRICS]
+
+
+def _heading(metric: str) -> str:
+    return METRICS.get(metric, (metric, 3))[0]
+
+
+def _digits(metric: str) -> int:
+    return METRICS.get(metric, (metric, 3))[1]

@@ -4,11 +4,13 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from viscera.cases import Facts, open_store
+from viscera.cases import Facts, Store, open_store
+from viscera.datasets import Problem
 from viscera.errors import StoreError
 from viscera.figures import ScanHu, hu_distribution, label_frequencies
 from viscera.figures.canvas import readable
-from viscera.report.page import MISSING, Cell, Page, Row, Section, Table, chart
+from viscera.preparing import notes_of
+from viscera.report.page import MISSING, Cell, Page, Row, Section, Table, chart, problem_table, without_folders
 
 SPLITS = ("training", "validation", "test")
 
@@ -34,13 +36,7 @@ def store_page(store: Path) -> Page:
     }
     voxels = {name: _voxels(cases, organs) for name, cases in by_set.items()}
     sections = [
-        Section(
-            "Intensities",
-            "One bar per scan: range in grey, 10 % to 90 % percentile in blue, mean in red.",
-            charts=(
-                chart(hu_distribution({name: [_hu(case) for case in cases] for name, cases in by_set.items()}), "HU"),
-            ),
-        ),
+        *_intensities(by_set),
         Section(
             "Label frequencies",
             "Voxels after preparation. What a data set does not annotate is unknown, not zero.",
@@ -53,14 +49,30 @@ def store_page(store: Path) -> Page:
         sections.append(Section("Splits", "Drawn by patient.", table=splits))
     problems = _problems(store)
     if problems:
-        table = Table(("case", "file", "problem", "remedy"), tuple(problems), words=4)
-        sections.append(Section("Problems", "These scans are not in the store.", table=table))
+        text = "These files are not in the store."
+        sections.append(Section("Problems", text, table=problem_table(problems)))
+    notes = tuple(without_folders(note) for note in notes_of(opened, opened.names()))
+    if notes:
+        sections.append(Section("Notes", notes=notes))
     tiles = (("cases", str(len(facts))), ("data sets", str(len(by_set))), ("problems", str(len(problems))))
-    return Page("Prepared store", store.resolve().name, ", ".join(by_set), tiles, tuple(sections))
+    return Page("Prepared store", store.resolve().name, _subtitle(opened), tiles, tuple(sections))
 
 
-def _hu(case: Facts) -> ScanHu:
-    return ScanHu(*(float(case.hu[name]) for name in ("minimum", "p10", "mean", "p90", "maximum")))
+def _subtitle(store: Store) -> str:
+    rows, columns = store.preparation.size
+    return f"Label space {store.space.name}, slices of {rows}x{columns} pixels."
+
+
+def _intensities(by_set: Mapping[str, Sequence[Facts]]) -> list[Section]:
+    """Draw the HU of the scans of which they are known; nothing where there are none."""
+    scans = {
+        name: [ScanHu(**{key: float(value) for key, value in case.hu.items()}) for case in cases if case.hu]
+        for name, cases in by_set.items()
+    }
+    if not any(scans.values()):
+        return []
+    text = "One bar per scan: range in grey, 10 % to 90 % percentile in blue, mean in red."
+    return [Section("Intensities", text, charts=(chart(hu_distribution(scans), "HU"),))]
 
 
 def _voxels(cases: Sequence[Facts], organs: Sequence[str]) -> dict[str, int | None]:
@@ -93,34 +105,17 @@ def _splits(split_of: Mapping[str, str], by_set: Mapping[str, Sequence[Facts]]) 
     for split in SPLITS:
         counts = [sum(split_of.get(case.name) == split for case in cases) for cases in by_set.values()]
         rows.append(Row((Cell(split), *(Cell(str(n), number=n) for n in counts))))
+    none = [sum(case.name not in split_of for case in cases) for cases in by_set.values()]
+    if any(none):
+        rows.append(Row((Cell("in no split"), *(Cell(str(n), number=n) for n in none))))
     return Table(("split", *by_set), tuple(rows))
 
 
-def _problems(store: Path) -> list[Row]:
+def _problems(store: Path) -> list[Problem]:
     file = store / "problems.json"
     if not file.is_file():
         return []
     try:
-        problems = [_mapping(problem) for problem in _list(json.loads(file.read_text(encoding="utf-8")))]
+        return [Problem(**problem) for problem in json.loads(file.read_text(encoding="utf-8"))]
     except (ValueError, TypeError) as error:
         raise StoreError(f"{file.name} is damaged ({error}). Remove it and prepare again.") from error
-    names = ("case", "file", "what", "remedy")
-    return [
-        Row(tuple(Cell(_without_folder(str(problem.get(name, "")), name)) for name in names)) for problem in problems
-    ]
-
-
-def _without_folder(text: str, name: str) -> str:
-    return Path(text).name if name == "file" else text
-
-
-def _mapping(value: object) -> dict[str, object]:
-    if not isinstance(value, dict):
-        raise TypeError(f"expected an object, got {value!r}")
-    return value
-
-
-def _list(value: object) -> list[object]:
-    if not isinstance(value, list):
-        raise TypeError(f"expected a list, got {value!r}")
-    return value

@@ -1,5 +1,6 @@
 """Many synthetic patients as a data set on disk, in any layout, with any organs annotated."""
 
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -54,10 +55,9 @@ def write_cohort(folder: Path, cohort: Cohort, *, jobs: int, done: Callable[[], 
         raise DataSetError(f"{folder} is not empty. Give a new folder for the synthetic data set.")
     annotate = cohort.annotate or default_organs(cohort.layout)
     with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
-        tasks = [pool.submit(make_patient, cohort, number) for number in range(1, cohort.cases + 1)]
-        for number, task in enumerate(tasks, start=1):
-            patient = task.result()
-            tasks[number - 1] = None  # a scan that is written need not be kept
+        tasks = deque(pool.submit(make_patient, cohort, number) for number in range(1, cohort.cases + 1))
+        for number in range(1, cohort.cases + 1):
+            patient = tasks.popleft().result()
             write_case(
                 cohort.layout,
                 folder,

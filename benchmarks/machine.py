@@ -1,0 +1,87 @@
+"""What every benchmark's JSON says about itself (machine, commit, date, versions), and how rivals are timed."""
+
+import json
+import os
+import platform
+import statistics
+import subprocess
+import time
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+
+
+def facts(*packages: str) -> dict[str, object]:
+    """Give the machine, the commit, the date, and the versions of packages."""
+    return {
+        "machine": machine(),
+        "cores": os.cpu_count(),
+        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
+        "commit": commit(),
+        "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "versions": {"python": platform.python_version()} | {name: version(name) for name in packages},
+    }
+
+
+def machine() -> str:
+    """Give the processor's name."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def commit() -> str:
+    """Give the short hash of the checkout's commit, with a + where files differ from it; "" outside of git."""
+
+    def git(*arguments: str) -> str:
+        done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
+        return done.stdout.strip()
+
+    return git("rev-parse", "--short", "HEAD") + ("+" if git("status", "--porcelain", "--", "src") else "")
+
+
+def alternate(rivals: Mapping[str, tuple[Callable[[], object], int]]) -> dict[str, list[float]]:
+    """Time rivals in turn, so that a busy machine slows all of them alike.
+
+    Args:
+        rivals: {name: (what to run, in how many rounds)}. Those with fewer rounds sit out the last ones.
+
+    Returns:
+        {name: seconds of each round}.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in rivals}
+    for number in range(max(rounds for _, rounds in rivals.values())):
+        for name, (run, rounds) in rivals.items():
+            if number < rounds:
+                start = time.perf_counter()
+                run()
+                seconds[name].append(round(time.perf_counter() - start, 4))
+    return seconds
+
+
+def rows(seconds: Mapping[str, list[float]], *, ours: str = "viscera") -> list[dict[str, object]]:
+    """Give each rival's median and how many times as long it takes as ours."""
+    medians = {name: statistics.median(times) for name, times in seconds.items()}
+    return [
+        {
+            "name": name,
+            "median_s": medians[name],
+            "times_ours": round(medians[name] / medians[ours], 1),
+            "seconds": times,
+        }
+        for name, times in seconds.items()
+    ]
+
+
+def save(name: str, content: Mapping[str, object]) -> Path:
+    """Write benchmarks/results/NAME.json."""
+    path = RESULTS / f"{name}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    return path

@@ -1,0 +1,165 @@
+"""Write the README's generated parts: results from benchmarks/results, the tree from the modules' docstrings.
+
+Usage: python benchmarks/tables.py          (make tables)
+       python benchmarks/tables.py --check  exits with 1 if the README is not up to date
+"""
+
+import ast
+import json
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+PACKAGE = ROOT / "src" / "viscera"
+
+
+def first_line(file: Path) -> str:
+    """Give the first line of a module's docstring."""
+    return (ast.get_docstring(ast.parse(file.read_text())) or "").split("\n")[0].rstrip(".")
+
+
+def tree() -> str:
+    """Give one line per file and folder, in the order of permitted imports."""
+    import tomllib
+
+    contract = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"][0]
+    rows = []
+    for layer in reversed(contract["layers"]):
+        name = layer.removeprefix("viscera.")
+        file = PACKAGE / f"{name}.py"
+        if file.exists():
+            rows.append((f"{name}.py", first_line(file)))
+            continue
+        rows.append((f"{name}/", first_line(PACKAGE / name / "__init__.py")))
+    width = max(len(name) for name, _ in rows)
+    return "```\nsrc/viscera/\n" + "\n".join(f"    {name:<{width}}  {text}" for name, text in rows) + "\n```"
+
+
+def layouts() -> str:
+    """Give the table of layouts."""
+    from viscera.datasets import LAYOUTS
+
+    rows = "\n".join(f"| `{name}` | {text} |" for name, text in LAYOUTS.items())
+    return f"| layout | folder |\n|---|---|\n{rows}"
+
+
+def read(name: str) -> dict | None:
+    """Give a benchmark's result, or None where it has not been run."""
+    file = RESULTS / f"{name}.json"
+    return json.loads(file.read_text()) if file.exists() else None
+
+
+def results() -> str:
+    """Give the tables of results."""
+    parts = [part for part in (demo(), real(), predict(), files(), metrics(), training()) if part]
+    return "\n\n".join(parts)
+
+
+def demo() -> str:
+    """Give the demo's scores."""
+    found = read("demo")
+    if found is None:
+        return ""
+    rows = "\n".join(
+        f"| {row['organ'].replace('_', ' ')} | {row['cases']} | {row['dice']} | {row['nsd']} |"
+        for row in found["organs"]
+    )
+    return (
+        f"**`make demo`**: {found['training_patients']} synthetic patients, {found['minutes']:.1f} minutes on "
+        f"{found['machine']['cores']} cores; unseen synthetic patients, organs that their data set annotates, mean "
+        f"[95 % interval]:\n\n| organ | cases | Dice | NSD |\n|---|---|---|---|\n{rows}"
+    )
+
+
+def real() -> str:
+    """Give what a few minutes on one real patient teach."""
+    found = read("real")
+    if found is None:
+        return ""
+    rows = "\n".join(f"| {row['organ']} | {row['dice']:.3f} | {row['nsd']:.3f} |" for row in found["organs"])
+    return (
+        f"**From one real patient to another**: zhang2d-small trained for {found['minutes']:.0f} minutes on one scan "
+        f"(labels made by TotalSegmentator), tested on 20 slices of another (likewise). As it is: one patient is not a "
+        f"training set.\n\n| organ | Dice | NSD |\n|---|---|---|\n{rows}"
+    )
+
+
+def predict() -> str:
+    """Give seconds and memory of segmenting real scans."""
+    found = read("predict")
+    if found is None:
+        return ""
+    rows = "\n".join(
+        f"| {row['scan']} | {row['shape']} | {row['recipe']} | {row['file_to_file_s']:.1f} | {row['network_s']:.1f} "
+        f"| {row['peak_mib']:.0f} |"
+        for row in found["scans"]
+    )
+    return (
+        "**Segmenting real scans**, one command each, start-up apart, medians:\n\n"
+        "| scan | voxels | recipe | file to file, s | of that the network, s | peak memory, MiB |\n|---|---|---|---|---|---|\n"
+        + rows
+    )
+
+
+def files() -> str:
+    """Give reading and writing beside peers."""
+    found = read("files")
+    if found is None:
+        return ""
+    return "**Files**, medians of alternating rounds:\n\n" + beside_peers([found["read"], found["write"]])
+
+
+def metrics() -> str:
+    """Give metrics beside peers."""
+    found = read("metrics")
+    if found is None:
+        return ""
+    parts = [found["overlap"], found["surface"], found["far_flecks"]]
+    return "**Metrics**, medians of alternating rounds:\n\n" + beside_peers(parts)
+
+
+def beside_peers(parts: list[dict]) -> str:
+    """Give a table of what was timed: who, seconds, how many times as long as viscera."""
+    rows = [
+        f"| {part['what']} | {row['name']} | {'-' if row['median_s'] is None else format(row['median_s'], '.3f')} "
+        f"| {row['times_ours']} |"
+        for part in parts
+        for row in part["rows"]
+    ]
+    return "| what | who | seconds | times viscera's |\n|---|---|---|---|\n" + "\n".join(rows)
+
+
+def training() -> str:
+    """Give training speed on the CPU."""
+    found = read("training_cpu")
+    if found is None:
+        return ""
+    rows = "\n".join(
+        f"| {row['network']} | {row['slice']} | {row['how']} | {row['slices_per_s']:.1f} |" for row in found["rows"]
+    )
+    return f"**Training on the CPU**, slices per second:\n\n| network | slice | how | slices/s |\n|---|---|---|---|\n{rows}"
+
+
+def fill(text: str, name: str, content: str) -> str:
+    """Put content between <!-- name --> and <!-- /name -->."""
+    begin, end = f"<!-- {name} -->", f"<!-- /{name} -->"
+    before, rest = text.split(begin)
+    return f"{before}{begin}\n{content}\n{end}{rest.split(end)[1]}"
+
+
+def main() -> int:
+    """Fill or check the README."""
+    file = ROOT / "README.md"
+    text = file.read_text()
+    new = text
+    for name, content in (("layouts", layouts()), ("results", results()), ("tree", tree())):
+        new = fill(new, name, content)
+    if "--check" in sys.argv:
+        return int(new != text)
+    file.write_text(new)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,247 @@
+from dataclasses import replace
+from itertools import permutations, product
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from viscera import nifti
+from viscera.cases import facts_to_json
+from viscera.config import Preparation
+from viscera.datasets import Source
+from viscera.errors import FileError, GeometryError, LabelError
+from viscera.labels import LabelSpace
+from viscera.preprocessing import case_name, describe, hu_statistics, prepare_case, prepare_image
+from viscera.volume import Turn, Volume, turn_volume
+
+SPACE = LabelSpace("three", ("liver", "kidney", "spleen"))
+SMALL = Preparation(size=(16, 16))
+AFFINE = np.array([[0, 0, -0.8, 100], [0, -0.7, 0, 90], [2.5, 0, 0, -300], [0, 0, 0, 1]])
+ORGANS = ((1, "liver"), (2, "kidney_right"), (3, "kidney_left"), (4, "gallbladder"))
+
+
+def scan(shape: tuple[int, int, int] = (6, 32, 32), *, seed: int = 0) -> Volume:
+    """Noise around air, with a block of noise around soft tissue."""
+    rng = np.random.default_rng(seed)
+    voxels = rng.normal(-1000, 15, shape)
+    voxels[:, shape[1] // 4 : -shape[1] // 4, shape[2] // 4 :] = rng.normal(50, 15, shape)[
+        :, shape[1] // 4 : -shape[1] // 4, shape[2] // 4 :
+    ]
+    return Volume(voxels.round().astype(np.int16), AFFINE)
+
+
+def blocks(shape: tuple[int, int, int] = (6, 32, 32), values: tuple[int, ...] = (1, 2, 3, 4)) -> np.ndarray:
+    """One 8x8 column per value, along the first rows."""
+    labels = np.zeros(shape, np.uint8)
+    for place, value in enumerate(values):
+        labels[:, :8, 8 * place : 8 * place + 8] = value
+    return labels
+
+
+def source_of(folder: Path, ct: Volume, labels: Volume | np.ndarray | None, **changes) -> Source:
+    """Write the files of a case and say what they are."""
+    (folder / "set" / "images").mkdir(parents=True, exist_ok=True)
+    image = folder / "set" / "images" / "p1.nii.gz"
+    nifti.write(image, ct, overwrite=True)
+    label_file = None
+    if labels is not None:
+        label_file = folder / "set" / "labels" / "p1.nii.gz"
+        volume = labels if isinstance(labels, Volume) else Volume(labels, ct.affine)
+        nifti.write(label_file, volume, overwrite=True)
+    annotated = tuple(organ for _, organ in ORGANS)
+    return replace(Source("p1", "set", "p1", image, label_file, ORGANS, annotated), **changes)
+
+
+def prepared(source: Source):
+    return prepare_case(source, space=SPACE, preparation=SMALL)
+
+
+def test_a_case_is_what_its_files_hold(tmp_path):
+    ct = scan()
+    case, facts = prepared(source_of(tmp_path, ct, blocks()))
+    # 32 -> 16: image pixels are means of 2x2 blocks, label blocks of 8x8 become 4x4.
+    means = ct.voxels.reshape(6, 16, 2, 16, 2).mean(axis=(2, 4))
+    assert np.abs(case.image - means).max() <= 0.5
+    expected = np.zeros((6, 16, 16), np.uint8)
+    expected[:, :4, :4], expected[:, :4, 4:12] = 1, 2
+    np.testing.assert_array_equal(case.labels, expected)
+    assert case.known is None
+    assert case.annotated == ("liver", "kidney")
+    assert (case.name, case.dataset, case.patient) == ("set__p1", "set", "p1")
+    assert facts.voxels == {"background": 6 * 256 - 6 * 48, "liver": 96, "kidney": 192, "spleen": 0}
+    assert facts.geometry.spacing_mm == pytest.approx((2.5, 1.4, 1.6))
+    assert facts.notes == (
+        "kidney_right: merged into kidney",
+        "kidney_left: merged into kidney",
+        "not in label space 'three', so background: gallbladder",
+    )
+
+
+def test_facts_name_the_files_but_no_folder_above(tmp_path):
+    source = source_of(tmp_path, scan(), blocks())
+    _, facts = prepared(source)
+    assert facts.source.image == "images/p1.nii.gz"
+    assert facts.source.labels == ("labels/p1.nii.gz",)
+    assert str(tmp_path) not in str(facts_to_json(facts))
+    assert replace(facts.source, image_sha256="", labels_sha256=()) == describe(source)
+    assert len(facts.source.image_sha256) == len(facts.source.labels_sha256[0]) == 64
+
+
+def test_all_orientations_of_a_scan_give_the_same_bytes(tmp_path):
+    ct = scan((6, 32, 40))
+    labels = Volume(blocks((6, 32, 40)), AFFINE)
+    expected = prepared(source_of(tmp_path, ct, labels))
+    turns = [Turn(axes, flips) for axes in permutations(range(3)) for flips in product([False, True], repeat=3)]
+    assert len(turns) == 48
+    for turn in turns:
+        case, facts = prepared(source_of(tmp_path, turn_volume(ct, turn), turn_volume(labels, turn)))
+        assert case.image.tobytes() == expected[0].image.tobytes()
+        assert case.labels.tobytes() == expected[0].labels.tobytes()
+        assert facts.image_sha256 == expected[1].image_sha256
+        np.testing.assert_allclose(facts.geometry.prepared_affine, expected[1].geometry.prepared_affine, atol=1e-4)
+        assert facts.geometry.turn.undo(np.empty(facts.geometry.axial_shape)).shape == facts.geometry.shape
+
+
+def test_an_oblique_scan_is_turned_but_not_resampled():
+    angle = np.deg2rad(20)
+    rotation = np.array([[np.cos(angle), -np.sin(angle), 0], [np.sin(angle), np.cos(angle), 0], [0, 0, 1]])
+    oblique = AFFINE.copy()
+    oblique[:3, :3] = rotation @ AFFINE[:3, :3]
+    ct = scan()
+    image, geometry = prepare_image(replace(ct, affine=oblique), SMALL)
+    np.testing.assert_array_equal(image, prepare_image(ct, SMALL)[0])
+    assert geometry.spacing_mm == pytest.approx((2.5, 1.4, 1.6))
+
+
+def test_predicting_prepares_a_scan_as_preparing_did(tmp_path):
+    ct = scan()
+    case, _ = prepared(source_of(tmp_path, ct, None))
+    image, geometry = prepare_image(replace(ct, voxels=ct.voxels.astype(np.float32)), SMALL)
+    np.testing.assert_array_equal(image, case.image)
+    assert geometry.shape == case.geometry.shape
+
+
+def test_one_slice_is_enough(tmp_path):
+    case, _ = prepared(source_of(tmp_path, scan((1, 32, 32)), blocks((1, 32, 32))))
+    assert case.image.shape == (1, 16, 16)
+
+
+def test_a_case_without_labels_is_prepared(tmp_path):
+    case, facts = prepared(source_of(tmp_path, scan(), None, annotated=()))
+    assert (case.labels, case.known, case.annotated, facts.voxels) == (None, None, (), {})
+    assert facts.notes == ("no labels",)
+
+
+def test_ignored_voxels_are_unknown(tmp_path):
+    labels = blocks(values=(1, 255, 3, 2))
+    case, facts = prepared(source_of(tmp_path, scan(), labels, unknown=(255,)))
+    assert case.known is not None
+    assert not case.known[:, :4, 4:8].any()
+    assert case.known.sum() == case.known.size - 6 * 16
+    assert facts.voxels["background"] == 6 * 256 - 6 * 16 * 4
+
+
+def test_an_organ_that_is_not_annotated_is_not_in_the_case(tmp_path):
+    case, facts = prepared(source_of(tmp_path, scan(), blocks(), annotated=("liver", "kidney_left")))
+    assert case.annotated == ("liver",)
+    assert facts.voxels["kidney"] == 0
+    assert "kidney: not wholly annotated, so unknown in this case" in facts.notes
+
+
+def test_annotated_but_absent_organs_are_said(tmp_path):
+    _, facts = prepared(source_of(tmp_path, scan(), blocks(values=(0, 2, 3, 4))))
+    assert "liver: annotated, but absent from the scan" in facts.notes
+    _, facts = prepared(source_of(tmp_path, scan(), blocks(values=())))
+    assert "the labels hold none of the annotated organs (liver, kidney): taken as absent from the scan" in facts.notes
+
+
+def test_a_case_with_no_organ_of_the_space_is_said(tmp_path):
+    case, facts = prepared(source_of(tmp_path, scan(), blocks(), annotated=("gallbladder",)))
+    assert case.annotated == ()
+    assert any("none of its annotated organs is in label space 'three'" in note for note in facts.notes)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.int16, np.int32, np.uint16])
+def test_labels_of_any_number_type_are_read(tmp_path, dtype):
+    case, _ = prepared(source_of(tmp_path, scan(), blocks().astype(dtype)))
+    assert case.labels.max() == 2
+
+
+def test_masks_become_labels_and_overlaps_are_said(tmp_path):
+    source = source_of(tmp_path, scan(), None)
+    masks = {"kidney_left": blocks() == 3, "liver": (blocks() == 1) | (blocks() == 3)}
+    files = []
+    for organ, mask in masks.items():
+        file = tmp_path / "set" / "labels" / f"{organ}.nii.gz"
+        nifti.write(file, Volume(mask.astype(np.uint8), AFFINE))
+        files.append((organ, file))
+    source = replace(source, labels=tuple(files), organs=((1, "kidney_left"), (2, "liver")), annotated=tuple(masks))
+    case, facts = prepared(source)
+    assert facts.source.labels == ("labels/kidney_left.nii.gz", "labels/liver.nii.gz")
+    assert case.annotated == ("liver",)
+    assert any(note.startswith("masks overlap") for note in facts.notes)
+
+
+def test_disagreeing_forms_are_said(tmp_path):
+    source = source_of(tmp_path, scan(), blocks())
+    import nibabel
+
+    for file in (source.image, source.labels):
+        image = nibabel.load(file)
+        moved = image.affine.copy()
+        moved[0, 3] += 30
+        image.header.set_qform(moved, 1)
+        image.header.set_sform(image.affine, 1)
+        nibabel.save(nibabel.Nifti1Image(np.asarray(image.dataobj), None, image.header), file)
+    _, facts = prepared(source)
+    assert any(note.startswith("images/p1.nii.gz: sform and qform") for note in facts.notes)
+
+
+def test_hu_statistics_are_those_of_sorted_voxels():
+    image = np.random.default_rng(0).permutation(np.arange(-500, 500, dtype=np.int16)).reshape(10, 10, 10)
+    assert hu_statistics(image) == {"minimum": -500, "maximum": 499, "mean": -0.5, "p10": -401, "p90": 399}
+
+
+@pytest.mark.parametrize(
+    ("labels", "changes", "error", "message"),
+    [
+        (
+            blocks(values=(1, 7)),
+            {},
+            LabelError,
+            r"p1: the labels hold 7 \(384 voxels\), but the data set names 0 backgr",
+        ),
+        (blocks().astype(np.int16) - 1, {}, LabelError, r"p1: the labels hold -1, but labels are 0 to 65535"),
+        (blocks().astype(np.int32) * 40000, {}, LabelError, r"p1: the labels hold 160000, but labels are 0 to 65535"),
+        (blocks() * 1.5, {}, LabelError, r"holds 1.5, but labels are whole numbers"),
+        (blocks((5, 32, 32)), {}, GeometryError, r"p1: labels lie on another grid than the image \(5x32x32 voxels"),
+        (
+            Volume(blocks(), AFFINE * 2),
+            {},
+            GeometryError,
+            r"labels lie on another grid .*1.60 mm against 2.50x0.70x0.80",
+        ),
+        (
+            blocks(),
+            {"annotated": ("pancreas",)},
+            LabelError,
+            r"'pancreas' is listed as annotated, but no label holds it",
+        ),
+    ],
+)
+def test_labels_that_do_not_fit_are_refused(tmp_path, labels, changes, error, message):
+    with pytest.raises(error, match=message) as caught:
+        prepared(source_of(tmp_path, scan(), labels, **changes))
+    assert caught.value.__notes__ == ["labels/p1.nii.gz"]
+
+
+def test_a_scan_that_is_no_ct_is_refused(tmp_path):
+    ct = scan()
+    with pytest.raises(FileError, match=r"p1: intensities from .* look stored with an offset of 1024") as caught:
+        prepared(source_of(tmp_path, replace(ct, voxels=(ct.voxels + 1100).astype(np.int16)), blocks()))
+    assert caught.value.__notes__ == ["images/p1.nii.gz"]
+
+
+def test_case_names_are_visible_folders():
+    source = Source("p1", ".hidden", "p1", Path("x"), None, (), ())
+    assert case_name(source) == "hidden__p1"
