@@ -1,13 +1,15 @@
-"""Small files that are wrong in one way each, written into the present folder; bad_inputs.py says what they are for."""
+"""What a bad input is, and small files that are wrong in one way each, written into the present folder."""
 
+import gzip
 import json
 import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import nibabel
 import numpy as np
-import torch
-from safetensors.torch import save_file
+from safetensors.numpy import save_file
 
 SHAPE = (16, 16, 8)
 """Voxels (x, y, z)."""
@@ -19,7 +21,30 @@ RECIPE = {
     "network": {"widths": [4, 8]},
     "training": {"epochs": 1, "visits_per_slice": 1, "batch_size": 4, "precision": "32-true"},
 }
+PICKLE = b"PK\x03\x04" + b"archive/data.pkl" * 20
+"""How a file of torch.save begins."""
 NAMES = {"labels": {"1": "liver", "2": "kidney", "3": "spleen", "4": "pancreas"}}
+
+
+@dataclass(frozen=True)
+class BadInput:
+    """One bad input.
+
+    Attributes:
+        title: What is wrong.
+        command: The command line after `viscera`, run in a folder of its own.
+        message: A regular expression that the output must match.
+        files: Writes the bad files into the present folder, beside those of ``make_base``.
+        exit_code: Expected.
+        survives: A file that must stand afterwards: that of a good case.
+    """
+
+    title: str
+    command: str
+    message: str
+    files: Callable[[], object] = lambda: None
+    exit_code: int = 2
+    survives: str = ""
 
 
 def hu(seed: int = 0) -> np.ndarray:
@@ -30,22 +55,25 @@ def hu(seed: int = 0) -> np.ndarray:
 
 
 def organs(liver: int = 1, spleen: int = 3) -> np.ndarray:
-    """Give labels of the two organs, as (x, y, z)."""
+    """Give labels of four organs, as (x, y, z)."""
     labels = np.zeros(SHAPE, np.uint8)
     labels[3:8, 4:10, 2:7], labels[10:13, 8:12, 3:6] = liver, spleen
+    labels[9:11, 3:6, 3:6], labels[8:9, 8:12, 3:6] = 2, 4
     return labels
 
 
 def nifti(path: str, voxels: np.ndarray, *, affine: np.ndarray = AFFINE, **header: object) -> None:
-    """Write a NIfTI file; ``header`` overwrites fields, whatever they then claim."""
+    """Write a .nii.gz file; ``header`` overwrites fields, whatever they then claim."""
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     image = nibabel.Nifti1Image(voxels, affine)
     image.header.set_xyzt_units("mm")
     image.set_qform(affine, 1)
     image.set_sform(affine, 1)
+    content = image.to_bytes()
+    fields = nibabel.Nifti1Header(content[:348], check=False)
     for field, value in header.items():
-        image.header[field] = value
-    image.to_filename(path)
+        fields[field] = value
+    Path(path).write_bytes(gzip.compress(fields.binaryblock + content[348:]))
 
 
 def text(path: str, content: str | dict) -> None:
@@ -79,32 +107,21 @@ def bad_bytes(path: str, *, keep: int = 10**9, content: bytes = b"") -> None:
     Path(path).write_bytes(content or Path(path).read_bytes()[:keep])
 
 
-def voxels_like(value: float, *, where: tuple = (5, 5, 5)) -> np.ndarray:
+def one_voxel(value: float) -> np.ndarray:
     """Give a floating-point scan with one odd voxel."""
     voxels = hu(2).astype(np.float32)
-    voxels[where] = value
+    voxels[5, 5, 5] = value
     return voxels
 
 
-def affine_with(value: float) -> np.ndarray:
+def spaced(value: float) -> np.ndarray:
     """Give an affine whose spacing along z is ``value``."""
     return np.diag([-20.0, -20.0, value, 1.0])
 
 
-def zero_spacing(path: str = "data/Image/Case_00002_0000.nii.gz") -> None:
-    """Write a scan whose header has a slice distance of 0 in sform and pixdim."""
-    bad_scan()
-    nifti(path, hu(2), srow_z=[0, 0, 0, 0], pixdim=[1, 20, 20, 0, 0, 0, 0, 0])
-
-
 def other_weights() -> None:
     """Write a safetensors file of another program."""
-    save_file({"layer": torch.zeros(2)}, "other.safetensors")
-
-
-def pickled_weights() -> None:
-    """Write weights as torch.save does."""
-    torch.save({"layer": torch.zeros(2)}, "model.pth")
+    save_file({"layer": np.zeros(2)}, "other.safetensors")
 
 
 def no_training_cases() -> None:
@@ -125,17 +142,16 @@ def edited_recipe(**settings: object) -> None:
     text("edited.json", RECIPE | settings)
 
 
-def foreign_layout() -> None:
-    """Lay a case out as nnU-Net v1 and FLARE do: without a dataset.json."""
-    nifti("flare/imagesTr/a_0000.nii.gz", hu())
-    nifti("flare/labelsTr/a.nii.gz", organs())
-
-
 def predictions(*names: str, folder: str = "predictions") -> None:
     """Write label maps with names."""
     for name in names:
         nifti(f"{folder}/{name}.nii.gz", organs())
         text(f"{folder}/{name}.json", NAMES)
+
+
+def cut_off(path: str) -> None:
+    """Keep the first half of a file."""
+    Path(path).write_bytes(Path(path).read_bytes()[: Path(path).stat().st_size // 2])
 
 
 def copies(source: str, target: str) -> None:

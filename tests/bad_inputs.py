@@ -12,37 +12,11 @@ import shutil
 import sys
 import tempfile
 import warnings
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
-import numpy as np
-from bad_files import (
-    NAMES,
-    RECIPE,
-    SHAPE,
-    affine_with,
-    bad_bytes,
-    bad_labels,
-    bad_scan,
-    copies,
-    damaged_case,
-    edited_recipe,
-    foreign_layout,
-    hu,
-    nifti,
-    no_training_cases,
-    organs,
-    other_weights,
-    pair,
-    pickled_weights,
-    predictions,
-    text,
-    voxels_like,
-    zero_spacing,
-)
-
+from bad_commands import EVALUATION, OTHERS, PREDICTION, TRAIN, TRAINING
+from bad_files import NAMES, RECIPE, BadInput, hu, nifti, organs, pair, text
+from bad_scans import FOLDERS, SCANS
 from viscera.cli import main
 
 TABLE = Path(__file__).parents[1] / "docs" / "bad_inputs.md"
@@ -52,43 +26,74 @@ Exit code 2: something that you can put right; 0: done, with a note where you sh
 small files (`python tests/bad_inputs.py` writes this page anew, `tests/test_bad_inputs.py` checks exit codes and messages). A
 scan that cannot be used stops no other: the good ones beside it are prepared or segmented all the same.
 """
-SCAN = "data/Image/Case_00002_0000.nii.gz"
-PREPARE = "prepare new --data abdomenct1k=data --recipe recipe.json --jobs 1"
-TRAIN = "train recipe.json store"
-PREDICT = "predict scan.nii.gz out.nii.gz --weights run"
-GOOD = "new/cases/data__Case_00001/case.json"
+BAD_INPUTS = [*SCANS, *FOLDERS, *TRAINING, *PREDICTION, *EVALUATION, *OTHERS]
 
 
-def nothing() -> None:
-    """Write no files beyond those of ``make_base``."""
+def make_base(folder: Path) -> None:
+    """Make what all need: data sets, a recipe, a scan, a truth with names, and by the commands a store and a run."""
+    folder.mkdir()
+    with contextlib.chdir(folder):
+        text("recipe.json", RECIPE)
+        text("names.json", NAMES)
+        text("truth.json", NAMES)
+        nifti("truth.nii.gz", organs())
+        nifti("scan.nii.gz", hu())
+        pair("Case_00001", hu(1))
+        for number in (1, 2, 3):
+            pair(f"Case_{number:05d}", hu(number), folder="patients")
+        for command in ("prepare store --data abdomenct1k=patients --recipe recipe.json --jobs 1", f"{TRAIN} run"):
+            code, message = call(command)
+            if code:
+                raise RuntimeError(message)
 
 
-@dataclass(frozen=True)
-class BadInput:
-    """One bad input.
-
-    Attributes:
-        title: What is wrong.
-        command: The command line after `viscera`, run in a folder of its own.
-        message: A regular expression that the output must match.
-        files: Writes the bad files into the present folder, beside those of ``make_base``.
-        exit_code: Expected.
-        survives: A file that must stand afterwards: that of the good case.
-    """
-
-    title: str
-    command: str
-    message: str
-    files: Callable[[], object] = nothing
-    exit_code: int = 2
-    survives: str = ""
+def run(bad: BadInput, *, base: Path, folder: Path) -> tuple[int, str]:
+    """Give exit code and message of a bad input's command, run in ``folder``, which is made of ``base``."""
+    shutil.copytree(base, folder)
+    with contextlib.chdir(folder):
+        bad.files()
+        return call(bad.command)
 
 
-def scan(title: str, message: str, files: Callable[[], object], exit_code: int = 0) -> BadInput:
-    """Give a bad case beside a good one, to be prepared; the good one must come through."""
-    return BadInput(title, PREPARE, message, files, exit_code or 2, GOOD)
+def call(command: str) -> tuple[int, str]:
+    """Give exit code and output of a command, in one line without frames, bars and the present folder's path."""
+    output = io.StringIO()
+    with warnings.catch_warnings(), contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
+        warnings.resetwarnings()
+        try:
+            code = main(shlex.split(command))
+        except SystemExit as end:
+            code = end.code
+    lines = [
+        line
+        for line in output.getvalue().splitlines()
+        if "\u2501" not in line and "what is wrong" not in line and not re.search(r"\d+/(\d+|\?) ", line)
+    ]
+    text = " ".join(" ".join(re.sub(r"[\u2500-\u257f]+", " ", line.replace("\u2502", ";")).split()) for line in lines)
+    return code if isinstance(code, int) else 1, text.replace(f"{Path.cwd()}/", "").replace(str(Path.cwd()), ".")
 
 
-SCANS = [
-    scan("image and labels have different shapes", r"Case_00002.*another grid than the image \(7x16x16 voxels.* against 8x16x16", lambda: bad_labels(organs()[:, :, :7])),
-]
+def write_table() -> None:
+    """Run all, and write docs/bad_inputs.md."""
+    os.environ["COLUMNS"] = "600"
+    rows = ["| what is wrong | command | exit code | message |", "|---|---|---|---|"]
+    with tempfile.TemporaryDirectory() as place:
+        make_base(Path(place, "base"))
+        for number, bad in enumerate(BAD_INPUTS):
+            code, message = run(bad, base=Path(place, "base"), folder=Path(place, str(number)))
+            sound = code == bad.exit_code and re.search(bad.message, message)
+            sys.stderr.write(
+                "" if sound else f"{bad.title}: expected {bad.exit_code} {bad.message}\n  got {code} {message}\n"
+            )
+            rows.append(
+                "| "
+                + " | ".join(
+                    cell.replace("|", "\\|") for cell in (bad.title, f"`viscera {bad.command}`", str(code), message)
+                )
+                + " |"
+            )
+    TABLE.write_text(f"{INTRO}\n" + "\n".join(rows) + "\n")
+
+
+if __name__ == "__main__":
+    write_table()

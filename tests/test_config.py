@@ -28,7 +28,7 @@ def test_every_recipe_survives_json(recipe):
     ("text", "message"),
     [
         ('{"training": {"epochs": 0}}', r"x\.json: training\.epochs: .*greater than or equal to 1 \(got 0\)"),
-        ('{"trainnig": {}}', "trainnig: Unexpected keyword"),
+        ('{"trainnig": {}}', "no setting 'trainnig'. Did you mean 'training'"),
         ('{"loss": {"kind": "added", "class_weights": "equal"}}', "loss.*class_weights"),
         ('{"network": {"widths": [8]}}', "network.widths"),
         ('{"preparation": {"size": [100, 128]}}', r"preparation\.size\.0: .*multiple of 16"),

@@ -193,6 +193,14 @@ def test_organs_that_the_truth_does_not_annotate_are_grey_not_false():
     assert "false (predicted only)" in pictures.legend[1]  # the key of the column stays whole
 
 
+@pytest.mark.parametrize(("organ", "centre"), [("liver", 20), ("kidney", 8)])
+def test_slices_are_chosen_by_the_annotated_organs(organ, centre):
+    ct, labels = patient()
+    look = Look(axial=1, coronal=0)
+    pictures = stills(ct, labels, truth=labels, names=NAMES, annotated=[organ], look=look)
+    assert [row.position_mm for row in pictures.rows] == [4 * centre - 100]
+
+
 def test_chosen_slices_show_every_organ():
     areas = np.zeros((100, 3), int)
     areas[10:14, 0], areas[50:60, 1], areas[80, 2] = 5, 9, 1
@@ -200,6 +208,15 @@ def test_chosen_slices_show_every_organ():
     assert chosen == sorted(chosen)
     assert (areas[chosen] > 0).any(axis=0).all()
     assert choose_slices(areas, 3, head_first=True) == chosen[::-1]
+
+
+def test_slices_with_stray_flecks_only_are_not_shown():
+    areas = np.zeros((200, 2), int)
+    areas[100:120, 0], areas[110:130, 1] = 500, 400
+    areas[3, 0] = areas[190, 1] = 5
+    chosen = choose_slices(areas, 3)
+    assert len(chosen) == 3
+    assert all(100 <= index < 130 for index in chosen)
 
 
 def test_slices_are_spread_where_nothing_is_left_to_gain():

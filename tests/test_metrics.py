@@ -16,7 +16,15 @@ from surface_distance.lookup_tables import create_table_neighbour_code_to_surfac
 
 from viscera import metrics
 from viscera.errors import GeometryError, LabelError, SettingError
-from viscera.metrics import SurfaceScores, bounding_box, confusion, element_areas_mm2, overlap, surface_scores
+from viscera.metrics import (
+    SurfaceScores,
+    bounding_box,
+    confusion,
+    element_areas_mm2,
+    organ_boxes,
+    overlap,
+    surface_scores,
+)
 
 SPACINGS = [(1.0, 1.0, 1.0), (5.0, 0.7, 0.7), (2.5, 0.6, 0.9), (0.5, 3.0, 1.5)]
 
@@ -286,6 +294,14 @@ def test_the_box_holds_all_and_nothing_more():
     assert bounding_box(mask) is None
     mask[2, 3, 5] = mask[4, 1, 6] = True
     assert bounding_box(mask) == (slice(2, 5), slice(1, 4), slice(5, 7))
+
+
+def test_boxes_of_organs_are_those_of_their_masks():
+    labels = np.pad(blobs(6, (9, 20, 15), 4)[0], ((2, 1), (0, 5), (3, 0)))
+    expected = [bounding_box(labels == index) for index in range(1, 6)]
+    assert expected[3] is expected[4] is None
+    assert organ_boxes(labels, 5) == expected
+    assert organ_boxes(labels * 0, 2) == organ_boxes(labels[:0], 2) == [None, None]
 
 
 def test_bad_arguments_are_refused():

@@ -21,6 +21,7 @@ from viscera.files import replacing, sha256, write_json
 from viscera.labels import LabelSpace
 
 FORMAT = "viscera-weights-1"
+PICKLES = (".pth", ".pt", ".ckpt", ".bin")
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,7 +81,9 @@ def find_weights(where: Path) -> Path:
         if (where / name).is_file():
             return where / name
     if where.is_dir():
-        raise WeightsError(f"{where} holds no best.safetensors. Give the folder of a run, or train one: viscera train --help.")
+        raise WeightsError(
+            f"{where} holds no best.safetensors. Give the folder of a run, or train one: viscera train --help."
+        )
     raise WeightsError(f"no weights at {where}. Give a run's folder or a .safetensors file.")
 
 
@@ -91,7 +94,9 @@ def save_state(
     groups = optimizer.state_dict()
     tensors = {f"network.{name}": tensor for name, tensor in network.state_dict().items()}
     tensors |= {
-        f"optimizer.{number}.{name}": value for number, state in groups["state"].items() for name, value in state.items()
+        f"optimizer.{number}.{name}": value
+        for number, state in groups["state"].items()
+        for name, value in state.items()
     }
     facts = {"progress": dict(progress), "groups": groups["param_groups"]}
     with replacing(path) as part:
@@ -138,7 +143,20 @@ def _read(path: Path, key: str) -> tuple[dict[str, Tensor], dict]:
             facts = (file.metadata() or {}).get(key)
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (no mapping)
     except (SafetensorError, OSError) as error:
-        raise WeightsError(f"{path.name}: no readable safetensors file ({error}). Copy it again, or train again.") from error
+        raise WeightsError(_unreadable(path, error)) from error
     if facts is None:
-        raise WeightsError(f"{path.name}: a safetensors file, but not one of viscera's (its header says nothing of it).")
+        raise WeightsError(
+            f"{path}: a safetensors file, but not one of viscera's (its header says nothing of it). "
+            "Give a run's folder or its best.safetensors."
+        )
     return tensors, json.loads(facts)
+
+
+def _unreadable(path: Path, error: Exception) -> str:
+    """Say why a file cannot be read, and what to do."""
+    if path.suffix != ".safetensors":
+        return (
+            f"{path}: weights are read from .safetensors only. Pickles (torch.save's {', '.join(PICKLES)}) are never opened: "
+            "they can run any program. Give a run's folder or its best.safetensors."
+        )
+    return f"{path}: no readable safetensors file, it is damaged or cut off ({error}). Copy it again, or train again."

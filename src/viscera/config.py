@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 
 from annotated_types import Ge, Gt, Le, Len, Lt, MultipleOf
 
-from viscera.errors import SettingError
+from viscera.errors import SettingError, did_you_mean
 from viscera.labels import SPACES, LabelSpace
 
 Fraction = Annotated[float, Ge(0), Le(1)]
@@ -235,9 +235,46 @@ def recipe_from_json(text: str, *, where: str) -> Recipe:
     try:
         return pydantic.TypeAdapter(Recipe).validate_json(text)
     except pydantic.ValidationError as error:
-        first = error.errors()[0]
-        setting = ".".join(str(part) for part in first["loc"]) or "recipe"
-        raise SettingError(f"{where}: {setting}: {first['msg']} (got {first['input']!r}).") from error
+        found = [(one["loc"], one["msg"], one["input"]) for one in error.errors()]
+        raise SettingError(f"{where}: {_complaint(found)}") from error
+
+
+def _complaint(found: list[tuple[tuple[int | str, ...], str, object]]) -> str:
+    """Say what is wrong with the first bad setting, from pydantic's (place, message, value) of each.
+
+    Of a union pydantic complains for every alternative. Those of another ``kind`` than the value's do not count, and the
+    others are joined; their names in the place ("AddedBoundaryLoss", "literal['auto']") are no settings.
+    """
+    others = {place[:-1] for place, _, _ in found if place and place[-1] == "kind"}
+    found = [one for one in found if one[0][:2] not in others] or found
+    place, _, value = found[0]
+    setting = _setting(place)
+    same = dict.fromkeys(message for other, message, _ in found if _setting(other) == setting)
+    text = " or ".join(
+        message if not number else message.removeprefix("Input should be ") for number, message in enumerate(same)
+    )
+    if text.startswith("Unexpected"):
+        return f"there is no setting '{setting}'.{did_you_mean(setting, _settings())} See viscera info zhang2d for all."
+    if not setting:
+        return f"no recipe: {text}. Begin with what viscera info zhang2d prints."
+    return f"{setting}: {text} (got {value!r})."
+
+
+def _setting(place: tuple[int | str, ...]) -> str:
+    return ".".join(str(part) for part in place if isinstance(part, int) or (part.isidentifier() and part.islower()))
+
+
+def _settings() -> list[str]:
+    """List every setting of recipes as section.setting, and the sections."""
+    recipes = [asdict(Recipe(loss=loss)) for loss in (AddedBoundaryLoss(), SummedBoundaryLoss())]
+    inner = [
+        f"{section}.{name}"
+        for recipe in recipes
+        for section, part in recipe.items()
+        if isinstance(part, dict)
+        for name in part
+    ]
+    return [*recipes[0], *dict.fromkeys(inner)]
 
 
 def check_recipe(recipe: Recipe) -> Recipe:

@@ -13,13 +13,12 @@ from typing import Literal
 
 import numpy as np
 from jaxtyping import Shaped, UInt8
-from scipy.ndimage import find_objects
 
 from viscera.datasets import Problem, Source
 from viscera.errors import VisceraError
 from viscera.label_files import read_names
 from viscera.labels import PART_OF
-from viscera.metrics import confusion, overlap, surface_scores
+from viscera.metrics import confusion, organ_boxes, overlap, surface_scores
 from viscera.pairing import Pair, Task, case_name, find_tasks, match
 from viscera.scores import Evaluation, OrganScore, summarise
 from viscera.volume import require_same_grid, to_axial, with_voxels
@@ -124,7 +123,7 @@ def _volume_values(
 ) -> dict[str, dict[str, float]]:
     """Give the scores of whole volumes for each annotated organ."""
     counts = confusion(truth, prediction, len(pair.space.classes))
-    boxes = [find_objects(labels, max_label=len(pair.space.organs)) for labels in (truth, prediction)]
+    boxes = [organ_boxes(labels, len(pair.space.organs)) for labels in (truth, prediction)]
     spacing_mm, voxel_ml = pair.truth.spacing_mm, pair.truth.voxel_ml
     values = {}
     for organ in pair.annotated:

@@ -77,6 +77,9 @@ def find_tasks(truth: Path | Sequence[Source], prediction: Path) -> tuple[list[T
     """
     if isinstance(truth, Path) and truth.is_file() and is_nifti(truth) and prediction.is_file():
         return [Task(case_name(prediction), prediction, truth)], [], ()
+    for path in (truth, prediction):
+        if isinstance(path, Path) and not path.exists():
+            raise FileError(f"{path}: no such file or folder. Check the path.")
     if isinstance(truth, Path) and (truth.is_file() or prediction.is_file()):
         raise FileError(f"{truth} and {prediction}: give two NIfTI files or two folders.")
     truths = _truths(truth)
@@ -159,7 +162,7 @@ def match(task: Task, *, labels: Path | None = None) -> tuple[Pair, tuple[str, .
     else:
         truth, patient, names = read(task.truth), task.case, label_names(task.truth, labels=labels)
     prediction, found = read(task.prediction), label_names(task.prediction, labels=labels)
-    require_same_grid(truth, prediction, where=task.case)
+    require_same_grid(truth, prediction, where=task.case, names=("truth", "predicted labels"))
     space = common_space(names, found)
     of_truth = fit(space, names.labels, names.annotated, unknown=names.unknown)
     of_prediction = fit(space, found.labels, tuple(found.labels.values()), unknown=found.unknown)

@@ -72,7 +72,10 @@ def find_tasks(scan: Path, output: Path) -> list[Task]:
         raise FileError(f"{scan.name} is a folder, so the output must be one too, not {output.name}.")
     tasks = [Task(file, output / output_name(file)) for file in nifti.find_files(scan)]
     if not tasks:
-        raise FileError(f"{scan} holds no .nii or .nii.gz file. Give the folder that holds the scans themselves.")
+        raise FileError(
+            f"{scan} holds no .nii or .nii.gz file. Give the folder that holds the scans themselves; convert DICOM series "
+            "first, for instance with dcm2niix."
+        )
     names = [task.output.name for task in tasks]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice:
@@ -100,12 +103,18 @@ def is_done(task: Task, model: Model, wishes: Wishes) -> bool:
     except (OSError, ValueError, KeyError, TypeError):
         same = False
     if not same:
-        raise FileError(f"{task.output.name} exists already, and not from this command. Say --overwrite or choose another output.")
+        raise FileError(
+            f"{task.output.name} exists already, and not from this command. Say --overwrite or choose another output."
+        )
     return not wishes.statistics or "statistics" in facts
 
 
 def predict_file(
-    task: Task, model: Model, *, wishes: Wishes = Wishes(), watch: Callable[[int, int], None] = lambda done, slices: None
+    task: Task,
+    model: Model,
+    *,
+    wishes: Wishes = Wishes(),
+    watch: Callable[[int, int], None] = lambda done, slices: None,
 ) -> dict[str, object]:
     """Segment one scan, file to file.
 

@@ -103,6 +103,7 @@ def open_log(kind: str, run: Path, recipe: Recipe) -> Log:
         writer = SummaryWriter(run / "tensorboard")
 
         def log(row: Row) -> None:
+            """Write the numbers of an epoch."""
             for name, value in _flat(row).items():
                 if isinstance(value, int | float):
                     writer.add_scalar(name, value, row["epoch"])
@@ -127,6 +128,7 @@ def _difference(old: Recipe, new: Recipe) -> str:
     """Name the first setting that differs."""
 
     def find(a: object, b: object, name: str) -> str:
+        """Go down where the two differ."""
         if isinstance(a, dict) and isinstance(b, dict):
             key = next(key for key in a | b if a.get(key) != b.get(key))
             return find(a.get(key), b.get(key), f"{name}.{key}".lstrip("."))

@@ -196,6 +196,7 @@ def run_epoch(session: Session, progress: Progress, run: Path, *, save_every_s: 
     share = slice(fabric.global_rank, None, fabric.world_size)
 
     def read(batch: int) -> tuple[Batch, SliceChanges]:
+        """Give a batch from the store and what is to be changed in it."""
         numbers = order[batch * plan.batch_size : (batch + 1) * plan.batch_size]
         ready = read_batch(session.training, numbers[share], space=session.space, distance=session.recipe.loss.distance)
         changes = draw_changes(

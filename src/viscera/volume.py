@@ -125,11 +125,15 @@ def axis_codes(affine: Float[np.ndarray, "4 4"]) -> str:
 def check_affine(affine: Float[np.ndarray, "4 4"]) -> None:
     """Raise GeometryError unless the affine is finite, has positive spacing and spans three dimensions."""
     if not np.isfinite(affine).all():
-        raise GeometryError("the affine holds NaN or infinity. Rewrite the file with the scanner's spacing and position.")
+        raise GeometryError(
+            "the affine holds NaN or infinity. Rewrite the file with the scanner's spacing and position."
+        )
     spacing_mm = np.linalg.norm(affine[:3, :3], axis=0)
     if (spacing_mm <= 0).any() or abs(np.linalg.det(affine[:3, :3] / np.maximum(spacing_mm, 1e-30))) < 1e-3:
         text = "x".join(f"{value:.3g}" for value in spacing_mm)
-        raise GeometryError(f"the affine is singular (spacing {text} mm along z, y, x). Rewrite the file with its true spacing.")
+        raise GeometryError(
+            f"the affine is singular (spacing {text} mm along z, y, x). Rewrite the file with its true spacing."
+        )
 
 
 def same_grid(a: Volume, b: Volume) -> bool:
@@ -140,13 +144,16 @@ def same_grid(a: Volume, b: Volume) -> bool:
     return bool(np.abs(a.affine @ corners - b.affine @ corners).max() <= GRID_TOLERANCE_MM)
 
 
-def require_same_grid(image: Volume, labels: Volume, *, where: str) -> None:
+def require_same_grid(
+    image: Volume, labels: Volume, *, where: str, names: tuple[str, str] = ("image", "labels")
+) -> None:
     """Raise GeometryError unless labels lie on the image's grid.
 
     Args:
         image: The scan.
         labels: Its labels.
         where: The case or file, for the message.
+        names: What ``image`` and ``labels`` are, for the message.
     """
     if same_grid(image, labels):
         return
@@ -155,9 +162,12 @@ def require_same_grid(image: Volume, labels: Volume, *, where: str) -> None:
     elif not np.allclose(image.spacing_mm, labels.spacing_mm, rtol=1e-3):
         got, expected = ("x".join(f"{s:.2f}" for s in v.spacing_mm) + " mm" for v in (labels, image))
     else:
-        got, expected = (f"{axis_codes(v.affine)} from {np.round(v.affine[:3, 3], 2).tolist()} mm" for v in (labels, image))
+        got, expected = (
+            f"{axis_codes(v.affine)} from {np.round(v.affine[:3, 3], 2).tolist()} mm" for v in (labels, image)
+        )
     raise GeometryError(
-        f"{where}: labels lie on another grid than the image ({got} against {expected}). Resample the labels first."
+        f"{where}: {names[1]} lie on another grid than the {names[0]} ({got} against {expected}). "
+        f"Resample the {names[1]} first."
     )
 
 

@@ -17,6 +17,11 @@ def say(text: str) -> None:
     sys.stderr.write(text + "\n")
 
 
+def counted(number: int, what: str) -> str:
+    """Give a number with its noun: "1 scan", "2 scans"."""
+    return f"{number} {what}{'s' * (number != 1)}"
+
+
 def progress() -> Progress:
     """Give a progress bar on stderr."""
     return Progress(
@@ -45,4 +50,4 @@ def show_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]
 def show_problems(problems: Sequence["Problem"]) -> None:
     """Show what went wrong with which file, and what to do."""
     rows = [(problem.case, problem.file, problem.what, problem.remedy) for problem in problems]
-    show_table(f"{len(problems)} problems", ("case", "file", "what is wrong", "what to do"), rows, stderr=True)
+    show_table(counted(len(problems), "problem"), ("case", "file", "what is wrong", "what to do"), rows, stderr=True)

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Annotated, Literal
 
 import numpy as np
@@ -68,7 +67,7 @@ def main(arguments: list[str]) -> int:
     """Run the verb."""
     options = tyro.cli(Options, args=arguments, prog="viscera evaluate", config=(FlagCreatePairsOff,))
     if len(options.files) < 2 or len(options.files) % 2:
-        raise SettingError(f"evaluate needs pairs of TRUTH and PREDICTION, got {len(options.files)} names.")
+        raise SettingError(f"evaluate needs pairs of TRUTH and PREDICTION, got {', '.join(options.files)}.")
     if options.versus and len(options.versus) != len(options.files) // 2:
         raise SettingError(f"--versus needs one folder per pair, got {len(options.versus)}.")
     for file in (options.json, options.csv, options.html):
@@ -84,7 +83,7 @@ def main(arguments: list[str]) -> int:
     if options.csv:
         write_text(options.csv, found.to_csv())
     if options.html:
-        write_html(options, found, predictions)
+        write_html(options.html, options, found, predictions)
     for note in found.notes:
         say(f"note: {note}")
     if found.problems:
@@ -131,7 +130,11 @@ def together(found: Sequence[Evaluation], names: Sequence[str]) -> Evaluation:
         for folder, one in zip(folders, found, strict=True)
         for score in one.scores
     )
-    problems = tuple(problem for one in found for problem in one.problems)
+    problems = tuple(
+        replace(problem, case=f"{folder}/{problem.case}")
+        for folder, one in zip(folders, found, strict=True)
+        for problem in one.problems
+    )
     notes = tuple(
         dict.fromkeys(f"{folder}: {note}" for folder, one in zip(folders, found, strict=True) for note in one.notes)
     )
@@ -149,7 +152,8 @@ def show_scores(found: Evaluation) -> None:
         for organ, values in by_organ.items()
         if metrics[0] in values
     ]
-    show_table("Mean [95 % interval over patients]", ("organ", "cases", *metrics), rows)
+    if rows:
+        show_table("Mean [95 % interval over patients]", ("organ", "cases", *metrics), rows)
 
 
 def text_of(row: Summary | None) -> str:
@@ -169,7 +173,7 @@ def show_comparison(second: Evaluation, first: Evaluation) -> None:
     show_table(f"{metric}: PREDICTION minus --versus", ("organ", "patients", "difference", "p (Wilcoxon)"), rows)
 
 
-def write_html(options: Options, found: Evaluation, predictions: Sequence[Path]) -> None:
+def write_html(html: Path, options: Options, found: Evaluation, predictions: Sequence[Path]) -> None:
     """Write the report, with pictures where the scans are known: those of data sets."""
     from viscera.report import CaseFiles, write_report
 
@@ -178,9 +182,9 @@ def write_html(options: Options, found: Evaluation, predictions: Sequence[Path])
         truth = truth_of(options, name)
         if isinstance(truth, list):
             prefix = f"{truth[0].dataset}/" if len(predictions) > 1 else ""
-            tasks = find_tasks(truth, prediction)[0]
-            pictures += [CaseFiles(f"{prefix}{t.case}", t.truth.image, t) for t in tasks if isinstance(t.truth, Source)]
-    with TemporaryDirectory() as folder:
-        scores = Path(folder) / "scores.json"
-        write_text(scores, found.to_json())
-        write_report(scores, options.html or scores, pictures=pictures)
+            pictures += [
+                CaseFiles(f"{prefix}{task.case}", task.truth.image, task, options.labels)
+                for task in find_tasks(truth, prediction)[0]
+                if isinstance(task.truth, Source)
+            ]
+    write_report(found, html, pictures=pictures, overwrite=options.overwrite)

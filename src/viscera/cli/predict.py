@@ -8,7 +8,8 @@ from typing import Annotated, Literal
 import tyro
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
-from viscera.cli.console import progress, say, show_problems, show_table
+from viscera import nifti
+from viscera.cli.console import counted, progress, say, show_problems, show_table
 from viscera.cli.inputs import data_sets, of_split
 from viscera.config import Accelerator
 from viscera.datasets import Problem
@@ -71,12 +72,17 @@ def main(arguments: list[str]) -> int:
         show_statistics(good[0].sidecar)
     if len(tasks) == len(failed) == 1:
         raise failed[0][1]
-    say(f"{len(good)} of {len(tasks)} scans segmented, in {options.output}")
+    say(f"{len(good)} of {counted(len(tasks), 'scan')} segmented, in {options.output}")
     if failed:
-        show_problems(
-            [Problem(t.scan.name, t.scan.name, str(error), "as said; then the same command") for t, error in failed]
-        )
+        show_problems([problem_of(task.scan, str(error)) for task, error in failed])
+        say("put them right and say the same again: what is done is skipped")
     return 2 if failed else 0
+
+
+def problem_of(scan: Path, message: str) -> Problem:
+    """Take a message apart into what is wrong and what to do: its last sentence."""
+    what, _, remedy = message.rpartition(". ")
+    return Problem(nifti.stem(scan), str(scan), what.removeprefix(f"{scan}: ").removeprefix(f"{scan.name}: "), remedy)
 
 
 def data_set_tasks(options: Options) -> list:

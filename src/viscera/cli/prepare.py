@@ -7,7 +7,7 @@ from typing import Annotated
 import tyro
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
-from viscera.cli.console import progress, say, show_problems
+from viscera.cli.console import counted, progress, say, show_problems
 from viscera.cli.inputs import data_sets
 from viscera.config import Recipe
 from viscera.errors import SettingError
@@ -68,7 +68,9 @@ def prepare(options: Options, recipe: Recipe) -> int:
         say(f"note: {note}")
     store = open_store(options.store)
     counts = ", ".join(f"{len(store.names(split))} {split}" for split in ("training", "validation", "test"))
-    say(f"{len(result.prepared)} scans prepared, {len(result.skipped)} were done; {options.store}: {counts}")
+    say(
+        f"{counted(len(result.prepared), 'scan')} prepared, {len(result.skipped)} done before; {options.store}: {counts}"
+    )
     if result.problems:
         show_problems(result.problems)
         say(f"also in {options.store / 'problems.json'}; put them right and say the same again, or go on without them")

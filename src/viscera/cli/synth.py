@@ -10,7 +10,7 @@ from annotated_types import Ge
 from tyro.conf import Positional, arg
 
 from viscera.cli.console import progress, say
-from viscera.errors import SettingError
+from viscera.errors import SettingError, did_you_mean
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,8 @@ def main(arguments: list[str]) -> int:
     from viscera.synthesis.cohort import Cohort, write_cohort
 
     if options.layout not in LAYOUTS:
-        raise SettingError(f"there is no layout '{options.layout}'. Choose one of {', '.join(LAYOUTS)}.")
+        hint = did_you_mean(options.layout, LAYOUTS)
+        raise SettingError(f"there is no layout '{options.layout}'.{hint} Choose one of {', '.join(LAYOUTS)}.")
     if options.cases < 1 or min(options.shape) < 16:
         raise SettingError("--cases must be at least 1, and --shape at least 16 in each direction.")
     cohort = Cohort(options.layout, options.annotate, options.cases, options.seed, options.shape, options.scan)

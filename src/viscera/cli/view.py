@@ -14,6 +14,7 @@ from viscera.errors import FileError
 from viscera.figures import Look, montage
 from viscera.label_files import read_names
 from viscera.pairing import Task, case_name, find_tasks, match
+from viscera.volume import require_same_grid
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,7 @@ def main(arguments: list[str]) -> int:
         montage(ct, pair.prediction, truth=pair.truth, names=names, annotated=annotated, out=options.png, look=look)
     else:
         labels = nifti.read(options.labels)
+        require_same_grid(ct, labels, where=options.labels.name)
         montage(ct, labels, truth=None, names=read_names(options.labels), out=options.png, look=look)
     say(f"picture: {options.png}")
     return 0

@@ -45,6 +45,9 @@ MARGIN_MM = 12.0
 MOST_LAYERS = 100
 """Axial slices that are looked at to choose upright ones."""
 
+WORTH_SHOWING = 0.05
+"""Slices with less than this share of every organ's largest area hold only tips and stray flecks."""
+
 LARGEST_LABEL = 1023
 """A higher value is no organ: somebody passed a scan as labels."""
 
@@ -127,7 +130,8 @@ def montage(
         truth: True labels on the scan's grid, or None.
         names: {label: organ} of both label maps.
         out: The PNG to write.
-        annotated: Organs that the truth annotates; None for all. Others are shown as not annotated, not as false.
+        annotated: Organs that the truth annotates; None for all. Others are shown as not annotated, not as false,
+            and do not decide on the slices.
         look: Number of slices, window, size, title.
 
     Returns:
@@ -172,16 +176,17 @@ def stills(
     maps = [to_axial(labels)[0].voxels for labels in (truth, prediction) if labels is not None]
     values = sorted(set(names) | {value for labels in maps for value in _values(labels)} - {0})
     organs = {value: names.get(value, f"label_{value}") for value in values}
+    judged = None if annotated is None else [value for value, organ in organs.items() if organ in annotated]
+    sought = values if judged is None else judged
     cuts: list[tuple[Plane, int]] = [
         (plane, index)
         for plane, amount in zip(PLANES, (look.axial, look.coronal, look.sagittal), strict=True)
         if amount
-        for index in choose_slices(_areas(maps, PLANES.index(plane), values), amount, head_first=plane == "axial")
+        for index in choose_slices(_areas(maps, PLANES.index(plane), sought), amount, head_first=plane == "axial")
     ]
     field = _field(ct, maps)
     widths_mm = {"axial": 2, "coronal": 2, "sagittal": 1}
     pixel_mm = max(_length_mm(ct, field, widths_mm[plane]) for plane, _ in cuts) / look.panel_pixels
-    judged = None if annotated is None else [value for value, organ in organs.items() if organ in annotated]
     rows, seen, kinds = [], set(), {AGREE, FALSE, MISSED}
     for plane, index in cuts:
         size = _size(ct, field, plane, pixel_mm)
@@ -213,13 +218,13 @@ def choose_slices(areas: Int[np.ndarray, "slices organs"], amount: int, *, head_
         Indices in order. Without any organ they are spread over all slices.
     """
     count = len(areas)
-    shown = np.flatnonzero(areas.any(axis=1))
+    views = areas / np.maximum(areas.max(axis=0), 1)
+    shown = np.flatnonzero((views >= WORTH_SHOWING).any(axis=1))
     first, last = (int(shown[0]), int(shown[-1])) if shown.size else (0, count - 1)
     amount = min(amount, last - first + 1)
     if not shown.size:
         chosen = [int((i + 0.5) * count / amount) for i in range(amount)]
         return chosen[::-1] if head_first else chosen
-    views = areas / np.maximum(areas.max(axis=0), 1)
     best = np.zeros(areas.shape[1])
     places = np.arange(count)
     gap = np.where((places >= first) & (places <= last), float(count), -1.0)  # to the nearest chosen slice
@@ -273,7 +278,7 @@ def _areas(maps: list[Shaped[np.ndarray, "z y x"]], axis: int, values: list[int]
     # Upright slices cut across memory; some of the axial slices tell as much in less time.
     step = max(1, maps[0].shape[0] // MOST_LAYERS) if axis else 1
     layers = [np.moveaxis(labels[::step], axis, 0) for labels in maps]
-    counts = [sum(np.bincount(a[i][a[i] > 0], minlength=length) for a in layers) for i in range(len(layers[0]))]
+    counts = [sum(np.bincount(a[i][a[i] < length], minlength=length) for a in layers) for i in range(len(layers[0]))]
     return np.array(counts)[:, values]
 
 

@@ -37,7 +37,7 @@ METRICS: dict[str, tuple[str, int]] = {
     "truth_ml": ("truth, ml", 1),
     "prediction_ml": ("prediction, ml", 1),
     "volume_error_ml": ("volume error, ml", 1),
-    "tolerance_mm": ("NSD tolerance, mm", 1),
+    "tolerance_mm": ("tolerance, mm", 1),
 }
 """{name in the evaluation: (heading, digits)}."""
 
@@ -181,7 +181,10 @@ def _pictures(shown: Sequence[tuple[str, CaseFiles]]) -> Section:
             files = (case.ct, case.task.prediction, case.task.truth)
             reason = without_folders(str(error), *(str(file) for file in files if isinstance(file, Path)))
             notes.append(f"No picture of {caption}. {reason}")
-    text = "The patient's right is on the left of each picture. Yellow: agreement; green: false; red: missed."
+    text = (
+        "The patient's right is on the left of each picture. Yellow: agreement; green: false; red: missed; "
+        "purple: another organ; grey: not annotated, so neither right nor wrong."
+    )
     return Section("Pictures", text, images=tuple(images), notes=tuple(notes))
 
 
