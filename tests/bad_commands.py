@@ -26,6 +26,12 @@ BEST = "run/best.safetensors"
 
 
 TRAINING = [
+    BadInput(
+        "misspelt organ of which components are to be kept",
+        f"{TRAIN} new --inference.largest-components livr 1",
+        r"no 'livr'. Did you mean 'liver'",
+    ),
+    BadInput("no threads", f"{TRAIN} new --machine.threads 0", r"machine.threads 0: each must be at least 1"),
     BadInput("misspelt recipe", "train zhang2 store new", r"no recipe 'zhang2'. Did you mean 'zhang2d'"),
     BadInput("misspelt setting", f"{TRAIN} new --training.epoch 3", r"--training.epoch\b.*--training.epochs"),
     BadInput("setting that is no number", f"{TRAIN} new --training.epochs many", r"--training.epochs.*many"),
@@ -90,6 +96,22 @@ TRAINING = [
 ]
 
 PREDICTION = [
+    BadInput(
+        "output is another kind of file",
+        "predict scan.nii.gz names.json --weights run",
+        r"names.json is another kind of file",
+    ),
+    BadInput(
+        "scans of a data set to one file",
+        "predict abdomenct1k=patients out.nii.gz --weights run",
+        r"abdomenct1k=patients is a folder, so the output must be one too, not out.nii.gz",
+    ),
+    BadInput(
+        "the run does not tell its splits",
+        "predict abdomenct1k=patients out --weights run --split test",
+        r"run/run.json is damaged: it does not list the cases of 'test'",
+        lambda: text("run/run.json", "{}"),
+    ),
     BadInput("scan is missing", "predict scam.nii.gz out.nii.gz --weights run", r"no scan at scam.nii.gz"),
     BadInput("weights are missing", "predict scan.nii.gz out.nii.gz --weights rum", r"no weights at rum. Give a run's"),
     BadInput(
@@ -167,6 +189,22 @@ PREDICTION = [
 ]
 
 EVALUATION = [
+    BadInput(
+        "--labels names no file",
+        "evaluate truth.nii.gz truth.nii.gz --labels nowhere.json",
+        r"nowhere.json: no such file. Check the path of --labels",
+    ),
+    BadInput(
+        "the names of the labels are a list",
+        "evaluate truth.nii.gz truth.nii.gz",
+        r"truth.nii.gz: nothing names its labels",
+        lambda: text("truth.json", '["liver"]'),
+    ),
+    BadInput(
+        "negative number of processes",
+        "evaluate truth.nii.gz truth.nii.gz --jobs -2",
+        r"--jobs must not be negative, got -2",
+    ),
     BadInput(
         "prediction on another grid",
         "evaluate truth.nii.gz cropped.nii.gz --labels names.json",

@@ -19,6 +19,8 @@ from bad_files import NAMES, RECIPE, BadInput, hu, nifti, organs, pair, text
 from bad_scans import FOLDERS, SCANS
 from viscera.cli import main
 
+BAR = r"\|"
+"""A vertical bar within a cell of a table."""
 TABLE = Path(__file__).parents[1] / "docs" / "bad_inputs.md"
 INTRO = """# What viscera says to bad inputs
 
@@ -56,7 +58,7 @@ def run(bad: BadInput, *, base: Path, folder: Path) -> tuple[int, str]:
 
 
 def call(command: str) -> tuple[int, str]:
-    """Give exit code and output of a command, in one line without frames, bars and the present folder's path."""
+    """Give exit code and output of a command, without frames, bars, headings and the present folder's path."""
     output = io.StringIO()
     with warnings.catch_warnings(), contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
         warnings.resetwarnings()
@@ -69,7 +71,8 @@ def call(command: str) -> tuple[int, str]:
         for line in output.getvalue().splitlines()
         if "\u2501" not in line and "what is wrong" not in line and not re.search(r"\d+/(\d+|\?) ", line)
     ]
-    text = " ".join(" ".join(re.sub(r"[\u2500-\u257f]+", " ", line.replace("\u2502", ";")).split()) for line in lines)
+    cells = [re.sub(r"[\u2500-\u257f]+", " ", line.strip(" \u2502").replace("\u2502", ";")).split() for line in lines]
+    text = "\n".join(" ".join(words) for words in cells if words and not re.fullmatch("-+", "".join(words)))
     return code if isinstance(code, int) else 1, text.replace(f"{Path.cwd()}/", "").replace(str(Path.cwd()), ".")
 
 
@@ -81,17 +84,12 @@ def write_table() -> None:
         make_base(Path(place, "base"))
         for number, bad in enumerate(BAD_INPUTS):
             code, message = run(bad, base=Path(place, "base"), folder=Path(place, str(number)))
-            sound = code == bad.exit_code and re.search(bad.message, message)
+            sound = code == bad.exit_code and re.search(bad.message, message, re.DOTALL)
             sys.stderr.write(
                 "" if sound else f"{bad.title}: expected {bad.exit_code} {bad.message}\n  got {code} {message}\n"
             )
-            rows.append(
-                "| "
-                + " | ".join(
-                    cell.replace("|", "\\|") for cell in (bad.title, f"`viscera {bad.command}`", str(code), message)
-                )
-                + " |"
-            )
+            cells = (bad.title, f"`viscera {bad.command}`", str(code), message.replace("\n", "<br>"))
+            rows.append(f"| {' | '.join(cell.replace('|', BAR) for cell in cells)} |")
     TABLE.write_text(f"{INTRO}\n" + "\n".join(rows) + "\n")
 
 

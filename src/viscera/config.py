@@ -142,7 +142,7 @@ class Training:
     """Stop after so many epochs without a lower validation loss; 0 never stops early."""
     precision: Literal["auto"] | Precision = "auto"
     """auto: fp16 mixed on a GPU, bf16 mixed on a CPU that computes it natively, otherwise fp32."""
-    seed: int = 0
+    seed: Annotated[int, Ge(0)] = 0
     """Of initial weights, order of slices and augmentation."""
     deterministic: bool = False
     """Use deterministic algorithms only (slower on a GPU)."""

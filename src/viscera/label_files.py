@@ -71,8 +71,10 @@ def _names(file: Path, *, needed: bool) -> Names | None:
         raise FileError(f"{file}: no such file. Check the path.") from error
     except (OSError, ValueError) as error:
         raise FileError(f"{file} is no JSON file ({error}). Write it anew.") from error
-    table = content.get("labels", content if needed or file.name.endswith("s.json") else None) if content else None
-    if not isinstance(content, dict) or not isinstance(table, dict) or not table:
+    if not isinstance(content, dict):
+        return None
+    table = content.get("labels", content if needed or file.name.endswith("s.json") else None)
+    if not isinstance(table, dict) or not table:
         return None
     values: dict[int, str] = {}
     unknown = []

@@ -64,12 +64,14 @@ def find_tasks(scan: Path, output: Path) -> list[Task]:
         FileError: No such scan, a folder without any, or one output name for two scans.
     """
     if scan.is_file():
-        whole = output if nifti.is_nifti(output) else output / output_name(scan)
-        return [Task(scan, whole)]
+        if nifti.is_nifti(output):
+            return [Task(scan, output)]
+        if output.exists() and not output.is_dir():
+            raise FileError(f"{output} is another kind of file. Give a name that ends in .nii.gz, or a folder.")
+        return [Task(scan, output / output_name(scan))]
     if not scan.is_dir():
         raise FileError(f"there is no scan at {scan}. Give a .nii or .nii.gz file, or a folder of them.")
-    if nifti.is_nifti(output):
-        raise FileError(f"{scan.name} is a folder, so the output must be one too, not {output.name}.")
+    require_folder(output, what=scan.name)
     tasks = [Task(file, output / output_name(file)) for file in nifti.find_files(scan)]
     if not tasks:
         raise FileError(
@@ -81,6 +83,12 @@ def find_tasks(scan: Path, output: Path) -> list[Task]:
     if twice:
         raise FileError(f"two scans in {scan} would both become {twice}. Rename one.")
     return tasks
+
+
+def require_folder(output: Path, *, what: str) -> None:
+    """Raise FileError if the place for the label maps of several scans is, or is named as, a file."""
+    if nifti.is_nifti(output) or (output.exists() and not output.is_dir()):
+        raise FileError(f"{what} is a folder, so the output must be one too, not {output.name}. Give a folder's name.")
 
 
 def output_name(scan: Path) -> str:

@@ -158,12 +158,17 @@ def begin(recipe: Recipe, store: Store, machine: Machine) -> Session:
     """Build the network and the optimizer, and find the slices.
 
     Raises:
-        SettingError: The recipe does not fit the store.
+        StoreError, RunError: The store is another recipe's, or holds nothing to train on.
+        SettingError, LabelError: The recipe does not fit the machine, or its own label space.
     """
     store.require(space=recipe.space, preparation=recipe.preparation)
     plan, names = recipe.training, store.names("training")
     if not names:
         raise RunError(f"{store.path} has no training cases. Prepare a data set with labels first: viscera prepare --help.")
+    if min(machine.devices, machine.threads) < 1:
+        raise SettingError(f"machine.devices {machine.devices}, machine.threads {machine.threads}: each must be at least 1.")
+    for organ in recipe.inference.largest_components:
+        recipe.space.index(organ)  # rather now than at the first prediction
     if plan.batch_size % machine.devices:
         raise SettingError(f"training.batch_size {plan.batch_size} cannot be shared by {machine.devices} devices.")
     keep_pages()

@@ -15,7 +15,7 @@ from viscera import nifti
 from viscera.cli.console import say
 from viscera.errors import SettingError
 
-SHAPE = ("64", "160", "160")
+SHAPE = ("64", "144", "144")
 SEEDS = {"abdomenct1k": 1, "radiotherapy": 2}
 
 
@@ -30,7 +30,7 @@ class Options:
 
     out: Annotated[Positional[Path], arg(metavar="OUT")] = Path("demo")
     """Folder for everything."""
-    cases: int = 40
+    cases: int = 36
     """Patients per data set."""
     epochs: int = 6
     """Of training; fewer are quicker and worse."""

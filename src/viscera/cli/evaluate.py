@@ -22,9 +22,10 @@ from viscera.pairing import find_tasks
 from viscera.scores import Evaluation, Summary, compare, summarise
 
 SHOWN = {
-    "volume": ("dice", "iou", "nsd", "hd95_mm", "volume_error_ml"),
+    "volume": ("dice", "nsd", "iou", "hd95_mm", "volume_error_ml"),
     "slices": ("slice_dice", "slice_iou"),
 }
+"""The metrics of the table, the first two with their intervals."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,10 @@ def main(arguments: list[str]) -> int:
         raise SettingError(f"evaluate needs pairs of TRUTH and PREDICTION, got {', '.join(options.files)}.")
     if options.versus and len(options.versus) != len(options.files) // 2:
         raise SettingError(f"--versus needs one folder per pair, got {len(options.versus)}.")
+    if options.jobs < 0:
+        raise SettingError(f"--jobs must not be negative, got {options.jobs}.")
+    if options.labels and not options.labels.is_file():
+        raise FileError(f"{options.labels}: no such file. Check the path of --labels.")
     for file in (options.json, options.csv, options.html):
         if file and file.exists() and not options.overwrite:
             raise FileError(f"{file} exists already. Choose another name or say --overwrite.")
@@ -148,7 +153,11 @@ def show_scores(found: Evaluation) -> None:
     for row in found.summary:
         by_organ.setdefault(row.organ, {})[row.metric] = row
     rows = [
-        (organ, str(values[metrics[0]].cases), *(text_of(values.get(metric)) for metric in metrics))
+        (
+            organ,
+            str(values[metrics[0]].cases),
+            *(text_of(values.get(metric), interval=metric in metrics[:2]) for metric in metrics),
+        )
         for organ, values in by_organ.items()
         if metrics[0] in values
     ]
@@ -156,11 +165,13 @@ def show_scores(found: Evaluation) -> None:
         show_table("Mean [95 % interval over patients]", ("organ", "cases", *metrics), rows)
 
 
-def text_of(row: Summary | None) -> str:
-    """Give a mean with its interval."""
+def text_of(row: Summary | None, *, interval: bool) -> str:
+    """Give a mean, perhaps with its interval."""
     if row is None or math.isnan(row.mean):
         return "-"
-    return f"{row.mean:.3f}" if math.isnan(row.low) else f"{row.mean:.3f} [{row.low:.3f}, {row.high:.3f}]"
+    digits = 1 if row.metric.endswith(("_mm", "_ml")) else 3
+    mean = f"{row.mean:.{digits}f}"
+    return f"{mean} [{row.low:.{digits}f}, {row.high:.{digits}f}]" if interval and not math.isnan(row.low) else mean
 
 
 def show_comparison(second: Evaluation, first: Evaluation) -> None:

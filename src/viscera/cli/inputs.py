@@ -47,7 +47,12 @@ def of_split(sources: Sequence[Source], run: Path | None, split: str) -> list[So
     facts = run / "run.json" if run else None
     if facts is None or not facts.is_file():
         raise RunError(f"--split {split} needs the folder of a run, with its run.json; {run} is none.")
-    chosen = set(json.loads(facts.read_text())["splits"][split])
+    try:
+        chosen = set(json.loads(facts.read_text())["splits"][split])
+    except (ValueError, KeyError, TypeError) as error:
+        raise RunError(
+            f"{facts} is damaged: it does not list the cases of '{split}'. Copy it again, or train again."
+        ) from error
     kept = [source for source in sources if case_name(source) in chosen]
     if not kept:
         raise SettingError(f"none of the {len(sources)} cases is in the split '{split}' of {run}.")

@@ -87,8 +87,9 @@ def problem_of(scan: Path, message: str) -> Problem:
 
 def data_set_tasks(options: Options) -> list:
     """List the scans of a data set, perhaps of one split of the run whose weights are used."""
-    from viscera.prediction import Task
+    from viscera.prediction import Task, require_folder
 
+    require_folder(options.output, what=options.scan)
     sources = of_split(data_sets([options.scan])[0], options.weights, options.split)
     return [Task(source.image, options.output / f"{source.name}.nii.gz") for source in sources]
 

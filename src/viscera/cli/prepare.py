@@ -41,8 +41,8 @@ class Options:
 def main(arguments: list[str]) -> int:
     """Run the verb."""
     options = tyro.cli(Options, args=arguments, prog="viscera prepare", config=(FlagCreatePairsOff,))
-    if options.jobs < 0:
-        raise SettingError(f"--jobs must not be negative, got {options.jobs}.")
+    if min(options.jobs, options.seed) < 0:
+        raise SettingError(f"--jobs and --seed must not be negative, got {options.jobs} and {options.seed}.")
     recipe = find_recipe(options.recipe)
     return prepare(options, recipe)
 

@@ -49,6 +49,8 @@ def main(arguments: list[str]) -> int:
         raise SettingError(f"there is no layout '{options.layout}'.{hint} Choose one of {', '.join(LAYOUTS)}.")
     if options.cases < 1 or min(options.shape) < 16:
         raise SettingError("--cases must be at least 1, and --shape at least 16 in each direction.")
+    if min(options.jobs, options.seed) < 0:
+        raise SettingError(f"--jobs and --seed must not be negative, got {options.jobs} and {options.seed}.")
     cohort = Cohort(options.layout, options.annotate, options.cases, options.seed, options.shape, options.scan)
     with progress() as bar:
         task = bar.add_task("patients", total=options.cases)
