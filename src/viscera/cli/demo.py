@@ -15,7 +15,7 @@ from viscera import nifti
 from viscera.cli.console import say
 from viscera.errors import SettingError
 
-SHAPE = ("64", "144", "144")
+SHAPE = ("64", "128", "128")
 SEEDS = {"abdomenct1k": 1, "radiotherapy": 2}
 
 
@@ -32,7 +32,7 @@ class Options:
     """Folder for everything."""
     cases: int = 36
     """Patients per data set."""
-    epochs: int = 6
+    epochs: int = 8
     """Of training; fewer are quicker and worse."""
     recipe: str = "zhang2d-small"
     """What is trained."""
