@@ -1,6 +1,7 @@
 """The training loop on a store so small that it takes seconds: it learns, resumes to the bit, and says what is wrong."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -213,6 +214,17 @@ def test_counts_leave_out_unknown_pixels_and_unannotated_classes():
     annotated = torch.tensor([[True, True, False]])
     batch = Batch(torch.zeros(1, 1, 2, 2), labels, known, torch.zeros(1, 2, 2), annotated)
     assert class_counts(logits, batch)[0].tolist() == [[0, 0, 0], [1, 1, 2], [0, 0, 0]]
+
+
+def test_a_run_is_not_resumed_on_a_store_that_has_changed(small_store, tmp_path):
+    changed = tmp_path / "store"
+    shutil.copytree(small_store, changed)
+    train(replace(RECIPE, training=replace(RECIPE.training, epochs=1)), open_store(changed), tmp_path / "run")
+    splits = json.loads((changed / "splits.json").read_text())
+    splits["cases"]["a__a"] = "test"
+    (changed / "splits.json").write_text(json.dumps(splits))
+    with pytest.raises(RunError, match="has changed since .* 1 training or validation cases came or went"):
+        train(RECIPE, open_store(changed), tmp_path / "run", resume=True)
 
 
 @pytest.mark.slow

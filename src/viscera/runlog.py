@@ -58,7 +58,11 @@ def claim_run(run: Path, recipe: Recipe, *, resume: bool, overwrite: bool) -> No
 
 
 def write_facts(run: Path, store: Store, *, device: str, precision: str) -> dict[str, object]:
-    """Write run.json; give the part of it that goes into the weights, which names no case."""
+    """Write run.json; give the part of it that goes into the weights, which names no case.
+
+    Raises:
+        RunError: A run is to be resumed whose store has other cases by now.
+    """
     facts: dict[str, object] = {
         "viscera": version("viscera"),
         "torch": version("torch"),
@@ -67,6 +71,14 @@ def write_facts(run: Path, store: Store, *, device: str, precision: str) -> dict
         "precision": precision,
     }
     splits = {split: store.names(split) for split in ("training", "validation", "test")}
+    if (run / STATE).is_file() and (run / "run.json").is_file():
+        before = json.loads((run / "run.json").read_text())["splits"]
+        changed = sum(len(set(before[split]) ^ set(names)) for split, names in splits.items() if split != "test")
+        if changed:
+            raise RunError(
+                f"{store.path} has changed since {run} was begun: {changed} training or validation cases came or went. "
+                "Train anew in another folder, or give the store as it was."
+            )
     write_json(run / "run.json", facts | {"store": str(store.path.resolve()), "splits": splits})
     return facts | {"cases": {split: len(names) for split, names in splits.items()}}
 
