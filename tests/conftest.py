@@ -61,7 +61,9 @@ def small_store(tmp_path_factory, make_case) -> Path:
         labels[1:, 3:9, 2:7], labels[1:, 8:13, 10:14] = 1, 3
         image = np.choose(labels, [-100, 80, 0, 250]) + generator.normal(0, 20, labels.shape)
         annotated = ABDOMENCT1K.organs if number % 2 == 0 else ("liver",)
-        seen = np.where(np.isin(labels, [0, *(ABDOMENCT1K.index(organ) for organ in annotated)]), labels, 0).astype(np.uint8)
+        seen = np.where(np.isin(labels, [0, *(ABDOMENCT1K.index(organ) for organ in annotated)]), labels, 0).astype(
+            np.uint8
+        )
         name = f"{'ab'[number % 2]}__{patient}"
         case = make_case(name, annotated=annotated, labels=seen, image=image.astype(np.int16))
         voxels = dict(zip(ABDOMENCT1K.classes, np.bincount(seen.ravel(), minlength=5).tolist(), strict=True))

@@ -129,7 +129,9 @@ def test_preparing_again_does_nothing_and_training_again_needs_a_word(way):
 
 
 def test_the_readmes_commands_name_verbs_and_options_that_exist(capsys):
-    lines = [line for line in README.read_text().splitlines() if line.startswith(tuple(f"viscera {verb}" for verb in VERBS))]
+    lines = [
+        line for line in README.read_text().splitlines() if line.startswith(tuple(f"viscera {verb}" for verb in VERBS))
+    ]
     assert len(lines) >= 6
     for line in lines:
         words = line.partition("#")[0].split()

@@ -84,7 +84,9 @@ def test_components_are_kept_as_the_recipe_says():
 
 def test_one_slice_is_enough_and_progress_ends_at_its_end():
     seen = []
-    labels = segment(axial_scan((1, 16, 32)), model((16, 32)), watch=lambda done, all_slices: seen.append((done, all_slices)))
+    labels = segment(
+        axial_scan((1, 16, 32)), model((16, 32)), watch=lambda done, all_slices: seen.append((done, all_slices))
+    )
     assert labels.shape == (1, 16, 32)
     segment(axial_scan(), model((16, 32)), watch=lambda done, all_slices: seen.append((done, all_slices)))
     assert seen == [(1, 1), (3, 7), (6, 7), (7, 7)]

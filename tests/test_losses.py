@@ -31,7 +31,7 @@ def by_hand(settings, logits, labels, distance, known):
                 c = int(labels[n, y, x])
                 values = [float(v) for v in logits[n, :, y, x]]
                 error = -values[c] + math.log(sum(math.exp(v) for v in values))
-                g = math.exp(-float(distance[n, y, x]) ** 2 / (2 * settings.sigma_pixels**2))
+                g = math.exp(-(float(distance[n, y, x]) ** 2) / (2 * settings.sigma_pixels**2))
                 w0 = float(WEIGHTS[c])
                 weighted, weights, near = weighted + w0 * error, weights + w0, near + w0 * g * error
                 summed += (w0 + getattr(settings, "amplitude", 0) * g) * error
@@ -41,7 +41,9 @@ def by_hand(settings, logits, labels, distance, known):
     return weighted / weights + settings.alpha * near / pixels
 
 
-@pytest.mark.parametrize("settings", [AddedBoundaryLoss(), SummedBoundaryLoss(), AddedBoundaryLoss(alpha=0, sigma_pixels=1)])
+@pytest.mark.parametrize(
+    "settings", [AddedBoundaryLoss(), SummedBoundaryLoss(), AddedBoundaryLoss(alpha=0, sigma_pixels=1)]
+)
 @pytest.mark.parametrize("hidden", [0, 7])
 def test_loss_is_the_published_formula_over_known_pixels(settings, hidden):
     logits, labels, distance = some_batch()
@@ -88,7 +90,9 @@ def test_bf16_logits_are_computed_in_fp32():
 def test_class_weights_by_inverse_frequency_balance_the_classes():
     weights = class_weights("inverse_frequency", [1000, 10, 0, 100])
     assert weights[2] == 0
-    assert weights[[0, 1, 3]] * torch.tensor([1000, 10, 100]) == pytest.approx(torch.full((3,), weights[0].item() * 1000))
+    assert weights[[0, 1, 3]] * torch.tensor([1000, 10, 100]) == pytest.approx(
+        torch.full((3,), weights[0].item() * 1000)
+    )
     assert weights[[0, 1, 3]].mean() == pytest.approx(1)
     assert class_weights("uniform", [5, 1]).tolist() == [1, 1]
 

@@ -30,7 +30,9 @@ def write_scan(path, *, seed: int = 0, affine=None, text: str = "") -> np.ndarra
 @pytest.mark.parametrize("flip", [(1, 1, 1), (-1, 1, 1), (1, -1, -1)])
 def test_the_label_map_lies_on_the_scans_grid_in_every_reader(tmp_path, flip):
     angle = 0.1
-    turn = np.array([[np.cos(angle), -np.sin(angle), 0, 7], [np.sin(angle), np.cos(angle), 0, -9], [0, 0, 1, 3], [0, 0, 0, 1]])
+    turn = np.array(
+        [[np.cos(angle), -np.sin(angle), 0, 7], [np.sin(angle), np.cos(angle), 0, -9], [0, 0, 1, 3], [0, 0, 0, 1]]
+    )
     hu = write_scan(tmp_path / "scan.nii.gz", affine=turn @ np.diag([0.7 * flip[0], 0.8 * flip[1], 2.5 * flip[2], 1]))
     predict_file(Task(tmp_path / "scan.nii.gz", tmp_path / "out.nii.gz"), MODEL)
     ours, scan = nibabel.load(tmp_path / "out.nii.gz"), nibabel.load(tmp_path / "scan.nii.gz")
@@ -84,7 +86,9 @@ def test_an_organ_on_any_face_touches_the_border_and_one_inside_does_not(place):
 
 def test_organs_wished_for_alone_are_written_and_unknown_ones_refused(tmp_path):
     write_scan(tmp_path / "scan.nii.gz")
-    facts = predict_file(Task(tmp_path / "scan.nii.gz", tmp_path / "o.nii.gz"), MODEL, wishes=Wishes(organs=("spleen",)))
+    facts = predict_file(
+        Task(tmp_path / "scan.nii.gz", tmp_path / "o.nii.gz"), MODEL, wishes=Wishes(organs=("spleen",))
+    )
     assert facts["labels"] == {"3": "spleen"}
     assert set(np.unique(nifti.read(tmp_path / "o.nii.gz").voxels)) == {0, 3}
     with pytest.raises(LabelError, match="has no 'splen'. Did you mean 'spleen'"):

@@ -21,7 +21,13 @@ def test_rows_are_added_and_an_epoch_that_is_done_once_more_replaces_its_own(tmp
     assert [(r["epoch"], r["train_loss"]) for r in read_rows(tmp_path)] == [(1, 3.0), (2, 2.5)]
     with (tmp_path / "log.csv").open() as file:
         table = list(csv.DictReader(file))
-    assert table[1] == {"epoch": "2", "train_loss": "2.5", "val_loss": "", "val_dice/liver": "0.25", "val_dice/spleen": ""}
+    assert table[1] == {
+        "epoch": "2",
+        "train_loss": "2.5",
+        "val_loss": "",
+        "val_dice/liver": "0.25",
+        "val_dice/spleen": "",
+    }
 
 
 def test_a_log_whose_package_is_missing_says_what_to_install(tmp_path):

@@ -36,7 +36,9 @@ def test_sizes_that_cannot_be_halved_are_named():
 
 
 @pytest.mark.parametrize("autocast", [False, True])
-def test_checkpointing_changes_neither_gradients_nor_running_statistics_with_and_without_mixed_precision(autocast: bool):
+def test_checkpointing_changes_neither_gradients_nor_running_statistics_with_and_without_mixed_precision(
+    autocast: bool,
+):
     torch.manual_seed(0)
     plain = UNet(SMALL, in_channels=1, classes=3)
     saving = copy.deepcopy(plain)

@@ -51,7 +51,9 @@ def change_batch(batch: Batch, changes: SliceChanges) -> Batch:
     Raises:
         SettingError: Slices that are not square cannot be turned by 90 degrees.
     """
-    contrast, brightness = (v.to(batch.image.device)[:, None, None, None] for v in (changes.contrast, changes.brightness))
+    contrast, brightness = (
+        v.to(batch.image.device)[:, None, None, None] for v in (changes.contrast, changes.brightness)
+    )
     turned = [_turned(array, changes.turns) for array in (batch.image, batch.labels, batch.known, batch.distance)]
     image, labels, known, distance = turned
     image = (image * contrast + brightness).clamp(0, 1)

@@ -160,7 +160,9 @@ class LabelSpace:
         name = organ_name(organ)
         if name not in self.organs:
             known = ", ".join(self.organs)
-            raise LabelError(f"label space '{self.name}' has no '{organ}'.{did_you_mean(name, self.organs)} It holds {known}.")
+            raise LabelError(
+                f"label space '{self.name}' has no '{organ}'.{did_you_mean(name, self.organs)} It holds {known}."
+            )
         return self.organs.index(name) + 1
 
 

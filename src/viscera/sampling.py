@@ -79,7 +79,9 @@ def epoch_order(slices: int, *, visits: int, generator: Generator) -> Int[np.nda
     return torch.cat(passes)[:visits].numpy()
 
 
-def read_batch(index: SliceIndex, numbers: Int[np.ndarray, " batch"], *, space: LabelSpace, distance: Distance) -> Batch:
+def read_batch(
+    index: SliceIndex, numbers: Int[np.ndarray, " batch"], *, space: LabelSpace, distance: Distance
+) -> Batch:
     """Read slices from the store.
 
     Args:

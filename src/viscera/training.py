@@ -11,7 +11,7 @@ loss in losses.py, the run's other files in runlog.py; scores on the scanner's o
 import math
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +31,7 @@ from viscera.labels import LabelSpace
 from viscera.losses import boundary_loss, class_weights
 from viscera.machine import device_type, keep_pages, precision_of
 from viscera.networks.unet import UNet
+from viscera.progress import Progress, Sums, by_organ, class_counts, dice_and_iou
 from viscera.sampling import Batch, SliceIndex, epoch_order, read_ahead, read_batch, step_generator
 
 
@@ -45,21 +46,6 @@ class Watch:
 
     step: Callable[[int, int, int], None] = lambda epoch, step, steps: None
     epoch: Callable[[Path], None] = lambda run: None
-
-
-@dataclass
-class Progress:
-    """How far a run has come: the part of its state that is no tensor. Sums are over the present epoch."""
-
-    epoch: int = 0
-    step: int = 0
-    loss_sum: float = 0.0
-    slices: int = 0
-    seconds: float = 0.0
-    counts: list[list[int]] = field(default_factory=list)
-    best_loss: float = math.inf
-    best_epoch: int = 0
-    scaler: dict = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,7 +116,9 @@ def train(
     fabric.barrier()
     if (run / runlog.STATE).is_file():
         progress = resume_from(run / runlog.STATE, session)
-    facts = runlog.write_facts(run, store, device=str(fabric.device), precision=precision_of(plan.precision, fabric.device.type))
+    facts = runlog.write_facts(
+        run, store, device=str(fabric.device), precision=precision_of(plan.precision, fabric.device.type)
+    )
     logs = [runlog.open_log(kind, run, recipe) for kind in machine.logs if fabric.is_global_zero]
     while progress.epoch < plan.epochs and not stale(progress, plan):
         try:
@@ -164,9 +152,13 @@ def begin(recipe: Recipe, store: Store, machine: Machine) -> Session:
     store.require(space=recipe.space, preparation=recipe.preparation)
     plan, names = recipe.training, store.names("training")
     if not names:
-        raise RunError(f"{store.path} has no training cases. Prepare a data set with labels first: viscera prepare --help.")
+        raise RunError(
+            f"{store.path} has no training cases. Prepare a data set with labels first: viscera prepare --help."
+        )
     if min(machine.devices, machine.threads) < 1:
-        raise SettingError(f"machine.devices {machine.devices}, machine.threads {machine.threads}: each must be at least 1.")
+        raise SettingError(
+            f"machine.devices {machine.devices}, machine.threads {machine.threads}: each must be at least 1."
+        )
     for organ in recipe.inference.largest_components:
         recipe.space.index(organ)  # rather now than at the first prediction
     if plan.batch_size % machine.devices:
@@ -177,7 +169,9 @@ def begin(recipe: Recipe, store: Store, machine: Machine) -> Session:
     fabric = Fabric(accelerator=device, devices=machine.devices, precision=precision_of(plan.precision, device))
     fabric.launch()
     torch.manual_seed(plan.seed)
-    network = UNet(recipe.network, in_channels=1, classes=len(recipe.space.classes)).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network = UNet(recipe.network, in_channels=1, classes=len(recipe.space.classes)).to(
+        memory_format=torch.channels_last
+    )  # type: ignore[call-overload]
     optimizer = torch.optim.AdamW(network.parameters(), lr=plan.learning_rate, weight_decay=plan.weight_decay)
     wrapped, optimizer = fabric.setup(network, optimizer)
     weights = class_weights(recipe.loss.class_weights, store.voxels("training"))
@@ -197,7 +191,9 @@ def begin(recipe: Recipe, store: Store, machine: Machine) -> Session:
 def run_epoch(session: Session, progress: Progress, run: Path, *, save_every_s: float, watch: Watch) -> None:
     """Train from progress.step to the end of the epoch, saving the state every ``save_every_s`` seconds."""
     plan, fabric = session.recipe.training, session.fabric
-    order = epoch_order(len(session.training), visits=session.visits, generator=step_generator(plan.seed, progress.epoch))
+    order = epoch_order(
+        len(session.training), visits=session.visits, generator=step_generator(plan.seed, progress.epoch)
+    )
     share = slice(fabric.global_rank, None, fabric.world_size)
 
     def read(batch: int) -> tuple[Batch, SliceChanges]:
@@ -214,7 +210,9 @@ def run_epoch(session: Session, progress: Progress, run: Path, *, save_every_s: 
     session.network.train()
     sums = Sums.of(progress, fabric.device)
     saved, first = time.perf_counter(), progress.step * plan.accumulate
-    for number, (batch, changes) in enumerate(read_ahead(read, session.batches, first=first, threads=session.threads), first):
+    for number, (batch, changes) in enumerate(
+        read_ahead(read, session.batches, first=first, threads=session.threads), first
+    ):
         step_ends = (number + 1) % plan.accumulate == 0 or number + 1 == session.batches
         batch = change_batch(scaled(batch.to(fabric.device), session.recipe), changes)
         with fabric.no_backward_sync(session.network, enabled=not step_ends):  # type: ignore[arg-type]
@@ -234,40 +232,6 @@ def run_epoch(session: Session, progress: Progress, run: Path, *, save_every_s: 
             sums.store(progress)
             if progress.step < session.steps and fabric.is_global_zero:
                 save_progress(run, session, progress)
-
-
-@dataclass
-class Sums:
-    """Loss and counts over the present epoch, kept on the device so that no step waits for them."""
-
-    loss: Float[Tensor, ""]
-    slices: int
-    counts: Int[Tensor, "class 3"]
-
-    @staticmethod
-    def of(progress: Progress, device: torch.device) -> "Sums":
-        """Take up the sums of an epoch that was interrupted."""
-        loss = torch.tensor(progress.loss_sum, dtype=torch.float64, device=device)
-        return Sums(loss, progress.slices, torch.tensor(progress.counts or [[0, 0, 0]], device=device))
-
-    def add(self, loss: Float[Tensor, ""], counts: Int[Tensor, "batch class 3"]) -> None:
-        """Count a batch."""
-        self.loss = self.loss + loss.double() * len(counts)
-        self.slices += len(counts)
-        self.counts = self.counts + counts.sum(0)
-
-    def store(self, progress: Progress) -> None:
-        """Put the sums into the progress.
-
-        Raises:
-            RunError: The loss is not finite.
-        """
-        progress.loss_sum, progress.slices, progress.counts = self.loss.item(), self.slices, self.counts.tolist()
-        if not math.isfinite(progress.loss_sum):
-            raise RunError(
-                f"the loss is no longer finite in epoch {progress.epoch + 1}, step {progress.step}. "
-                "Lower --training.learning-rate, or say --training.precision 32-true."
-            )
 
 
 def close_epoch(session: Session, progress: Progress) -> dict[str, object]:
@@ -306,13 +270,17 @@ def validate(session: Session) -> tuple[float | None, Int[np.ndarray, "case clas
     sums = torch.zeros((len(index.cases), classes, 3), dtype=torch.int64, device=fabric.device)
     loss = torch.zeros((), dtype=torch.float64, device=fabric.device)
     size = session.recipe.training.batch_size
-    parts = np.array_split(np.arange(len(index)), max(1, math.ceil(len(index) / size)))[fabric.global_rank :: fabric.world_size]
+    parts = np.array_split(np.arange(len(index)), max(1, math.ceil(len(index) / size)))[
+        fabric.global_rank :: fabric.world_size
+    ]
 
     def read(number: int) -> Batch:
         return read_batch(index, parts[number], space=session.space, distance=session.recipe.loss.distance)
 
     session.network.eval()
-    for part, batch in zip(parts, read_ahead(read, len(parts) if len(index) else 0, threads=session.threads), strict=False):
+    for part, batch in zip(
+        parts, read_ahead(read, len(parts) if len(index) else 0, threads=session.threads), strict=False
+    ):
         batch = scaled(batch.to(fabric.device), session.recipe)
         logits = session.network(batch.image)
         loss += loss_of(session, logits, batch).double() * len(part)
@@ -343,33 +311,6 @@ def loss_of(session: Session, logits: Float[Tensor, "batch class y x"], batch: B
         known=batch.known,
         class_weights=session.class_weights,
     )
-
-
-def class_counts(logits: Float[Tensor, "batch class y x"], batch: Batch) -> Int[Tensor, "batch class 3"]:
-    """Count pixels per slice and class: in both, predicted, true; known pixels and annotated classes only."""
-    predicted = logits.argmax(1).to(torch.uint8)
-    counts = []
-    for index in range(logits.shape[1]):
-        here, there = (predicted == index) & batch.known, (batch.labels == index) & batch.known
-        counts.append(torch.stack([(here & there).sum((1, 2)), here.sum((1, 2)), there.sum((1, 2))], dim=-1))
-    return torch.stack(counts, dim=1) * batch.annotated[..., None]
-
-
-def dice_and_iou(counts: Int[np.ndarray, "case class 3"]) -> Float[np.ndarray, "2 class"]:
-    """Give Dice and IoU per class, the mean over cases; NaN where no case has or predicts the class."""
-    both, predicted, true = np.moveaxis(counts.astype(float), -1, 0)
-    total = predicted + true
-    with np.errstate(invalid="ignore"):
-        scores = np.stack([2 * both / total, both / (total - both)])
-    found = ~np.isnan(scores)
-    return np.where(found.any(1), np.where(found, scores, 0).sum(1) / np.maximum(found.sum(1), 1), np.nan)
-
-
-def by_organ(scores: Float[np.ndarray, " class"], organs: tuple[str, ...]) -> dict[str, float | None]:
-    """Give {organ: score}, None where there is none."""
-    return {
-        organ: None if math.isnan(score) else round(float(score), 6) for organ, score in zip(organs, scores[1:], strict=True)
-    }
 
 
 def learning_rate(plan: Training, epoch: int) -> float:

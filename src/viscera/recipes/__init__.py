@@ -30,4 +30,6 @@ def find_recipe(name: str) -> Recipe:
     if file.suffix == ".json" and file.is_file():
         return recipe_from_json(file.read_text(), where=name)
     known = ", ".join(RECIPES)
-    raise SettingError(f"there is no recipe '{name}'.{did_you_mean(name, RECIPES)} Choose one of {known}, or give a .json file.")
+    raise SettingError(
+        f"there is no recipe '{name}'.{did_you_mean(name, RECIPES)} Choose one of {known}, or give a .json file."
+    )

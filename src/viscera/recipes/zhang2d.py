@@ -35,7 +35,9 @@ ZHANG2D = Recipe(
     preparation=Preparation(size=(256, 256)),  # section II.B
     intensity=Window(low_hu=-400, high_hu=400),  # README, "HU Windowing"
     network=UNetShape(widths=(64, 128, 256, 512, 1024), checkpointing=False),  # README, "Model Architecture"; II.D
-    loss=AddedBoundaryLoss(alpha=10, sigma_pixels=3, class_weights=CLASS_WEIGHTS, distance="boundary"),  # README, "Loss"
+    loss=AddedBoundaryLoss(
+        alpha=10, sigma_pixels=3, class_weights=CLASS_WEIGHTS, distance="boundary"
+    ),  # README, "Loss"
     augmentation=SliceAugmentation(quarter_turns=True, contrast=0.04, brightness=0.03),  # of the code
     training=Training(
         epochs=6,
@@ -54,7 +56,9 @@ ZHANG2D_PAPER = replace(
     ZHANG2D,
     name="zhang2d-paper",
     about="zhang2d with the loss as the paper writes it (equations 1 and 2)",
-    loss=SummedBoundaryLoss(amplitude=6, sigma_pixels=4, class_weights=CLASS_WEIGHTS, distance="organ"),  # eq. 1, 2; fig. 5b
+    loss=SummedBoundaryLoss(
+        amplitude=6, sigma_pixels=4, class_weights=CLASS_WEIGHTS, distance="organ"
+    ),  # eq. 1, 2; fig. 5b
 )
 """The loss as the paper writes it."""
 
