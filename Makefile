@@ -9,7 +9,7 @@ demo: .venv/installed
 	$(BIN)/viscera demo $(OUT)
 
 test: .venv/installed-dev
-	$(BIN)/python -m pytest -q -n auto
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto
 
 test-slow: .venv/installed-dev
 	$(BIN)/python -m pytest -q -m slow --timeout 1800
@@ -23,6 +23,8 @@ check: .venv/installed-dev
 bench: .venv/installed-dev
 	$(BIN)/python benchmarks/metrics.py
 	$(BIN)/python benchmarks/files.py
+	$(BIN)/python benchmarks/training_cpu.py
+	$(BIN)/python benchmarks/kills.py
 
 tables: .venv/installed-dev
 	$(BIN)/python benchmarks/tables.py

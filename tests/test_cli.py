@@ -140,3 +140,8 @@ def test_the_readmes_commands_name_verbs_and_options_that_exist(capsys):
         shown = capsys.readouterr().out
         for option in (word for word in words if word.startswith("--")):
             assert option in shown, line
+
+
+def test_the_readmes_generated_parts_are_up_to_date():
+    done = subprocess.run([sys.executable, str(README.parent / "benchmarks" / "tables.py"), "--check"], check=False)
+    assert done.returncode == 0, "run: make tables"
