@@ -1,0 +1,62 @@
+"""Train zhang2d-small on one real patient for minutes, test it on another: ../shared/data, labels by TotalSegmentator.
+
+Usage: python benchmarks/real.py OUT          (OUT gets the data set, the store, the run, the predictions)
+
+What this shows is that the way from a real scan to real scores works; one patient is not a training set.
+"""
+
+import json
+import shutil
+import sys
+import time
+from pathlib import Path
+
+from machine import ROOT, facts, save
+from viscera.cli import main as viscera
+
+DATA = ROOT.parent / "shared" / "data" / "totalsegmentator_example"
+SETTINGS = ["--training.epochs", "8", "--training.visits-per-slice", "14", "--training.step-epochs", "3"]
+
+
+def data_set(folder: Path, case: str, scan: str) -> None:
+    """Lay one labelled scan out as nnU-Net would."""
+    for part, kind, suffix in (("imagesTr", "ct", "_0000"), ("labelsTr", "label", "")):
+        (folder / part).mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(DATA / f"{scan}_{kind}.nii.gz", folder / part / f"{case}{suffix}.nii.gz")
+    labels = json.loads((DATA / f"{scan}_labels.json").read_text())
+    content = {
+        "channel_names": {"0": "CT"},
+        "labels": {"background": 0} | {organ: int(value) for value, organ in labels.items()},
+        "numTraining": 1,
+        "file_ending": ".nii.gz",
+    }
+    (folder / "dataset.json").write_text(json.dumps(content))
+
+
+def run(*words: object) -> None:
+    """Say a command; stop where it does not end well."""
+    if code := viscera([str(word) for word in words]):
+        raise SystemExit(code)
+
+
+def main() -> None:
+    """Prepare, train, predict, evaluate."""
+    out = Path(sys.argv[1])
+    data_set(out / "one", "ts3mm", "ts_example_ct_3mm")
+    data_set(out / "other", "ts20", "ts_example_dicom_20slices")
+    run("prepare", out / "store", "--data", f"nnunet={out / 'one'}", "--recipe", "zhang2d-small")
+    start = time.perf_counter()
+    run("train", "zhang2d-small", out / "store", out / "run", "--resume", *SETTINGS)
+    minutes = (time.perf_counter() - start) / 60
+    run("predict", f"nnunet={out / 'other'}", out / "predictions", "--weights", out / "run", "--overwrite")
+    scores = out / "scores.json"
+    run("evaluate", f"nnunet={out / 'other'}", out / "predictions", "--json", scores, "--overwrite")
+    rows = json.loads(scores.read_text())["cases"]
+    organs = [
+        {key: row[key] for key in ("organ", "dice", "nsd", "hd95_mm", "truth_ml", "prediction_ml")} for row in rows
+    ]
+    print(save("real", facts("torch") | {"minutes": round(minutes, 1), "organs": organs}))
+
+
+if __name__ == "__main__":
+    main()
