@@ -15,7 +15,7 @@ from viscera.errors import WeightsError
 from viscera.files import sha256
 from viscera.intensity import apply_window
 from viscera.labels import LabelSpace
-from viscera.machine import Stopwatch, autocast_type, device_type
+from viscera.machine import Stopwatch, autocast_type, device_type, keep_pages
 from viscera.networks.unet import UNet
 from viscera.postprocessing import keep_largest_components
 from viscera.preprocessing import prepare_image
@@ -56,6 +56,8 @@ def load_model(where: Path, *, accelerator: Accelerator = "auto") -> Model:
     """
     file = find_weights(where)
     device = device_type(accelerator)
+    if device == "cpu":
+        keep_pages()
     weights = load_weights(file)
     network = _build(weights, file.name).to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
     autocast = autocast_type("auto", device)
@@ -123,8 +125,11 @@ def segment_slices(
     scaled = apply_window(slices, model.recipe.intensity).contiguous(memory_format=torch.channels_last)
     with torch.autocast(model.device.type, model.autocast, enabled=model.autocast is not None):
         logits = model.network(scaled)
+    # One slice at a time keeps memory small. max is ten times as fast as argmax here (5 ms against 54 ms per slice of
+    # 12x512x512), and linear interpolation twice as fast on contiguous logits.
     classes = [
-        interpolate(one[None].float(), tuple(size), mode="bilinear", align_corners=False).argmax(1) for one in logits
+        interpolate(one[None].float().contiguous(), tuple(size), mode="bilinear", align_corners=False).max(1).indices
+        for one in logits
     ]
     return torch.cat(classes).to(torch.uint8).cpu().numpy()
 
