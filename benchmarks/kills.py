@@ -5,11 +5,13 @@ Usage: python benchmarks/kills.py [--kills 20]
 
 import argparse
 import hashlib
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -24,12 +26,22 @@ def viscera(*words: object) -> list[str]:
     return [sys.executable, "-m", "viscera.cli", *map(str, words)]
 
 
-def until_done(command: list[str], generator: np.random.Generator, *, kills: int, longest_s: float) -> list[float]:
-    """Kill a command at random instants and say it again, ``kills`` times, then let it end; give the instants."""
-    instants = []
+def until_done(
+    command: list[str],
+    generator: np.random.Generator,
+    *,
+    kills: int,
+    span_s: tuple[float, float],
+    finished: Callable[[], None],
+) -> list[float]:
+    """Kill a command at random instants and say it again until it was killed ``kills`` times; give the instants.
+
+    Whenever it ends by itself before that, ``finished`` compares what it made and clears it away, and it begins anew.
+    """
+    instants: list[float] = []
     while True:
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-        limit = generator.uniform(0.2, longest_s) if len(instants) < kills else 900
+        limit = generator.uniform(*span_s) if len(instants) < kills else 900
         try:
             _, said = process.communicate(timeout=limit)
         except subprocess.TimeoutExpired:
@@ -40,7 +52,9 @@ def until_done(command: list[str], generator: np.random.Generator, *, kills: int
             continue
         if process.returncode:
             raise SystemExit(f"{command} ended with {process.returncode}:\n{said}")
-        return instants
+        finished()
+        if len(instants) >= kills:
+            return instants
 
 
 def hashes(folder: Path) -> dict[str, str]:
@@ -67,22 +81,32 @@ def main() -> None:
         def train(run: str) -> list[str]:
             every = ["--machine.save-every-s", 0.5, "--machine.accelerator", "cpu"]
             words = ["train", "zhang2d-small", folder / "store", folder / run, "--resume", "--training.epochs", 2]
-            return viscera(*words, "--training.visits-per-slice", 0.25, *every)
+            return viscera(*words, "--training.visits-per-slice", 1, *every)
+
+        differ: list[str] = []
+        equal: list[bool] = []
+
+        def compare_stores() -> None:
+            whole, killed = hashes(folder / "store"), hashes(folder / "killed-store")
+            differ.extend(key for key in whole | killed if whole.get(key) != killed.get(key))
+            shutil.rmtree(folder / "killed-store")
+
+        def compare_runs() -> None:
+            whole, killed = (load_file(folder / run / "last.safetensors") for run in ("run", "killed-run"))
+            equal.append(all(torch.equal(whole[key], killed[key]) for key in whole))
+            shutil.rmtree(folder / "killed-run")
 
         start = time.perf_counter()
         subprocess.run(prepare("store"), check=True, capture_output=True)
-        whole_s = time.perf_counter() - start
-        prepare_kills = until_done(prepare("killed-store"), generator, kills=kills, longest_s=whole_s)
-        start = time.perf_counter()
+        span_s = (0.2, time.perf_counter() - start)
+        files = len(hashes(folder / "store"))
+        prepare_kills = until_done(
+            prepare("killed-store"), generator, kills=kills, span_s=span_s, finished=compare_stores
+        )
         subprocess.run(train("run"), check=True, capture_output=True)
-        whole_s = time.perf_counter() - start
-        train_kills = until_done(train("killed-run"), generator, kills=kills, longest_s=whole_s)
-        stores = hashes(folder / "store"), hashes(folder / "killed-store")
-        differ = [key for key in stores[0] | stores[1] if stores[0].get(key) != stores[1].get(key)]
-        weights = [load_file(folder / run / "last.safetensors") for run in ("run", "killed-run")]
-        equal = all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
+        train_kills = until_done(train("killed-run"), generator, kills=kills, span_s=(1.0, 7.0), finished=compare_runs)
     result = {
-        "prepare": {"kills_at_s": prepare_kills, "files": len(stores[0]), "files_that_differ": differ},
+        "prepare": {"kills_at_s": prepare_kills, "files": files, "files_that_differ": differ},
         "train": {"kills_at_s": train_kills, "weights_equal_to_the_bit": equal},
     }
     print(result)
