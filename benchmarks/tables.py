@@ -67,7 +67,7 @@ def demo() -> str:
     )
     return (
         f"**`make demo`**: {found['training_patients']} synthetic patients, {found['minutes']:.1f} minutes on "
-        f"{found['machine']['cores']} cores; unseen synthetic patients, organs that their data set annotates, mean "
+        f"{found['cores']} cores; unseen synthetic patients, organs that their data set annotates, mean "
         f"[95 % interval]:\n\n| organ | cases | Dice | NSD |\n|---|---|---|---|\n{rows}"
     )
 
@@ -96,7 +96,7 @@ def predict() -> str:
         for row in found["scans"]
     )
     return (
-        "**Segmenting real scans**, one command each, start-up apart, medians:\n\n"
+        "**Segmenting real scans** on two cores, one process each, start-up apart (zhang2d: untrained weights, for time only):\n\n"
         "| scan | voxels | recipe | file to file, s | of that the network, s | peak memory, MiB |\n|---|---|---|---|---|---|\n"
         + rows
     )
