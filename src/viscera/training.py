@@ -278,11 +278,15 @@ def validate(session: Session) -> tuple[float | None, Int[np.ndarray, "case clas
         return read_batch(index, parts[number], space=session.space, distance=session.recipe.loss.distance)
 
     session.network.eval()
+    network: torch.nn.Module = session.network.module  # type: ignore[assignment]
     for part, batch in zip(
         parts, read_ahead(read, len(parts) if len(index) else 0, threads=session.threads), strict=False
     ):
         batch = scaled(batch.to(fabric.device), session.recipe)
-        logits = session.network(batch.image)
+        # The network itself, not its wrapper for several devices, whose every call waits for all of them: they may have
+        # different numbers of batches here.
+        with fabric.autocast():
+            logits = network(batch.image)
         loss += loss_of(session, logits, batch).double() * len(part)
         case = torch.from_numpy(index.positions[part, 0]).to(fabric.device)
         sums.index_add_(0, case, class_counts(logits, batch))
