@@ -248,8 +248,8 @@ def fit(
         LabelError: ``annotated`` names an organ that the labels can never hold.
     """
     names = {value: organ_name(name) for value, name in labels.items()}
-    given = _with_sides({organ_name(name) for name in annotated})
-    possible = set(names.values()) | {whole for whole, sides in SIDES.items() if set(sides) <= set(names.values())}
+    given = _with_wholes({organ_name(name) for name in annotated})
+    possible = _with_wholes(set(names.values()))
     for organ in sorted({organ_name(name) for name in annotated} - possible):
         raise LabelError(
             f"'{organ}' is listed as annotated, but no label holds it.{did_you_mean(organ, possible)} "
@@ -277,10 +277,9 @@ def fit(
     return Fit(values, frozenset(unknown_values), complete, tuple(dict.fromkeys(notes)))
 
 
-def _with_sides(organs: set[str]) -> set[str]:
-    """Add each whole whose two sides are among the organs, and the sides of each whole."""
-    wholes = {whole for whole, sides in SIDES.items() if set(sides) <= organs}
-    return organs | wholes
+def _with_wholes(organs: set[str]) -> set[str]:
+    """Add each whole whose two sides are among the organs."""
+    return organs | {whole for whole, sides in SIDES.items() if set(sides) <= organs}
 
 
 def _target(space: LabelSpace, name: str) -> str | None:
