@@ -28,7 +28,7 @@ def slices_per_s(way: int, base: int, size: int, *, batch: int) -> float:
         keep_pages()
     layout = torch.channels_last if way >= 2 else torch.contiguous_format
     widths = tuple(base * 2**level for level in range(5))
-    network = UNet(UNetShape(widths=widths), in_channels=1, classes=12).to(memory_format=layout)
+    network = UNet(UNetShape(widths=widths), classes=12).to(memory_format=layout)
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3)
     image = torch.rand(batch, 1, size, size).contiguous(memory_format=layout)
     labels = torch.randint(0, 12, (batch, size, size), dtype=torch.uint8)

@@ -1,4 +1,4 @@
-"""Bad inputs of the verbs after `viscera prepare`: recipes, runs, weights, scans, label maps, names."""
+"""Bad inputs of the verbs after `viscera prepare`: recipes, runs, weights, scans, label maps, names; mixed data sets."""
 
 from pathlib import Path
 
@@ -9,18 +9,25 @@ from bad_files import (
     copies,
     cut_off,
     damaged_case,
+    edited_cases,
     edited_recipe,
+    exchanged_splits,
     hu,
     nifti,
     no_training_cases,
     organs,
+    other_space,
     other_weights,
+    pair,
     predictions,
     text,
 )
 
 SCAN = "data/Image/Case_00002_0000.nii.gz"
 TRAIN = "train recipe.json store"
+TRAIN_MIXED = "train partial.json mixed"
+PREPARE = "prepare new --data abdomenct1k=data --recipe recipe.json --jobs 1"
+PSEUDOLABEL = "pseudolabel teacher0 teacher1 mixed"
 PREDICT = "predict scan.nii.gz out.nii.gz --weights run"
 BEST = "run/best.safetensors"
 
@@ -253,6 +260,111 @@ EVALUATION = [
         "output exists",
         "evaluate truth.nii.gz truth.nii.gz --json names.json",
         r"names.json exists already. Choose another name or say --overwrite",
+    ),
+]
+
+MIXING = [
+    BadInput(
+        "annotated.json names an organ that this data set never labels",
+        PREPARE,
+        r"annotated.json: no label of case 'Case_00001' holds 'gallbladder'. Its labels are liver, kidney.*Correct",
+        lambda: text("data/annotated.json", {"*": ["liver", "gallbladder"]}),
+    ),
+    BadInput(
+        "a case that annotates nothing",
+        PREPARE,
+        r"none of its annotated organs is in label space 'abdomenct1k', so nothing can be learnt from it \(1 case\)\n"
+        r".*new: 1 training, 0 validation, 0 test",
+        lambda: (pair("Case_00002", hu(2)), text("data/annotated.json", {"Case_00002": []})),
+        exit_code=0,
+        survives="new/cases/data__Case_00002/case.json",
+    ),
+    BadInput(
+        "one scan on two sides of the split",
+        f"{TRAIN_MIXED} new",
+        r"mixed: lesser__Case_0000\d \(training\) and .* \(validation\) hold the same scan.*Delete splits.json",
+        lambda: edited_cases("mixed", image_sha256="the same"),
+    ),
+    BadInput(
+        "an organ that no training case annotates",
+        f"{TRAIN_MIXED} new",
+        r"note: no training case annotates kidney, spleen, pancreas: the network will never find them. Add a data set",
+        lambda: edited_cases("mixed", annotated=["liver"]),
+        exit_code=0,
+        survives="new/best.safetensors",
+    ),
+    BadInput(
+        "sigmoid loss of a network with softmax heads",
+        "train edited.json mixed new",
+        r"network.heads is softmax, but loss.kind is sigmoid.*needs sigmoid heads",
+        lambda: edited_recipe(loss={"kind": "sigmoid"}),
+    ),
+    BadInput(
+        "weight of a loss out of range", f"{TRAIN_MIXED} new --loss.exclusion -1", r"loss.exclusion: .*0 \(got -1\.0\)"
+    ),
+    BadInput(
+        "window that is no multiple of 16",
+        f"{TRAIN_MIXED} new --sampling.window 20 32",
+        r"sampling.window.*multiple of 16 \(got 20\)",
+    ),
+    BadInput("one teacher", "pseudolabel teacher0 mixed", r"two or more different teachers, got teacher0.*seed 1"),
+    BadInput(
+        "the same teacher twice",
+        "pseudolabel teacher0 teacher0 mixed",
+        r"two or more different teachers, got teacher0, teacher0; equal weights are one teacher. Train another",
+    ),
+    BadInput(
+        "teachers label cases that they were trained on",
+        PSEUDOLABEL,
+        r"note: teachers were trained on 1 of the 1 cases that they are to label.*Teachers from folds",
+        exit_code=0,
+        survives="mixed/pseudolabels.csv",
+    ),
+    BadInput(
+        "teachers were trained on test cases of the store",
+        PSEUDOLABEL,
+        r"teacher teacher0 was trained on 2 of the store's validation and test cases \(lesser__.*Train teachers on the train",
+        lambda: exchanged_splits("mixed"),
+    ),
+    BadInput(
+        "teachers of another label space",
+        PSEUDOLABEL,
+        r"teacher teacher0 cannot label this store: mixed was prepared for label space 'others'.*Train teachers on this",
+        lambda: other_space("mixed"),
+    ),
+    BadInput(
+        "a teacher learnt that unannotated is background",
+        "pseudolabel blind teacher0 mixed",
+        r"teacher blind learnt from 1 training cases that what they do not annotate is background.*loss.kind is partial",
+    ),
+    BadInput("confidence above 1", f"{PSEUDOLABEL} --confidence 1.5", r"confidence must lie between 0 and 1, got 1.5"),
+    BadInput(
+        "nothing to fill in",
+        "pseudolabel teacher0 teacher1 store",
+        r"nothing to fill in: every training case of store annotates all organs of 'abdomenct1k'",
+        exit_code=0,
+    ),
+    BadInput(
+        "--annotated names no file",
+        "evaluate truth.nii.gz truth.nii.gz --annotated nowhere.json",
+        r"nowhere.json: no such file or store. Check the path of --annotated",
+    ),
+    BadInput(
+        "--annotated says nothing of a case",
+        "evaluate truth.nii.gz truth.nii.gz --annotated own.json",
+        r"own.json does not say which organs the data set of case 'truth' annotates.*Add \"truth\"",
+        lambda: text("own.json", {"Case_00001": ["liver"]}),
+    ),
+    BadInput(
+        "--annotated names an organ that is not there",
+        "evaluate truth.nii.gz truth.nii.gz --annotated own.json",
+        r"own.json: neither truth nor prediction of case 'truth' can hold 'livr'. Did you mean 'liver'",
+        lambda: text("own.json", {"*": ["livr"]}),
+    ),
+    BadInput(
+        "confusion of slices",
+        "evaluate truth.nii.gz truth.nii.gz --mode slices --confusion",
+        r"--confusion counts whole volumes, which --mode slices does not judge. Leave one of them out",
     ),
 ]
 

@@ -21,6 +21,8 @@ RECIPE = {
     "network": {"widths": [4, 8]},
     "training": {"epochs": 1, "visits_per_slice": 1, "batch_size": 4, "precision": "32-true"},
 }
+PARTIAL = RECIPE | {"loss": {"kind": "partial"}}
+"""For ``mixed``, whose data sets annotate different organs."""
 PICKLE = b"PK\x03\x04" + b"archive/data.pkl" * 20
 """How a file of torch.save begins."""
 NAMES = {"labels": {"1": "liver", "2": "kidney", "3": "spleen", "4": "pancreas"}}
@@ -129,6 +131,26 @@ def no_training_cases() -> None:
     splits = json.loads(Path("store/splits.json").read_text())
     splits["cases"] = {name: split for name, split in splits["cases"].items() if split != "training"}
     text("store/splits.json", splits)
+
+
+def exchanged_splits(store: str) -> None:
+    """Make a store's training cases its test cases, and the other way round."""
+    splits = json.loads(Path(store, "splits.json").read_text())
+    other = {"training": "test", "test": "training"}
+    splits["cases"] = {name: other.get(split, split) for name, split in splits["cases"].items()}
+    text(f"{store}/splits.json", splits)
+
+
+def edited_cases(store: str, **facts: object) -> None:
+    """Change what all case.json of a store say."""
+    for file in Path(store, "cases").glob("*/case.json"):
+        file.write_text(json.dumps(json.loads(file.read_text()) | facts))
+
+
+def other_space(store: str) -> None:
+    """Let a store say that its labels are other organs."""
+    content = json.loads(Path(store, "store.json").read_text())
+    text(f"{store}/store.json", content | {"label_space": {"name": "others", "organs": ["kidney", "liver"]}})
 
 
 def damaged_case() -> None:

@@ -14,8 +14,8 @@ import tempfile
 import warnings
 from pathlib import Path
 
-from bad_commands import EVALUATION, OTHERS, PREDICTION, TRAIN, TRAINING
-from bad_files import NAMES, RECIPE, BadInput, hu, nifti, organs, pair, text
+from bad_commands import EVALUATION, MIXING, OTHERS, PREDICTION, TRAIN, TRAIN_MIXED, TRAINING
+from bad_files import NAMES, PARTIAL, RECIPE, BadInput, hu, nifti, organs, pair, text
 from bad_scans import FOLDERS, SCANS
 from viscera.cli import main
 
@@ -28,11 +28,15 @@ Exit code 2: something that you can put right; 0: done, with a note where you sh
 small files (`python tests/bad_inputs.py` writes this page anew, `tests/test_bad_inputs.py` checks exit codes and messages). A
 scan that cannot be used stops no other: the good ones beside it are prepared or segmented all the same.
 """
-BAD_INPUTS = [*SCANS, *FOLDERS, *TRAINING, *PREDICTION, *EVALUATION, *OTHERS]
+BAD_INPUTS = [*SCANS, *FOLDERS, *TRAINING, *PREDICTION, *EVALUATION, *MIXING, *OTHERS]
 
 
 def make_base(folder: Path) -> None:
-    """Make what all need: data sets, a recipe, a scan, a truth with names, and by the commands a store and a run."""
+    """Make what all need: data sets, a recipe, a scan, a truth with names, and by the commands stores and runs.
+
+    Data set ``patients`` annotates all organs, ``lesser`` the liver only; store and run are of the first, mixed and its
+    teachers of both; the run ``blind`` took what lesser does not annotate for background.
+    """
     folder.mkdir()
     with contextlib.chdir(folder):
         text("recipe.json", RECIPE)
@@ -43,7 +47,17 @@ def make_base(folder: Path) -> None:
         pair("Case_00001", hu(1))
         for number in (1, 2, 3):
             pair(f"Case_{number:05d}", hu(number), folder="patients")
-        for command in ("prepare store --data abdomenct1k=patients --recipe recipe.json --jobs 1", f"{TRAIN} run"):
+            pair(f"Case_{number:05d}", hu(10 + number), folder="lesser")
+        text("lesser/annotated.json", {"*": ["liver"]})
+        text("partial.json", PARTIAL)
+        for command in (
+            "prepare store --data abdomenct1k=patients --recipe recipe.json --jobs 1",
+            f"{TRAIN} run",
+            "prepare mixed --data abdomenct1k=patients abdomenct1k=lesser --recipe partial.json --jobs 1",
+            f"{TRAIN_MIXED} teacher0",
+            f"{TRAIN_MIXED} teacher1 --training.seed 1",
+            "train recipe.json mixed blind",
+        ):
             code, message = call(command)
             if code:
                 raise RuntimeError(message)

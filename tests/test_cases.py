@@ -1,5 +1,6 @@
 import json
 import shutil
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,6 @@ import pytest
 from viscera.cases import (
     Case,
     Facts,
-    Geometry,
     SourceFacts,
     Store,
     create_store,
@@ -19,13 +19,14 @@ from viscera.cases import (
     remove_leftovers,
     write_case,
 )
-from viscera.config import Preparation
+from viscera.config import ResizedSlices, SpacedSlices
 from viscera.errors import StoreError
+from viscera.geometry import Geometry, geometry_from_json, geometry_to_json
 from viscera.labels import LabelSpace
 from viscera.volume import Turn, Volume, axial_turn, to_axial
 
 SPACE = LabelSpace("two", ("liver", "spleen"))
-SMALL = Preparation(size=(16, 16))
+SMALL = ResizedSlices(size=(16, 16))
 OBLIQUE = np.array([[0.1, 0.6, 0.1, 7], [0.2, 0.1, -0.7, 8], [-2.5, 0.05, 0.1, 9], [0, 0, 0, 1]])
 
 
@@ -91,6 +92,15 @@ def test_facts_come_back_from_json():
     np.testing.assert_array_equal(found.geometry.affine, OBLIQUE)
 
 
+def test_a_cut_grid_comes_back_from_json():
+    step = (Fraction(3413, 4096), Fraction(7, 2))
+    geometry = Geometry((3, 20, 24), OBLIQUE, axial_turn(OBLIQUE), (32, 16), (-3, 5), step)
+    found = geometry_from_json(json.loads(json.dumps(geometry_to_json(geometry))))
+    assert (found.size, found.start, found.step) == (geometry.size, geometry.start, geometry.step)
+    assert (found.shape, found.turn, found.raster) == (geometry.shape, geometry.turn, geometry.raster)
+    np.testing.assert_array_equal(found.prepared_affine, geometry.prepared_affine)
+
+
 def test_a_case_without_labels_has_none(tmp_path):
     store = create_store(tmp_path / "store", space=SPACE, preparation=SMALL)
     case, facts = case_of()
@@ -108,6 +118,15 @@ def test_geometry_describes_the_prepared_grid():
     assert geometry.spacing_mm == pytest.approx((3, 4, 2.5))
     # y: 2 - 2 * 0.5 (the centre of two pixels); x: 1 - 5 * -0.25 (half a pixel of half the size)
     np.testing.assert_allclose(geometry.prepared_affine[:3, 3], [2.25, 1, 3])
+
+
+def test_geometry_describes_a_grid_that_was_cut():
+    affine = np.array([[0, 0, -5, 1], [0, -2, 0, 2], [3, 0, 0, 3], [0, 0, 0, 1.0]])
+    geometry = Geometry((20, 24, 30), affine, axial_turn(affine), (16, 32), (4, -2), (Fraction(2), Fraction(1, 2)))
+    assert geometry.prepared_shape == (20, 16, 32)
+    assert geometry.spacing_mm == pytest.approx((3, 4, 2.5))
+    # The first pixel is the rows 4 and 5, so centred at 4.5; along columns it is half a pixel from -2.5 on: -2.25.
+    np.testing.assert_allclose(geometry.prepared_affine[:3, 3], [1 + 5 * 2.25, 2 - 2 * 4.5, 3])
 
 
 def test_a_grid_of_the_same_size_is_the_axial_one():
@@ -196,7 +215,33 @@ def test_a_store_for_something_else_is_refused(tmp_path):
     with pytest.raises(StoreError, match=r"was prepared for label space 'two' \(liver, spleen\), not 'one' \(liver\)"):
         store.require(space=LabelSpace("one", ("liver",)), preparation=SMALL)
     with pytest.raises(StoreError, match=r"was prepared with size 16x16, not size 256x256. Prepare another store"):
-        store.require(space=SPACE, preparation=Preparation())
+        store.require(space=SPACE, preparation=ResizedSlices())
+    with pytest.raises(StoreError, match=r"was prepared with size 16x16, not spacing_mm 2.5, margin_mm 10. Prepare an"):
+        store.require(space=SPACE, preparation=SpacedSlices())
+
+
+@pytest.mark.parametrize("preparation", [SpacedSlices(spacing_mm=3, margin_mm=7.5), ResizedSlices(size=(32, 48))])
+def test_a_store_remembers_how_it_was_prepared(tmp_path, preparation):
+    create_store(tmp_path, space=SPACE, preparation=preparation)
+    store = open_store(tmp_path)
+    assert store.preparation == preparation
+    create_store(tmp_path, space=SPACE, preparation=preparation)
+    other = SpacedSlices(spacing_mm=3.0, margin_mm=10)
+    with pytest.raises(StoreError, match=r"was prepared with .*, not spacing_mm 3, margin_mm 10"):
+        create_store(tmp_path, space=SPACE, preparation=other)
+
+
+def test_a_store_from_before_there_were_kinds_was_resized(tmp_path):
+    store_with(tmp_path, "amos__001")
+    file = tmp_path / "store.json"
+    written = json.loads(file.read_text())
+    del written["preparation"]["kind"]
+    file.write_text(json.dumps(written))
+    assert open_store(tmp_path).preparation == SMALL
+    written["preparation"]["kind"] = "cubed"
+    file.write_text(json.dumps(written))
+    with pytest.raises(StoreError, match=r"store.json or splits.json is damaged"):
+        open_store(tmp_path)
 
 
 def test_missing_splits_and_gone_cases_are_named(tmp_path):

@@ -17,7 +17,7 @@ from viscera.recipes.zhang2d import ZHANG2D
 
 def small_network() -> UNet:
     torch.manual_seed(0)
-    return UNet(UNetShape(widths=(2, 4)), in_channels=1, classes=2)
+    return UNet(UNetShape(widths=(2, 4)), classes=2)
 
 
 def test_weights_come_back_with_recipe_space_and_provenance(tmp_path):
@@ -42,10 +42,15 @@ def test_a_state_puts_network_and_optimizer_back_to_the_bit(tmp_path):
         opt.zero_grad()
 
     step(network, optimizer)
-    save_state(tmp_path / "state.safetensors", network, optimizer, progress={"epoch": 1, "best_loss": float("inf")})
-    other = UNet(UNetShape(widths=(2, 4)), in_channels=1, classes=2)
+    save_state(
+        tmp_path / "state.safetensors",
+        {"network": network},
+        optimizer,
+        progress={"epoch": 1, "best_loss": float("inf")},
+    )
+    other = UNet(UNetShape(widths=(2, 4)), classes=2)
     other_optimizer = torch.optim.AdamW(other.parameters(), lr=1.0)
-    progress = load_state(tmp_path / "state.safetensors", other, other_optimizer)
+    progress = load_state(tmp_path / "state.safetensors", {"network": other}, other_optimizer)
     assert progress == {"epoch": 1, "best_loss": float("inf")}
     step(network, optimizer)
     step(other, other_optimizer)
@@ -70,10 +75,10 @@ def test_damaged_foreign_and_unfitting_weights_are_refused(tmp_path):
 
 def test_an_optimizer_state_of_another_network_is_refused(tmp_path):
     network = small_network()
-    save_state(tmp_path / "s.safetensors", network, torch.optim.AdamW(network.parameters()), progress={})
-    wider = UNet(UNetShape(widths=(4, 8)), in_channels=1, classes=2)
+    save_state(tmp_path / "s.safetensors", {"network": network}, torch.optim.AdamW(network.parameters()), progress={})
+    wider = UNet(UNetShape(widths=(4, 8)), classes=2)
     with pytest.raises(WeightsError, match="for another network"):
-        load_state(tmp_path / "s.safetensors", wider, torch.optim.AdamW(wider.parameters()))
+        load_state(tmp_path / "s.safetensors", {"network": wider}, torch.optim.AdamW(wider.parameters()))
 
 
 def test_weights_are_found_in_a_runs_folder_best_before_last(tmp_path):

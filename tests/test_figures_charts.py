@@ -6,6 +6,7 @@ import re
 
 import numpy as np
 import pytest
+from matplotlib.colors import to_rgb
 from PIL import Image
 
 from viscera.errors import FileError
@@ -13,6 +14,7 @@ from viscera.figures import (
     Epoch,
     ScanHu,
     best_epoch,
+    confusion_figure,
     curves_figure,
     dice_bars,
     dice_boxes,
@@ -25,6 +27,7 @@ from viscera.figures import (
 )
 from viscera.figures.canvas import INK, line_colour
 from viscera.labels import COLOURS
+from viscera.mixups import Confusion
 from viscera.scores import Summary
 
 LIVER = Summary("liver", "dice", 0.9, 0.8, 0.95, 7)
@@ -179,3 +182,49 @@ def test_a_figure_that_cannot_be_written_says_so(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(FileError, match="cannot write"):
         save(dice_bars([]), tmp_path / "file" / "a.png")
+
+
+def matrix_axes():
+    ml = ((990.0, 10.0, 0.0, 0.0), (20.0, 70.0, 9.5, 0.5), (0.0, 0.0, 0.0, 0.0), (0.0, 0.0, 0.0, 5.0))
+    return confusion_figure(Confusion(("background", "liver", "inferior_vena_cava", "colon"), ml))
+
+
+def test_a_confusion_matrix_shows_per_cent_of_each_true_class_from_one_on(tmp_path):
+    figure = matrix_axes()
+    axes = figure.axes[0]
+    shown = {text.get_position()[::-1]: text.get_text() for text in axes.texts}  # (row, column)
+    assert shown == {(0, 0): "99", (0, 1): "1", (1, 0): "20", (1, 1): "70", (1, 2): "10", (3, 3): "100"}  # fmt: skip
+    names = ["background", "liver", "inferior vena cava", "colon"]
+    assert [label.get_text() for label in axes.get_xticklabels()] == names
+    assert [label.get_text() for label in axes.get_yticklabels()] == names
+    assert axes.get_ylim()[0] > axes.get_ylim()[1]  # the first row is the upper one
+    with Image.open(save(figure, tmp_path / "confusion.png")) as image:
+        assert image.format == "PNG"
+        assert min(image.size) > 300
+
+
+def test_true_classes_that_no_truth_shows_are_hatched_and_not_zero():
+    cells = matrix_axes().axes[0].patches
+    assert [(cell.get_x(), cell.get_y()) for cell in cells if cell.get_hatch()] == [(n - 0.5, 1.5) for n in range(4)]
+
+
+def test_right_and_wrong_differ_for_every_kind_of_colour_vision_and_numbers_can_be_read():
+    def luminance(colour):
+        return float(np.dot(to_rgb(colour), (0.2126, 0.7152, 0.0722)))
+
+    axes = matrix_axes().axes[0]
+    colours = {(round(c.get_y() + 0.5), round(c.get_x() + 0.5)): c.get_facecolor() for c in axes.patches}
+    for text in axes.texts:
+        column, row = text.get_position()
+        assert abs(luminance(text.get_color()) - luminance(colours[row, column])) > 0.4
+    red, _, blue = colours[1, 1][:3]  # right: blue
+    assert blue > red
+    red, _, blue = colours[1, 0][:3]  # mistaken: orange, which no kind of colour vision takes for blue
+    assert red > blue
+
+
+def test_a_matrix_becomes_an_svg_with_its_names_and_without_pictures():
+    text = inline_svg(matrix_axes(), "confusion")
+    assert "inferior vena cava" in text
+    assert "<image" not in text
+    assert inline_svg(confusion_figure(Confusion(("background",), ((0.0,),))), "empty").startswith("<svg")

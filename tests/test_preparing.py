@@ -15,7 +15,7 @@ import pytest
 
 from viscera import nifti
 from viscera.cases import open_store
-from viscera.config import Preparation
+from viscera.config import ResizedSlices
 from viscera.datasets import Problem, Source
 from viscera.errors import DataSetError, StoreError
 from viscera.labels import LabelSpace
@@ -31,7 +31,7 @@ from viscera.preparing import (
 from viscera.volume import Volume
 
 SPACE = LabelSpace("two", ("liver", "spleen"))
-SMALL = Preparation(size=(16, 16))
+SMALL = ResizedSlices(size=(16, 16))
 AFFINE = np.array([[0, 0, -1.0, 0], [0, -1, 0, 0], [2, 0, 0, 0], [0, 0, 0, 1]])
 ONE = Plan(jobs=1)
 

@@ -1,21 +1,24 @@
+import json
 from dataclasses import replace
 from itertools import permutations, product
 from pathlib import Path
 
 import numpy as np
 import pytest
+import SimpleITK as sitk
 
 from viscera import nifti
 from viscera.cases import facts_to_json
-from viscera.config import Preparation
+from viscera.config import ResizedSlices, SpacedSlices
 from viscera.datasets import Source
 from viscera.errors import FileError, GeometryError, LabelError
 from viscera.labels import LabelSpace
-from viscera.preprocessing import case_name, describe, hu_statistics, prepare_case, prepare_image
-from viscera.volume import Turn, Volume, turn_volume
+from viscera.preprocessing import case_name, describe, hu_statistics, prepare_case, prepare_image, prepare_labels
+from viscera.synthesis import synthesize
+from viscera.volume import Turn, Volume, axial_turn, turn_volume
 
 SPACE = LabelSpace("three", ("liver", "kidney", "spleen"))
-SMALL = Preparation(size=(16, 16))
+SMALL = ResizedSlices(size=(16, 16))
 AFFINE = np.array([[0, 0, -0.8, 100], [0, -0.7, 0, 90], [2.5, 0, 0, -300], [0, 0, 0, 1]])
 ORGANS = ((1, "liver"), (2, "kidney_right"), (3, "kidney_left"), (4, "gallbladder"))
 
@@ -245,3 +248,134 @@ def test_a_scan_that_is_no_ct_is_refused(tmp_path):
 def test_case_names_are_visible_folders():
     source = Source("p1", ".hidden", "p1", Path("x"), None, (), ())
     assert case_name(source) == "hidden__p1"
+
+
+SPACED = SpacedSlices(spacing_mm=3, margin_mm=4)
+
+
+def patient(shape: tuple[int, int, int] = (6, 96, 110)) -> Volume:
+    """An ellipse of noisy tissue, a little off the middle, in slices of 2 mm by 1.9 mm pixels."""
+    affine = np.array([[0, 0, -1.9, 100], [0, -2.0, 0, 90], [2.5, 0, 0, -300], [0, 0, 0, 1]])
+    rng = np.random.default_rng(3)
+    y, x = np.indices(shape[1:])
+    body = ((y - 50) / 28) ** 2 + ((x - 60) / 38) ** 2 <= 1
+    return Volume(np.where(body, rng.normal(40, 60, shape), rng.normal(-1000, 30, shape)).astype(np.int16), affine)
+
+
+def itk(volume: Volume, axis_order: tuple[int, int, int] = (2, 1, 0)) -> sitk.Image:
+    """The volume for SimpleITK, in whose eyes the world may as well be RAS+."""
+    image = sitk.GetImageFromArray(np.ascontiguousarray(volume.voxels))
+    directions = volume.affine[:3, list(axis_order)]
+    lengths = np.linalg.norm(directions, axis=0)
+    image.SetSpacing(lengths.tolist())
+    image.SetDirection((directions / lengths).ravel().tolist())
+    image.SetOrigin(volume.affine[:3, 3].tolist())
+    return image
+
+
+def test_spaced_slices_are_cut_to_the_body_and_have_the_spacing():
+    image, geometry = prepare_image(patient(), SPACED)
+    # The body is 112 x 144 mm; 4 mm are kept around it, and at most 12 mm because the search is coarse.
+    assert geometry.spacing_mm == pytest.approx((2.5, 3, 3), abs=1e-3)
+    assert image.shape == geometry.prepared_shape == (6, 48, 64)
+    tissue = (image > -480).mean(0) > 0.5  # half air, half tissue
+    assert tissue.sum() * 9 == pytest.approx(np.pi * 28 * 2 * 38 * 1.9, rel=0.02)
+    assert not tissue[[0, -1]].any()
+    assert not tissue[:, [0, -1]].any()
+
+
+@pytest.mark.parametrize("spacing_mm", [1.4, 3, 5])
+def test_spaced_voxels_are_where_their_affine_says(spacing_mm):
+    """SimpleITK resamples the scanner's labels onto the prepared grid, in the world."""
+    ct = patient()
+    labels = np.random.default_rng(5).integers(0, 4, (6, 24, 22)).astype(np.uint8).repeat(4, 1).repeat(5, 2)
+    source = Source("p1", "set", "p1", Path("p1"), None, ORGANS, tuple(organ for _, organ in ORGANS))
+    for turn in [Turn((0, 1, 2), (False,) * 3), Turn((2, 0, 1), (True, False, True))]:
+        turned, turned_labels = (turn_volume(Volume(v, ct.affine), turn) for v in (ct.voxels, labels))
+        _, geometry = prepare_image(turned, SpacedSlices(spacing_mm=spacing_mm, margin_mm=40))  # more than the scan
+        space = LabelSpace("as they are", tuple(organ for _, organ in ORGANS))
+        found = prepare_labels(turned_labels.voxels, source, space=space, geometry=geometry).labels
+        grid = itk(Volume(np.zeros(geometry.prepared_shape, np.uint8), geometry.prepared_affine))
+        expected = sitk.GetArrayFromImage(
+            sitk.Resample(itk(turned_labels), grid, sitk.Transform(), sitk.sitkNearestNeighbor, 0)
+        )
+        assert (found == expected).mean() > 0.995  # ties
+
+
+def test_all_orientations_of_a_scan_are_cut_to_the_same_bytes():
+    ct = patient()
+    expected, straight = prepare_image(ct, SPACED)
+    for axes, flips in product(permutations(range(3)), product([False, True], repeat=3)):
+        image, geometry = prepare_image(turn_volume(ct, Turn(axes, flips)), SPACED)
+        assert image.tobytes() == expected.tobytes()
+        assert (geometry.size, geometry.start, geometry.step) == (straight.size, straight.start, straight.step)
+        np.testing.assert_allclose(geometry.prepared_affine, straight.prepared_affine, atol=1e-9)
+
+
+def test_the_float32_of_an_oblique_file_changes_no_voxel():
+    ct = patient()
+    angle = np.deg2rad(20)
+    rotation = np.array([[np.cos(angle), -np.sin(angle), 0], [np.sin(angle), np.cos(angle), 0], [0, 0, 1]])
+    oblique = ct.affine.copy()
+    oblique[:3, :3] = rotation @ ct.affine[:3, :3]
+    image, geometry = prepare_image(replace(ct, affine=oblique.astype(np.float32).astype(float)), SPACED)
+    expected, straight = prepare_image(ct, SPACED)
+    np.testing.assert_array_equal(image, expected)
+    assert geometry.step == straight.step
+
+
+def test_a_scan_of_air_is_kept_whole():
+    hu = np.full((2, 20, 30), -1000, np.int16)
+    ct = Volume(hu, np.diag([-2.0, -2.0, 5.0, 1.0])[:, [2, 1, 0, 3]])
+    image, geometry = prepare_image(ct, SpacedSlices(spacing_mm=2.0, margin_mm=0))
+    assert geometry.raster.inside((20, 30)) == (slice(0, 20), slice(0, 30))
+    assert image.shape == (2, 32, 32)
+
+
+def test_labels_that_are_cut_off_are_counted(tmp_path):
+    ct = patient()
+    labels = np.zeros(ct.shape, np.uint8)
+    labels[:, 45:55, 50:60] = 1
+    labels[0, 2, :5] = labels[1, 50, 1] = 1
+    labels[2, 95, 100:103] = 2
+    labels[2, 95, 90:93] = 4  # not in the label space
+    source = source_of(tmp_path, ct, labels)
+    case, facts = prepare_case(source, space=SPACE, preparation=SPACED)
+    assert case.labels.shape == case.image.shape == facts.geometry.prepared_shape
+    assert facts.voxels["liver"] == pytest.approx(6 * 100 * 3.8 / 9, rel=0.1)
+    note = "9 labelled voxels lie outside the body's box and are cut off (liver 6, kidney 3)"
+    assert any(text.startswith(note) for text in facts.notes)
+    _, facts = prepare_case(source, space=SPACE, preparation=SpacedSlices(spacing_mm=3, margin_mm=100))
+    assert not any("cut off" in text for text in facts.notes)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_no_label_of_a_synthetic_patient_is_cut_off(seed, tmp_path):
+    made = synthesize(np.random.default_rng(seed), shape=(24, 96, 96))
+    organs = tuple(made.organs.items())
+    source = source_of(tmp_path, made.ct, made.labels, organs=organs, annotated=tuple(made.organs.values()))
+    space = LabelSpace("all", tuple(made.organs.values()))
+    case, facts = prepare_case(source, space=space, preparation=SpacedSlices(spacing_mm=5))
+    assert not any("cut off" in note for note in facts.notes)
+    assert facts.geometry.spacing_mm[1:] == pytest.approx((5, 5), abs=1e-3)
+    voxel_ml = np.prod(facts.geometry.spacing_mm) / 1000
+    liver = next(value for value, organ in organs if organ == "liver")
+    assert facts.voxels["liver"] * voxel_ml == pytest.approx(
+        (made.labels.voxels == liver).sum() * made.ct.voxel_ml, rel=0.03
+    )
+    assert case.image.shape[1] % 16 == case.image.shape[2] % 16 == 0
+
+
+@pytest.mark.parametrize("name", ["ts_example_ct_3mm", "ts_example_dicom_20slices"])
+def test_a_real_scan_is_cut_to_the_body_and_loses_no_organ(shared_data, name):
+    folder = shared_data / "totalsegmentator_example"
+    ct, labels = (nifti.read(folder / f"{name}_{kind}.nii.gz") for kind in ("ct", "label"))
+    image, geometry = prepare_image(ct, SpacedSlices())
+    rows, columns = geometry.raster.inside(geometry.axial_shape[1:])
+    axial = turn_volume(labels, axial_turn(labels.affine)).voxels
+    organs = json.loads((folder / f"{name}_labels.json").read_text())
+    trunk = np.isin(axial, [int(value) for value, organ in organs.items() if not organ.startswith("humerus")])
+    assert trunk[:, rows, columns].sum() == trunk.sum()
+    assert geometry.spacing_mm == pytest.approx((ct.spacing_mm[0], 2.5, 2.5), abs=1e-3)
+    assert image.shape[1] * 2.5 < 400
+    assert image.shape[2] * 2.5 < 500

@@ -11,16 +11,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from viscera.cases import Case, Facts, Geometry, SourceFacts, create_store, open_store, write_case
-from viscera.config import Preparation, Recipe, Training, UNetShape, recipe_to_json
+from viscera.cases import Case, Facts, SourceFacts, create_store, open_store, write_case
+from viscera.config import Recipe, ResizedSlices, Training, UNetShape
 from viscera.datasets import write_case as write_data_case
 from viscera.errors import FileError, RunError, StoreError
 from viscera.evaluation import evaluate
 from viscera.figures.pictures import AGREE, AGREEMENT_COLOURS, FALSE, MISSED, OTHER, UNJUDGED
+from viscera.geometry import Geometry
 from viscera.labels import LabelSpace
 from viscera.nifti import write
 from viscera.pairing import Task
 from viscera.preparing import Plan, prepare_store
+from viscera.recipe_json import recipe_to_json
 from viscera.report import CaseFiles, write_report
 from viscera.report.page import Cell, Page, Row, Section, Table, facts_table, render, without_folders
 from viscera.report.scores import picture as picture_of
@@ -129,7 +131,7 @@ def run(folder, lines=3):
 
 
 def store(folder):
-    opened = create_store(folder, space=LabelSpace("x", ("liver", "colon")), preparation=Preparation(size=(16, 16)))
+    opened = create_store(folder, space=LabelSpace("x", ("liver", "colon")), preparation=ResizedSlices(size=(16, 16)))
     hu = {"minimum": -1024.0, "maximum": 2000.0, "mean": -300.5, "p10": -950.0, "p90": 110.0}
     geometry = Geometry((2, 16, 16), AFFINE, axial_turn(AFFINE), (16, 16))
     source = SourceFacts(
@@ -261,6 +263,65 @@ def test_the_page_of_an_evaluation_is_that_of_its_json(tmp_path):
     _, reader = load_page(tmp_path / "page.html")
     # Two cubes 5 wide that share 4: Dice 4/5, IoU 4/6.
     assert any(row[:4] == ["prediction", "liver", "0.800", "0.667"] for row in reader.rows)
+
+
+def grouped(path):
+    """An evaluation in which case a's own data set does not annotate the spleen, which is taken for liver there."""
+    cases = [
+        {"case": "a", "organ": "liver", "dice": 0.9},
+        {"case": "a", "organ": "spleen", "dice": 0.2, "group": "unannotated"},
+        {"case": "b", "organ": "liver", "dice": 0.7},
+        {"case": "b", "organ": "spleen", "dice": 0.8},
+    ]
+    empty = {"metric": "dice", "low": None, "high": None}
+    summary = [
+        {"organ": "liver", "mean": 0.8, "cases": 2} | empty,
+        {"organ": "spleen", "mean": 0.5, "cases": 2} | empty,
+        {"organ": "mean", "mean": 0.65, "cases": 2} | empty,
+        {"organ": "liver", "mean": 0.8, "cases": 2, "group": "annotated"} | empty | {"low": 0.7, "high": 0.9},
+        {"organ": "spleen", "mean": 0.8, "cases": 1, "group": "annotated"} | empty,
+        {"organ": "mean", "mean": 0.8, "cases": 2, "group": "annotated"} | empty,
+        {"organ": "spleen", "mean": 0.2, "cases": 1, "group": "unannotated"} | empty,
+        {"organ": "mean", "mean": 0.2, "cases": 1, "group": "unannotated"} | empty,
+    ]
+    ml = [[900.0, 0.0, 4.0, 2.0], [10.0, 89.5, 0.5, 0.0], [0.0, 8.0, 12.0, 0.0], [0.0, 0.0, 0.0, 0.0]]
+    confusion = {"classes": ["background", "liver", "spleen", "colon"], "ml": ml}
+    return evaluation(path, cases=cases, summary=summary, confusion=confusion)
+
+
+def test_organs_of_the_own_data_set_and_others_stand_side_by_side(tmp_path):
+    _, reader = load_page(write_report(grouped(tmp_path / "e.json"), tmp_path / "page.html"))
+    start = reader.rows.index(
+        ["organ", "cases, annotated", "Dice, annotated", "cases, unannotated", "Dice, unannotated"]
+    )
+    assert reader.rows[start + 1 : start + 4] == [
+        ["liver", "2", "0.800[0.700, 0.900]", "0", "–"],
+        ["spleen", "1", "0.800", "1", "0.200"],
+        ["mean", "2", "0.800", "1", "0.200"],
+    ]
+    assert ["spleen", "2", "0.500"] in reader.rows  # the summary is of both
+    assert ["case", "organ", "own data set", "Dice"] in reader.rows
+    assert ["a", "spleen", "unannotated", "0.200"] in reader.rows
+
+
+def test_a_page_without_unannotated_scores_says_nothing_of_groups(tmp_path):
+    text, _ = load_page(write_report(evaluation(tmp_path / "e.json"), tmp_path / "page.html"))
+    assert "annotated:" not in text.lower().replace("unannotated:", "annotated:")
+    assert "own data set" not in text
+    assert "mistaken" not in text
+
+
+def test_what_is_mistaken_for_what_is_drawn_and_told_in_both_directions(tmp_path):
+    text, reader = load_page(write_report(grouped(tmp_path / "e.json"), tmp_path / "page.html"))
+    assert 'aria-label="confusion matrix"' in text
+    assert reader.tags.count("svg") == 3
+    told = [line.strip() for line in re.findall(r"<li>(.*?)</li>", text)]
+    assert told == [
+        "colon: found where none of the organs is (2.0 ml), though no truth shows any.",
+        "spleen: 40.0 % (8.0 ml) is called liver; 0.5 % of liver is called spleen.",
+        "spleen: 20.0 % of its true volume (4.0 ml) is found where none of the organs is; 0.0 % is missed.",
+        "liver: 10.0 % (10.0 ml) is missed; 0.0 % of its true volume is found where none of the organs is.",
+    ]
 
 
 def test_pictures_of_cases_are_png_in_the_page_the_worst_first(tmp_path):
@@ -403,7 +464,7 @@ def test_a_trained_run_has_a_page(small_store, tmp_path):
     recipe = Recipe(
         name="tiny",
         label_space="abdomenct1k",
-        preparation=Preparation(size=(16, 16)),
+        preparation=ResizedSlices(size=(16, 16)),
         network=UNetShape(widths=(4, 8)),
         training=Training(epochs=2, visits_per_slice=2, batch_size=4, precision="32-true"),
     )
@@ -458,7 +519,7 @@ def test_a_store_that_was_prepared_from_data_sets_has_a_page(tmp_path):
         write_one("radiotherapy", tmp_path / "radiotherapy", number=1, annotate=("liver", "kidney")),
     ]
     sources[1].image.write_bytes(sources[1].image.read_bytes()[:-50])
-    space, preparation = LabelSpace("three", ("liver", "spleen", "kidney")), Preparation(size=(16, 16))
+    space, preparation = LabelSpace("three", ("liver", "spleen", "kidney")), ResizedSlices(size=(16, 16))
     prepare_store(tmp_path / "store", sources, space=space, preparation=preparation, plan=Plan(jobs=1))
     text, reader = load_page(write_report(tmp_path / "store", tmp_path / "page.html"))
     assert ["annotated organ", "abdomenct1k", "radiotherapy"] in reader.rows
@@ -480,7 +541,7 @@ def test_a_store_with_a_damaged_case_is_refused(tmp_path):
 
 
 def test_an_empty_store_is_refused(tmp_path):
-    create_store(tmp_path / "store", space=LabelSpace("x", ("liver",)), preparation=Preparation())
+    create_store(tmp_path / "store", space=LabelSpace("x", ("liver",)), preparation=ResizedSlices())
     with pytest.raises(StoreError, match="store holds no prepared case"):
         write_report(tmp_path / "store", tmp_path / "page.html")
 

@@ -1,11 +1,24 @@
+from fractions import Fraction
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.ndimage import map_coordinates
 
 from viscera.errors import SettingError
-from viscera.resampling import resize_image, resize_labels, resized_affine
+from viscera.resampling import (
+    AIR_HU,
+    Raster,
+    resample_image,
+    resample_labels,
+    resampled_affine,
+    resize_image,
+    resize_labels,
+    spaced_raster,
+    whole_raster,
+)
 from viscera.volume import Volume
 
 SIZES = [(8, 8), (16, 16), (32, 32), (5, 7), (16, 9), (1, 1), (40, 3)]
@@ -94,7 +107,7 @@ def test_a_size_of_nothing_is_refused():
 def test_a_resized_grid_covers_the_same_box(shape, size, seed):
     affine = np.eye(4)
     affine[:3] = np.random.default_rng(seed).normal(size=(3, 4))
-    resized = resized_affine(affine, shape, size)
+    resized = resampled_affine(affine, whole_raster(shape[1:], size))
     for corner in [(0, 0, 0), (0, 0, 1), (0, 1, 0), (0, 1, 1)]:
         old = [corner[0], *(side * n - 0.5 for side, n in zip(corner[1:], shape[1:], strict=True)), 1]
         new = [corner[0], *(side * n - 0.5 for side, n in zip(corner[1:], size, strict=True)), 1]
@@ -103,7 +116,7 @@ def test_a_resized_grid_covers_the_same_box(shape, size, seed):
 
 def test_spacing_doubles_when_the_size_halves():
     affine = np.diag([5.0, 0.7, 0.8, 1.0])[[2, 1, 0, 3]]
-    resized = Volume(np.zeros((2, 4, 8), np.uint8), resized_affine(affine, (2, 8, 16), (4, 8)))
+    resized = Volume(np.zeros((2, 4, 8), np.uint8), resampled_affine(affine, whole_raster((8, 16), (4, 8))))
     assert resized.spacing_mm == pytest.approx((5.0, 1.4, 1.6))
 
 
@@ -113,5 +126,118 @@ def test_a_point_keeps_its_place_in_the_world():
     ramp = np.broadcast_to((10 + 2 * np.arange(32) * 10)[None, :, None], (1, 32, 8)).astype(np.int16)
     resized = resize_image(ramp, (16, 8))
     affine[1] *= 10
-    expected = (resized_affine(affine, ramp.shape, (16, 8)) @ [0, 5, 0, 1])[1] - 90  # the offset was not tenfold
+    expected = (resampled_affine(affine, whole_raster((32, 8), (16, 8))) @ [0, 5, 0, 1])[
+        1
+    ] - 90  # the offset was not tenfold
     assert resized[0, 5, 0] == pytest.approx(expected, abs=0.5)
+
+
+RASTERS = [
+    Raster((16, 32), (0, 0), (Fraction(1), Fraction(1))),
+    Raster((32, 16), (-5, 3), (Fraction(1), Fraction(1))),
+    Raster((16, 16), (-4, 7), (Fraction(5, 4), Fraction(3, 2))),
+    Raster((48, 48), (3, -2), (Fraction(5, 8), Fraction(2, 3))),
+    Raster((16, 16), (-9, 5), (Fraction(13, 4), Fraction(37, 16))),
+    Raster((16, 16), (1, 0), (Fraction(3), Fraction(2))),
+]
+
+
+def places(raster: Raster, axis: int) -> list[Fraction]:
+    """Where the new pixels' centres are on the old slice, the first old pixel's centre being at 0."""
+    return [
+        raster.start[axis] + (i + Fraction(1, 2)) * raster.step[axis] - Fraction(1, 2) for i in range(raster.size[axis])
+    ]
+
+
+def shares(raster: Raster, axis: int, count: int) -> np.ndarray:
+    """How much of each new pixel lies on each old one."""
+    edges = raster.start[axis] + np.arange(raster.size[axis] + 1) * float(raster.step[axis])
+    old = np.arange(count)
+    overlap = np.minimum(edges[1:, None], old + 1) - np.maximum(edges[:-1, None], old)
+    return overlap.clip(0) / float(raster.step[axis])
+
+
+@pytest.mark.parametrize("raster", RASTERS)
+def test_pixels_are_where_the_raster_says_and_air_is_beyond_the_scan(raster):
+    slices = np.random.default_rng(5).integers(-1024, 3072, (2, 40, 37)).astype(np.int16)
+    resampled = resample_image(slices, raster)
+    assert resampled.shape == (2, *raster.size)
+    if min(raster.step) > 2:
+        filled = slices.astype(float) - AIR_HU
+        expected = shares(raster, 0, 40) @ filled @ shares(raster, 1, 37).T + AIR_HU
+    else:
+        around = np.pad(slices, ((0, 0), (60, 60), (60, 60)), constant_values=AIR_HU).astype(float)
+        rows, columns = ([float(place) + 60 for place in places(raster, axis)] for axis in (0, 1))
+        grid = np.meshgrid(rows, columns, indexing="ij")
+        expected = np.stack([map_coordinates(one, grid, order=1) for one in around])
+    inner = (
+        np.s_[:] if min(raster.step) >= 1 else np.s_[:, 1:-1, 1:-1]
+    )  # the outermost of enlarged pixels see no others
+    assert np.abs(resampled[inner] - expected[inner]).max() <= 0.5 + 0.02
+
+
+@pytest.mark.parametrize("raster", RASTERS)
+def test_labels_are_those_of_the_nearest_pixel_and_nothing_beyond_the_scan(raster):
+    slices = np.random.default_rng(6).integers(1, 256, (2, 40, 37)).astype(np.uint8)
+    expected = np.zeros((2, *raster.size), np.uint8)
+    for i, row in enumerate(places(raster, 0)):
+        for j, column in enumerate(places(raster, 1)):
+            y = max(range(-60, 120), key=lambda old, row=row: (-abs(old - row), old))  # the later one of two as near
+            x = max(range(-60, 120), key=lambda old, column=column: (-abs(old - column), old))
+            if 0 <= y < 40 and 0 <= x < 37:
+                expected[:, i, j] = slices[:, y, x]
+    np.testing.assert_array_equal(resample_labels(slices, raster), expected)
+
+
+def test_slices_that_have_the_spacing_are_only_cut():
+    slices = np.random.default_rng(7).integers(-1024, 3072, (2, 61, 70)).astype(np.int16)
+    raster = spaced_raster((slice(10, 45), slice(5, 30)), (2.5, 2.5), spacing_mm=2.5, margin_mm=10)
+    assert (raster.size, raster.step) == ((48, 48), (1, 1))
+    top, left = raster.start
+    around = np.pad(slices, ((0, 0), (50, 50), (50, 50)), constant_values=AIR_HU)
+    np.testing.assert_array_equal(resample_image(slices, raster), around[:, 50 + top : 98 + top, 50 + left : 98 + left])
+
+
+def test_a_raster_beside_the_scan_shows_air():
+    raster = Raster((16, 16), (50, 0), (Fraction(1), Fraction(1)))
+    assert not resample_labels(np.ones((1, 40, 40), np.uint8), raster).any()
+
+
+@settings(deadline=None)
+@given(
+    low=st.integers(0, 300),
+    length=st.integers(1, 300),
+    pixel_mm=st.floats(0.2, 6),
+    spacing_mm=st.floats(0.3, 20),
+    margin_mm=st.floats(0, 40),
+)
+def test_a_spaced_raster_covers_the_box_and_its_margin_with_as_few_pixels_as_can_be(
+    low, length, pixel_mm, spacing_mm, margin_mm
+):
+    box = slice(low, low + length)
+    raster = spaced_raster((box, box), (pixel_mm, pixel_mm), spacing_mm=spacing_mm, margin_mm=margin_mm)
+    (start, _), (stop, _), (size, _) = raster.start, raster.stop, raster.size
+    assert float(raster.step[0]) * pixel_mm == pytest.approx(spacing_mm, abs=pixel_mm / 8192 + 1e-9)
+    assert size % 16 == 0
+    margin = margin_mm / pixel_mm
+    assert start <= low - margin + 0.001
+    assert stop >= low + length + margin - 0.001
+    assert (size - 16) * raster.step[0] < length + 2 * margin + 2.01
+    assert abs((low - start) - (stop - low - length)) <= 1  # as much on either side
+    inside = raster.inside((low + length, low + length))
+    assert inside == (slice(max(start, 0), low + length),) * 2
+
+
+def test_a_resampled_point_keeps_its_place_in_the_world():
+    # Two linear ramps, of world y and of world x, are still those after resampling.
+    affine = np.array([[0, 1.5, -7, 100], [0, -8, 2, 30], [3, 0, 0, 0], [0, 0, 0, 1]])
+    index = np.indices((1, 60, 50)).reshape(3, -1)
+    x, y, _ = (affine[:3, :3] @ index + affine[:3, 3:]).reshape(3, 1, 60, 50).round().astype(np.int16)
+    for raster in RASTERS[2:]:
+        found = [resample_image(ramp, raster) for ramp in (x, y)]
+        new = resampled_affine(affine, raster)
+        for place in np.argwhere(np.ones(raster.size, bool)):
+            old = np.linalg.solve(affine, new @ [0, *place, 1])
+            if 2 < old[1] < 57 and 2 < old[2] < 47 and min(place) > 0 and (place < np.array(raster.size) - 1).all():
+                expected = new @ [0, *place, 1]
+                assert [ramp[0][tuple(place)] for ramp in found] == pytest.approx(expected[:2], abs=1.1)

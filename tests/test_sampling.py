@@ -5,6 +5,7 @@ import pytest
 import torch
 from scipy import ndimage
 
+from viscera.config import Sampling
 from viscera.labels import LabelSpace
 from viscera.sampling import (
     NO_ORGAN_DISTANCE_PIXELS,
@@ -41,14 +42,75 @@ def test_a_slice_without_organs_is_far_everywhere_and_one_full_of_an_organ_is_fi
     assert np.isfinite(boundary_distance(np.ones((8, 9), np.uint8), distance)).all()
 
 
-def test_an_epoch_visits_every_slice_equally_often_and_another_epoch_in_another_order():
-    order = epoch_order(10, visits=35, generator=step_generator(0, 1))
-    counts = np.bincount(order, minlength=10)
-    assert len(order) == 35
+@pytest.fixture
+def two_sets(make_case) -> SliceIndex:
+    """Data set a: nine cases with a liver; b: one case with a liver and, on one slice of four, a spleen."""
+    labels = np.zeros((4, 16, 16), np.uint8)
+    labels[:, 2:8] = 1
+    rare = labels.copy()
+    rare[3, 10:12] = 2
+    cases = [make_case(f"a__{n}", annotated=("liver",), labels=labels) for n in range(9)]
+    return SliceIndex.of([*cases, make_case("b__0", annotated=("liver", "spleen"), labels=rare)])
+
+
+def test_an_epoch_visits_every_slice_equally_often_and_another_epoch_in_another_order(two_sets):
+    order = epoch_order(two_sets, Sampling(), visits=140, generator=step_generator(0, 1))
+    counts = np.bincount(order, minlength=40)
+    assert len(order) == 140
     assert set(counts.tolist()) == {3, 4}
-    assert all(len(set(order[first : first + 10].tolist())) == 10 for first in (0, 10, 20))
-    assert not np.array_equal(order, epoch_order(10, visits=35, generator=step_generator(0, 2)))
-    assert np.array_equal(order, epoch_order(10, visits=35, generator=step_generator(0, 1)))
+    assert all(len(set(order[first : first + 40].tolist())) == 40 for first in (0, 40, 80))
+    assert not np.array_equal(order, epoch_order(two_sets, Sampling(), visits=140, generator=step_generator(0, 2)))
+    assert np.array_equal(order, epoch_order(two_sets, Sampling(), visits=140, generator=step_generator(0, 1)))
+
+
+@pytest.mark.parametrize(("power", "share"), [(0.0, 0.1), (0.5, 1 / (1 + 9 * 9**-0.5)), (1.0, 0.5)])
+def test_a_case_counts_by_the_size_of_its_data_set_to_the_power(two_sets, power, share):
+    order = epoch_order(two_sets, Sampling(dataset_power=power), visits=40_000, generator=step_generator(0))
+    assert (two_sets.positions[order, 0] == 9).mean() == pytest.approx(share, abs=0.01)
+
+
+def test_visits_by_organ_see_rare_organs_as_often_as_frequent_ones(two_sets):
+    order = epoch_order(two_sets, Sampling(organ_fraction=1), visits=20_000, generator=step_generator(0))
+    liver_only, with_spleen = 1 / 40, 1 / 40 + 1  # of all 40 slices with a liver; the spleen's only slice is among them
+    assert (order == 39).mean() == pytest.approx(with_spleen / 2, abs=0.01)
+    assert (order == 0).mean() == pytest.approx(liver_only / 2, abs=0.005)
+
+
+def test_visits_by_organ_of_cases_without_organs_stay_as_they_are(make_case):
+    index = SliceIndex.of([make_case("a__0", annotated=("liver",), labels=np.zeros((3, 16, 16), np.uint8))])
+    order = epoch_order(index, Sampling(organ_fraction=0.5), visits=6, generator=step_generator(0))
+    assert np.bincount(order).tolist() == [2, 2, 2]
+
+
+def test_a_window_is_cut_where_the_draw_says_and_filled_with_unknown_air(make_case):
+    labels = np.arange(24, dtype=np.uint8).reshape(1, 4, 6) % 3
+    case = make_case("a__0", annotated=("liver",), labels=labels)
+    first, last = np.array([[0.0, 0.0]]), np.array([[0.999, 0.999]])
+    index = SliceIndex.of([case], window=(2, 8))
+    for place, rows in ((first, slice(0, 2)), (last, slice(2, 4))):
+        batch = read_batch(index, np.array([0]), space=SPACE, distance="boundary", places=place)
+        assert np.array_equal(batch.labels[0, :, 1:7], labels[0, rows])
+        assert np.array_equal(batch.image[0, 0, :, 1:7], case.image[0, rows])
+        assert (batch.image[0, 0, :, [0, 7]] == -1024).all()
+        assert batch.known[0].sum() == 12
+        assert not batch.known[0, :, [0, 7]].any()
+
+
+def test_slices_of_unlike_size_are_read_whole_into_the_largest(make_case):
+    small = make_case("a__0", annotated=("liver",), labels=np.ones((1, 4, 6), np.uint8))
+    large = make_case("a__1", annotated=("liver",), labels=np.ones((1, 8, 4), np.uint8))
+    batch = read_batch(SliceIndex.of([small, large]), np.array([0, 1]), space=SPACE, distance="boundary")
+    assert batch.labels.shape == (2, 8, 6)
+    assert batch.labels.sum((1, 2)).tolist() == [24, 32]
+    assert np.array_equal(batch.image[0, 0, 2:6], small.image[0])
+
+
+def test_neighbouring_slices_are_channels_and_the_scans_ends_repeat(make_case):
+    case = make_case("a__0", annotated=("liver",), labels=np.zeros((3, 16, 16), np.uint8))
+    index = SliceIndex.of([case], reach=1)
+    batch = read_batch(index, np.array([0, 1, 2]), space=SPACE, distance="boundary")
+    for slice_, seen in enumerate([(0, 0, 1), (0, 1, 2), (1, 2, 2)]):
+        assert np.array_equal(batch.image[slice_], case.image[list(seen)])
 
 
 def test_reading_ahead_keeps_the_order_can_start_late_and_passes_errors_on():

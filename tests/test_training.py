@@ -18,21 +18,26 @@ from viscera.checkpoint import load_weights
 from viscera.config import (
     Inference,
     Machine,
-    Preparation,
+    PartialLoss,
     Recipe,
+    ResizedSlices,
+    RichAugmentation,
+    Sampling,
+    SigmoidLoss,
     Training,
     UNetShape,
-    recipe_from_json,
-    recipe_to_json,
 )
 from viscera.errors import RunError, SettingError, StoreError
+from viscera.inference import load_model, slice_logits
 from viscera.progress import Progress, class_counts, dice_and_iou
-from viscera.training import Watch, learning_rate, stale, train
+from viscera.recipe_json import recipe_from_json, recipe_to_json
+from viscera.schedule import learning_rate, moving_average
+from viscera.training import Watch, stale, train
 
 RECIPE = Recipe(
     name="tiny",
     label_space="abdomenct1k",
-    preparation=Preparation(size=(16, 16)),
+    preparation=ResizedSlices(size=(16, 16)),
     network=UNetShape(widths=(4, 8)),
     training=Training(epochs=2, visits_per_slice=2, batch_size=4, learning_rate=5e-3, precision="32-true"),
     inference=Inference(batch_size=2),
@@ -154,7 +159,7 @@ def test_a_run_is_not_overwritten_unless_asked(small_store, finished, tmp_path):
 def test_a_recipe_that_does_not_fit_the_store_is_refused(small_store, tmp_path):
     store = open_store(small_store)
     with pytest.raises(StoreError, match="size 16x16, not size 32x32"):
-        train(replace(RECIPE, preparation=Preparation(size=(32, 32))), store, tmp_path / "run")
+        train(replace(RECIPE, preparation=ResizedSlices(size=(32, 32))), store, tmp_path / "run")
     with pytest.raises(StoreError, match="label space"):
         train(replace(RECIPE, label_space="zhang12"), store, tmp_path / "run")
     with pytest.raises(SettingError, match="batch_size 4 cannot be shared by 3 devices"):
@@ -186,12 +191,99 @@ def test_patience_counts_epochs_since_the_best():
     assert not stale(Progress(epoch=90, best_epoch=1), Training())
 
 
+OURS = replace(
+    RECIPE,
+    network=UNetShape(widths=(4, 8), slices=3),
+    loss=PartialLoss(alpha=1.0),
+    sampling=Sampling(dataset_power=0.5, organ_fraction=0.5, window=(16, 16)),
+    augmentation=RichAugmentation(elastic_cell_pixels=8.0),
+    training=replace(RECIPE.training, schedule="cosine", warm_up=0.1, average_decay=0.9),
+)
+
+
+@pytest.mark.parametrize("stop", [(1, 3), (2, 1)])
+def test_a_run_with_average_draws_and_windows_goes_on_to_the_bit(small_store, tmp_path, stop):
+    def step(epoch: int, done: int, steps: int) -> None:
+        if (epoch, done) == stop:
+            raise Killed
+
+    store, machine = open_store(small_store), Machine(save_every_s=0)
+    train(OURS, store, tmp_path / "whole", machine=machine)
+    with pytest.raises(Killed):
+        train(OURS, store, tmp_path / "run", machine=machine, watch=Watch(step=step))
+    train(OURS, store, tmp_path / "run", machine=machine, resume=True)
+    assert same(tensors(tmp_path / "run"), tensors(tmp_path / "whole"))
+    assert rows(tmp_path / "run") == rows(tmp_path / "whole")
+
+
+def test_an_organ_that_only_one_data_set_annotates_is_found_in_the_other(small_store, tmp_path):
+    recipe = replace(LONGER, loss=PartialLoss(), training=replace(LONGER.training, schedule="cosine"))
+    train(recipe, open_store(small_store), tmp_path / "run")
+    model = load_model(tmp_path / "run")
+    case = open_store(small_store).case("b__f")  # the test patient: a spleen at [1:, 8:13, 10:14], liver annotated only
+    found = slice_logits(case.image, model, range(4)).max(1).indices.numpy()
+    spleen = np.zeros(found.shape, bool)
+    spleen[1:, 8:13, 10:14] = True
+    assert 2 * (spleen & (found == 3)).sum() / (spleen.sum() + (found == 3).sum()) > 0.8
+
+
+def test_sigmoid_heads_learn_and_score_as_others_do(small_store, tmp_path):
+    recipe = replace(LONGER, loss=SigmoidLoss(), network=replace(LONGER.network, heads="sigmoid"))
+    train(recipe, open_store(small_store), tmp_path / "run")
+    assert rows(tmp_path / "run")[-1]["val_dice"]["liver"] > 0.9
+
+
+def test_weights_that_are_kept_are_the_average_of_those_passed_through():
+    network = torch.nn.Linear(1, 1)
+    average = moving_average(network, 0.5)
+    seen = []
+    for value in (1.0, 2.0, 4.0):
+        torch.nn.init.constant_(network.weight, value)
+        average.update_parameters(network)
+        seen.append(average.module.weight.item())
+    # The first step copies; then old * d + new * (1 - d), d = min(0.5, (1 + n) / (10 + n)) for n = 1, 2.
+    second = 1 * 2 / 11 + 2 * 9 / 11
+    assert seen == pytest.approx([1, second, second * 3 / 12 + 4 * 9 / 12])
+
+
+def test_cosine_begins_with_a_warm_up_and_ends_at_zero():
+    plan = Training(epochs=2, schedule="cosine", warm_up=0.25, learning_rate=1.0)
+    rates = [learning_rate(plan, step, steps=10) for step in range(20)]
+    cosine = torch.optim.lr_scheduler.CosineAnnealingLR(torch.optim.SGD([torch.zeros(1)], lr=1.0), T_max=20)
+    for step, rate in enumerate(rates):
+        assert rate == pytest.approx(cosine.get_last_lr()[0] * min(1, (step + 1) / 5))
+        cosine.optimizer.step()
+        cosine.step()
+
+
+def test_organs_that_no_case_annotates_are_said_and_stay_background(small_store, tmp_path):
+    shutil.copytree(small_store, tmp_path / "store")
+    for file in (tmp_path / "store" / "cases").glob("*/case.json"):
+        facts = json.loads(file.read_text())
+        file.write_text(
+            json.dumps(facts | {"annotated": [organ for organ in facts["annotated"] if organ != "pancreas"]})
+        )
+    with pytest.warns(UserWarning, match="no training case annotates pancreas: the network will never find them"):
+        train(replace(RECIPE, loss=PartialLoss()), open_store(tmp_path / "store"), tmp_path / "run")
+
+
+def test_one_scan_on_two_sides_of_the_split_is_refused(small_store, tmp_path):
+    shutil.copytree(small_store, tmp_path / "store")
+    for name in ("a__a", "b__f"):
+        file = tmp_path / "store" / "cases" / name / "case.json"
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"image_sha256": "equal"}))
+    with pytest.raises(StoreError, match=r"a__a \(training\) and b__f \(test\) hold the same scan"):
+        train(RECIPE, open_store(tmp_path / "store"), tmp_path / "run")
+
+
 def test_learning_rate_is_torchs_step_lr():
     plan = Training(learning_rate=6e-4, step_epochs=2, step_gamma=0.2)
     optimizer = torch.optim.SGD([torch.zeros(1)], lr=6e-4)
     schedule = torch.optim.lr_scheduler.StepLR(optimizer, step_size=2, gamma=0.2)
     for epoch in range(6):
-        assert learning_rate(plan, epoch) == pytest.approx(schedule.get_last_lr()[0])
+        for step in range(10):
+            rate = learning_rate(plan, 10 * epoch + step, steps=10)
+            assert rate == pytest.approx(schedule.get_last_lr()[0])
         optimizer.step()
         schedule.step()
 
@@ -215,7 +307,9 @@ def test_counts_leave_out_unknown_pixels_and_unannotated_classes():
     logits = torch.nn.functional.one_hot(torch.tensor([[[1, 2], [2, 1]]]), 3).permute(0, 3, 1, 2).float()
     known = torch.tensor([[[True, True], [True, False]]])
     annotated = torch.tensor([[True, True, False]])
-    batch = Batch(torch.zeros(1, 1, 2, 2), labels, known, torch.zeros(1, 2, 2), annotated)
+    batch = Batch(
+        torch.zeros(1, 1, 2, 2), labels, known, torch.zeros(1, 2, 2), annotated, labels * 0, annotated & False
+    )
     assert class_counts(logits, batch)[0].tolist() == [[0, 0, 0], [1, 1, 2], [0, 0, 0]]
 
 

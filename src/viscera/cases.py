@@ -2,6 +2,7 @@
 
     STORE/store.json                    label space and preparation, the same for all cases
     STORE/cases/<data set>__<case>/     image.npy, labels.npy, known.npy, case.json
+                                        pseudo.npy, pseudo.json where a teacher filled in what is not annotated
     STORE/splits.json                   which cases are for training, validation and test
     STORE/problems.json                 what could not be prepared
 
@@ -14,66 +15,26 @@ import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Bool, Float, Int16, Shaped, UInt8
+from jaxtyping import Bool, Int16, Shaped, UInt8
 
-from viscera.config import Preparation
+from viscera.config import Preparation, ResizedSlices, SpacedSlices
 from viscera.errors import StoreError
 from viscera.files import write_json
+from viscera.geometry import Geometry, geometry_from_json, geometry_to_json
 from viscera.labels import LabelSpace
-from viscera.resampling import resized_affine
-from viscera.volume import Turn, Volume, turn_volume
 
 FORMAT = 1
 """Of the store. Raise it whenever an older store would be misread."""
 
+UNSURE = 255
+"""In pseudo-labels: may be an organ of ``Case.pseudo_annotated`` or not."""
+
 Split = Literal["training", "validation", "test"]
-
-
-@dataclass(frozen=True, eq=False)
-class Geometry:
-    """The scanner's grid, and how the prepared one comes from it.
-
-    Attributes:
-        shape: Voxels (z, y, x) of the scanner's grid, in file order.
-        affine: Of the scanner's grid, index (z, y, x, 1) -> world RAS+ mm.
-        turn: From file order to axial order.
-        size: Rows and columns of the prepared slices.
-    """
-
-    shape: tuple[int, int, int]
-    affine: Float[np.ndarray, "4 4"]
-    turn: Turn
-    size: tuple[int, int]
-
-    @property
-    def axial_shape(self) -> tuple[int, int, int]:
-        """Voxels (z, y, x) in axial order, before slices were resized."""
-        z, y, x = (self.shape[axis] for axis in self.turn.axes)
-        return z, y, x
-
-    @property
-    def prepared_shape(self) -> tuple[int, int, int]:
-        """Voxels (z, y, x) of the prepared image."""
-        return self.axial_shape[0], *self.size
-
-    @cached_property
-    def prepared_affine(self) -> Float[np.ndarray, "4 4"]:
-        """Index (z, y, x, 1) of the prepared image -> world RAS+ mm."""
-        nothing = np.broadcast_to(np.uint8(0), self.shape)  # takes no memory
-        axial = turn_volume(Volume(nothing, self.affine), self.turn)
-        return resized_affine(axial.affine, self.axial_shape, self.size)
-
-    @property
-    def spacing_mm(self) -> tuple[float, float, float]:
-        """Between neighbouring voxel centres of the prepared image, along (z, y, x)."""
-        z, y, x = np.linalg.norm(self.prepared_affine[:3, :3], axis=0).tolist()
-        return z, y, x
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,6 +50,9 @@ class Case:
         known: False where the label may be anything; None where all voxels are known.
         annotated: Organs of the label space that are annotated, absent ones included.
         geometry: Where on the scanner's grid it lies.
+        pseudo: Index of an organ of ``pseudo_annotated`` where the teachers agree on it, UNSURE where they do not, 0
+            elsewhere and wherever ``labels`` shows an organ; None without pseudo-labels.
+        pseudo_annotated: Organs that are not annotated, but filled in by teachers (pseudolabels/).
     """
 
     name: str
@@ -99,6 +63,8 @@ class Case:
     known: Bool[np.ndarray, "z y x"] | None
     annotated: tuple[str, ...]
     geometry: Geometry
+    pseudo: UInt8[np.ndarray, "z y x"] | None = None
+    pseudo_annotated: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -201,7 +167,7 @@ class Store:
             return facts_from_json(json.loads(file.read_text()))
         except FileNotFoundError as error:
             raise StoreError(f"{self.path} has no case '{name}' with a {file.name}. {PREPARE_AGAIN}") from error
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, ZeroDivisionError) as error:
             raise StoreError(f"case '{name}' in {self.path}: {file.name} is damaged. {PREPARE_AGAIN}") from error
 
     def case(self, name: str) -> Case:
@@ -216,7 +182,11 @@ class Store:
         image = _map_array(folder / "image.npy", np.int16, shape)
         labels = _map_array(folder / "labels.npy", np.uint8, shape) if labelled else None
         known = _map_array(folder / "known.npy", np.bool_, shape) if (folder / "known.npy").exists() else None
-        return Case(name, facts.dataset, facts.patient, image, labels, known, facts.annotated, facts.geometry)
+        pseudo, filled = None, _pseudo_annotated(folder)
+        if filled:
+            pseudo = _map_array(folder / "pseudo.npy", np.uint8, shape)
+        annotated, geometry = facts.annotated, facts.geometry
+        return Case(name, facts.dataset, facts.patient, image, labels, known, annotated, geometry, pseudo, filled)
 
     def voxels(self, split: Split) -> list[int]:
         """Count the known voxels of each class, background first, over a split's cases that annotate it."""
@@ -265,10 +235,10 @@ def open_store(path: Path) -> Store:
                 "Prepare it anew in another folder."
             )
         space = LabelSpace(found["label_space"]["name"], tuple(found["label_space"]["organs"]))
-        rows, columns = found["preparation"]["size"]
+        preparation = _preparation(found["preparation"])
         splits = path / "splits.json"
         cases = json.loads(splits.read_text())["cases"] if splits.is_file() else {}
-        return Store(path, space, Preparation(size=(rows, columns)), cases)
+        return Store(path, space, preparation, cases)
     except (ValueError, KeyError, TypeError) as error:
         raise StoreError(
             f"{path}: store.json or splits.json is damaged. Prepare the store anew in another folder."
@@ -337,31 +307,17 @@ def remove_leftovers(store: Path) -> None:
 
 def facts_to_json(facts: Facts) -> dict[str, object]:
     """Give what case.json holds."""
-    geometry = facts.geometry
-    values = {key: value for key, value in vars(facts).items() if key not in ("source", "geometry")}
-    return values | {
-        "source": asdict(facts.source),
-        "geometry": {
-            "shape": geometry.shape,
-            "affine": geometry.affine.tolist(),
-            "axes": geometry.turn.axes,
-            "flips": geometry.turn.flips,
-            "prepared_shape": geometry.prepared_shape,
-            "spacing_mm": geometry.spacing_mm,
-        },
-    }
+    return vars(facts) | {"source": asdict(facts.source), "geometry": geometry_to_json(facts.geometry)}
 
 
 def facts_from_json(found: dict) -> Facts:
     """Read what ``facts_to_json`` gave.
 
     Raises:
-        ValueError, KeyError, TypeError: It is damaged.
+        ValueError, KeyError, TypeError, ZeroDivisionError: It is damaged.
     """
-    grid, values = found["geometry"], {key: _tuples(value) for key, value in found.items()}
-    turn = Turn(_tuples(grid["axes"]), _tuples(grid["flips"]))  # type: ignore[arg-type]
-    affine = np.array(grid["affine"], dtype=float).reshape(4, 4)
-    geometry = Geometry(_tuples(grid["shape"]), affine, turn, _tuples(grid["prepared_shape"])[1:])  # type: ignore[arg-type]
+    values = {key: _tuples(value) for key, value in found.items()}
+    geometry = geometry_from_json(found["geometry"])
     source = SourceFacts(**{key: _tuples(value) for key, value in found["source"].items()})  # type: ignore[arg-type]
     return Facts(**values | {"source": source, "geometry": geometry})  # type: ignore[arg-type]
 
@@ -370,8 +326,35 @@ def _tuples(value: object) -> object:
     return tuple(_tuples(item) for item in value) if isinstance(value, list) else value
 
 
+def _preparation(found: dict) -> Preparation:
+    """Read a preparation from store.json; those without a kind are from before there was another one."""
+    match found.get("kind", "resized"):
+        case "resized":
+            rows, columns = found["size"]
+            return ResizedSlices(size=(rows, columns))
+        case "spaced":
+            return SpacedSlices(spacing_mm=float(found["spacing_mm"]), margin_mm=float(found["margin_mm"]))
+        case kind:
+            raise ValueError(f"no preparation '{kind}'")
+
+
 def _settings(preparation: Preparation) -> str:
-    return "size {}x{}".format(*preparation.size)
+    if isinstance(preparation, ResizedSlices):
+        return "size {}x{}".format(*preparation.size)
+    return f"spacing_mm {preparation.spacing_mm:g}, margin_mm {preparation.margin_mm:g}"
+
+
+def _pseudo_annotated(folder: Path) -> tuple[str, ...]:
+    """Give the organs that pseudo.json says are filled in."""
+    file = folder / "pseudo.json"
+    if not file.is_file():
+        return ()
+    try:
+        return tuple(str(organ) for organ in json.loads(file.read_text())["organs"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise StoreError(
+            f"case '{folder.name}': pseudo.json is damaged. Delete it and run viscera pseudolabel again."
+        ) from error
 
 
 def _map_array(file: Path, dtype: type[np.generic], shape: tuple[int, ...]) -> Shaped[np.ndarray, "z y x"]:

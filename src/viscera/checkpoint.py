@@ -15,10 +15,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from viscera.config import Recipe, recipe_from_json, recipe_to_json
+from viscera.config import Recipe
 from viscera.errors import WeightsError
 from viscera.files import replacing, sha256, write_json
 from viscera.labels import LabelSpace
+from viscera.recipe_json import recipe_from_json, recipe_to_json
 
 FORMAT = "viscera-weights-1"
 PICKLES = (".pth", ".pt", ".ckpt", ".bin")
@@ -88,11 +89,22 @@ def find_weights(where: Path) -> Path:
 
 
 def save_state(
-    path: Path, network: torch.nn.Module, optimizer: torch.optim.Optimizer, *, progress: Mapping[str, object]
+    path: Path,
+    parts: Mapping[str, torch.nn.Module],
+    optimizer: torch.optim.Optimizer,
+    *,
+    progress: Mapping[str, object],
 ) -> None:
-    """Write everything that a killed run needs to go on."""
+    """Write everything that a killed run needs to go on.
+
+    Args:
+        path: The file.
+        parts: {name: network}: the network, perhaps the average of its weights. Names have no dot.
+        optimizer: With its state.
+        progress: What else there is, ready for JSON.
+    """
     groups = optimizer.state_dict()
-    tensors = {f"network.{name}": tensor for name, tensor in network.state_dict().items()}
+    tensors = {f"{part}.{name}": tensor for part, one in parts.items() for name, tensor in one.state_dict().items()}
     tensors |= {
         f"optimizer.{number}.{name}": value
         for number, state in groups["state"].items()
@@ -103,23 +115,24 @@ def save_state(
         save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, part, {"state": json.dumps(facts)})
 
 
-def load_state(path: Path, network: torch.nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, object]:
-    """Put a saved state into network and optimizer; give the progress.
+def load_state(path: Path, parts: Mapping[str, torch.nn.Module], optimizer: torch.optim.Optimizer) -> dict[str, object]:
+    """Put a saved state into networks and optimizer; give the progress.
 
     Raises:
         WeightsError: The file is damaged, or belongs to another network.
     """
     tensors, facts = _read(path, "state")
     state: dict[int, dict[str, Tensor]] = {}
-    own: dict[str, Tensor] = {}
+    own: dict[str, dict[str, Tensor]] = {part: {} for part in parts}
     for key, tensor in tensors.items():
         part, _, name = key.partition(".")
-        if part == "network":
-            own[name] = tensor
-        else:
+        if part == "optimizer":
             number, _, field = name.partition(".")
             state.setdefault(int(number), {})[field] = tensor
-    fill_network(network, own, where=path.name)
+        else:
+            own.setdefault(part, {})[name] = tensor
+    for part, network in parts.items():
+        fill_network(network, own[part], where=path.name)
     optimizer.load_state_dict({"state": state, "param_groups": facts["groups"]})
     return facts["progress"]
 

@@ -1,17 +1,16 @@
-"""Every setting of a recipe: its type, unit, meaning and range; recipe <-> JSON.
+"""Every setting of a recipe: its type, unit, meaning and range.
 
 A recipe is a value. A variant is another value (``dataclasses.replace``), not a subclass; alternatives are dataclasses in
 a union, told apart by one ``match`` where they are used. The recipes themselves, with the source of each number, are in
-recipes/. Ranges are checked when a recipe is read from JSON or the command line.
+recipes/. Ranges are checked when a recipe is read from JSON or the command line (recipe_json.py).
 """
 
-import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 from annotated_types import Ge, Gt, Le, Len, Lt, MultipleOf
 
-from viscera.errors import SettingError, did_you_mean
+from viscera.errors import SettingError
 from viscera.labels import SPACES, LabelSpace
 
 Fraction = Annotated[float, Ge(0), Le(1)]
@@ -40,13 +39,31 @@ class Window:
 
 
 @dataclass(frozen=True)
-class Preparation:
-    """What is done once to every scan, before training and before prediction."""
+class ResizedSlices:
+    """zhang2d's preparation: every axial slice is resized to the same size, whatever its field of view."""
 
     __pydantic_config__ = STRICT
 
+    kind: Literal["resized"] = "resized"
     size: tuple[Annotated[int, Ge(16), MultipleOf(16)], Annotated[int, Ge(16), MultipleOf(16)]] = (256, 256)
     """Rows and columns of a resized axial slice, in pixels; multiples of 16 (four halvings)."""
+
+
+@dataclass(frozen=True)
+class SpacedSlices:
+    """Axial slices are resampled to one pixel spacing and cut to the body, so that a pixel is as large in every patient."""
+
+    __pydantic_config__ = STRICT
+
+    kind: Literal["spaced"] = "spaced"
+    spacing_mm: Annotated[float, Ge(0.3), Le(20)] = 2.5
+    """Between the centres of neighbouring pixels, along rows and columns."""
+    margin_mm: Annotated[float, Ge(0)] = 10.0
+    """Kept around the body's box; rows and columns are then widened to multiples of 16 (four halvings)."""
+
+
+Preparation = Annotated[ResizedSlices | SpacedSlices, "told apart by kind"]
+"""What is done once to every scan, before training and before prediction."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +76,10 @@ class UNetShape:
     """Channels of each level, the bottleneck last."""
     checkpointing: bool = False
     """Recompute each level in the backward pass: less memory, about a third more time; works with mixed precision."""
+    slices: Literal[1, 3, 5, 7] = 1
+    """Neighbouring slices seen at once, as channels; the middle one is segmented. Beyond the scan its last slice repeats."""
+    heads: Literal["softmax", "sigmoid"] = "softmax"
+    """softmax: one probability distribution over all classes. sigmoid: one for each organ, for the sigmoid loss."""
 
 
 ClassWeights = Literal["uniform", "inverse_frequency"] | tuple[Annotated[float, Ge(0)], ...]
@@ -99,7 +120,53 @@ class SummedBoundaryLoss:
     """d: to the nearest organ boundary (the code), or to the nearest organ, 0 inside (the paper)."""
 
 
-BoundaryLoss = Annotated[AddedBoundaryLoss | SummedBoundaryLoss, "told apart by kind"]
+@dataclass(frozen=True)
+class PartialLoss:
+    """Boundary-weighted cross-entropy + Dice + exclusion, in which an unannotated organ is unknown, not background."""
+
+    __pydantic_config__ = STRICT
+
+    kind: Literal["partial"] = "partial"
+    unannotated: Literal["marginal", "background"] = "marginal"
+    """What a voxel without a label is: background or any unannotated organ (marginal), or background, to compare with."""
+    exclusion: Annotated[float, Ge(0)] = 1.0
+    """Weight of the exclusion term: an annotated organ's voxel is no unannotated organ."""
+    dice: Annotated[float, Ge(0)] = 1.0
+    """Weight of the Dice term, each organ over the slices whose case annotates it."""
+    alpha: Annotated[float, Ge(0)] = 10.0
+    """A pixel counts 1 + alpha * exp(-d^2 / 2 sigma^2) times in the cross-entropy."""
+    sigma_pixels: Positive = 3.0
+    """Reach of the boundary, in pixels of the prepared slice."""
+    class_weights: ClassWeights = "uniform"
+    """w0 per class, background first."""
+    distance: Distance = "boundary"
+    """d: to the nearest organ boundary, or to the nearest organ, 0 inside."""
+    pseudo: Fraction = 1.0
+    """How much pseudo-labels count beside truth: 0 trains as if there were none, 1 as if they were annotated."""
+
+
+@dataclass(frozen=True)
+class SigmoidLoss:
+    """Each organ by itself: boundary-weighted binary cross-entropy + Dice over the slices whose case annotates it."""
+
+    __pydantic_config__ = STRICT
+
+    kind: Literal["sigmoid"] = "sigmoid"
+    dice: Annotated[float, Ge(0)] = 1.0
+    """Weight of the Dice term."""
+    alpha: Annotated[float, Ge(0)] = 10.0
+    """A pixel counts 1 + alpha * exp(-d^2 / 2 sigma^2) times in the cross-entropy."""
+    sigma_pixels: Positive = 3.0
+    """Reach of the boundary, in pixels of the prepared slice."""
+    class_weights: ClassWeights = "uniform"
+    """w0 of a pixel by its class, background first."""
+    distance: Distance = "boundary"
+    """d: to the nearest organ boundary, or to the nearest organ, 0 inside."""
+    pseudo: Fraction = 1.0
+    """How much pseudo-labels count beside truth: 0 trains as if there were none, 1 as if they were annotated."""
+
+
+Loss = Annotated[AddedBoundaryLoss | SummedBoundaryLoss | PartialLoss | SigmoidLoss, "told apart by kind"]
 
 
 @dataclass(frozen=True)
@@ -108,12 +175,71 @@ class SliceAugmentation:
 
     __pydantic_config__ = STRICT
 
+    kind: Literal["slice"] = "slice"
     quarter_turns: bool = True
     """Turn each slice by 0, 90, 180 or 270 degrees."""
     contrast: Annotated[float, Ge(0), Lt(1)] = 0.04
     """Half-width c of the factor U(1 - c, 1 + c) on the scaled image."""
     brightness: Annotated[float, Ge(0), Lt(1)] = 0.03
     """Half-width b of the shift U(-b, b) that follows; the image is then clipped to [0, 1]."""
+
+
+@dataclass(frozen=True)
+class RichAugmentation:
+    """Random deformations and changes of intensity, drawn on the fly on the batch; 0 switches each of them off.
+
+    The geometric ones are drawn for every slice; those of the intensity for each slice with ``probability``, one by one.
+    Intensities are those of the scaled image, [0, 1]: with a window of 800 HU, 0.03 is 24 HU.
+    """
+
+    __pydantic_config__ = STRICT
+
+    kind: Literal["rich"] = "rich"
+    rotation_degrees: Annotated[float, Ge(0), Le(180)] = 12.0
+    """Half-width of the angle's uniform distribution."""
+    scale: Annotated[float, Ge(0), Lt(1)] = 0.15
+    """Size times exp(U(-s, s)), rows and columns alike."""
+    stretch: Annotated[float, Ge(0), Lt(1)] = 0.05
+    """Rows times exp(U(-s, s)), columns divided by it."""
+    shift: Fraction = 0.05
+    """Half-width of the shift along rows and along columns, as a fraction of them."""
+    elastic_pixels: Annotated[float, Ge(0)] = 2.0
+    """Standard deviation of a smooth random displacement."""
+    elastic_cell_pixels: Positive = 24.0
+    """Distance of the points between which that displacement is interpolated."""
+    crop: Fraction = 0.15
+    """The largest share of rows or columns that one side of the field of view loses: air there, its labels unknown."""
+    gamma: Annotated[float, Ge(0), Lt(2)] = 0.2
+    """Image to the power exp(U(-g, g))."""
+    contrast: Annotated[float, Ge(0), Lt(1)] = 0.1
+    """Half-width c of the factor U(1 - c, 1 + c) about mid-grey."""
+    brightness: Annotated[float, Ge(0), Lt(1)] = 0.03
+    """Half-width of the shift: of all HU."""
+    noise: Annotated[float, Ge(0)] = 0.04
+    """Largest standard deviation of white noise."""
+    blur_pixels: Annotated[float, Ge(0), Le(5)] = 1.0
+    """Largest standard deviation of a Gaussian blur."""
+    probability: Fraction = 0.3
+    """Of crop, gamma, contrast, brightness, noise, blur: of each for itself."""
+
+
+Augmentation = Annotated[SliceAugmentation | RichAugmentation, "told apart by kind"]
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """Which slices an epoch visits, and how much of each."""
+
+    __pydantic_config__ = STRICT
+
+    dataset_power: Fraction = 0.0
+    """A case of a data set with n cases counts n^-power times: 0, every slice alike; 0.5 lifts small data sets (MultiTalent);
+    1, every data set alike."""
+    organ_fraction: Fraction = 0.0
+    """Share of the visits that go to slices showing an organ, drawn first among all annotated organs: rare ones are seen."""
+    window: tuple[Annotated[int, Ge(16), MultipleOf(16)], Annotated[int, Ge(16), MultipleOf(16)]] | None = None
+    """Rows and columns that are cut from each slice at a random place; None: those of the largest slice, so that none is
+    cut. Smaller slices are filled up with air."""
 
 
 @dataclass(frozen=True)
@@ -134,6 +260,12 @@ class Training:
     """AdamW's."""
     weight_decay: Annotated[float, Ge(0)] = 1e-4
     """AdamW's."""
+    schedule: Literal["step", "cosine"] = "step"
+    """step: multiplied by step_gamma after every step_epochs. cosine: from the first step to 0 at the last."""
+    warm_up: Annotated[float, Ge(0), Lt(1)] = 0.0
+    """Share of all steps over which the learning rate rises linearly to its value."""
+    average_decay: Annotated[float, Ge(0), Lt(1)] = 0.0
+    """Keep a moving average of the weights, old * decay + new * (1 - decay) at each step, and use that; 0: no average."""
     step_epochs: Count = 2
     """StepLR: multiply the learning rate by step_gamma after every so many epochs."""
     step_gamma: Annotated[float, Gt(0), Le(1)] = 0.2
@@ -172,15 +304,17 @@ class Recipe:
     """What it is, in a line."""
     label_space: str = "zhang12"
     """The organs to tell apart: see `viscera info organs`."""
-    preparation: Preparation = Preparation()
+    preparation: Preparation = ResizedSlices()
     """What is done once to every scan."""
     intensity: Window = Window()
     """HU to network input."""
     network: UNetShape = UNetShape()
     """The architecture."""
-    loss: BoundaryLoss = AddedBoundaryLoss()
+    loss: Loss = AddedBoundaryLoss()
     """What is minimised."""
-    augmentation: SliceAugmentation = SliceAugmentation()
+    sampling: Sampling = Sampling()
+    """Which slices are visited."""
+    augmentation: Augmentation = SliceAugmentation()
     """Random changes of each training slice."""
     training: Training = Training()
     """Optimizer, schedule and length."""
@@ -213,70 +347,3 @@ class Machine:
     """Seconds between saved states: the most that a kill can lose."""
     logs: tuple[Literal["tensorboard", "wandb"], ...] = ()
     """Further logs, beside log.jsonl and log.csv."""
-
-
-def recipe_to_json(recipe: Recipe) -> str:
-    """Give a recipe as indented JSON, every setting written out."""
-    return json.dumps(asdict(recipe), indent=2)
-
-
-def recipe_from_json(text: str, *, where: str) -> Recipe:
-    """Read a recipe, checking names, types and ranges.
-
-    Args:
-        text: What ``recipe_to_json`` wrote, perhaps edited.
-        where: The file, for messages.
-
-    Raises:
-        SettingError: The text is no JSON, or a setting is unknown, of another type or out of range.
-    """
-    import pydantic  # here, because `viscera --help` needs none of it
-
-    try:
-        return pydantic.TypeAdapter(Recipe).validate_json(text)
-    except pydantic.ValidationError as error:
-        found = [(one["loc"], one["msg"], one["input"]) for one in error.errors()]
-        raise SettingError(f"{where}: {_complaint(found)}") from error
-
-
-def _complaint(found: list[tuple[tuple[int | str, ...], str, object]]) -> str:
-    """Say what is wrong with the first bad setting, from pydantic's (place, message, value) of each.
-
-    Of a union pydantic complains for every alternative. Those of another ``kind`` than the value's do not count, and the
-    others are joined; their names in the place ("AddedBoundaryLoss", "literal['auto']") are no settings.
-    """
-    others = {place[:-1] for place, _, _ in found if place and place[-1] == "kind"}
-    found = [one for one in found if one[0][:2] not in others] or found
-    place, _, value = found[0]
-    setting = _setting(place)
-    same = dict.fromkeys(message for other, message, _ in found if _setting(other) == setting)
-    text = " or ".join(
-        message if not number else message.removeprefix("Input should be ") for number, message in enumerate(same)
-    )
-    if text.startswith("Unexpected"):
-        return f"there is no setting '{setting}'.{did_you_mean(setting, _settings())} See viscera info zhang2d for all."
-    if not setting:
-        return f"no recipe: {text}. Begin with what viscera info zhang2d prints."
-    return f"{setting}: {text} (got {value!r})."
-
-
-def _setting(place: tuple[int | str, ...]) -> str:
-    return ".".join(str(part) for part in place if isinstance(part, int) or (part.isidentifier() and part.islower()))
-
-
-def _settings() -> list[str]:
-    """List every setting of recipes as section.setting, and the sections."""
-    recipes = [asdict(Recipe(loss=loss)) for loss in (AddedBoundaryLoss(), SummedBoundaryLoss())]
-    inner = [
-        f"{section}.{name}"
-        for recipe in recipes
-        for section, part in recipe.items()
-        if isinstance(part, dict)
-        for name in part
-    ]
-    return [*recipes[0], *dict.fromkeys(inner)]
-
-
-def check_recipe(recipe: Recipe) -> Recipe:
-    """Give the recipe back if every setting is within its range (values from the command line are not yet checked)."""
-    return recipe_from_json(recipe_to_json(recipe), where=f"recipe '{recipe.name}'")

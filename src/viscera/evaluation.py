@@ -1,38 +1,44 @@
 """Scores of predictions against truth: what each organ of each case gets, over files and folders.
 
-An organ that a case does not annotate has no row: neither 0 nor 1. What the numbers mean is in metrics.py; what belongs
-together in pairing.py; summaries, intervals and comparisons in scores.py.
+An organ that a case's truth does not annotate has no row: neither 0 nor 1. What the numbers mean is in metrics.py; what
+belongs together in pairing.py; what the case's own data set annotates in own_organs.py; summaries, intervals and
+comparisons in scores.py; the confusion matrix in mixups.py.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Shaped, UInt8
+from jaxtyping import Int, Shaped, UInt8
 
 from viscera.datasets import Problem, Source
 from viscera.errors import VisceraError
 from viscera.label_files import read_names
 from viscera.labels import PART_OF
 from viscera.metrics import confusion, organ_boxes, overlap, surface_scores
+from viscera.mixups import Confusion, merge, tally
+from viscera.own_organs import OwnOrgans, half_annotated, is_annotated, own_organs, read_own_organs
 from viscera.pairing import Pair, Task, case_name, find_tasks, match
-from viscera.scores import Evaluation, OrganScore, summarise
+from viscera.scores import ANNOTATED, UNANNOTATED, Evaluation, OrganScore, summarise
 from viscera.volume import require_same_grid, to_axial, with_voxels
 
 __all__ = [
     "TOLERANCES_MM",
+    "OwnOrgans",
     "Pair",
     "Rules",
     "Task",
+    "case_confusion",
     "evaluate",
     "evaluate_pair",
     "find_tasks",
     "match",
     "read_names",
+    "read_own_organs",
     "score_case",
 ]
 
@@ -83,7 +89,17 @@ class Rules:
         return OTHER_TOLERANCE_MM
 
 
-def score_case(pair: Pair, rules: Rules = Rules()) -> list[OrganScore]:
+@dataclass(frozen=True)
+class _Outcome:
+    """What came of one case."""
+
+    scores: Sequence[OrganScore] = ()
+    confusion: Confusion | None = None
+    notes: tuple[str, ...] = ()
+    problems: tuple[Problem, ...] = ()
+
+
+def score_case(pair: Pair, rules: Rules = Rules(), *, own: Collection[str] | None = None) -> list[OrganScore]:
     """Score one case, one row per annotated organ of the space.
 
     Mode "volume": dice, iou, nsd, hd95_mm, truth_ml, prediction_ml, volume_error_ml (prediction minus truth) and
@@ -96,6 +112,7 @@ def score_case(pair: Pair, rules: Rules = Rules()) -> list[OrganScore]:
     Args:
         pair: The case.
         rules: How to score.
+        own: Organs that the case's own data set annotates; scores of others are of the group "unannotated". None: all.
 
     Raises:
         GeometryError: The grids differ.
@@ -105,24 +122,71 @@ def score_case(pair: Pair, rules: Rules = Rules()) -> list[OrganScore]:
         slices: Zhang 2025, equations 3 and 4, and the README of its code. Departs: the original does not say whether
         counts or ratios are averaged over slices; here counts are pooled within a case, and cases averaged.
     """
+    return list(_judge(pair, rules, own).scores)
+
+
+def case_confusion(pair: Pair) -> Confusion:
+    """Give a case's confusion matrix of whole volumes: what its truth can tell, see ``mixups.tally``.
+
+    Raises:
+        GeometryError: The grids differ.
+        LabelError: A label outside of the space.
+    """
+    truth, prediction = _known_labels(pair)
+    return _tallied(pair, confusion(truth, prediction, len(pair.space.classes)))
+
+
+def _known_labels(pair: Pair) -> tuple[UInt8[np.ndarray, "z y x"], UInt8[np.ndarray, "z y x"]]:
+    """Give the labels of truth and prediction, both 0 where the truth is not known."""
     require_same_grid(pair.truth, pair.prediction, where=pair.case)
     truth, prediction = pair.truth.voxels, pair.prediction.voxels
+    return (truth, prediction) if pair.known is None else (truth * pair.known, prediction * pair.known)
+
+
+def _tallied(pair: Pair, counts: Int[np.ndarray, "classes classes"]) -> Confusion:
+    """Make a matrix of the voxels of each pair of classes, all of those that are not known being background in both."""
+    known = counts.copy()
     if pair.known is not None:
-        truth, prediction = truth * pair.known, prediction * pair.known
+        known[0, 0] -= pair.known.size - np.count_nonzero(pair.known)
+    return tally(known, pair.space, pair.annotated, voxel_ml=pair.truth.voxel_ml)
+
+
+def _judge(pair: Pair, rules: Rules, own: Collection[str] | None) -> _Outcome:
+    """Give the scores of a case and, of whole volumes, its confusion matrix."""
+    truth, prediction = _known_labels(pair)
     organs = [(organ, index) for index, organ in pair.space.labels.items() if organ in pair.annotated]
+    matrix = None
     if rules.mode == "slices":
         axial = [to_axial(with_voxels(pair.truth, voxels))[0].voxels for voxels in (truth, prediction)]
         values = _slice_values(axial[0], axial[1], organs)
     else:
-        values = _volume_values(pair, truth, prediction, rules)
-    return [OrganScore(pair.case, pair.patient, organ, values[organ]) for organ, _ in organs]
+        counts = confusion(truth, prediction, len(pair.space.classes))
+        values = _volume_values(pair, truth, prediction, rules=rules, counts=counts)
+        matrix = _tallied(pair, counts)
+    scores = [
+        OrganScore(
+            pair.case,
+            pair.patient,
+            organ,
+            values[organ],
+            ANNOTATED if own is None or is_annotated(organ, own) else UNANNOTATED,
+        )
+        for organ, _ in organs
+    ]
+    halves = half_annotated((organ for organ, _ in organs), own or ())
+    notes = tuple(f"{organ}: only one side is annotated in its own data set, so unannotated" for organ in halves)
+    return _Outcome(scores, matrix, notes)
 
 
 def _volume_values(
-    pair: Pair, truth: UInt8[np.ndarray, "z y x"], prediction: UInt8[np.ndarray, "z y x"], rules: Rules
+    pair: Pair,
+    truth: UInt8[np.ndarray, "z y x"],
+    prediction: UInt8[np.ndarray, "z y x"],
+    *,
+    rules: Rules,
+    counts: Int[np.ndarray, "classes classes"],
 ) -> dict[str, dict[str, float]]:
-    """Give the scores of whole volumes for each annotated organ."""
-    counts = confusion(truth, prediction, len(pair.space.classes))
+    """Give the scores of whole volumes for each annotated organ; ``counts`` are the voxels of each pair of classes."""
     boxes = [organ_boxes(labels, len(pair.space.organs)) for labels in (truth, prediction)]
     spacing_mm, voxel_ml = pair.truth.spacing_mm, pair.truth.voxel_ml
     values = {}
@@ -173,7 +237,12 @@ def _union(a: tuple[slice, ...] | None, b: tuple[slice, ...] | None) -> tuple[sl
 
 
 def evaluate_pair(
-    truth: Path, prediction: Path, *, labels: Path | None = None, rules: Rules = Rules()
+    truth: Path,
+    prediction: Path,
+    *,
+    labels: Path | None = None,
+    rules: Rules = Rules(),
+    own: OwnOrgans | None = None,
 ) -> tuple[list[OrganScore], tuple[str, ...]]:
     """Score one prediction against one truth, both files.
 
@@ -182,15 +251,20 @@ def evaluate_pair(
         prediction: Label file on the same grid.
         labels: A JSON file of names for files that have none beside them.
         rules: How to score.
+        own: Which organs each case's own data set annotates; None: all.
 
     Returns:
         Scores, and notes on organs that were merged or left out.
 
     Raises:
         FileError, GeometryError, LabelError: The files cannot be used or do not fit each other.
+        DataSetError, LabelError: ``own`` does not fit the case.
     """
-    pair, notes = match(Task(case_name(prediction), prediction, truth), labels=labels)
-    return score_case(pair, rules), notes
+    task = Task(case_name(prediction), prediction, truth)
+    listed = own_organs(own, [task], labels=labels)[0] if own else None
+    pair, notes = match(task, labels=labels)
+    found = _judge(pair, rules, listed)
+    return list(found.scores), (*notes, *found.notes)
 
 
 def evaluate(
@@ -201,6 +275,7 @@ def evaluate(
     rules: Rules = Rules(),
     workers: int = 1,
     done: Callable[[str], None] = lambda case: None,
+    own: OwnOrgans | None = None,
 ) -> Evaluation:
     """Score all predictions of a file or folder. A case that cannot be scored is a problem and does not stop the rest.
 
@@ -211,27 +286,37 @@ def evaluate(
         rules: How to score.
         workers: Cases scored at a time.
         done: Called with the name of each case that is finished.
+        own: Which organs each case's own data set annotates, where the truth annotates more; None: all.
 
     Raises:
         FileError: There is nothing to compare.
+        DataSetError: ``own`` says nothing of a case.
+        LabelError: It lists an organ that neither truth nor prediction can hold.
     """
     tasks, problems, notes = find_tasks(truth, prediction)
 
-    def scored(task: Task) -> tuple[list[OrganScore], tuple[str, ...], list[Problem]]:
-        """Give the scores of a case, its notes, or its problem."""
+    listed = own_organs(own, tasks, labels=labels) if own else [None] * len(tasks)
+
+    def scored(task: Task, organs: tuple[str, ...] | None) -> _Outcome:
+        """Give the scores of a case, or its problem."""
         try:
             pair, remarks = match(task, labels=labels)
-            return score_case(pair, rules), remarks, []
+            found = _judge(pair, rules, organs)
+            return replace(found, notes=(*remarks, *found.notes))
         except VisceraError as error:
-            return [], (), [Problem(task.case, str(task.prediction), str(error), "Correct it, then evaluate again.")]
+            problem = Problem(task.case, str(task.prediction), str(error), "Correct it, then evaluate again.")
+            return _Outcome(problems=(problem,))
         finally:
             done(task.case)
 
     with ThreadPoolExecutor(workers) as pool:
-        results = list(pool.map(scored, tasks))
-    scores = tuple(row for rows, _, _ in results for row in rows)
+        results = list(pool.map(scored, tasks, listed))
+    scores = tuple(score for result in results for score in result.scores)
     # A fixed seed: the same files give the same intervals.
     summary = summarise(scores, np.random.default_rng(0))
-    remarks = dict.fromkeys(note for _, found, _ in results for note in found)
-    problems = [*problems, *(problem for _, _, found in results for problem in found)]
-    return Evaluation(rules.mode, scores, summary, tuple(problems), (*notes, *remarks))
+    remarks = dict.fromkeys(note for result in results for note in result.notes)
+    if own and scores and all(score.group == ANNOTATED for score in scores):
+        remarks["every organ that is scored is annotated in its case's own data set"] = None
+    problems = (*problems, *(problem for result in results for problem in result.problems))
+    matrix = merge(result.confusion for result in results if result.confusion)
+    return Evaluation(rules.mode, scores, summary, problems, (*notes, *remarks), matrix)

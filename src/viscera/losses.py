@@ -1,17 +1,52 @@
-"""Losses: of logits (batch, class, y, x) against labels (batch, y, x), as a scalar to be minimised.
+"""Losses: of logits (batch, class, y, x) against a batch, as a scalar to be minimised.
 
-Here are zhang2d's two forms of boundary-weighted cross-entropy, which call every voxel without a label background, as
-published. Distances to the boundary are computed with the batch (sampling.py); class weights come from here.
+``boundary_loss`` holds zhang2d's two forms of cross-entropy, which call every voxel without a label background, as
+published. In ``partial_loss`` and ``sigmoid_loss`` a voxel of an organ that its case does not annotate is unknown: such a
+case cannot teach the network that the organ is absent. Distances to the boundary are computed with the batch
+(sampling.py); class weights come from here.
+
+Everything is computed in float32 from whatever the network gives, through log-sum-exp: no logarithm of a rounded sum of
+probabilities. float64 stays float64.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Bool, Float, Int64, UInt8
 from torch import Tensor
 
-from viscera.config import AddedBoundaryLoss, ClassWeights, SummedBoundaryLoss
+from viscera.cases import UNSURE
+from viscera.config import AddedBoundaryLoss, ClassWeights, Loss, PartialLoss, SigmoidLoss, SummedBoundaryLoss
 from viscera.errors import SettingError
+from viscera.sampling import Batch
+
+
+def loss_of(
+    settings: Loss, logits: Float[Tensor, "batch class y x"], batch: Batch, *, class_weights: Float[Tensor, " class"]
+) -> Float[Tensor, ""]:
+    """Give a recipe's loss of a batch.
+
+    Args:
+        settings: Which loss.
+        logits: Network output.
+        batch: What should have come out.
+        class_weights: w0 per class, background first.
+    """
+    match settings:
+        case PartialLoss():
+            return partial_loss(settings, logits, batch, class_weights=class_weights)
+        case SigmoidLoss():
+            return sigmoid_loss(settings, logits, batch, class_weights=class_weights)
+        case AddedBoundaryLoss() | SummedBoundaryLoss():
+            return boundary_loss(
+                settings,
+                logits,
+                labels=batch.labels,
+                distance=batch.distance,
+                known=batch.known,
+                class_weights=class_weights,
+            )
 
 
 def boundary_loss(
@@ -53,6 +88,169 @@ def boundary_loss(
         case AddedBoundaryLoss():
             whole = (weights * errors).sum() / weights.sum().clamp(min=1e-12)
             return whole + settings.alpha * (weights * near * errors).sum() / pixels
+
+
+def partial_loss(
+    settings: PartialLoss,
+    logits: Float[Tensor, "batch class y x"],
+    batch: Batch,
+    *,
+    class_weights: Float[Tensor, " class"],
+) -> Float[Tensor, ""]:
+    """Give marginal cross-entropy + dice * Dice + exclusion * exclusion term, over known pixels.
+
+    With p the softmax, A the organs that the pixel's case annotates, U those that it does not:
+
+        cross-entropy  mean of -log q, weighted by w0[y] (1 + alpha g): q = p_y on an organ of A, else p_0 + sum over U of p_d
+        Dice           1 - mean over organs of 2 sum(p t) / (sum(p) + sum(t)), sums over the slices that annotate the organ;
+                       organs that no slice shows do not enter
+        exclusion      mean over pixels of an organ of A of -log(1 - sum over U of p_d)
+
+    Background is no organ of the Dice term, so merging U into it changes the cross-entropy only. A case that annotates
+    everything gives the ordinary losses, one that annotates nothing gives 0 with zero gradient.
+
+    Args:
+        settings: Weights of the terms; whether unannotated organs are unknown, or background to compare with.
+        logits: Network output.
+        batch: Labels, and what they leave open.
+        class_weights: w0, background first.
+
+    Source:
+        Shi et al. 2021, doi:10.1016/j.media.2021.101979 (marginal and exclusion losses); Fang & Yan 2020,
+        doi:10.1109/TMI.2020.3001036 (merging classes); Zhang 2025, equation 2 (g). Departs: the exclusion term is a
+        cross-entropy of the summed probability, and Dice pools a batch (nnU-Net), without background.
+    """
+    logits = _full_precision(logits)
+    if settings.unannotated == "background":
+        batch = replace(batch, annotated=torch.ones_like(batch.annotated))
+    weights = _pixel_weights(settings, batch, class_weights)
+    annotated = batch.annotated[:, :, None, None]
+    organ = (batch.labels > 0) & batch.known
+    everything = logits.logsumexp(1)
+    excluded = everything - _log_sum(logits, annotated)
+    exclusion = (excluded * organ).sum() / organ.sum().clamp(min=1)
+
+    def of(target: Target) -> Float[Tensor, ""]:
+        """Give cross-entropy and Dice against a target."""
+        own = logits.gather(1, target.labels[:, None])[:, 0]
+        open_ = _log_sum(logits, target.open)
+        errors = everything - torch.where(target.labels > 0, own, open_)
+        entropy = (weights * errors).sum() / weights.sum().clamp(min=1e-12)
+        return entropy + settings.dice * _dice_loss(logits.softmax(1), target)
+
+    return _with_pseudo(of, batch, settings.pseudo) + settings.exclusion * exclusion
+
+
+def sigmoid_loss(
+    settings: SigmoidLoss,
+    logits: Float[Tensor, "batch class y x"],
+    batch: Batch,
+    *,
+    class_weights: Float[Tensor, " class"],
+) -> Float[Tensor, ""]:
+    """Give binary cross-entropy + dice * Dice of each organ by itself, over the slices that annotate it.
+
+    A pixel weighs w0[y] (1 + alpha g) in every organ's cross-entropy. Organs may overlap; the background's logit (0 from a
+    network with sigmoid heads) takes no part.
+
+    Args:
+        settings: Weights of the terms.
+        logits: Network output, background first.
+        batch: Labels, and what they leave open.
+        class_weights: w0 of a pixel by its class, background first.
+
+    Source:
+        Ulrich et al. 2023 (MultiTalent), arXiv:2303.14444: a sigmoid per organ, masked where a data set lacks it.
+    """
+    logits = _full_precision(logits)
+    weights = _pixel_weights(settings, batch, class_weights)[:, None]
+
+    def of(target: Target) -> Float[Tensor, ""]:
+        """Give cross-entropy and Dice against a target."""
+        counts = target.counts[:, 1:] * weights
+        truth = _one_hot(target.labels, logits.shape[1])[:, 1:]
+        errors = torch.nn.functional.softplus(logits[:, 1:]) - truth * logits[:, 1:]
+        entropy = (counts * errors).sum() / counts.sum().clamp(min=1e-12)
+        return entropy + settings.dice * _dice_loss(logits.sigmoid(), target)
+
+    return _with_pseudo(of, batch, settings.pseudo)
+
+
+@dataclass(frozen=True)
+class Target:
+    """What the network should say, and where that is not determined.
+
+    Attributes:
+        labels: Class of each pixel; 0 is background or what else is open.
+        open: Classes that a pixel of label 0 may have; always background.
+        counts: Where the pixel counts for the class by itself (Dice, sigmoid).
+    """
+
+    labels: Int64[Tensor, "batch y x"]
+    open: Bool[Tensor, "batch class #y #x"]
+    counts: Bool[Tensor, "batch class y x"]
+
+
+def truth_target(batch: Batch) -> Target:
+    """Give what the truth alone says: a pixel of label 0 may be any unannotated organ."""
+    annotated = batch.annotated[:, :, None, None]
+    return Target(batch.labels.long(), ~annotated | _background(annotated), annotated & batch.known[:, None])
+
+
+def pseudo_target(batch: Batch) -> Target:
+    """Give what truth and pseudo-labels say together; where teachers are unsure, what the truth alone says."""
+    annotated = batch.annotated[:, :, None, None]
+    sure = (batch.pseudo != UNSURE)[:, None]
+    settled = annotated | (batch.pseudo_annotated[:, :, None, None] & sure)
+    labels = torch.where((batch.labels == 0) & sure[:, 0], batch.pseudo, batch.labels)
+    return Target(labels.long(), ~settled | _background(annotated), settled & batch.known[:, None])
+
+
+def _with_pseudo(of: Callable[["Target"], Tensor], batch: Batch, share: float) -> Float[Tensor, ""]:
+    """Give the loss against the truth and against truth with pseudo-labels, weighed."""
+    if share == 0 or not batch.pseudo_annotated.any():
+        return of(truth_target(batch))
+    if share == 1:
+        return of(pseudo_target(batch))
+    return (1 - share) * of(truth_target(batch)) + share * of(pseudo_target(batch))
+
+
+def _dice_loss(probabilities: Float[Tensor, "batch class y x"], target: Target) -> Float[Tensor, ""]:
+    """Give 1 - mean Dice over the organs that the batch shows; 0 if it shows none."""
+    counts = target.counts[:, 1:]
+    truth = _one_hot(target.labels, probabilities.shape[1])[:, 1:] * counts
+    found = probabilities[:, 1:] * counts
+    true = truth.sum((0, 2, 3))
+    dice = 2 * (found * truth).sum((0, 2, 3)) / (found.sum((0, 2, 3)) + true).clamp(min=1e-6)
+    shown = true > 0
+    return ((1 - dice) * shown).sum() / shown.sum().clamp(min=1)
+
+
+def _one_hot(labels: Int64[Tensor, "batch y x"], classes: int) -> Bool[Tensor, "batch class y x"]:
+    return labels[:, None] == torch.arange(classes, device=labels.device)[:, None, None]
+
+
+def _log_sum(
+    logits: Float[Tensor, "batch class y x"], chosen: Bool[Tensor, "batch class #y #x"]
+) -> Float[Tensor, "batch y x"]:
+    """Give the log of the summed exponentials of the chosen classes' logits."""
+    return logits.masked_fill(~chosen, -torch.inf).logsumexp(1)
+
+
+def _background(annotated: Bool[Tensor, "batch class 1 1"]) -> Bool[Tensor, "1 class 1 1"]:
+    return (torch.arange(annotated.shape[1], device=annotated.device) == 0)[None, :, None, None]
+
+
+def _pixel_weights(
+    settings: PartialLoss | SigmoidLoss, batch: Batch, class_weights: Float[Tensor, " class"]
+) -> Float[Tensor, "batch y x"]:
+    """Give w0[y] (1 + alpha g) on known pixels, 0 elsewhere."""
+    near = torch.exp(-(batch.distance.float() ** 2) / (2 * settings.sigma_pixels**2))
+    return class_weights[batch.labels.long()] * (1 + settings.alpha * near) * batch.known
+
+
+def _full_precision(logits: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    return logits if logits.dtype == torch.float64 else logits.float()
 
 
 def class_weights(setting: ClassWeights, voxels: Sequence[int]) -> Float[Tensor, " class"]:

@@ -1,4 +1,4 @@
-"""From a raw scan to a Case: turned to axial order, resized, labels in the label space.
+"""From a raw scan to a Case: turned to axial order, resized or cut to the body, labels in the label space.
 
 ``prepare_image`` is what training and prediction share: a scan to be segmented takes the same way as those learnt from.
 Undoing it for a prediction is in inference.py; preparing whole data sets on all cores is in preparing.py.
@@ -15,14 +15,16 @@ import numpy as np
 from jaxtyping import Bool, Int, Int16, Integer, UInt8
 
 from viscera import nifti
-from viscera.cases import Case, Facts, Geometry, SourceFacts
-from viscera.config import Preparation
+from viscera.body import find_body
+from viscera.cases import Case, Facts, SourceFacts
+from viscera.config import Preparation, ResizedSlices
 from viscera.datasets import Source, read_labels
 from viscera.errors import LabelError, VisceraError
 from viscera.files import sha256
+from viscera.geometry import Geometry
 from viscera.intensity import hounsfield
 from viscera.labels import Fit, LabelSpace, fit
-from viscera.resampling import resize_image, resize_labels
+from viscera.resampling import resample_image, resample_labels, resize_image, spaced_raster
 from viscera.volume import Volume, axial_turn, require_same_grid, with_voxels
 
 MOST_VALUE = 65535
@@ -47,11 +49,11 @@ class PreparedLabels:
 
 
 def prepare_image(volume: Volume, preparation: Preparation) -> tuple[Int16[np.ndarray, "z y x"], Geometry]:
-    """Turn a scan to axial order and resize its slices.
+    """Turn a scan to axial order, and resize its slices, or resample and cut them to the body.
 
     Args:
         volume: HU in any orientation. int16 is taken as it is; other types go through ``hounsfield``.
-        preparation: The size wanted.
+        preparation: The size of the slices, or of their pixels.
 
     Returns:
         int16 HU, and the way back to the scanner's grid. However the file was oriented, the voxels are the same.
@@ -62,14 +64,23 @@ def prepare_image(volume: Volume, preparation: Preparation) -> tuple[Int16[np.nd
     """
     turn = axial_turn(volume.affine)
     hu = volume.voxels if volume.voxels.dtype == np.int16 else hounsfield(volume, where="the scan")
-    geometry = Geometry(volume.shape, volume.affine, turn, preparation.size)
-    return resize_image(turn.apply(hu), preparation.size), geometry
+    axial = turn.apply(hu)
+    if isinstance(preparation, ResizedSlices):
+        geometry = Geometry(volume.shape, volume.affine, turn, preparation.size)
+        return resize_image(axial, preparation.size), geometry
+    lengths = np.linalg.norm(volume.affine[:3, :3], axis=0)
+    z, y, x = (float(lengths[axis]) for axis in turn.axes)
+    raster = spaced_raster(
+        find_body(axial, (z, y, x)), (y, x), spacing_mm=preparation.spacing_mm, margin_mm=preparation.margin_mm
+    )
+    geometry = Geometry(volume.shape, volume.affine, turn, raster.size, raster.start, raster.step)
+    return resample_image(axial, raster), geometry
 
 
 def prepare_labels(
     labels: Integer[np.ndarray, "z y x"], source: Source, *, space: LabelSpace, geometry: Geometry
 ) -> PreparedLabels:
-    """Turn and resize labels as their image, and give them the space's indices.
+    """Turn and resize or cut labels as their image, and give them the space's indices.
 
     Args:
         labels: Values of ``source.organs``, on the scanner's grid.
@@ -83,7 +94,8 @@ def prepare_labels(
     values = fit(space, dict(source.organs), source.annotated, unknown=source.unknown)
     counts = _count_values(labels, where=source.name)
     _require_known_values(counts, values, source)
-    small = resize_labels(geometry.turn.apply(labels), geometry.size)
+    axial = geometry.turn.apply(labels)
+    small = resample_labels(axial, geometry.raster)
     table, unknown = np.zeros(len(counts), np.uint8), np.zeros(len(counts), bool)
     for value, index in values.values.items():
         table[value : value + 1] = index
@@ -92,7 +104,11 @@ def prepare_labels(
         labels=table[small],
         known=~unknown[small] if counts[unknown].any() else None,
         annotated=values.annotated,
-        notes=(*values.notes, *_notes_of_absence(counts, values, space)),
+        notes=(
+            *values.notes,
+            *_notes_of_absence(counts, values, space),
+            *_notes_of_loss(axial, values, space, geometry),
+        ),
     )
 
 
@@ -130,6 +146,30 @@ def _notes_of_absence(counts: Int[np.ndarray, " value"], values: Fit, space: Lab
     if absent and len(absent) == len(values.annotated):
         return [f"the labels hold none of the annotated organs ({', '.join(absent)}): taken as absent from the scan"]
     return [f"{organ}: annotated, but absent from the scan" for organ in absent]
+
+
+def _notes_of_loss(
+    axial: Integer[np.ndarray, "z y x"], values: Fit, space: LabelSpace, geometry: Geometry
+) -> list[str]:
+    """Say how many labelled voxels were cut off with what is not the body."""
+    if geometry.step is None:
+        return []
+    rows, columns = geometry.raster.inside(geometry.axial_shape[1:])
+    middle = axial[:, rows]
+    beside = middle[:, :, : columns.start], middle[:, :, columns.stop :]
+    outside = np.concatenate([part[part > 0] for part in (axial[:, : rows.start], axial[:, rows.stop :], *beside)])
+    lost: dict[str, int] = {}
+    for value, count in zip(*(found.tolist() for found in np.unique(outside, return_counts=True)), strict=True):
+        index = values.values.get(value, 0)
+        if index:
+            lost[space.classes[index]] = lost.get(space.classes[index], 0) + count
+    if not lost:
+        return []
+    organs = ", ".join(f"{organ} {count}" for organ, count in lost.items())
+    return [
+        f"{sum(lost.values())} labelled voxels lie outside the body's box and are cut off ({organs}). "
+        "Look at the scan, or raise preparation.margin_mm"
+    ]
 
 
 def prepare_case(source: Source, *, space: LabelSpace, preparation: Preparation) -> tuple[Case, Facts]:

@@ -66,7 +66,7 @@ class Sums:
 
 def class_counts(logits: Float[Tensor, "batch class y x"], batch: Batch) -> Int[Tensor, "batch class 3"]:
     """Count pixels per slice and class: in both, predicted, true; known pixels and annotated classes only."""
-    predicted = logits.argmax(1).to(torch.uint8)
+    predicted = logits.max(1).indices.to(torch.uint8)  # several times as fast as argmax on a CPU
     counts = []
     for index in range(logits.shape[1]):
         here, there = (predicted == index) & batch.known, (batch.labels == index) & batch.known

@@ -1,10 +1,15 @@
 """Axial slices on another pixel grid, and the affine that goes with it.
 
-Pixel centres lie at half steps: pixel i of the new grid stands at (i + 0.5) * old / new - 0.5 of the old one, along
-rows and along columns, for the image and for labels alike, so both keep covering the same rectangle of the patient. The
-z axis is never touched. Slices are turned to axial order before (volume.py); labels and logits go back to the scanner's
-grid in inference.py.
+A ``Raster`` says where the new pixels lie. Pixel centres lie at half steps: pixel i of the new slice stands at
+start + (i + 0.5) * step - 0.5 of the old one, along rows and along columns, for the image and for labels alike, so both
+cover the same rectangle of the patient. The z axis is never touched. Slices are turned to axial order before
+(volume.py); which part of a slice is the body is found in body.py; labels and logits go back to the scanner's grid in
+inference.py.
 """
+
+from dataclasses import dataclass
+from fractions import Fraction
+from math import ceil, floor
 
 import cv2
 import numpy as np
@@ -12,9 +17,97 @@ from jaxtyping import Float, Int16, Integer
 
 from viscera.errors import SettingError
 
+AIR_HU = -1024
+"""What lies beyond the scan."""
+
+SMOOTH_ABOVE = 2
+"""Old pixels per new one from which on all of them are averaged. At 2 averaging and interpolation are the same thing."""
+
+FINENESS = 4096
+"""Steps are whole multiples of 1/4096 old pixel (0.2 um at most): the float32 of a file's affine then changes no voxel."""
+
+HALVINGS = 16
+"""Rows and columns of a cut slice are multiples of this, so that networks can halve them four times."""
+
+
+@dataclass(frozen=True)
+class Raster:
+    """Where the pixels of new slices lie among those of the old ones. In fractions, so that a tie is a tie.
+
+    Attributes:
+        size: New rows and columns.
+        start: The old row and column at whose outer edge the new slices begin; negative where they reach beyond.
+        step: Old pixels per new one, along rows and along columns.
+    """
+
+    size: tuple[int, int]
+    start: tuple[int, int]
+    step: tuple[Fraction, Fraction]
+
+    @property
+    def stop(self) -> tuple[Fraction, Fraction]:
+        """Where the new slices end, in old rows and columns."""
+        rows, columns = (
+            start + count * step for start, count, step in zip(self.start, self.size, self.step, strict=True)
+        )
+        return rows, columns
+
+    def inside(self, shape: tuple[int, int]) -> tuple[slice, slice]:
+        """Give the old rows and columns that are covered from edge to edge.
+
+        Args:
+            shape: Old rows and columns.
+        """
+        rows, columns = (
+            slice(max(start, 0), min(floor(stop), count))
+            for start, stop, count in zip(self.start, self.stop, shape, strict=True)
+        )
+        return rows, columns
+
+
+def whole_raster(shape: tuple[int, int], size: tuple[int, int]) -> Raster:
+    """Give the raster that covers a whole slice with another number of pixels.
+
+    Args:
+        shape: Old rows and columns.
+        size: New rows and columns.
+
+    Raises:
+        SettingError: A size of nothing.
+    """
+    rows, columns = size
+    if min(size) < 1:
+        raise SettingError(f"a slice cannot have {rows}x{columns} pixels. Set preparation.size to at least 1x1.")
+    return Raster(size, (0, 0), (Fraction(shape[0], rows), Fraction(shape[1], columns)))
+
+
+def spaced_raster(
+    box: tuple[slice, slice], pixel_mm: tuple[float, float], *, spacing_mm: float, margin_mm: float
+) -> Raster:
+    """Give the raster that covers a box with pixels of a given size.
+
+    It begins at the edge of an old pixel, so that slices which already have the spacing are only cut.
+
+    Args:
+        box: Old rows and columns to be covered.
+        pixel_mm: Spacing of the old rows and columns.
+        spacing_mm: Of the new ones.
+        margin_mm: To be covered on each side of the box, to a thousandth of an old pixel.
+    """
+    sizes, starts, steps = [], [], []
+    for side, old_mm in zip(box, pixel_mm, strict=True):
+        step = Fraction(max(1, round(spacing_mm / old_mm * FINENESS)), FINENESS)
+        margin = ceil(round(margin_mm / old_mm, 3))
+        low, high = side.start - margin, side.stop + margin
+        size = ceil((high - low) / step / HALVINGS) * HALVINGS
+        sizes.append(size)
+        starts.append(round((low + high - size * step) / 2))
+        steps.append(step)
+    return Raster((sizes[0], sizes[1]), (starts[0], starts[1]), (steps[0], steps[1]))
+
 
 def resize_image(slices: Int16[np.ndarray, "z y x"], size: tuple[int, int]) -> Int16[np.ndarray, "z rows columns"]:
-    """Give axial slices of another size, linearly interpolated between the four nearest pixels, without smoothing.
+    """Give whole axial slices of another size, linearly interpolated between the four nearest pixels, without smoothing.
 
     A slice twice as large becomes the mean of its 2x2 blocks. Beyond the outermost pixel centres the border pixel is
     repeated.
@@ -26,54 +119,86 @@ def resize_image(slices: Int16[np.ndarray, "z y x"], size: tuple[int, int]) -> I
     Returns:
         HU rounded to the nearest whole number (a tie goes either way), C-contiguous.
     """
-    _check_size(size)
-    rows, columns = size
-    resized = np.empty((len(slices), rows, columns), np.int16)
-    for old, new in zip(slices, resized, strict=True):
-        if old.shape == new.shape:
-            new[:] = old
-        else:
-            cv2.resize(np.ascontiguousarray(old), (columns, rows), dst=new, interpolation=cv2.INTER_LINEAR)
+    return _resample(slices, whole_raster(slices.shape[1:], size), method=cv2.INTER_LINEAR)
+
+
+def resample_image(slices: Int16[np.ndarray, "z y x"], raster: Raster) -> Int16[np.ndarray, "z rows columns"]:
+    """Give axial slices on a raster, air (AIR_HU) beyond the scan.
+
+    A new pixel is the mean of all that it covers where it is more than SMOOTH_ABOVE times as large as the old ones along
+    rows and along columns, which keeps their noise low; otherwise it is interpolated linearly, as in ``resize_image``.
+    (OpenCV leaves out what covers less than a thousandth of an old pixel.)
+
+    Args:
+        slices: HU, in any memory layout.
+        raster: Where the new pixels lie.
+
+    Returns:
+        HU rounded to the nearest whole number (a tie goes either way), C-contiguous.
+    """
+    return _resample(slices, raster, method=cv2.INTER_AREA if min(raster.step) > SMOOTH_ABOVE else cv2.INTER_LINEAR)
+
+
+def _resample(
+    slices: Int16[np.ndarray, "z y x"], raster: Raster, *, method: int
+) -> Int16[np.ndarray, "z rows columns"]:
+    ends = tuple(ceil(stop) for stop in raster.stop)
+    limits = list(zip(raster.start, ends, slices.shape[1:], strict=True))
+    rows, columns = (slice(max(low, 0), min(high, count)) for low, high, count in limits)
+    (above, below), (left, right) = ((max(-low, 0), max(high - count, 0)) for low, high, count in limits)
+    resized = np.empty((len(slices), *raster.size), np.int16)
+    fy, fx = (float(1 / step) for step in raster.step)
+    for old, new in zip(slices[:, rows, columns], resized, strict=True):
+        part = np.ascontiguousarray(old)
+        if above or below or left or right:
+            part = cv2.copyMakeBorder(part, above, below, left, right, cv2.BORDER_CONSTANT, value=(AIR_HU,))
+        if raster.step != (1, 1):
+            # Given factors and no size, OpenCV takes the factors as they are, and one pixel too many at times.
+            part = cv2.resize(part, None, fx=fx, fy=fy, interpolation=method)
+        new[:] = part[: raster.size[0], : raster.size[1]]
     return resized
 
 
 def resize_labels(slices: Integer[np.ndarray, "z y x"], size: tuple[int, int]) -> Integer[np.ndarray, "z rows columns"]:
-    """Give label slices of another size, each pixel that of the nearest old pixel centre; a tie takes the later one.
+    """Give whole label slices of another size; see ``resample_labels``."""
+    return resample_labels(slices, whole_raster(slices.shape[1:], size))
+
+
+def resample_labels(slices: Integer[np.ndarray, "z y x"], raster: Raster) -> Integer[np.ndarray, "z rows columns"]:
+    """Give label slices on a raster: each pixel that of the nearest old pixel centre, a tie the later one, 0 beyond.
 
     Computed in whole numbers, because OpenCV's INTER_NEAREST_EXACT takes now the one, now the other at a tie.
 
     Args:
         slices: Labels, in any memory layout.
-        size: Rows and columns wanted.
+        raster: Where the new pixels lie.
 
     Returns:
         Labels of the same type, C-contiguous.
     """
-    _check_size(size)
-    rows, columns = (
-        (2 * np.arange(new) + 1) * old // (2 * new) for old, new in zip(slices.shape[1:], size, strict=True)
-    )
-    return slices.take(rows, axis=1).take(columns, axis=2)
+    places, within = [], []
+    for count, start, step, new in zip(slices.shape[1:], raster.start, raster.step, raster.size, strict=True):
+        nearest = start + (2 * np.arange(new) + 1) * step.numerator // (2 * step.denominator)
+        there = np.flatnonzero((nearest >= 0) & (nearest < count))
+        places.append(nearest[there])
+        within.append(slice(there[0], there[-1] + 1) if there.size else slice(0, 0))
+    taken = slices.take(places[0], axis=1).take(places[1], axis=2)
+    if taken.shape[1:] == raster.size:
+        return taken
+    labels = np.zeros((len(slices), *raster.size), slices.dtype)
+    labels[:, within[0], within[1]] = taken
+    return labels
 
 
-def _check_size(size: tuple[int, int]) -> None:
-    if min(size) < 1:
-        rows, columns = size
-        raise SettingError(f"a slice cannot have {rows}x{columns} pixels. Set preparation.size to at least 1x1.")
-
-
-def resized_affine(
-    affine: Float[np.ndarray, "4 4"], shape: tuple[int, int, int], size: tuple[int, int]
-) -> Float[np.ndarray, "4 4"]:
-    """Give the affine of slices that were resized, so that old and new grid cover the same box.
+def resampled_affine(affine: Float[np.ndarray, "4 4"], raster: Raster) -> Float[np.ndarray, "4 4"]:
+    """Give the affine of slices on a raster.
 
     Args:
         affine: Of the grid before, index (z, y, x, 1) -> world mm.
-        shape: Voxels before, (z, y, x).
-        size: Rows and columns after.
+        raster: Where the new pixels lie.
     """
-    step = np.eye(4)
-    for axis, (old, new) in enumerate(zip(shape[1:], size, strict=True), start=1):
-        step[axis, axis] = old / new
-        step[axis, 3] = (old / new - 1) / 2
-    return affine @ step
+    new = np.eye(4)
+    for axis, (start, step) in enumerate(zip(raster.start, raster.step, strict=True), start=1):
+        new[axis, axis] = step
+        new[axis, 3] = start + (step - 1) / 2
+    return affine @ new

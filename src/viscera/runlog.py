@@ -12,15 +12,17 @@ import importlib.util
 import io
 import json
 import platform
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
 
 from viscera.cases import Store
-from viscera.config import Recipe, recipe_from_json, recipe_to_json
+from viscera.config import Recipe
 from viscera.errors import RunError, SettingError
 from viscera.files import write_json, write_text
+from viscera.recipe_json import recipe_from_json, recipe_to_json
 
 STATE = "state.safetensors"
 Row = Mapping[str, object]
@@ -80,7 +82,11 @@ def write_facts(run: Path, store: Store, *, device: str, precision: str) -> dict
                 "Train anew in another folder, or give the store as it was."
             )
     write_json(run / "run.json", facts | {"store": str(store.path.resolve()), "splits": splits})
-    return facts | {"cases": {split: len(names) for split, names in splits.items()}}
+    filled = Counter(organ for name in splits["training"] for organ in store.case(name).pseudo_annotated)
+    return facts | {
+        "cases": {split: len(names) for split, names in splits.items()},
+        "pseudo_labelled_cases": dict(sorted(filled.items())),
+    }
 
 
 def read_rows(run: Path) -> list[dict]:

@@ -1,6 +1,7 @@
 """Scores of many cases: their summary with intervals, the comparison of two evaluations, JSON and CSV.
 
-Where the scores come from is in metrics.py and evaluation.py.
+Where the scores come from is in metrics.py and evaluation.py. Scores stand in two groups: of organs that the case's own
+data set annotates, and of organs that it does not, where the truth knows more (own_organs.py).
 """
 
 import csv
@@ -15,11 +16,15 @@ from jaxtyping import Float
 from scipy.stats import wilcoxon
 
 from viscera.datasets import Problem
-from viscera.errors import FileError
+from viscera.errors import FileError, SettingError, did_you_mean
+from viscera.mixups import Confusion, confusion_from_json
 
 MEAN = "mean"
 """Stands for the organ in rows about all organs."""
 SUMMARISED = ("dice", "iou", "nsd", "hd95_mm", "volume_error_ml", "slice_dice", "slice_iou")
+ALL, ANNOTATED, UNANNOTATED = "all", "annotated", "unannotated"
+GROUPS = (ANNOTATED, UNANNOTATED)
+"""Whether the case's own data set annotates the organ."""
 
 
 @dataclass(frozen=True)
@@ -31,12 +36,14 @@ class OrganScore:
         patient: Whose scan it is.
         organ: An organ that the case annotates, perhaps absent.
         values: {metric: value}; NaN is no score, an infinite distance an organ that was missed or made up.
+        group: "annotated", or "unannotated" where only the truth annotates the organ, not the case's own data set.
     """
 
     case: str
     patient: str
     organ: str
     values: Mapping[str, float]
+    group: str = ANNOTATED
 
 
 @dataclass(frozen=True)
@@ -50,6 +57,7 @@ class Summary:
         low: Lower end of the 95 % interval, NaN with fewer than two patients.
         high: Upper end.
         cases: How many cases have a finite score.
+        group: Of which scores: "all", "annotated" or "unannotated".
     """
 
     organ: str
@@ -58,6 +66,7 @@ class Summary:
     low: float
     high: float
     cases: int
+    group: str = ALL
 
 
 @dataclass(frozen=True)
@@ -94,6 +103,7 @@ class Evaluation:
         summary: Means with intervals.
         problems: Cases that could not be scored.
         notes: What else the reader should know.
+        confusion: What is mistaken for what, over all cases; None in mode "slices".
     """
 
     mode: str
@@ -101,6 +111,11 @@ class Evaluation:
     summary: tuple[Summary, ...]
     problems: tuple[Problem, ...] = ()
     notes: tuple[str, ...] = ()
+    confusion: Confusion | None = None
+
+    def of_group(self, group: str) -> tuple[Summary, ...]:
+        """Give the means of "all", "annotated" or "unannotated" scores; the latter two stand apart only if both exist."""
+        return tuple(row for row in self.summary if row.group == group)
 
     def to_json(self) -> str:
         """Give everything as indented JSON; NaN and infinity become null."""
@@ -111,12 +126,17 @@ class Evaluation:
             "problems": [asdict(problem) for problem in self.problems],
             "notes": list(self.notes),
         }
+        if self.confusion is not None:
+            value["confusion"] = asdict(self.confusion)
         return json.dumps(_finite(value), indent=2, allow_nan=False) + "\n"
 
     def to_csv(self) -> str:
         """Give the scores as CSV, one row per case and organ; NaN and infinity become empty cells."""
         rows = [{name: _finite(value) for name, value in _flat(score).items()} for score in self.scores]
-        columns = dict.fromkeys(["case", "patient", "organ"]) | dict.fromkeys(name for row in rows for name in row)
+        columns = dict.fromkeys(["case", "patient", "organ", "group"]) | dict.fromkeys(n for row in rows for n in row)
+        if all(score.group == ANNOTATED for score in self.scores):  # then it says nothing
+            del columns["group"]
+            rows = [{name: row[name] for name in columns if name in row} for row in rows]
         text = io.StringIO()
         writer = csv.DictWriter(text, list(columns), lineterminator="\n")
         writer.writeheader()
@@ -142,6 +162,7 @@ def evaluation_from_json(text: str, *, where: str) -> Evaluation:
             tuple(_summary(row) for row in value["summary"]),
             tuple(Problem(**row) for row in value.get("problems", ())),
             tuple(str(note) for note in value.get("notes", ())),
+            confusion_from_json(value.get("confusion")),
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise FileError(f"{where} is no evaluation ({error!r}). Write it with viscera evaluate --json.") from error
@@ -150,22 +171,45 @@ def evaluation_from_json(text: str, *, where: str) -> Evaluation:
 def summarise(scores: Sequence[OrganScore], generator: np.random.Generator) -> tuple[Summary, ...]:
     """Give mean and interval of each metric, per organ in order of appearance, then over organs.
 
+    Rows about both groups of scores together come first; rows about each of the groups follow if any score is of an
+    organ that its case's own data set does not annotate.
+
     Args:
         scores: Of all cases.
         generator: Draws the bootstrap's patients.
     """
+    groups = (ALL, *GROUPS) if any(score.group == UNANNOTATED for score in scores) else (ALL,)
+    return tuple(row for group in groups for row in _means(of_group(scores, group), generator, group=group))
+
+
+def of_group(scores: Sequence[OrganScore], group: str) -> list[OrganScore]:
+    """Keep the scores of a group.
+
+    Raises:
+        SettingError: There is no such group.
+    """
+    if group not in (ALL, *GROUPS):
+        groups = (ALL, *GROUPS)
+        raise SettingError(
+            f"there is no group '{group}'.{did_you_mean(group, groups)} Choose one of {', '.join(groups)}."
+        )
+    return [score for score in scores if group in (ALL, score.group)]
+
+
+def _means(scores: Sequence[OrganScore], generator: np.random.Generator, *, group: str) -> list[Summary]:
+    """Give the rows of one group of scores."""
     organs = list(dict.fromkeys(score.organ for score in scores))
     rows = []
     for metric in SUMMARISED:
         finite = [score for score in scores if math.isfinite(score.values.get(metric, math.nan))]
-        groups = [[score for score in finite if score.organ == organ] for organ in organs]
-        groups = [group for group in groups if group]
-        for organ, chosen in [(group[0].organ, [group]) for group in groups] + ([(MEAN, groups)] if groups else []):
-            columns = [_by_patient(group, metric) for group in chosen]
+        by_organ = [[score for score in finite if score.organ == organ] for organ in organs]
+        by_organ = [column for column in by_organ if column]
+        for organ, chosen in [(column[0].organ, [column]) for column in by_organ] + ([(MEAN, by_organ)] * bool(finite)):
+            columns = [_by_patient(column, metric) for column in chosen]
             mean, low, high = _interval(columns, generator, resamples=2000, level=0.95)
-            cases = len({score.case for group in chosen for score in group})
-            rows.append(Summary(organ, metric, mean, low, high, cases))
-    return tuple(rows)
+            cases = len({score.case for column in chosen for score in column})
+            rows.append(Summary(organ, metric, mean, low, high, cases, group))
+    return rows
 
 
 def bootstrap_interval(
@@ -193,7 +237,12 @@ def bootstrap_interval(
 
 
 def compare(
-    first: Sequence[OrganScore], second: Sequence[OrganScore], generator: np.random.Generator, *, metric: str = "dice"
+    first: Sequence[OrganScore],
+    second: Sequence[OrganScore],
+    generator: np.random.Generator,
+    *,
+    metric: str = "dice",
+    group: str = ALL,
 ) -> tuple[Comparison, ...]:
     """Compare two evaluations on the cases and organs that both score, per organ and over organs.
 
@@ -202,7 +251,12 @@ def compare(
         second: Of the second, on the same cases.
         generator: Draws the bootstrap's patients.
         metric: Which score.
+        group: "annotated" or "unannotated": only scores that are of this group in both evaluations.
+
+    Raises:
+        SettingError: There is no such group.
     """
+    first, second = of_group(first, group), of_group(second, group)
     others = {(score.case, score.organ): score.values.get(metric, math.nan) for score in second}
     differences: dict[str, dict[str, list[float]]] = {}
     over_organs: dict[tuple[str, str], list[float]] = {}
@@ -266,19 +320,22 @@ def _by_patient(scores: Sequence[OrganScore], metric: str) -> dict[str, list[flo
 
 
 def _flat(score: OrganScore) -> dict[str, object]:
-    return {"case": score.case, "patient": score.patient, "organ": score.organ, **score.values}
+    return {"case": score.case, "patient": score.patient, "organ": score.organ, "group": score.group, **score.values}
 
 
 def _score(row: Mapping[str, object]) -> OrganScore:
-    """Undo ``_flat``; files of others may lack the patient, who is then the case."""
-    case, organ = str(row["case"]), str(row["organ"])
-    values = {name: _number(value) for name, value in row.items() if name not in ("case", "patient", "organ")}
-    return OrganScore(case, str(row.get("patient", case)), organ, values)
+    """Undo ``_flat``; files of others may lack the patient, who is then the case, and older files the group."""
+    case, organ, group = str(row["case"]), str(row["organ"]), str(row.get("group", ANNOTATED))
+    if group not in GROUPS:
+        raise ValueError(f"there is no group '{group}'")
+    names = [name for name in row if name not in ("case", "patient", "organ", "group")]
+    return OrganScore(case, str(row.get("patient", case)), organ, {name: _number(row[name]) for name in names}, group)
 
 
 def _summary(row: Mapping[str, object]) -> Summary:
     mean, low, high = (_number(row[name]) for name in ("mean", "low", "high"))
-    return Summary(str(row["organ"]), str(row["metric"]), mean, low, high, int(_number(row["cases"])))
+    organ, metric, group = str(row["organ"]), str(row["metric"]), str(row.get("group", ALL))
+    return Summary(organ, metric, mean, low, high, int(_number(row["cases"])), group)
 
 
 def _number(value: object) -> float:

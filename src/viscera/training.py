@@ -11,28 +11,27 @@ loss in losses.py, the run's other files in runlog.py; scores on the scanner's o
 import math
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from lightning_fabric import Fabric
 from torch import Tensor
 
 from viscera import runlog
-from viscera.augmentation import SliceChanges, change_batch, draw_changes
+from viscera.augmentation import Changes, change_batch, draw_changes
 from viscera.cases import Store
 from viscera.checkpoint import Weights, load_state, save_state, save_weights
-from viscera.config import Machine, Recipe, Training, check_recipe
-from viscera.errors import RunError, SettingError
-from viscera.intensity import apply_window
-from viscera.labels import LabelSpace
-from viscera.losses import boundary_loss, class_weights
-from viscera.machine import device_type, keep_pages, precision_of
-from viscera.networks.unet import UNet
+from viscera.config import Machine, Recipe, Training
+from viscera.errors import RunError
+from viscera.machine import precision_of
 from viscera.progress import Progress, Sums, by_organ, class_counts, dice_and_iou
-from viscera.sampling import Batch, SliceIndex, epoch_order, read_ahead, read_batch, step_generator
+from viscera.recipe_json import check_recipe
+from viscera.sampling import Batch, draw_places, epoch_order, read_ahead, read_batch, step_generator
+from viscera.schedule import learning_rate
+from viscera.session import Session, begin, scaled, session_loss
 
 
 @dataclass(frozen=True)
@@ -46,37 +45,6 @@ class Watch:
 
     step: Callable[[int, int, int], None] = lambda epoch, step, steps: None
     epoch: Callable[[Path], None] = lambda run: None
-
-
-@dataclass(frozen=True, eq=False)
-class Session:
-    """What the steps of one run share."""
-
-    recipe: Recipe
-    space: LabelSpace
-    fabric: Fabric
-    network: torch.nn.Module
-    optimizer: torch.optim.Optimizer
-    class_weights: Tensor
-    training: SliceIndex
-    validation: SliceIndex
-    threads: int
-
-    @property
-    def visits(self) -> int:
-        """Slices drawn per epoch, a multiple of the devices."""
-        wanted = max(1, round(len(self.training) * self.recipe.training.visits_per_slice))
-        return math.ceil(wanted / self.fabric.world_size) * self.fabric.world_size
-
-    @property
-    def batches(self) -> int:
-        """Forward passes per epoch."""
-        return math.ceil(self.visits / self.recipe.training.batch_size)
-
-    @property
-    def steps(self) -> int:
-        """Optimizer steps per epoch."""
-        return math.ceil(self.batches / self.recipe.training.accumulate)
 
 
 def train(
@@ -110,12 +78,10 @@ def train(
     recipe = check_recipe(recipe)
     session = begin(recipe, store, machine)
     fabric, plan = session.fabric, recipe.training
-    progress = Progress()
     if fabric.is_global_zero:
         runlog.claim_run(run, recipe, resume=resume, overwrite=overwrite)
     fabric.barrier()
-    if (run / runlog.STATE).is_file():
-        progress = resume_from(run / runlog.STATE, session)
+    progress = resume_from(run / runlog.STATE, session) if (run / runlog.STATE).is_file() else Progress()
     facts = runlog.write_facts(
         run, store, device=str(fabric.device), precision=precision_of(plan.precision, fabric.device.type)
     )
@@ -130,7 +96,7 @@ def train(
             ) from error
         row = close_epoch(session, progress)
         if fabric.is_global_zero:
-            weights = Weights(recipe, session.space, session.network.state_dict(), facts | row)
+            weights = Weights(recipe, session.space, session.result.state_dict(), facts | row)
             for name in ("last", "best") if progress.best_epoch == progress.epoch else ("last",):
                 save_weights(run / f"{name}.safetensors", weights)
             runlog.write_row(run, row)
@@ -142,71 +108,24 @@ def train(
     return run / "best.safetensors"
 
 
-def begin(recipe: Recipe, store: Store, machine: Machine) -> Session:
-    """Build the network and the optimizer, and find the slices.
-
-    Raises:
-        StoreError, RunError: The store is another recipe's, or holds nothing to train on.
-        SettingError, LabelError: The recipe does not fit the machine, or its own label space.
-    """
-    store.require(space=recipe.space, preparation=recipe.preparation)
-    plan, names = recipe.training, store.names("training")
-    if not names:
-        raise RunError(
-            f"{store.path} has no training cases. Prepare a data set with labels first: viscera prepare --help."
-        )
-    if min(machine.devices, machine.threads) < 1:
-        raise SettingError(
-            f"machine.devices {machine.devices}, machine.threads {machine.threads}: each must be at least 1."
-        )
-    for organ in recipe.inference.largest_components:
-        recipe.space.index(organ)  # rather now than at the first prediction
-    if plan.batch_size % machine.devices:
-        raise SettingError(f"training.batch_size {plan.batch_size} cannot be shared by {machine.devices} devices.")
-    keep_pages()
-    torch.use_deterministic_algorithms(plan.deterministic)
-    device = device_type(machine.accelerator)
-    fabric = Fabric(accelerator=device, devices=machine.devices, precision=precision_of(plan.precision, device))
-    fabric.launch()
-    torch.manual_seed(plan.seed)
-    network = UNet(recipe.network, in_channels=1, classes=len(recipe.space.classes)).to(
-        memory_format=torch.channels_last
-    )  # type: ignore[call-overload]
-    optimizer = torch.optim.AdamW(network.parameters(), lr=plan.learning_rate, weight_decay=plan.weight_decay)
-    wrapped, optimizer = fabric.setup(network, optimizer)
-    weights = class_weights(recipe.loss.class_weights, store.voxels("training"))
-    return Session(
-        recipe=recipe,
-        space=recipe.space,
-        fabric=fabric,
-        network=wrapped,
-        optimizer=optimizer,  # type: ignore[arg-type]
-        class_weights=weights.to(fabric.device),
-        training=SliceIndex.of([store.case(name) for name in names]),
-        validation=SliceIndex.of([store.case(name) for name in store.names("validation")]),
-        threads=machine.threads,
-    )
-
-
 def run_epoch(session: Session, progress: Progress, run: Path, *, save_every_s: float, watch: Watch) -> None:
     """Train from progress.step to the end of the epoch, saving the state every ``save_every_s`` seconds."""
     plan, fabric = session.recipe.training, session.fabric
+    recipe, index = session.recipe, session.training
     order = epoch_order(
-        len(session.training), visits=session.visits, generator=step_generator(plan.seed, progress.epoch)
+        index, recipe.sampling, visits=session.visits, generator=step_generator(plan.seed, progress.epoch)
     )
     share = slice(fabric.global_rank, None, fabric.world_size)
 
-    def read(batch: int) -> tuple[Batch, SliceChanges]:
+    def read(batch: int) -> tuple[Batch, Changes]:
         """Give a batch from the store and what is to be changed in it."""
         numbers = order[batch * plan.batch_size : (batch + 1) * plan.batch_size]
-        ready = read_batch(session.training, numbers[share], space=session.space, distance=session.recipe.loss.distance)
-        changes = draw_changes(
-            session.recipe.augmentation, len(numbers), step_generator(plan.seed, progress.epoch, batch)
-        )
+        generator = step_generator(plan.seed, progress.epoch, batch)
+        changes = draw_changes(recipe.augmentation, len(numbers), generator)
+        places = draw_places(len(numbers), generator)[share]
+        ready = read_batch(index, numbers[share], space=session.space, distance=recipe.loss.distance, places=places)
         return ready, changes.part(share)
 
-    for group in session.optimizer.param_groups:
-        group["lr"] = learning_rate(plan, progress.epoch)
     session.network.train()
     sums = Sums.of(progress, fabric.device)
     saved, first = time.perf_counter(), progress.step * plan.accumulate
@@ -217,13 +136,17 @@ def run_epoch(session: Session, progress: Progress, run: Path, *, save_every_s: 
         batch = change_batch(scaled(batch.to(fabric.device), session.recipe), changes)
         with fabric.no_backward_sync(session.network, enabled=not step_ends):  # type: ignore[arg-type]
             logits = session.network(batch.image)
-            loss = loss_of(session, logits, batch)
+            loss = session_loss(session, logits, batch)
             fabric.backward(loss / plan.accumulate)
         sums.add(loss.detach(), class_counts(logits.detach(), batch))
         if not step_ends:
             continue
+        for group in session.optimizer.param_groups:
+            group["lr"] = learning_rate(plan, progress.epoch * session.steps + progress.step, steps=session.steps)
         session.optimizer.step()
         session.optimizer.zero_grad(set_to_none=True)
+        if session.average is not None:
+            session.average.update_parameters(session.network.module)  # type: ignore[arg-type]
         progress.step += 1
         watch.step(progress.epoch + 1, progress.step, session.steps)
         now = time.perf_counter()
@@ -250,7 +173,9 @@ def close_epoch(session: Session, progress: Progress) -> dict[str, object]:
     row = {
         "epoch": progress.epoch,
         "step": progress.epoch * session.steps,
-        "learning_rate": learning_rate(session.recipe.training, progress.epoch - 1),
+        "learning_rate": learning_rate(
+            session.recipe.training, progress.epoch * session.steps - 1, steps=session.steps
+        ),
         "train_loss": train_loss,
         "val_loss": val_loss,
         "train_dice": by_organ(dice_and_iou(counts[None].cpu().numpy())[0], organs),
@@ -277,8 +202,7 @@ def validate(session: Session) -> tuple[float | None, Int[np.ndarray, "case clas
     def read(number: int) -> Batch:
         return read_batch(index, parts[number], space=session.space, distance=session.recipe.loss.distance)
 
-    session.network.eval()
-    network: torch.nn.Module = session.network.module  # type: ignore[assignment]
+    network = session.result.eval()
     for part, batch in zip(
         parts, read_ahead(read, len(parts) if len(index) else 0, threads=session.threads), strict=False
     ):
@@ -287,7 +211,7 @@ def validate(session: Session) -> tuple[float | None, Int[np.ndarray, "case clas
         # different numbers of batches here.
         with fabric.autocast():
             logits = network(batch.image)
-        loss += loss_of(session, logits, batch).double() * len(part)
+        loss += session_loss(session, logits, batch).double() * len(part)
         case = torch.from_numpy(index.positions[part, 0]).to(fabric.device)
         sums.index_add_(0, case, class_counts(logits, batch))
     loss, sums = total(fabric, loss), total(fabric, sums)
@@ -299,29 +223,6 @@ def total(fabric: Fabric, part: Tensor) -> Tensor:
     return torch.as_tensor(fabric.all_reduce(part, reduce_op="sum"))
 
 
-def scaled(batch: Batch, recipe: Recipe) -> Batch:
-    """Give the batch with its HU scaled to the network's input."""
-    image = apply_window(batch.image, recipe.intensity)
-    return replace(batch, image=image.contiguous(memory_format=torch.channels_last))
-
-
-def loss_of(session: Session, logits: Float[Tensor, "batch class y x"], batch: Batch) -> Float[Tensor, ""]:
-    """Give the recipe's loss of a batch."""
-    return boundary_loss(
-        session.recipe.loss,
-        logits,
-        labels=batch.labels,
-        distance=batch.distance,
-        known=batch.known,
-        class_weights=session.class_weights,
-    )
-
-
-def learning_rate(plan: Training, epoch: int) -> float:
-    """Give StepLR's rate in an epoch (from 0)."""
-    return plan.learning_rate * plan.step_gamma ** (epoch // plan.step_epochs)
-
-
 def stale(progress: Progress, plan: Training) -> bool:
     """Tell whether patience is at its end."""
     return 0 < plan.patience_epochs <= progress.epoch - progress.best_epoch
@@ -330,11 +231,16 @@ def stale(progress: Progress, plan: Training) -> bool:
 def save_progress(run: Path, session: Session, progress: Progress) -> None:
     """Write the state from which the run can go on."""
     progress.scaler = session.fabric.strategy.precision.state_dict()
-    save_state(run / runlog.STATE, session.network, session.optimizer, progress=asdict(progress))
+    save_state(run / runlog.STATE, parts_of(session), session.optimizer, progress=asdict(progress))
 
 
 def resume_from(file: Path, session: Session) -> Progress:
     """Load a saved state."""
-    progress = Progress(**load_state(file, session.network, session.optimizer))  # type: ignore[arg-type]
+    progress = Progress(**load_state(file, parts_of(session), session.optimizer))  # type: ignore[arg-type]
     session.fabric.strategy.precision.load_state_dict(progress.scaler)
     return progress
+
+
+def parts_of(session: Session) -> dict[str, torch.nn.Module]:
+    """Name the networks of a run's state."""
+    return {"network": session.network} | ({"average": session.average} if session.average is not None else {})

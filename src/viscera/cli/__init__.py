@@ -13,6 +13,7 @@ VERBS = {
     "synth": "write a synthetic data set, with any organs annotated",
     "prepare": "turn data sets into one store to train from",
     "train": "train a recipe on a store",
+    "pseudolabel": "teachers fill in what a case does not annotate",
     "predict": "segment a scan or a folder of scans",
     "evaluate": "measure predictions against the truth",
     "report": "one HTML page of a run, an evaluation or a store",
@@ -23,7 +24,7 @@ VERBS = {
 
 def overview() -> str:
     """Give the help of the command itself."""
-    rows = "\n".join(f"  {verb:<9} {what}" for verb, what in VERBS.items())
+    rows = "\n".join(f"  {verb:<11} {what}" for verb, what in VERBS.items())
     return f"""viscera: abdominal organ segmentation in CT, from data sets that annotate different organs
 
 usage: viscera VERB ...        viscera VERB --help tells all of a verb
@@ -75,6 +76,8 @@ def run(verb: str, arguments: list[str]) -> int:
             from viscera.cli import prepare as command
         case "train":
             from viscera.cli import train as command
+        case "pseudolabel":
+            from viscera.cli import pseudolabel as command
         case "predict":
             from viscera.cli import predict as command
         case "evaluate":

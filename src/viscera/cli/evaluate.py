@@ -16,10 +16,11 @@ from viscera.cli.console import progress, say, show_problems, show_table
 from viscera.cli.inputs import data_sets, of_split
 from viscera.datasets import Source
 from viscera.errors import FileError, SettingError
-from viscera.evaluation import Rules, evaluate
+from viscera.evaluation import Rules, evaluate, read_own_organs
 from viscera.files import write_text
+from viscera.mixups import BACKGROUND, MixUp, merge, mix_ups
 from viscera.pairing import find_tasks
-from viscera.scores import Evaluation, Summary, compare, summarise
+from viscera.scores import ALL, GROUPS, UNANNOTATED, Evaluation, Summary, compare, summarise
 
 SHOWN = {
     "volume": ("dice", "nsd", "iou", "hd95_mm", "volume_error_ml"),
@@ -32,8 +33,8 @@ SHOWN = {
 class Options:
     """Measure predictions against the truth: per case and organ, and the mean with a 95 % interval over patients.
 
-    Organs that a case does not annotate get no score. Organs are matched by name, so truth and prediction may number them
-    otherwise and split them otherwise (left and right kidney, kidney).
+    Organs that a case's truth does not annotate get no score. Organs are matched by name, so truth and prediction may number
+    them otherwise and split them otherwise (left and right kidney, kidney).
     """
 
     files: Annotated[Positional[tuple[str, ...]], arg(metavar="TRUTH PREDICTION [TRUTH PREDICTION ...]")]
@@ -50,6 +51,13 @@ class Options:
     """Write the report there, with pictures of the best and worst cases of data sets."""
     labels: Path | None = None
     """JSON {index: organ} for label files that have no NAME.json beside them."""
+    annotated: tuple[Path, ...] = ()
+    """Where TRUTH knows more organs than the data set of a case annotated for training: JSON {case: [organs]}, "*" for the
+    others, or the prepared store of the training. One for all pairs, or one per pair. Scores of organs that a case's own
+    data set annotates, and of others, are then given apart."""
+    confusion: bool = False
+    """Show the ten largest mix-ups: what is called what, missed, or found where nothing is. --json and --html have the
+    whole matrix anyway."""
     versus: tuple[Path, ...] = ()
     """Other predictions of the same cases, one per pair: adds a paired comparison (these minus PREDICTION, Wilcoxon)."""
     split: Literal["all", "training", "validation", "test"] = "all"
@@ -71,6 +79,14 @@ def main(arguments: list[str]) -> int:
         raise SettingError(f"evaluate needs pairs of TRUTH and PREDICTION, got {', '.join(options.files)}.")
     if options.versus and len(options.versus) != len(options.files) // 2:
         raise SettingError(f"--versus needs one folder per pair, got {len(options.versus)}.")
+    if len(options.annotated) not in (0, 1, len(options.files) // 2):
+        raise SettingError(
+            f"--annotated needs one file or store for all pairs, or one per pair, got {len(options.annotated)}."
+        )
+    if options.confusion and options.mode != "volume":
+        raise SettingError(
+            "--confusion counts whole volumes, which --mode slices does not judge. Leave one of them out."
+        )
     if options.jobs < 0:
         raise SettingError(f"--jobs must not be negative, got {options.jobs}.")
     if options.labels and not options.labels.is_file():
@@ -81,6 +97,10 @@ def main(arguments: list[str]) -> int:
     predictions = [Path(name) for name in options.files[1::2]]
     found = score_all(options, predictions)
     show_scores(found)
+    if found.of_group(UNANNOTATED):
+        show_groups(found)
+    if options.confusion:
+        show_mix_ups(found)
     if options.versus:
         show_comparison(found, score_all(options, options.versus))
     if options.json:
@@ -100,7 +120,9 @@ def score_all(options: Options, predictions: Sequence[Path]) -> Evaluation:
     """Score every pair, and put the scores together."""
     rules, jobs = Rules(options.mode), options.jobs or os.cpu_count() or 1
     found = []
-    for name, prediction in zip(options.files[::2], predictions, strict=True):
+    own = [read_own_organs(path) for path in options.annotated] or [None]
+    own *= len(predictions) if len(own) == 1 else 1
+    for name, prediction, listed in zip(options.files[::2], predictions, own, strict=True):
         truth = truth_of(options, name)
         with progress() as bar:
             task = bar.add_task(f"cases of {name}", total=len(find_tasks(truth, prediction)[0]))
@@ -113,6 +135,7 @@ def score_all(options: Options, predictions: Sequence[Path]) -> Evaluation:
                     rules=rules,
                     workers=jobs,
                     done=lambda case, go=advance: go(),
+                    own=listed,
                 )
             )
     return found[0] if len(found) == 1 else together(found, options.files[::2])
@@ -143,14 +166,15 @@ def together(found: Sequence[Evaluation], names: Sequence[str]) -> Evaluation:
     notes = tuple(
         dict.fromkeys(f"{folder}: {note}" for folder, one in zip(folders, found, strict=True) for note in one.notes)
     )
-    return Evaluation(found[0].mode, scores, summarise(scores, np.random.default_rng(0)), problems, notes)
+    matrix = merge(one.confusion for one in found if one.confusion)
+    return Evaluation(found[0].mode, scores, summarise(scores, np.random.default_rng(0)), problems, notes, matrix)
 
 
 def show_scores(found: Evaluation) -> None:
     """Show the means with their intervals."""
     metrics = SHOWN[found.mode]
     by_organ: dict[str, dict[str, Summary]] = {}
-    for row in found.summary:
+    for row in found.of_group(ALL):
         by_organ.setdefault(row.organ, {})[row.metric] = row
     rows = [
         (
@@ -165,6 +189,51 @@ def show_scores(found: Evaluation) -> None:
         show_table("Mean [95 % interval over patients]", ("organ", "cases", *metrics), rows)
 
 
+def show_groups(found: Evaluation) -> None:
+    """Show the means of organs that the case's own data set annotates beside those of organs that it does not."""
+    metric = SHOWN[found.mode][0]
+    by_group = {group: {row.organ: row for row in found.of_group(group) if row.metric == metric} for group in GROUPS}
+    rows = []
+    for organ in dict.fromkeys(row.organ for row in found.of_group(ALL) if row.metric == metric):
+        means = [by_group[group].get(organ) for group in GROUPS]
+        rows.append(
+            (organ, *(text for row in means for text in (str(row.cases if row else 0), text_of(row, interval=True))))
+        )
+    columns = ("organ", "cases, annotated", f"{metric}, annotated", "cases, unannotated", f"{metric}, unannotated")
+    show_table("Organs that the case's own data set annotates, and others", columns, rows)
+
+
+def show_mix_ups(found: Evaluation) -> None:
+    """Show the largest mix-ups; shares are of the true volume of the organ that is named first."""
+    rows = [
+        (told(entry), f"{entry.ml:.1f}", per_cent(entry.share), per_cent(entry.back))
+        for entry in (mix_ups(found.confusion) if found.confusion else [])
+    ]
+    if rows:
+        show_table("Largest mix-ups, of the organ's true volume", ("mix-up", "ml", "share", "other way round"), rows)
+    else:
+        say("Nothing is mistaken for anything.")
+
+
+def told(entry: MixUp) -> str:
+    """Say what is mistaken for what.
+
+    Example:
+        >>> told(MixUp("spleen", "liver", 9.0, 0.1, 0.0)), told(MixUp("spleen", "background", 9.0, 0.1, 0.0))
+        ('spleen called liver', 'spleen missed')
+        >>> told(MixUp("background", "spleen", 9.0, 0.1, 0.0))
+        'spleen found in background'
+    """
+    if entry.truth == BACKGROUND:
+        return f"{entry.predicted} found in background"
+    return f"{entry.truth} missed" if entry.predicted == BACKGROUND else f"{entry.truth} called {entry.predicted}"
+
+
+def per_cent(share: float) -> str:
+    """Give a share for people, "-" where the organ is shown by no truth."""
+    return "-" if math.isnan(share) else f"{100 * share:.1f} %"
+
+
 def text_of(row: Summary | None, *, interval: bool) -> str:
     """Give a mean, perhaps with its interval."""
     if row is None or math.isnan(row.mean):
@@ -175,13 +244,20 @@ def text_of(row: Summary | None, *, interval: bool) -> str:
 
 
 def show_comparison(second: Evaluation, first: Evaluation) -> None:
-    """Show by how much these predictions differ from the other ones."""
+    """Show by how much these predictions differ from the other ones, of both groups of scores and of each."""
     metric = SHOWN[second.mode][0]
-    rows = [
-        (row.organ, str(row.patients), f"{row.difference:+.4f} [{row.low:+.4f}, {row.high:+.4f}]", f"{row.p_value:.3g}")
-        for row in compare(first.scores, second.scores, np.random.default_rng(0), metric=metric)
-    ]
-    show_table(f"{metric}: PREDICTION minus --versus", ("organ", "patients", "difference", "p (Wilcoxon)"), rows)
+    for group in (ALL, *GROUPS) if second.of_group(UNANNOTATED) else (ALL,):
+        rows = [
+            (
+                row.organ,
+                str(row.patients),
+                f"{row.difference:+.4f} [{row.low:+.4f}, {row.high:+.4f}]",
+                f"{row.p_value:.3g}",
+            )
+            for row in compare(first.scores, second.scores, np.random.default_rng(0), metric=metric, group=group)
+        ]
+        title = f"{metric}: PREDICTION minus --versus" + (f", {group} organs" if group != ALL else "")
+        show_table(title, ("organ", "patients", "difference", "p (Wilcoxon)"), rows)
 
 
 def write_html(html: Path, options: Options, found: Evaluation, predictions: Sequence[Path]) -> None:

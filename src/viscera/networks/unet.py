@@ -19,15 +19,19 @@ from viscera.errors import SettingError
 class UNet(nn.Module):
     """A 2D U-Net: image (batch, channel, y, x) -> logits (batch, class, y, x) of the same size.
 
+    With sigmoid heads the background's logit is 0 everywhere: an organ is found where its logit is above 0, and the largest
+    logit still decides.
+
     Args:
-        shape: Widths of the levels, and whether to recompute them in the backward pass.
-        in_channels: Channels of the image.
+        shape: Widths of the levels, slices seen at once (the channels), heads, and whether to recompute levels in the
+            backward pass.
         classes: Classes of the output, background included.
     """
 
-    def __init__(self, shape: UNetShape, *, in_channels: int, classes: int) -> None:
+    def __init__(self, shape: UNetShape, *, classes: int) -> None:
         super().__init__()
-        widths = shape.widths
+        widths, in_channels = shape.widths, shape.slices
+        self.heads = shape.heads
         self.checkpointing = shape.checkpointing
         self.down = nn.ModuleList(Block(a, b) for a, b in zip((in_channels, *widths[:-2]), widths[:-1], strict=True))
         self.bottom = Block(widths[-2], widths[-1])
@@ -35,7 +39,7 @@ class UNet(nn.Module):
             nn.ConvTranspose2d(b, a, 2, stride=2) for a, b in zip(widths[-2::-1], widths[:0:-1], strict=True)
         )
         self.up = nn.ModuleList(Block(2 * a, a) for a in widths[-2::-1])
-        self.head = nn.Conv2d(widths[0], classes, 1)
+        self.head = nn.Conv2d(widths[0], classes - (shape.heads == "sigmoid"), 1)
 
     @property
     def stride(self) -> int:
@@ -61,7 +65,8 @@ class UNet(nn.Module):
         image = self._run(self.bottom, image)
         for raise_, block in zip(self.raise_, self.up, strict=True):
             image = self._run(block, torch.cat([skips.pop(), raise_(image)], dim=1))
-        return self.head(image)
+        logits = self.head(image)
+        return nn.functional.pad(logits, (0, 0, 0, 0, 1, 0)) if self.heads == "sigmoid" else logits
 
     def _run(self, block: nn.Module, image: Tensor) -> Tensor:
         if not (self.checkpointing and self.training):

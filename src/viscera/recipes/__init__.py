@@ -1,9 +1,11 @@
-"""The recipes: one published system per file, each value with its source. To add one, write a file and name it here."""
+"""The recipes: one system per file, each value with its source. To add one, write a file and name it here."""
 
 from pathlib import Path
 
-from viscera.config import Recipe, recipe_from_json
+from viscera.config import Recipe
 from viscera.errors import SettingError, did_you_mean
+from viscera.recipe_json import recipe_from_json
+from viscera.recipes.viscera2d import VISCERA2D, VISCERA2D_16, VISCERA2D_24, VISCERA2D_64
 from viscera.recipes.zhang2d import (
     ZHANG2D,
     ZHANG2D_INVERSE_FREQUENCY,
@@ -14,7 +16,10 @@ from viscera.recipes.zhang2d import (
 
 RECIPES: dict[str, Recipe] = {
     recipe.name: recipe
-    for recipe in (ZHANG2D, ZHANG2D_PAPER, ZHANG2D_INVERSE_FREQUENCY, ZHANG2D_UNIFORM, ZHANG2D_SMALL)
+    for recipe in (
+        *(ZHANG2D, ZHANG2D_PAPER, ZHANG2D_INVERSE_FREQUENCY, ZHANG2D_UNIFORM, ZHANG2D_SMALL),
+        *(VISCERA2D, VISCERA2D_16, VISCERA2D_24, VISCERA2D_64),
+    )
 }
 
 

@@ -16,8 +16,8 @@ from dataclasses import replace
 from viscera.config import (
     AddedBoundaryLoss,
     Inference,
-    Preparation,
     Recipe,
+    ResizedSlices,
     SliceAugmentation,
     SummedBoundaryLoss,
     Training,
@@ -32,7 +32,7 @@ ZHANG2D = Recipe(
     name="zhang2d",
     about="2D U-Net, boundary-weighted cross-entropy, 12 classes (Zhang 2025, its code): 31 M parameters, for a GPU",
     label_space="zhang12",  # table II
-    preparation=Preparation(size=(256, 256)),  # section II.B
+    preparation=ResizedSlices(size=(256, 256)),  # section II.B
     intensity=Window(low_hu=-400, high_hu=400),  # README, "HU Windowing"
     network=UNetShape(widths=(64, 128, 256, 512, 1024), checkpointing=False),  # README, "Model Architecture"; II.D
     loss=AddedBoundaryLoss(
@@ -82,7 +82,7 @@ ZHANG2D_SMALL = replace(
     ZHANG2D,
     name="zhang2d-small",
     about="zhang2d at 128x128 and a sixteenth of the parameters: trains on two CPU cores in minutes",
-    preparation=Preparation(size=(128, 128)),
+    preparation=ResizedSlices(size=(128, 128)),
     network=UNetShape(widths=(16, 32, 64, 128, 256)),
     loss=replace(ZHANG2D.loss, class_weights=(0.5, *CLASS_WEIGHTS[1:])),
     augmentation=replace(ZHANG2D.augmentation, quarter_turns=False),

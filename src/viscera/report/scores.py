@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from viscera.errors import VisceraError
-from viscera.figures import Look, dice_bars, dice_boxes, montage
+from viscera.figures import Look, confusion_figure, dice_bars, dice_boxes, montage
 from viscera.figures.canvas import readable
+from viscera.mixups import BACKGROUND, Confusion, MixUp, mix_ups
 from viscera.nifti import read
 from viscera.pairing import Task, match
 from viscera.report.page import (
@@ -24,7 +25,7 @@ from viscera.report.page import (
     problem_table,
     without_folders,
 )
-from viscera.scores import MEAN, Evaluation, Summary
+from viscera.scores import ALL, ANNOTATED, GROUPS, MEAN, UNANNOTATED, Evaluation, Summary
 from viscera.volume import with_voxels
 
 METRICS: dict[str, tuple[str, int]] = {
@@ -49,6 +50,11 @@ LEADING = {"slices": "slice_dice"}
 
 SHOWN_PER_END = 2
 """Montages of so many of the worst and of the best cases."""
+
+SMALLEST_MIX_UP = 0.005
+"""Smaller shares of an organ are not told in words."""
+
+MOST_MIX_UPS = 8
 
 LOOK = Look(axial=3, coronal=1, panel_pixels=330)
 
@@ -93,10 +99,14 @@ def evaluation_page(evaluation: Evaluation, title: str, pictures: Sequence[CaseF
     if any(row.metric == "hd95_mm" for row in evaluation.summary):
         text += " A missed organ counts as 0, but has no HD95."
     sections = [Section("Summary", text, table=_summary_table(evaluation))]
+    if evaluation.of_group(UNANNOTATED):
+        sections.append(_groups(evaluation, metric))
     if ranking:
         sections.append(_charts(evaluation, metric))
         text = f"By the mean {_heading(metric)} over the organs that each case annotates."
         sections.append(Section("Worst and best cases", text, table=_ranking_table(values, ranking, metric)))
+    if evaluation.confusion is not None:
+        sections.append(_confusion(evaluation.confusion))
     shown = _chosen(pictures, [case for case, _ in ranking])
     if shown:
         sections.append(_pictures(shown))
@@ -140,7 +150,7 @@ def _tiles(evaluation: Evaluation) -> tuple[tuple[str, str], ...]:
     ]
     if evaluation.problems:
         tiles.append(("problems", str(len(evaluation.problems))))
-    means = {row.metric: row.mean for row in evaluation.summary if row.organ == MEAN and math.isfinite(row.mean)}
+    means = {row.metric: row.mean for row in evaluation.of_group(ALL) if row.organ == MEAN and math.isfinite(row.mean)}
     tiles += [(f"mean {_heading(metric)}", f"{means[metric]:.3f}") for metric in FRACTIONS if metric in means]
     return tuple(tiles)
 
@@ -163,12 +173,69 @@ def _charts(evaluation: Evaluation, metric: str) -> Section:
             per_organ[score.organ].append(value)
     name = _heading(metric)
     charts = [chart(dice_boxes(per_organ, metric=name), f"{name} per case")]
-    means = [row for row in evaluation.summary if row.metric == metric and math.isfinite(row.mean)]
+    means = [row for row in evaluation.of_group(ALL) if row.metric == metric and math.isfinite(row.mean)]
     if means:
         means.sort(key=lambda row: row.organ == MEAN)
         charts.append(chart(dice_bars(means, metric=name), f"mean {name}"))
     text = "The number of cases is in brackets. An organ that a case does not annotate has no score there."
     return Section(f"{name[0].upper()}{name[1:]} per organ", text, charts=tuple(charts))
+
+
+def _groups(evaluation: Evaluation, metric: str) -> Section:
+    """Put the two groups of scores side by side, one row per organ."""
+    name = _heading(metric)
+    found = {(row.organ, group): row for group in GROUPS for row in evaluation.of_group(group) if row.metric == metric}
+    rows = []
+    for organ in dict.fromkeys(row.organ for row in evaluation.of_group(ALL) if row.metric == metric):
+        cells = []
+        for group in GROUPS:
+            row = found.get((organ, group))
+            cases = row.cases if row else 0
+            cells += [Cell(str(cases), number=cases), _mean_cell(row, metric, cases)]
+        rows.append(Row((Cell(readable(organ)), *cells), total=organ == MEAN))
+    rows.sort(key=lambda row: row.total)
+    columns = ("organ", "cases, annotated", f"{name}, annotated", "cases, unannotated", f"{name}, unannotated")
+    text = (
+        "Annotated: by the case's own data set. Unannotated: by other data sets only, so that the network never saw this "
+        "organ's labels in scans of this one; the truth of this evaluation knows it. The two means may be over different "
+        "organs."
+    )
+    return Section("Organs that the case's own data set annotates, and others", text, table=Table(columns, tuple(rows)))
+
+
+def _confusion(confusion: Confusion) -> Section:
+    """Draw the matrix, and tell the largest mix-ups, each pair of classes once with both directions."""
+    pairs: dict[frozenset[str], MixUp] = {}
+    for entry in mix_ups(confusion, most=len(confusion.classes) ** 2):
+        if not entry.share < SMALLEST_MIX_UP:
+            pairs.setdefault(frozenset((entry.truth, entry.predicted)), entry)
+    text = (
+        "Voxels of all cases, as parts of what they truly are; numbers from 1 % on, hatched where no truth shows the "
+        "organ. Of each case only what its truth can tell: no row for an organ that it does not annotate, and such an "
+        "organ found in the background is not counted, since it may be right."
+    )
+    notes = [_told(entry) for entry in list(pairs.values())[:MOST_MIX_UPS]]
+    figure = chart(confusion_figure(confusion), "confusion matrix")
+    return Section("What is mistaken for what", text, charts=(figure,), notes=tuple(notes))
+
+
+def _told(entry: MixUp) -> str:
+    """Give a mix-up and the one the other way round as a sentence."""
+    truth, predicted = readable(entry.truth), readable(entry.predicted)
+    amount, share, back = f"({entry.ml:.1f} ml)", _per_cent(entry.share), _per_cent(entry.back)
+    if entry.truth == BACKGROUND and math.isnan(entry.share):
+        return f"{predicted}: found where none of the organs is {amount}, though no truth shows any."
+    if entry.truth == BACKGROUND:
+        return (
+            f"{predicted}: {share} of its true volume {amount} is found where none of the organs is; {back} is missed."
+        )
+    if entry.predicted == BACKGROUND:
+        return f"{truth}: {share} {amount} is missed; {back} of its true volume is found where none of the organs is."
+    return f"{truth}: {share} {amount} is called {predicted}; {back} of {predicted} is called {truth}."
+
+
+def _per_cent(share: float) -> str:
+    return f"{100 * share:.1f} %"
 
 
 def _pictures(shown: Sequence[tuple[str, CaseFiles]]) -> Section:
@@ -215,7 +282,7 @@ def _ranking_table(
 def _summary_table(evaluation: Evaluation) -> Table:
     """Put organs in rows, the mean last, and metrics in columns."""
     found: dict[str, dict[str, Summary]] = {}
-    for row in evaluation.summary:
+    for row in evaluation.of_group(ALL):
         found.setdefault(row.organ, {})[row.metric] = row
     metrics = _ordered(row.metric for row in evaluation.summary)
     rows = []
@@ -242,11 +309,14 @@ def _mean_cell(row: Summary | None, metric: str, cases: int) -> Cell:
 
 def _case_table(evaluation: Evaluation) -> Table:
     metrics = _ordered(metric for score in evaluation.scores for metric in score.values)
+    apart = any(score.group != ANNOTATED for score in evaluation.scores)
     rows = []
     for score in evaluation.scores:
+        words = [Cell(score.case), Cell(readable(score.organ)), *([Cell(score.group)] * apart)]
         cells = [number_cell(score.values.get(m), digits=_digits(m), bar=m in FRACTIONS) for m in metrics]
-        rows.append(Row((Cell(score.case), Cell(readable(score.organ)), *cells)))
-    return Table(("case", "organ", *(_heading(metric) for metric in metrics)), tuple(rows), words=2)
+        rows.append(Row((*words, *cells)))
+    names = ("case", "organ", *(("own data set",) * apart))
+    return Table((*names, *(_heading(metric) for metric in metrics)), tuple(rows), words=len(names))
 
 
 def _ordered(metrics: Iterable[str]) -> list[str]:

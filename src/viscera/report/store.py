@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from viscera.cases import Facts, Store, open_store
+from viscera.config import ResizedSlices
 from viscera.datasets import Problem
 from viscera.errors import StoreError
 from viscera.figures import ScanHu, hu_distribution, label_frequencies
@@ -59,8 +60,12 @@ def store_page(store: Path) -> Page:
 
 
 def _subtitle(store: Store) -> str:
-    rows, columns = store.preparation.size
-    return f"Label space {store.space.name}, slices of {rows}x{columns} pixels."
+    preparation = store.preparation
+    if isinstance(preparation, ResizedSlices):
+        slices = "slices of {}x{} pixels".format(*preparation.size)
+    else:
+        slices = f"pixels of {preparation.spacing_mm:g} mm, slices cut to the body and {preparation.margin_mm:g} mm around it"
+    return f"Label space {store.space.name}, {slices}."
 
 
 def _intensities(by_set: Mapping[str, Sequence[Facts]]) -> list[Section]:

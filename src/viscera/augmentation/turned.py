@@ -1,4 +1,4 @@
-"""Random changes of training slices: the draw, and apart from it the effect, on a whole batch on the training device."""
+"""zhang2d's sixteen copies of a slice: quarter turns, contrast, brightness."""
 
 from dataclasses import dataclass, replace
 
@@ -30,7 +30,7 @@ class SliceChanges:
         return SliceChanges(self.turns[share], self.contrast[share], self.brightness[share])
 
 
-def draw_changes(settings: SliceAugmentation, count: int, generator: Generator) -> SliceChanges:
+def draw_slice_changes(settings: SliceAugmentation, count: int, generator: Generator) -> SliceChanges:
     """Draw the changes of a batch of slices."""
     turns = torch.randint(0, 4, (count,), generator=generator)
     contrast, brightness = 2 * torch.rand((2, count), generator=generator) - 1
@@ -41,12 +41,8 @@ def draw_changes(settings: SliceAugmentation, count: int, generator: Generator) 
     )
 
 
-def change_batch(batch: Batch, changes: SliceChanges) -> Batch:
+def turn_slices(batch: Batch, changes: SliceChanges) -> Batch:
     """Give the batch with each slice turned, its contrast scaled, its brightness shifted, clipped to [0, 1].
-
-    Args:
-        batch: Its image already scaled to [0, 1].
-        changes: From ``draw_changes``, as many as the batch has slices.
 
     Raises:
         SettingError: Slices that are not square cannot be turned by 90 degrees.
@@ -54,10 +50,10 @@ def change_batch(batch: Batch, changes: SliceChanges) -> Batch:
     contrast, brightness = (
         v.to(batch.image.device)[:, None, None, None] for v in (changes.contrast, changes.brightness)
     )
-    turned = [_turned(array, changes.turns) for array in (batch.image, batch.labels, batch.known, batch.distance)]
-    image, labels, known, distance = turned
+    arrays = (batch.image, batch.labels, batch.known, batch.distance, batch.pseudo)
+    image, labels, known, distance, pseudo = (_turned(array, changes.turns) for array in arrays)
     image = (image * contrast + brightness).clamp(0, 1)
-    return replace(batch, image=image, labels=labels, known=known, distance=distance)
+    return replace(batch, image=image, labels=labels, known=known, distance=distance, pseudo=pseudo)
 
 
 def _turned(slices: Shaped[Tensor, "batch *rest"], turns: Int[Tensor, " batch"]) -> Shaped[Tensor, "batch *rest"]:

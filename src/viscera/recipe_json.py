@@ -1,0 +1,83 @@
+"""Recipe <-> JSON: names, types and ranges are checked, and what is wrong is said for people."""
+
+import json
+from dataclasses import asdict
+
+from viscera.config import (
+    AddedBoundaryLoss,
+    PartialLoss,
+    Recipe,
+    RichAugmentation,
+    SigmoidLoss,
+    SpacedSlices,
+    SummedBoundaryLoss,
+)
+from viscera.errors import SettingError, did_you_mean
+
+
+def recipe_to_json(recipe: Recipe) -> str:
+    """Give a recipe as indented JSON, every setting written out."""
+    return json.dumps(asdict(recipe), indent=2)
+
+
+def recipe_from_json(text: str, *, where: str) -> Recipe:
+    """Read a recipe, checking names, types and ranges.
+
+    Args:
+        text: What ``recipe_to_json`` wrote, perhaps edited.
+        where: The file, for messages.
+
+    Raises:
+        SettingError: The text is no JSON, or a setting is unknown, of another type or out of range.
+    """
+    import pydantic  # here, because `viscera --help` needs none of it
+
+    try:
+        return pydantic.TypeAdapter(Recipe).validate_json(text)
+    except pydantic.ValidationError as error:
+        found = [(one["loc"], one["msg"], one["input"]) for one in error.errors()]
+        raise SettingError(f"{where}: {_complaint(found)}") from error
+
+
+def _complaint(found: list[tuple[tuple[int | str, ...], str, object]]) -> str:
+    """Say what is wrong with the first bad setting, from pydantic's (place, message, value) of each.
+
+    Of a union pydantic complains for every alternative. Those of another ``kind`` than the value's do not count, and the
+    others are joined; their names in the place ("AddedBoundaryLoss", "literal['auto']") are no settings.
+    """
+    others = {place[:-1] for place, _, _ in found if place and place[-1] == "kind"}
+    found = [one for one in found if one[0][:2] not in others] or found
+    place, _, value = found[0]
+    setting = _setting(place)
+    same = dict.fromkeys(message for other, message, _ in found if _setting(other) == setting)
+    text = " or ".join(
+        message if not number else message.removeprefix("Input should be ") for number, message in enumerate(same)
+    )
+    if text.startswith("Unexpected"):
+        return f"there is no setting '{setting}'.{did_you_mean(setting, _settings())} See viscera info zhang2d for all."
+    if not setting:
+        return f"no recipe: {text}. Begin with what viscera info zhang2d prints."
+    return f"{setting}: {text} (got {value!r})."
+
+
+def _setting(place: tuple[int | str, ...]) -> str:
+    return ".".join(str(part) for part in place if isinstance(part, int) or (part.isidentifier() and part.islower()))
+
+
+def _settings() -> list[str]:
+    """List every setting of recipes as section.setting, and the sections."""
+    recipes = [asdict(Recipe(loss=loss)) for loss in (AddedBoundaryLoss(), SummedBoundaryLoss(), PartialLoss())]
+    recipes.append(asdict(Recipe(preparation=SpacedSlices(), loss=SigmoidLoss(), augmentation=RichAugmentation())))
+    inner = [
+        f"{section}.{name}"
+        for recipe in recipes
+        for section, part in recipe.items()
+        if isinstance(part, dict)
+        for name in part
+    ]
+    return [*recipes[0], *dict.fromkeys(inner)]
+
+
+def check_recipe(recipe: Recipe) -> Recipe:
+    """Give the recipe back if every setting is within its range (values from the command line are not yet checked)."""
+    return recipe_from_json(recipe_to_json(recipe), where=f"recipe '{recipe.name}'")

@@ -1,0 +1,68 @@
+"""viscera2d: zhang2d's U-Net, brought to what is known to help, for data sets that annotate different organs.
+
+What differs from zhang2d, and where it comes from (the worth of each is measured in benchmarks/results/ablation.json):
+
+- unannotated organs are unknown: marginal and exclusion loss (Shi et al. 2021, doi:10.1016/j.media.2021.101979)
+- Dice beside boundary-weighted cross-entropy (nnU-Net: Isensee et al. 2021, doi:10.1038/s41592-020-01008-z)
+- pixels of 2.5 mm, cut to the body, instead of every slice on 256x256 pixels
+- three neighbouring slices seen at once
+- small rotations, scaling, elastic deformation, gamma, noise, blur, cut fields of view instead of quarter turns (nnU-Net)
+- rare organs and small data sets are drawn more often (MultiTalent: Ulrich et al. 2023, arXiv:2303.14444)
+- learning rate with warm-up and cosine (Loshchilov & Hutter 2017, arXiv:1608.03983), moving average of the weights
+"""
+
+from dataclasses import replace
+
+from viscera.config import (
+    Inference,
+    PartialLoss,
+    Recipe,
+    RichAugmentation,
+    Sampling,
+    SpacedSlices,
+    Training,
+    UNetShape,
+    Window,
+)
+
+
+def of_width(width: int) -> UNetShape:
+    """Give the network whose first level has so many channels."""
+    return UNetShape(widths=tuple(width * 2**level for level in range(5)), slices=3)
+
+
+VISCERA2D = Recipe(
+    name="viscera2d",
+    about="ours: 2.5D U-Net of width 32 on 2.5 mm pixels, marginal and exclusion loss: learns from mixed data sets",
+    label_space="zhang12",
+    preparation=SpacedSlices(spacing_mm=2.5, margin_mm=10),
+    intensity=Window(low_hu=-400, high_hu=400),
+    network=of_width(32),
+    loss=PartialLoss(unannotated="marginal", exclusion=1.0, dice=1.0, alpha=10.0, sigma_pixels=3.0),
+    sampling=Sampling(dataset_power=0.5, organ_fraction=0.33, window=(128, 160)),
+    augmentation=RichAugmentation(),
+    training=Training(
+        epochs=30,
+        visits_per_slice=1,
+        batch_size=16,
+        learning_rate=2e-3,
+        schedule="cosine",
+        warm_up=0.03,
+        average_decay=0.999,
+    ),
+    inference=Inference(batch_size=4),
+)
+"""Width 32: 7.8 M parameters."""
+
+VISCERA2D_16 = replace(
+    VISCERA2D, name="viscera2d-16", about="viscera2d of width 16: trains and segments on a CPU", network=of_width(16)
+)
+"""For CPUs."""
+
+VISCERA2D_24 = replace(
+    VISCERA2D, name="viscera2d-24", about="viscera2d of width 24: between speed and accuracy", network=of_width(24)
+)
+
+VISCERA2D_64 = replace(
+    VISCERA2D, name="viscera2d-64", about="viscera2d of zhang2d's width, 64: for a GPU", network=of_width(64)
+)

@@ -1,0 +1,47 @@
+"""What changes along a training: the learning rate of each step, and the moving average of the weights."""
+
+import copy
+import math
+
+import torch
+from torch import Tensor
+from torch.optim.swa_utils import AveragedModel
+
+from viscera.config import Training
+
+
+def learning_rate(plan: Training, step: int, *, steps: int) -> float:
+    """Give the learning rate of a step.
+
+    Args:
+        plan: The schedule.
+        step: From 0, over all epochs.
+        steps: Of an epoch.
+
+    Source: Loshchilov & Hutter 2017, arXiv:1608.03983, equation 5 without restarts (cosine).
+    """
+    whole = plan.epochs * steps
+    rising = min(1.0, (step + 1) / max(1, round(plan.warm_up * whole)))
+    if plan.schedule == "cosine":
+        return plan.learning_rate * rising * (1 + math.cos(math.pi * step / whole)) / 2
+    return plan.learning_rate * rising * plan.step_gamma ** (step // steps // plan.step_epochs)
+
+
+def moving_average(network: torch.nn.Module, decay: float) -> AveragedModel:
+    """Give a copy of a network that follows it: old * d + new * (1 - d) at each ``update_parameters``.
+
+    In step n, d = min(decay, (1 + n) / (10 + n)), so that the random weights at the beginning are soon forgotten. Running
+    statistics of batch normalisation are averaged alike; whole numbers are copied.
+    """
+
+    def follow(averages: list[Tensor], news: list[Tensor], count: Tensor | int) -> None:
+        """Move the averages by one step."""
+        number = int(count)
+        share = 1 - min(decay, (1 + number) / (10 + number))
+        for average, new in zip(averages, news, strict=True):
+            if average.is_floating_point():
+                average.lerp_(new, share)
+            else:
+                average.copy_(new)
+
+    return AveragedModel(copy.deepcopy(network), multi_avg_fn=follow, use_buffers=True)  # type: ignore[arg-type]
