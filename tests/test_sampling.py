@@ -1,10 +1,13 @@
 """Batches: distances against scipy, order of an epoch, reading ahead."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from scipy import ndimage
 
+from viscera.cases import UNSURE
 from viscera.config import Sampling
 from viscera.labels import LabelSpace
 from viscera.sampling import (
@@ -74,6 +77,26 @@ def test_visits_by_organ_see_rare_organs_as_often_as_frequent_ones(two_sets):
     liver_only, with_spleen = 1 / 40, 1 / 40 + 1  # of all 40 slices with a liver; the spleen's only slice is among them
     assert (order == 39).mean() == pytest.approx(with_spleen / 2, abs=0.01)
     assert (order == 0).mean() == pytest.approx(liver_only / 2, abs=0.005)
+
+
+def test_visits_by_organ_count_pseudo_labels_as_shown_but_not_where_teachers_are_unsure(make_case):
+    labels, pseudo = np.zeros((2, 3, 16, 16), np.uint8)
+    pseudo[1, 4:8], pseudo[2] = 2, UNSURE
+    case = replace(make_case("a__0", annotated=("liver",), labels=labels), pseudo=pseudo, pseudo_annotated=("spleen",))
+    order = epoch_order(SliceIndex.of([case]), Sampling(organ_fraction=1), visits=50, generator=step_generator(0))
+    assert (order == 1).all()
+
+
+def test_pseudo_labels_travel_with_the_batch_and_bound_organs_for_the_boundary_weight(make_case):
+    labels, pseudo = np.zeros((2, 1, 16, 16), np.uint8)
+    pseudo[0, 4:8], pseudo[0, 12:] = 2, UNSURE
+    case = replace(make_case("a__0", annotated=("liver",), labels=labels), pseudo=pseudo, pseudo_annotated=("spleen",))
+    batch = read_batch(SliceIndex.of([case]), np.array([0]), space=SPACE, distance="boundary")
+    assert batch.pseudo_annotated.tolist() == [[False, False, True]]
+    assert batch.annotated.tolist() == [[True, True, False]]
+    assert np.array_equal(batch.pseudo[0], pseudo[0])
+    assert batch.distance[0, 3, 0] == 1
+    assert batch.distance[0, 11, 0] == 4  # from the spleen, not from where teachers are unsure
 
 
 def test_visits_by_organ_of_cases_without_organs_stay_as_they_are(make_case):

@@ -95,10 +95,14 @@ class SliceIndex:
 
     @cached_property
     def shown(self) -> Bool[np.ndarray, "slices class"]:
-        """Which classes' labels each slice shows; read from the cases once."""
+        """Which classes each slice shows, by its labels or pseudo-labels; read from the cases once."""
         present = np.zeros((len(self), 256), bool)
-        for number, (case, z) in enumerate(self.positions):
-            present[number, np.unique(_labels(self.cases[case])[z])] = True
+        for number, (place, z) in enumerate(self.positions):
+            case = self.cases[place]
+            present[number, np.unique(_labels(case)[z])] = True
+            if case.pseudo is not None:
+                present[number, np.unique(case.pseudo[z])] = True
+        present[:, UNSURE] = False
         return present
 
 
