@@ -80,14 +80,15 @@ def call(command: str) -> tuple[int, str]:
             code = main(shlex.split(command))
         except SystemExit as end:
             code = end.code
+    said = output.getvalue().replace(f"{Path.cwd()}/", "").replace(str(Path.cwd()), ".")
     lines = [
         line
-        for line in output.getvalue().splitlines()
+        for line in said.splitlines()
         if "\u2501" not in line and "what is wrong" not in line and not re.search(r"\d+/(\d+|\?) ", line)
     ]
     cells = [re.sub(r"[\u2500-\u257f]+", " ", line.strip(" \u2502").replace("\u2502", ";")).split() for line in lines]
     text = "\n".join(" ".join(words) for words in cells if words and not re.fullmatch("-+", "".join(words)))
-    return code if isinstance(code, int) else 1, text.replace(f"{Path.cwd()}/", "").replace(str(Path.cwd()), ".")
+    return code if isinstance(code, int) else 1, text
 
 
 def write_table() -> None:
