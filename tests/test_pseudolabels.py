@@ -4,6 +4,7 @@ import csv
 import json
 import math
 import shutil
+import warnings
 from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
@@ -56,6 +57,7 @@ RECIPE = Recipe(
 )
 LIVER, KIDNEY, SPLEEN, PANCREAS = (ABDOMENCT1K.index(organ) for organ in ABDOMENCT1K.organs[:4])
 LENIENT = Acceptance(min_dice=0, min_confident=0)
+FINDS = dict.fromkeys(ABDOMENCT1K.organs, 0.9)
 ELSEWHERE = Seen({"other__case": "1"}, {}, [frozenset(ABDOMENCT1K.organs)])
 
 
@@ -157,12 +159,40 @@ def test_a_rejected_organ_leaves_nothing_behind_and_an_accepted_ones_doubts_stay
 
 def test_an_organ_is_absent_only_if_every_teacher_rules_it_out_everywhere(make_case):
     case = patient(make_case, [1, 2, 2, 2])
-    rows = fill(case, tables({1: {SPLEEN: 0.09}}, {1: {KIDNEY: 0.2}}), settings=Acceptance())[1]
+    rows = fill(case, tables({1: {SPLEEN: 0.09}}, {1: {KIDNEY: 0.2}}), settings=Acceptance(), finds=FINDS)[1]
     assert (rows["spleen"].verdict, rows["spleen"].voxels) == ("absent", 0)
     assert rows["spleen"].reason == "absent: no teacher gives it more than 0.09 anywhere"
     assert rows["kidney"].verdict == "rejected"
     assert rows["kidney"].reason == "neither found nor ruled out: a teacher gives it 0.20 somewhere"
     assert math.isnan(rows["spleen"].agreement)
+
+
+@pytest.mark.parametrize(
+    ("finds", "why"),
+    [({}, "it is not known how well they find it"), ({"spleen": 0.49}, "a teacher finds it with Dice 0.49")],
+)
+def test_teachers_who_do_not_know_an_organ_cannot_rule_it_out(make_case, finds, why):
+    pseudo, rows = fill(patient(make_case, [1, 2]), tables({}, {}), settings=Acceptance(), finds=finds)
+    assert rows["spleen"].verdict == "rejected"
+    assert rows["spleen"].reason == f"not found, but teachers may not know it: {why} where it is annotated, wanted 0.5"
+    assert not pseudo.any()
+
+
+def test_each_case_is_labelled_by_the_teachers_who_did_not_learn_from_it(store_path):
+    hashed(store_path)
+    names = ["b__b", "b__d"]
+    own = [Seen({name: f"hash of {name}"}, {}, [frozenset(ABDOMENCT1K.organs)]) for name in names]
+    three = [
+        Teacher(model(Nearest(shift), name), name, seen, FINDS)
+        for shift, name, seen in zip((0.0, 5.0, 2.0), ("one", "two", "three"), (*own, ELSEWHERE), strict=True)
+    ]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        pseudolabel_store(open_store(store_path), three, settings=Acceptance())
+    asked = {name: json.loads((store_path / "cases" / name / "pseudo.json").read_text())["asked"] for name in names}
+    assert asked == {"b__b": ["two", "three"], "b__d": ["one", "three"]}
+    with pytest.warns(TeacherWarning, match="trained on 2 of the 2 cases"):
+        pseudolabel_store(open_store(store_path), three[:2], settings=Acceptance(), overwrite=True)
 
 
 def test_a_network_gone_wrong_rules_nothing_out(make_case):
@@ -255,7 +285,10 @@ def store_path(small_store, tmp_path) -> Path:
 
 
 def pair(seen: Seen | None = ELSEWHERE, **changes) -> list[Teacher]:
-    return [Teacher(model(Nearest(shift), name, **changes), name, seen) for name, shift in (("one", 0.0), ("two", 5.0))]
+    return [
+        Teacher(model(Nearest(shift), name, **changes), name, seen, FINDS)
+        for name, shift in (("one", 0.0), ("two", 5.0))
+    ]
 
 
 def files_of(store: Path) -> dict[str, bytes]:
@@ -356,7 +389,7 @@ def test_all_pseudo_labels_can_be_taken_out_again(store_path):
 
 
 def test_where_every_organ_is_rejected_a_case_has_reasons_but_no_labels(store_path):
-    unlike = [pair()[0], Teacher(model(Nearest(-200.0), "two"), "two", ELSEWHERE)]
+    unlike = [pair()[0], Teacher(model(Nearest(-200.0), "two"), "two", ELSEWHERE, FINDS)]
     store = open_store(store_path)
     rows = pseudolabel_store(store, unlike, settings=Acceptance(doubt=0, confidence=1, min_dice=1))
     spleen = [row for _, row in rows if row.organ == "spleen"]
@@ -367,7 +400,7 @@ def test_where_every_organ_is_rejected_a_case_has_reasons_but_no_labels(store_pa
 
 def test_teachers_do_not_teach_what_they_were_never_taught(store_path):
     ignorant = Seen({"other__case": ""}, {}, [frozenset({"liver"}), frozenset({"liver", "kidney", "pancreas"})])
-    teachers = [pair()[0], Teacher(pair()[1].model, "two", ignorant)]
+    teachers = [pair()[0], Teacher(pair()[1].model, "two", ignorant, FINDS)]
     rows = pseudolabel_store(open_store(store_path), teachers, settings=Acceptance())
     reasons = {row.reason for _, row in rows if row.organ == "spleen"}
     assert reasons == {"not taught: no training case of two annotates it"}
@@ -393,7 +426,7 @@ def test_a_teacher_that_saw_a_test_case_is_refused_by_its_voxels_or_else_its_nam
     names = ["b__b", "b__d"]
 
     def check(seen: Seen) -> None:
-        check_teachers([pair()[0], Teacher(pair()[1].model, "two", seen)], open_store(store_path), names)
+        check_teachers([pair()[0], Teacher(pair()[1].model, "two", seen, FINDS)], open_store(store_path), names)
 
     with pytest.raises(
         RunError, match=r"teacher two was trained on 1 of .*\(b__f ...\).*Train teachers on the training"
@@ -412,10 +445,10 @@ def test_a_teacher_that_saw_a_test_case_is_refused_by_its_voxels_or_else_its_nam
 def test_unfit_teachers_are_refused(store_path):
     store, names = open_store(store_path), ["b__b", "b__d"]
     one, two = pair()
-    for teachers in ([one], [], [one, Teacher(one.model, "copy", ELSEWHERE)]):
+    for teachers in ([one], [], [one, Teacher(one.model, "copy", ELSEWHERE, FINDS)]):
         with pytest.raises(SettingError, match="two or more different teachers.*equal weights.*--training.seed 1"):
             check_teachers(teachers, store, names)
-    foreign = Teacher(replace(two.model, space=FLARE13), "two", ELSEWHERE)
+    foreign = Teacher(replace(two.model, space=FLARE13), "two", ELSEWHERE, FINDS)
     with pytest.raises(StoreError, match=r"teacher two cannot label this store: .*'flare13'.*Train teachers on this"):
         check_teachers([one, foreign], store, names)
     larger = pair(preparation=ResizedSlices(size=(32, 32)))[1]

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from viscera.errors import SettingError
-from viscera.splits import Fractions, Member, divide, group_by_patient
+from viscera.splits import Fractions, Member, divide, fold_of, group_by_patient
 
 
 def cohort(dataset: str, patients: int, *, start: int = 0) -> list[Member]:
@@ -112,3 +112,17 @@ def test_no_cases_give_no_splits():
 def test_fractions_that_are_no_division_are_refused(shares):
     with pytest.raises(SettingError, match=r"fractions must be 0 or more, add up to 1 and leave some for training"):
         Fractions(*shares)
+
+
+def test_folds_deal_out_each_data_sets_patients_evenly_and_keep_a_patients_scans_together():
+    members = [Member(f"a__{n}{scan}", "a", str(n), f"{n}{scan}") for n in range(7) for scan in "xy"]
+    members += [Member(f"b__{n}", "b", str(n), f"b{n}") for n in range(3)]
+    folds = fold_of(members, folds=3)
+    assert all(folds[f"a__{n}x"] == folds[f"a__{n}y"] for n in range(7))
+    counts = [
+        [sum(folds[f"a__{n}x"] == k for n in range(7)), sum(folds[f"b__{n}"] == k for n in range(3))] for k in (1, 2, 3)
+    ]
+    assert sorted(a for a, _ in counts) == [2, 2, 3]
+    assert [b for _, b in counts] == [1, 1, 1]
+    assert folds == fold_of(reversed(members), folds=3)
+    assert folds != fold_of(members, folds=3, seed=1)

@@ -276,6 +276,21 @@ def test_one_scan_on_two_sides_of_the_split_is_refused(small_store, tmp_path):
         train(RECIPE, open_store(tmp_path / "store"), tmp_path / "run")
 
 
+def test_a_fold_is_left_out_of_training_and_of_what_the_run_says_it_was_trained_on(small_store, tmp_path):
+    shutil.copytree(small_store, tmp_path / "store")
+    for file in (tmp_path / "store" / "cases").glob("*/case.json"):
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"image_sha256": file.parent.name}))
+    trained = []
+    for number in (1, 2):
+        fold = replace(RECIPE, sampling=Sampling(fold=(number, 2)), training=replace(RECIPE.training, epochs=1))
+        train(fold, open_store(tmp_path / "store"), tmp_path / str(number))
+        trained.append(set(json.loads((tmp_path / str(number) / "run.json").read_text())["splits"]["training"]))
+    assert trained[0] | trained[1] == set(open_store(small_store).names("training"))
+    assert not trained[0] & trained[1]
+    with pytest.raises(SettingError, match=r"sampling\.fold 3 2: say 1 3, 2 3 or 3 3"):
+        train(replace(RECIPE, sampling=Sampling(fold=(3, 2))), open_store(small_store), tmp_path / "none")
+
+
 def test_learning_rate_is_torchs_step_lr():
     plan = Training(learning_rate=6e-4, step_epochs=2, step_gamma=0.2)
     optimizer = torch.optim.SGD([torch.zeros(1)], lr=6e-4)

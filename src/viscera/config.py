@@ -237,6 +237,8 @@ class Sampling:
     1, every data set alike."""
     organ_fraction: Fraction = 0.0
     """Share of the visits that go to slices showing an organ, drawn first among all annotated organs: rare ones are seen."""
+    fold: tuple[Count, Count] | None = None
+    """(k, n): leave out the k-th of n parts of the training patients, k from 1; None trains on all."""
     window: tuple[Annotated[int, Ge(16), MultipleOf(16)], Annotated[int, Ge(16), MultipleOf(16)]] | None = None
     """Rows and columns that are cut from each slice at a random place; None: those of the largest slice, so that none is
     cut. Smaller slices are filled up with air."""

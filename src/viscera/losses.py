@@ -21,6 +21,9 @@ from viscera.config import AddedBoundaryLoss, ClassWeights, Loss, PartialLoss, S
 from viscera.errors import SettingError
 from viscera.sampling import Batch
 
+TINY = 1e-30
+"""Keeps the logarithm finite where probabilities are no float32 any more."""
+
 
 def loss_of(
     settings: Loss, logits: Float[Tensor, "batch class y x"], batch: Batch, *, class_weights: Float[Tensor, " class"]
@@ -102,8 +105,8 @@ def partial_loss(
     With p the softmax, A the organs that the pixel's case annotates, U those that it does not:
 
         cross-entropy  mean of -log q, weighted by w0[y] (1 + alpha g): q = p_y on an organ of A, else p_0 + sum over U of p_d
-        Dice           1 - mean over organs of 2 sum(p t) / (sum(p) + sum(t)), sums over the slices that annotate the organ;
-                       organs that no slice shows do not enter
+        Dice           mean over organs of -log(2 sum(p t) / (sum(p) + sum(t))), sums over the slices that annotate the
+                       organ; organs that no slice shows do not enter
         exclusion      mean over pixels of an organ of A of -log(1 - sum over U of p_d)
 
     Background is no organ of the Dice term, so merging U into it changes the cross-entropy only. A case that annotates
@@ -117,8 +120,10 @@ def partial_loss(
 
     Source:
         Shi et al. 2021, doi:10.1016/j.media.2021.101979 (marginal and exclusion losses); Fang & Yan 2020,
-        doi:10.1109/TMI.2020.3001036 (merging classes); Zhang 2025, equation 2 (g). Departs: the exclusion term is a
-        cross-entropy of the summed probability, and Dice pools a batch (nnU-Net), without background.
+        doi:10.1109/TMI.2020.3001036 (merging classes); Zhang 2025, equation 2 (g); Wong et al. 2018,
+        doi:10.1007/978-3-030-00931-1_70 (-log Dice: its pull on an organ that is not found at all is as strong as on any
+        other, where that of 1 - Dice vanishes with p). Departs: the exclusion term is a cross-entropy of the summed
+        probability, and Dice pools a batch (nnU-Net), without background.
     """
     logits = _full_precision(logits)
     if settings.unannotated == "background":
@@ -216,14 +221,16 @@ def _with_pseudo(of: Callable[["Target"], Tensor], batch: Batch, share: float) -
 
 
 def _dice_loss(probabilities: Float[Tensor, "batch class y x"], target: Target) -> Float[Tensor, ""]:
-    """Give 1 - mean Dice over the organs that the batch shows; 0 if it shows none."""
+    """Give the mean of -log Dice over the organs that the batch shows; 0 if it shows none."""
     counts = target.counts[:, 1:]
     truth = _one_hot(target.labels, probabilities.shape[1])[:, 1:] * counts
     found = probabilities[:, 1:] * counts
     true = truth.sum((0, 2, 3))
-    dice = 2 * (found * truth).sum((0, 2, 3)) / (found.sum((0, 2, 3)) + true).clamp(min=1e-6)
+    both = (found * truth).sum((0, 2, 3))
     shown = true > 0
-    return ((1 - dice) * shown).sum() / shown.sum().clamp(min=1)
+    # An organ that is not shown has log 1, a number of which 0 is left, not NaN.
+    errors = (found.sum((0, 2, 3)) + true).where(shown, 1).log() - (2 * both).where(shown, 1).clamp(min=TINY).log()
+    return errors.sum() / shown.sum().clamp(min=1)
 
 
 def _one_hot(labels: Int64[Tensor, "batch y x"], classes: int) -> Bool[Tensor, "batch class y x"]:

@@ -13,7 +13,7 @@ import io
 import json
 import platform
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -59,8 +59,15 @@ def claim_run(run: Path, recipe: Recipe, *, resume: bool, overwrite: bool) -> No
     write_text(file, recipe_to_json(recipe) + "\n")
 
 
-def write_facts(run: Path, store: Store, *, device: str, precision: str) -> dict[str, object]:
+def write_facts(run: Path, store: Store, *, training: Sequence[str], device: str, precision: str) -> dict[str, object]:
     """Write run.json; give the part of it that goes into the weights, which names no case.
+
+    Args:
+        run: The run's folder.
+        store: What it is trained on.
+        training: The cases that it is trained on: the store's training cases, perhaps without a fold.
+        device: Where it is trained.
+        precision: In which numbers.
 
     Raises:
         RunError: A run is to be resumed whose store has other cases by now.
@@ -72,7 +79,7 @@ def write_facts(run: Path, store: Store, *, device: str, precision: str) -> dict
         "device": device,
         "precision": precision,
     }
-    splits = {split: store.names(split) for split in ("training", "validation", "test")}
+    splits = {"training": list(training)} | {split: store.names(split) for split in ("validation", "test")}
     if (run / STATE).is_file() and (run / "run.json").is_file():
         before = json.loads((run / "run.json").read_text())["splits"]
         changed = sum(len(set(before[split]) ^ set(names)) for split, names in splits.items() if split != "test")

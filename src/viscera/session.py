@@ -24,7 +24,7 @@ from viscera.machine import device_type, keep_pages, precision_of
 from viscera.networks.unet import UNet
 from viscera.sampling import Batch, SliceIndex
 from viscera.schedule import moving_average
-from viscera.splits import SPLITS
+from viscera.splits import SPLITS, Member, fold_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,7 +73,7 @@ def begin(recipe: Recipe, store: Store, machine: Machine) -> Session:
         SettingError, LabelError: The recipe does not fit the machine, or its own label space.
     """
     store.require(space=recipe.space, preparation=recipe.preparation)
-    plan, names = recipe.training, store.names("training")
+    plan, names = recipe.training, training_cases(store, recipe.sampling.fold)
     if not names:
         raise RunError(
             f"{store.path} has no training cases. Prepare a data set with labels first: viscera prepare --help."
@@ -117,6 +117,24 @@ def begin(recipe: Recipe, store: Store, machine: Machine) -> Session:
         validation=SliceIndex.of(validation, reach=reach),
         threads=machine.threads,
     )
+
+
+def training_cases(store: Store, fold: tuple[int, int] | None) -> list[str]:
+    """Name the training cases, without those of a fold that is to be left out.
+
+    Raises:
+        SettingError: There is no such fold.
+    """
+    names = store.names("training")
+    if fold is None:
+        return names
+    number, folds = fold
+    if not 1 <= number <= folds or folds < 2:
+        raise SettingError(f"sampling.fold {number} {folds}: say 1 3, 2 3 or 3 3 to leave out one of three parts.")
+    facts = map(store.facts, names)
+    members = [Member(one.name, one.dataset, one.patient, one.image_sha256) for one in facts]
+    folds_of_cases = fold_of(members, folds=folds)
+    return [name for name in names if folds_of_cases[name] != number]
 
 
 def require_apart(store: Store) -> None:

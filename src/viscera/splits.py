@@ -110,6 +110,26 @@ def divide(
     return {member.name: side[number] for number, group in enumerate(groups) for member in group}
 
 
+def fold_of(members: Iterable[Member], *, folds: int, seed: int = 0) -> dict[str, int]:
+    """Give each case the number of its fold, from 1: by patient, each data set's patients dealt out in a random order.
+
+    Args:
+        members: The cases to divide.
+        folds: How many.
+        seed: Of the draw.
+    """
+    by_dataset: dict[str, list[list[Member]]] = {}
+    for group in group_by_patient(members):
+        by_dataset.setdefault(group[0].dataset, []).append(group)
+    folds_of_cases = {}
+    for number, (dataset, groups) in enumerate(sorted(by_dataset.items())):
+        drawn = np.random.default_rng([seed, *dataset.encode()]).permutation(len(groups))
+        for place, chosen in enumerate(drawn):
+            # Another data set begins with another fold, so that small ones do not all go to the first.
+            folds_of_cases |= {member.name: (number + place) % folds + 1 for member in groups[chosen]}
+    return folds_of_cases
+
+
 def _targets(patients: int, fractions: Fractions) -> dict[Split, int]:
     """Give how many patients validation and test should have."""
     least = 1 if patients >= 3 else 0

@@ -83,7 +83,11 @@ def train(
     fabric.barrier()
     progress = resume_from(run / runlog.STATE, session) if (run / runlog.STATE).is_file() else Progress()
     facts = runlog.write_facts(
-        run, store, device=str(fabric.device), precision=precision_of(plan.precision, fabric.device.type)
+        run,
+        store,
+        training=[case.name for case in session.training.cases],
+        device=str(fabric.device),
+        precision=precision_of(plan.precision, fabric.device.type),
     )
     logs = [runlog.open_log(kind, run, recipe) for kind in machine.logs if fabric.is_global_zero]
     while progress.epoch < plan.epochs and not stale(progress, plan):

@@ -24,6 +24,8 @@ class Acceptance:
     doubt: float = 0.1
     """A voxel that takes none is unsure, not free of the organ, if a teacher says it or gives it more than this; an organ
     that gets no more than this anywhere in a case is accepted as absent from it."""
+    absent_dice: float = 0.5
+    """Only teachers who find an organ where it is annotated, each with at least this Dice, can tell that it is absent."""
     min_dice: float = 0.8
     """An organ is rejected in a case where the mean Dice between each two teachers is lower."""
     min_confident: float = 0.5
@@ -36,7 +38,7 @@ class Acceptance:
 
     def __post_init__(self) -> None:
         """Refuse what no organ can fulfil."""
-        for name in ("confidence", "doubt", "min_dice", "min_confident"):
+        for name in ("confidence", "doubt", "absent_dice", "min_dice", "min_confident"):
             if not 0 <= getattr(self, name) <= 1:
                 raise SettingError(f"{name} must lie between 0 and 1, got {getattr(self, name):g}.")
         if self.doubt >= self.confidence:
@@ -132,7 +134,12 @@ COLUMNS = ("case", *(item.name for item in fields(Verdict)))
 
 
 def judge(
-    organ: str, finding: Finding, *, settings: Acceptance, usual_ml: tuple[float, float] | None = None
+    organ: str,
+    finding: Finding,
+    *,
+    settings: Acceptance,
+    usual_ml: tuple[float, float] | None = None,
+    finds: float | None = None,
 ) -> Verdict:
     """Accept or reject an organ of a case.
 
@@ -141,17 +148,27 @@ def judge(
         finding: What the teachers say of it.
         settings: What is wanted.
         usual_ml: Percentiles 1 and 99 of its annotated volumes, None where they are not known.
+        finds: Dice with which the worst teacher finds it where it is annotated, None where that is not known.
     """
-    absent = not finding.united and finding.largest <= settings.doubt
+    ruled_out = not finding.united and finding.largest <= settings.doubt
+    absent = ruled_out and finds is not None and finds >= settings.absent_dice
     reason = (
         f"absent: no teacher gives it more than {finding.largest:.2f} anywhere"
         if absent
+        else _doubt_of_absence(finds, settings)
+        if ruled_out
         else _objection(finding, settings, usual_ml)
     )
     verdict: Literal["accepted", "absent", "rejected"] = "absent" if absent else "rejected" if reason else "accepted"
     voxels = finding.labelled if verdict == "accepted" else 0
     numbers = (finding.agreement, finding.confident_fraction, finding.volume_ml)
     return Verdict(organ, verdict, reason, *numbers, voxels)
+
+
+def _doubt_of_absence(finds: float | None, settings: Acceptance) -> str:
+    """Say why teachers who see nothing of an organ are not believed."""
+    known = "it is not known how well they find it" if finds is None else f"a teacher finds it with Dice {finds:.2f}"
+    return f"not found, but teachers may not know it: {known} where it is annotated, wanted {settings.absent_dice:g}"
 
 
 def _objection(finding: Finding, settings: Acceptance, usual_ml: tuple[float, float] | None) -> str:

@@ -43,6 +43,7 @@ def fill_case(
     organs: Sequence[str],
     settings: Acceptance,
     usual_ml: Mapping[str, tuple[float, float]] | None = None,
+    finds: Mapping[str, float] | None = None,
     watch: Callable[[int, int], None] = lambda done, slices: None,
 ) -> tuple[UInt8[np.ndarray, "z y x"], list[Verdict]]:
     """Give the pseudo-labels of a case, and the verdict on each organ.
@@ -53,6 +54,7 @@ def fill_case(
         organs: Those to fill in; the case must annotate none of them.
         settings: When teachers are believed.
         usual_ml: From ``usual_volumes``.
+        finds: Dice with which the worst teacher finds an organ where it is annotated.
         watch: Called with the slices done and the slices of the case.
 
     Returns:
@@ -62,8 +64,10 @@ def fill_case(
     if not organs:
         return np.zeros(case.image.shape, np.uint8), []
     draft = ask(case, models, organs=organs, settings=settings, watch=watch)
+    usual_ml, finds = usual_ml or {}, finds or {}
     verdicts = [
-        judge(organ, draft.findings[organ], settings=settings, usual_ml=(usual_ml or {}).get(organ)) for organ in organs
+        judge(organ, draft.findings[organ], settings=settings, usual_ml=usual_ml.get(organ), finds=finds.get(organ))
+        for organ in organs
     ]
     believed = [verdict.verdict != "rejected" for verdict in verdicts]
     table = np.zeros(256, np.uint8)

@@ -26,7 +26,7 @@ from viscera.errors import StoreError
 from viscera.files import replacing, write_json, write_text
 from viscera.pseudolabels.acceptance import COLUMNS, Acceptance, Verdict
 from viscera.pseudolabels.consensus import fill_case
-from viscera.pseudolabels.teachers import Teacher, check_teachers
+from viscera.pseudolabels.teachers import Teacher, check_teachers, finds_of, teachers_for
 
 TABLE = "pseudolabels.csv"
 NUMBERS = ("agreement", "confident_fraction", "volume_ml", "voxels")
@@ -105,22 +105,23 @@ def pseudolabel_store(
             "Say --overwrite to replace them, or --remove to take them out."
         )
     usual = usual_volumes(store, at_least=settings.volume_cases)
-    silent = untaught(teachers)
     for name, organs in lacking.items():
         if done[name] is None:
             folder = store.path / "cases" / name
             remove_from(folder)
-            chosen = [organ for organ in organs if organ not in silent]
+            asked = teachers_for(teachers, name, store.facts(name).image_sha256)
+            silent = untaught(asked)
             pseudo, rows = fill_case(
                 store.case(name),
-                [teacher.model for teacher in teachers],
-                organs=chosen,
+                [teacher.model for teacher in asked],
+                organs=[organ for organ in organs if organ not in silent],
                 settings=settings,
                 usual_ml=usual,
+                finds=finds_of(asked),
                 watch=watch.slices,
             )
             rows += [Verdict(organ, "rejected", silent[organ]) for organ in organs if organ in silent]
-            write_pseudo(folder, pseudo, rows, origin=origin)
+            write_pseudo(folder, pseudo, rows, origin=origin | {"asked": [teacher.run for teacher in asked]})
             done[name] = rows
         watch.case(name)
     table = [(name, verdict) for name, rows in done.items() for verdict in rows or []]
