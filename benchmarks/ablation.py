@@ -2,7 +2,7 @@
 
     python benchmarks/ablation.py WORK        (after partial_labels.py WORK, whose patients it uses; goes on where it stopped)
 
-Everything is small, for two cores: width 16, 4 mm pixels, zhang2d on 96x96 pixels. All arms visit as many slices in batches
+Everything is small, for two cores: width 16, 6 mm pixels, zhang2d on 64x64 pixels. All arms visit as many slices in batches
 of one size; training patients are dealt out to two data sets as in zhang2d's mix, and tested on whole truth.
 """
 
@@ -23,13 +23,13 @@ from viscera.splits import Fractions
 
 DESIGN = "two_overlapping"
 SEEDS = (0, 1)
-VISITS = 2.5
+VISITS = 3
 """Of each slice."""
 
 FULL = replace(
     VISCERA2D_16,
-    preparation=SpacedSlices(spacing_mm=4.0, margin_mm=10.0),
-    sampling=replace(VISCERA2D_16.sampling, window=(96, 112)),
+    preparation=SpacedSlices(spacing_mm=6.0, margin_mm=10.0),
+    sampling=replace(VISCERA2D_16.sampling, window=(64, 80)),
     training=replace(
         VISCERA2D_16.training, epochs=1, visits_per_slice=VISITS, batch_size=8, warm_up=0.05, precision="bf16-mixed"
     ),

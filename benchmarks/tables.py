@@ -108,7 +108,7 @@ def ablation() -> str:
     )
     best = found["rows"][0]
     return (
-        f"**viscera2d, taken apart**: two data sets that overlap, {found['seeds']} seeds, equal slice visits, width 16 on 4 mm "
+        f"**viscera2d, taken apart**: two data sets that overlap, {found['seeds']} seeds, equal slice visits, width 16 on 6 mm "
         f"pixels. All of it: Dice {with_interval(best['annotated'])} over annotated organs, {with_interval(best['unannotated'])} "
         f"over unannotated ones, {best['core_minutes'] / found['seeds']:.1f} core minutes; each row, the difference in Dice "
         "points [95 % interval over patients]:\n\n"

@@ -100,7 +100,7 @@ def test_the_page_s_data_sets_annotate_what_it_says_and_all_organs_together(way)
 def test_the_page_quotes_what_prepare_and_pseudolabel_say(way):
     said = "\n".join(text for _, text in way.outcome.values())
     page = PAGE.read_text()
-    for words in ("not wholly annotated, so unknown in this case", "accepted", "absent", "rejected"):
+    for words in ("not listed as annotated, so unknown in this case", "accepted", "absent", "rejected"):
         assert words in said
         assert words in page
 

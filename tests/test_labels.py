@@ -196,7 +196,7 @@ def test_organs_that_are_not_annotated_are_zero_even_if_the_file_holds_them():
     mapped = fit(TWO, {1: "liver", 2: "kidney"}, ["kidney"])
     assert mapped.values == {1: 0, 2: 2}
     assert mapped.annotated == ("kidney",)
-    assert mapped.notes == ("liver: not wholly annotated, so unknown in this case",)
+    assert mapped.notes == ("not listed as annotated, so unknown in this case: liver",)
 
 
 def test_an_annotated_organ_without_voxels_is_annotated():

@@ -83,11 +83,13 @@ def test_a_fully_annotated_batch_gives_the_ordinary_cross_entropy_dice_and_no_ex
     ours = loss("partial", logits, batch, alpha=0.0, dice=0.0)
     assert ours.item() == pytest.approx(entropy.item(), rel=1e-12)
     one_hot = torch.nn.functional.one_hot(labels, CLASSES).permute(0, 3, 1, 2).double()
-    monai = DiceLoss(include_background=False, batch=True, smooth_nr=0, smooth_dr=0)
+    monai = DiceLoss(include_background=False, batch=True, smooth_nr=0, smooth_dr=0, reduction="none")
     with_dice = loss("partial", logits, batch, alpha=0.0, dice=1.0)
-    assert (with_dice - ours).item() == pytest.approx(monai(logits.softmax(1), one_hot).item(), rel=1e-9)
+    expected = -(1 - monai(logits.softmax(1), one_hot)).log().mean()
+    assert (with_dice - ours).item() == pytest.approx(expected.item(), rel=1e-9)
     sigmoid = loss("sigmoid", logits, batch, alpha=0.0, dice=1.0) - loss("sigmoid", logits, batch, alpha=0.0, dice=0.0)
-    assert sigmoid.item() == pytest.approx(monai(logits.sigmoid(), one_hot).item(), rel=1e-9)
+    expected = -(1 - monai(logits.sigmoid(), one_hot)).log().mean()
+    assert sigmoid.item() == pytest.approx(expected.item(), rel=1e-9)
 
 
 def test_fully_annotated_sigmoid_cross_entropy_is_torchs():
@@ -119,9 +121,10 @@ def test_marginal_loss_is_its_formula_pixel_by_pixel():
         rows = PARTLY.annotated[:, c, None, None] & PARTLY.known
         truth, found = ((PARTLY.labels == c) & rows).double(), p[:, c] * rows
         if truth.sum():
-            dice.append(1 - 2 * (found * truth).sum() / (found.sum() + truth.sum()))
+            dice.append(-(2 * (found * truth).sum() / (found.sum() + truth.sum())).log())
     expected = entropy / weights + 1.3 * sum(dice) / len(dice) + 0.7 * exclusion / organ_pixels
-    assert loss("partial", logits, PARTLY).item() == pytest.approx(expected.item(), rel=1e-9)
+    # Distances are float32.
+    assert loss("partial", logits, PARTLY).item() == pytest.approx(expected.item(), rel=1e-7)
 
 
 @pytest.mark.parametrize("kind", LOSSES)
@@ -221,6 +224,19 @@ def test_where_teachers_are_unsure_the_pixel_is_as_open_as_without_them():
     assert loss("partial", moved, filled, **settings).item() == pytest.approx(
         loss("partial", logits, filled, **settings).item(), rel=1e-9
     )
+
+
+def test_an_organ_that_is_not_found_at_all_is_pulled_as_strongly_as_one_half_found():
+    organ = WHOLLY.labels == 1
+    pulls = []
+    for start in (0.0, -12.0):
+        logits = torch.zeros(2, CLASSES, 6, 5, dtype=torch.float64)
+        logits[:, 1] = start
+        logits.requires_grad_()
+        loss("partial", logits, replace(WHOLLY, known=torch.ones_like(WHOLLY.known)), alpha=0.0).backward()
+        pulls.append(-logits.grad[:, 1][organ].sum().item())
+    # -log Dice: sum over the organ's pixels of (1 - p) / pixels, up to the denominator's share.
+    assert pulls[1] > pulls[0] > 0
 
 
 def test_exclusion_pushes_unannotated_organs_off_annotated_ones_only():

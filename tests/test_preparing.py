@@ -122,7 +122,7 @@ def test_a_second_data_set_joins_and_sides_are_kept(tmp_path):
 def test_notes_are_said_once_per_data_set(tmp_path):
     sources = [replace(source, annotated=("liver",)) for source in sources_in(tmp_path / "amos", 3)]
     assert prepare(tmp_path / "store", sources).notes == (
-        "amos: spleen: not wholly annotated, so unknown in this case (3 cases)",
+        "amos: not listed as annotated, so unknown in this case: spleen (3 cases)",
     )
 
 

@@ -438,7 +438,7 @@ def test_a_teacher_that_saw_a_test_case_is_refused_by_its_voxels_or_else_its_nam
     with pytest.raises(RunError, match=r"teacher two was chosen by its scores on 1 of .*\(b__f ...\)"):
         check(Seen({"a__a": "1"}, {"b__f": "hash of b__f"}, everything))
     check(Seen({"b__f": "hash of another scan of that name"}, {}, everything))
-    with pytest.warns(TeacherWarning, match="trained on 2 of the 2 cases that they are to label.*folds"):
+    with pytest.warns(TeacherWarning, match="trained on 2 of the 2 cases that they are to label.*--sampling.fold"):
         check(Seen({"b__b": "hash of b__b", "renamed__d": "hash of b__d"}, {}, everything))
 
 

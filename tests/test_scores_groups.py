@@ -161,6 +161,15 @@ def test_a_store_knows_what_its_cases_annotate(small_store, tmp_path, name):
     }
 
 
+def test_an_organ_that_no_case_of_the_store_annotates_is_not_scored_and_said_so(small_store, tmp_path):
+    names = {"1": "liver", "2": "aorta"}  # the store's cases annotate no aorta
+    save(tmp_path / "truth" / "a.nii.gz", boxes(), names)
+    save(tmp_path / "out" / "a.nii.gz", boxes(), names)
+    result = evaluate(tmp_path / "truth", tmp_path / "out", own=read_own_organs(small_store))
+    assert [score.organ for score in result.scores] == ["liver"]
+    assert f"no case of {small_store.name} annotates aorta: not scored" in result.notes
+
+
 def test_a_data_set_s_case_is_found_by_its_full_name_first(folders, tmp_path):
     truth, out = folders
     source = Source("a", "set", "p", tmp_path / "a.nii.gz", truth / "a_label.nii.gz", ((1, "liver"),), ("liver",), ())

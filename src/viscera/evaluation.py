@@ -312,9 +312,14 @@ def evaluate(
     with ThreadPoolExecutor(workers) as pool:
         results = list(pool.map(scored, tasks, listed))
     scores = tuple(score for result in results for score in result.scores)
+    remarks = dict.fromkeys(note for result in results for note in result.notes)
+    if own and own.is_store:
+        untaught = {score.organ for score in scores} - own.taught({score.organ for score in scores})
+        scores = tuple(score for score in scores if score.organ not in untaught)
+        if untaught:
+            remarks[f"no case of {own.where.name} annotates {', '.join(sorted(untaught))}: not scored"] = None
     # A fixed seed: the same files give the same intervals.
     summary = summarise(scores, np.random.default_rng(0))
-    remarks = dict.fromkeys(note for result in results for note in result.notes)
     if own and scores and all(score.group == ANNOTATED for score in scores):
         remarks["every organ that is scored is annotated in its case's own data set"] = None
     problems = (*problems, *(problem for result in results for problem in result.problems))

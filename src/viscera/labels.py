@@ -256,7 +256,8 @@ def fit(
             f"The labels are {', '.join(sorted(possible))}. Correct annotated.json or the label names."
         )
     complete = tuple(organ for organ in space.organs if organ in given)
-    values, lost, unknown_values, notes = {}, [], set(unknown), []
+    begun = {_target(space, name) for name in names.values() if name in given}
+    values, lost, unlisted, unknown_values, notes = {}, [], [], set(unknown), []
     for value, name in names.items():
         target = _target(space, name)
         if target is None and name == TUMOUR:
@@ -267,11 +268,16 @@ def fit(
             (lost if name in given else []).append(name)
         elif target not in complete:
             values[value] = 0
-            notes.append(f"{target}: not wholly annotated, so unknown in this case")
+            if target in begun:
+                notes.append(f"{target}: not wholly annotated, so unknown in this case")
+            else:
+                unlisted.append(target)
         else:
             values[value] = space.index(target)
             if target != name:
                 notes.append(f"{name}: merged into {target}")
+    if unlisted:
+        notes.append(f"not listed as annotated, so unknown in this case: {', '.join(dict.fromkeys(unlisted))}")
     if lost:
         notes.append(f"not in label space '{space.name}', so background: {', '.join(lost)}")
     return Fit(values, frozenset(unknown_values), complete, tuple(dict.fromkeys(notes)))

@@ -33,6 +33,10 @@ class OwnOrgans:
     cases: Mapping[str, tuple[str, ...]]
     is_store: bool = False
 
+    def taught(self, organs: Collection[str]) -> set[str]:
+        """Give those of some organs that any case annotates."""
+        return {organ for organ in organs if any(is_annotated(organ, own) for own in self.cases.values())}
+
 
 def read_own_organs(path: Path) -> OwnOrgans:
     """Read a file like annotated.json, {case: [organs], "*": [organs]}, or what a prepared store's cases annotate.

@@ -147,7 +147,7 @@ def require_apart(store: Store) -> None:
             if where != split and image:
                 raise StoreError(
                     f"{store.path}: {other} ({where}) and {name} ({split}) hold the same scan: a test on it would tell "
-                    "nothing. Delete splits.json and run viscera prepare again."
+                    "nothing. Delete splits.json and run viscera prepare again (every patient is then drawn anew)."
                 )
 
 
