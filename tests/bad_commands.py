@@ -316,7 +316,7 @@ MIXING = [
     BadInput(
         "teachers label cases that they were trained on",
         PSEUDOLABEL,
-        r"note: teachers were trained on 1 of the 1 cases that they are to label.*Teachers from folds",
+        r"note: teachers were trained on 1 of the 1 cases that they are to label.*--sampling.fold",
         exit_code=0,
         survives="mixed/pseudolabels.csv",
     ),
