@@ -69,6 +69,12 @@ def partial_labels() -> str:
     for name, arm in found["arms"].items():
         cells = [f"{with_interval(arm[design][group])}" for design in found["designs"] for group in GROUPS]
         rows.append(f"| {name.replace('_', ' ')} | " + " | ".join(cells) + " |")
+    arms = [arm for name, arm in found["arms"].items() if name != "complete"]
+    gaps = " and ".join(
+        f"{min(-100 * arm[design]['unannotated']['minus_complete'][0] for arm in arms):.1f}"
+        for design in found["designs"]
+    )
+    names = ", ".join(found["designs"]).replace("_", " ")
     head = " | ".join(f"{design.replace('_', ' ')}: {group}" for design in found["designs"] for group in GROUPS)
     return (
         f"**Unannotated organs.** {found['patients']['training']} synthetic patients dealt out to data sets that annotate "
@@ -77,6 +83,8 @@ def partial_labels() -> str:
         "only another does; mean over organs [95 % interval over patients]:\n\n"
         f"| arm | {head} |\n|---|{'---|' * 2 * len(found['designs'])}\n"
         + "\n".join(rows)
+        + f"\n\nOn unannotated organs the best arm stays {gaps} Dice points below complete labels ({names}), in as many steps: "
+        "where data sets are disjoint, each step teaches each organ from a third of the patients only."
         + "\n\n![Dice of each arm, both groups of organs](docs/partial_labels.png)"
     )
 
