@@ -44,27 +44,24 @@ def layouts() -> str:
     return f"| layout | folder |\n|---|---|\n{rows}"
 
 
-def read(name: str) -> dict | None:
-    """Give a benchmark's result, or None where it has not been run."""
-    file = RESULTS / f"{name}.json"
-    return json.loads(file.read_text()) if file.exists() else None
-
-
 def results() -> str:
-    """Give the tables of results."""
-    parts = [
-        part
-        for part in (partial_labels(), ablation(), demo(), real(), predict(), files(), metrics(), training())
-        if part
-    ]
-    return "\n\n".join(parts)
+    """Give the tables of the results that there are: of benchmarks/results/NAME.json by the function below it."""
+    tables = {
+        "partial_labels": partial_labels,
+        "ablation": ablation,
+        "demo": demo,
+        "real": real,
+        "predict": predict,
+        "files": files,
+        "metrics": metrics,
+        "training_cpu": training,
+    }
+    stored = {name: RESULTS / f"{name}.json" for name in tables}
+    return "\n\n".join(tables[name](json.loads(file.read_text())) for name, file in stored.items() if file.exists())
 
 
-def partial_labels() -> str:
+def partial_labels(found: dict) -> str:
     """Give what each way of treating unannotated organs reaches."""
-    found = read("partial_labels")
-    if found is None:
-        return ""
     rows = []
     for name, arm in found["arms"].items():
         cells = [f"{with_interval(arm[design][group])}" for design in found["designs"] for group in GROUPS]
@@ -103,11 +100,8 @@ def in_points(difference: list[float]) -> str:
     return f"{mean:+.1f} [{low:+.1f}, {high:+.1f}]"
 
 
-def ablation() -> str:
+def ablation(found: dict) -> str:
     """Give what viscera2d loses without each of its parts."""
-    found = read("ablation")
-    if found is None:
-        return ""
     rows = "\n".join(
         f"| {row['name']} | "
         + " | ".join(in_points(row[group]["minus_viscera2d"]) for group in GROUPS)
@@ -124,11 +118,8 @@ def ablation() -> str:
     )
 
 
-def demo() -> str:
+def demo(found: dict) -> str:
     """Give the demo's scores."""
-    found = read("demo")
-    if found is None:
-        return ""
     rows = "\n".join(
         f"| {row['organ'].replace('_', ' ')} | {row['cases']} | {row['dice']} | {row['nsd']} |"
         for row in found["organs"]
@@ -140,11 +131,8 @@ def demo() -> str:
     )
 
 
-def real() -> str:
+def real(found: dict) -> str:
     """Give what a few minutes on one real patient teach."""
-    found = read("real")
-    if found is None:
-        return ""
     rows = "\n".join(f"| {row['organ']} | {row['dice']:.3f} | {row['nsd']:.3f} |" for row in found["organs"])
     return (
         f"**From one real patient to another**: zhang2d-small trained for {found['minutes']:.0f} minutes on one scan "
@@ -153,11 +141,8 @@ def real() -> str:
     )
 
 
-def predict() -> str:
+def predict(found: dict) -> str:
     """Give seconds and memory of segmenting real scans."""
-    found = read("predict")
-    if found is None:
-        return ""
     rows = "\n".join(
         f"| {row['scan']} | {row['shape']} | {row['recipe']} | {row['file_to_file_s']:.1f} | {row['network_s']:.1f} "
         f"| {row['peak_mib']:.0f} |"
@@ -170,19 +155,13 @@ def predict() -> str:
     )
 
 
-def files() -> str:
+def files(found: dict) -> str:
     """Give reading and writing beside peers."""
-    found = read("files")
-    if found is None:
-        return ""
     return "**Files**, medians of alternating rounds:\n\n" + beside_peers([found["read"], found["write"]])
 
 
-def metrics() -> str:
+def metrics(found: dict) -> str:
     """Give metrics beside peers."""
-    found = read("metrics")
-    if found is None:
-        return ""
     parts = [found["overlap"], found["surface"], found["far_flecks"]]
     return "**Metrics**, medians of alternating rounds:\n\n" + beside_peers(parts)
 
@@ -198,11 +177,8 @@ def beside_peers(parts: list[dict]) -> str:
     return "| what | who | seconds | times viscera's |\n|---|---|---|---|\n" + "\n".join(rows)
 
 
-def training() -> str:
+def training(found: dict) -> str:
     """Give training speed on the CPU."""
-    found = read("training_cpu")
-    if found is None:
-        return ""
     rows = "\n".join(
         f"| {row['network']} | {row['slice']} | {row['how']} | {row['slices_per_s']:.1f} |" for row in found["rows"]
     )

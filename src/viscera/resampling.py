@@ -159,11 +159,6 @@ def _resample(
     return resized
 
 
-def resize_labels(slices: Integer[np.ndarray, "z y x"], size: tuple[int, int]) -> Integer[np.ndarray, "z rows columns"]:
-    """Give whole label slices of another size; see ``resample_labels``."""
-    return resample_labels(slices, whole_raster(slices.shape[1:], size))
-
-
 def resample_labels(slices: Integer[np.ndarray, "z y x"], raster: Raster) -> Integer[np.ndarray, "z rows columns"]:
     """Give label slices on a raster: each pixel that of the nearest old pixel centre, a tie the later one, 0 beyond.
 

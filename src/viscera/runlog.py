@@ -18,7 +18,7 @@ from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
 
-from viscera.cases import Store
+from viscera.cases import Case, Store
 from viscera.config import Recipe
 from viscera.errors import RunError, SettingError
 from viscera.files import write_json, write_text
@@ -59,7 +59,7 @@ def claim_run(run: Path, recipe: Recipe, *, resume: bool, overwrite: bool) -> No
     write_text(file, recipe_to_json(recipe) + "\n")
 
 
-def write_facts(run: Path, store: Store, *, training: Sequence[str], device: str, precision: str) -> dict[str, object]:
+def write_facts(run: Path, store: Store, *, training: Sequence[Case], device: str, precision: str) -> dict[str, object]:
     """Write run.json; give the part of it that goes into the weights, which names no case.
 
     Args:
@@ -79,7 +79,9 @@ def write_facts(run: Path, store: Store, *, training: Sequence[str], device: str
         "device": device,
         "precision": precision,
     }
-    splits = {"training": list(training)} | {split: store.names(split) for split in ("validation", "test")}
+    splits = {"training": [case.name for case in training]} | {
+        split: store.names(split) for split in ("validation", "test")
+    }
     if (run / STATE).is_file() and (run / "run.json").is_file():
         before = json.loads((run / "run.json").read_text())["splits"]
         changed = sum(len(set(before[split]) ^ set(names)) for split, names in splits.items() if split != "test")
@@ -89,7 +91,7 @@ def write_facts(run: Path, store: Store, *, training: Sequence[str], device: str
                 "Train anew in another folder, or give the store as it was."
             )
     write_json(run / "run.json", facts | {"store": str(store.path.resolve()), "splits": splits})
-    filled = Counter(organ for name in splits["training"] for organ in store.case(name).pseudo_annotated)
+    filled = Counter(organ for case in training for organ in case.pseudo_annotated)
     return facts | {
         "cases": {split: len(names) for split, names in splits.items()},
         "pseudo_labelled_cases": dict(sorted(filled.items())),

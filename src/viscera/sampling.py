@@ -20,15 +20,12 @@ from torch import Generator, Tensor
 from viscera.cases import UNSURE, Case
 from viscera.config import Distance, Sampling
 from viscera.labels import LabelSpace
+from viscera.resampling import AIR_HU
 
 Item = TypeVar("Item")
 
 NO_ORGAN_DISTANCE_PIXELS = 256.0
 """d on a slice without organs, and the largest d (zhang2d's code)."""
-
-
-AIR_HU = -1024
-"""Beyond a slice."""
 
 
 @dataclass(frozen=True)

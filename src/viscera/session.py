@@ -131,9 +131,7 @@ def training_cases(store: Store, fold: tuple[int, int] | None) -> list[str]:
     number, folds = fold
     if not 1 <= number <= folds or folds < 2:
         raise SettingError(f"sampling.fold {number} {folds}: say 1 3, 2 3 or 3 3 to leave out one of three parts.")
-    facts = map(store.facts, names)
-    members = [Member(one.name, one.dataset, one.patient, one.image_sha256) for one in facts]
-    folds_of_cases = fold_of(members, folds=folds)
+    folds_of_cases = fold_of([Member.of(store.facts(name)) for name in names], folds=folds)
     return [name for name in names if folds_of_cases[name] != number]
 
 

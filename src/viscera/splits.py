@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from viscera.cases import Split, Store
+from viscera.cases import Facts, Split, Store
 from viscera.errors import SettingError
 from viscera.files import write_json
 
@@ -51,6 +51,11 @@ class Member:
     dataset: str
     patient: str
     image_sha256: str
+
+    @staticmethod
+    def of(facts: Facts) -> "Member":
+        """Give what of a case's facts the splits care for."""
+        return Member(facts.name, facts.dataset, facts.patient, facts.image_sha256)
 
 
 def group_by_patient(members: Iterable[Member]) -> list[list[Member]]:
@@ -146,7 +151,7 @@ def update_splits(store: Store, *, fractions: Fractions, seed: int) -> list[str]
         A note for every group of cases that hold the same scan.
     """
     facts = [store.facts(name) for name in store.names()]
-    members = [Member(fact.name, fact.dataset, fact.patient, fact.image_sha256) for fact in facts if fact.annotated]
+    members = [Member.of(fact) for fact in facts if fact.annotated]
     file = store.path / "splits.json"
     splits = divide(members, fractions=fractions, seed=seed, before=store.splits)
     found = {"seed": seed, "fractions": asdict(fractions), "cases": dict(sorted(splits.items()))}

@@ -85,7 +85,7 @@ def train(
     facts = runlog.write_facts(
         run,
         store,
-        training=[case.name for case in session.training.cases],
+        training=session.training.cases,
         device=str(fabric.device),
         precision=precision_of(plan.precision, fabric.device.type),
     )
@@ -100,11 +100,7 @@ def train(
             ) from error
         row = close_epoch(session, progress)
         if fabric.is_global_zero:
-            weights = Weights(recipe, session.space, session.result.state_dict(), facts | row)
-            for name in ("last", "best") if progress.best_epoch == progress.epoch else ("last",):
-                save_weights(run / f"{name}.safetensors", weights)
-            runlog.write_row(run, row)
-            save_progress(run, session, progress)
+            save_epoch(run, session, progress, facts=facts, row=row)
             for log in logs:
                 log(row)
             watch.epoch(run)
@@ -189,6 +185,17 @@ def close_epoch(session: Session, progress: Progress) -> dict[str, object]:
     }
     progress.step, progress.loss_sum, progress.slices, progress.seconds, progress.counts = 0, 0.0, 0, 0.0, []
     return row
+
+
+def save_epoch(
+    run: Path, session: Session, progress: Progress, *, facts: dict[str, object], row: dict[str, object]
+) -> None:
+    """Write the weights that an epoch ends with, its row and the state to go on from."""
+    weights = Weights(session.recipe, session.space, session.result.state_dict(), facts | row)
+    for name in ("last", "best") if progress.best_epoch == progress.epoch else ("last",):
+        save_weights(run / f"{name}.safetensors", weights)
+    runlog.write_row(run, row)
+    save_progress(run, session, progress)
 
 
 @torch.no_grad()
