@@ -14,7 +14,7 @@ from arms import Arm, dice_of, difference, over_seeds, run_all, scores_of, train
 from machine import facts, save
 from partial_labels import BASE as PARTIAL
 from partial_labels import TEST, TRAINING, make_data
-from viscera.config import PartialLoss, Preparation, Recipe, Sampling, SliceAugmentation, SpacedSlices
+from viscera.config import PartialLoss, Preparation, Recipe, SliceSampling, SliceAugmentation, SpacedSlices
 from viscera.datasets import find_sources
 from viscera.preparing import Plan, prepare_store
 from viscera.recipes import VISCERA2D_16, ZHANG2D_SMALL
@@ -60,7 +60,7 @@ ROWS = {
     "slices resized, not spaced and cut": replace(
         FULL, preparation=PARTIAL.preparation, sampling=replace(FULL.sampling, window=None)
     ),
-    "every slice drawn alike": replace(FULL, sampling=Sampling(window=FULL.sampling.window)),
+    "every slice drawn alike": replace(FULL, sampling=SliceSampling(window=FULL.sampling.window)),
     "constant learning rate": replace(FULL, training=replace(FULL.training, schedule="step", warm_up=0.0)),
     "no average of weights": replace(FULL, training=replace(FULL.training, average_decay=0.0)),
     "zhang2d (zhang2d-small)": ZHANG,

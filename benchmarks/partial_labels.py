@@ -30,7 +30,7 @@ from viscera.config import (
     PartialLoss,
     Recipe,
     ResizedSlices,
-    Sampling,
+    SliceSampling,
     SigmoidLoss,
     SliceAugmentation,
     Training,
@@ -63,7 +63,7 @@ BASE = Recipe(
     preparation=ResizedSlices(size=(64, 64)),  # as many steps as two cores allow matter more than pixels
     network=UNetShape(widths=(16, 32, 64, 128, 256)),
     loss=PartialLoss(unannotated="marginal", exclusion=0.0, dice=1.0, alpha=10.0, sigma_pixels=3.0),
-    sampling=Sampling(dataset_power=0.5, organ_fraction=0.33),
+    sampling=SliceSampling(dataset_power=0.5, organ_fraction=0.33),
     augmentation=SliceAugmentation(quarter_turns=False),
     training=Training(
         epochs=1,

@@ -10,7 +10,16 @@ import torch
 from scipy.ndimage import gaussian_filter
 from torch import nn
 
-from viscera.config import Inference, Preparation, Recipe, ResizedSlices, SpacedSlices, UNetShape, Window
+from viscera.config import (
+    Postprocessing,
+    Preparation,
+    Recipe,
+    ResizedSlices,
+    SliceInference,
+    SpacedSlices,
+    UNetShape,
+    Window,
+)
 from viscera.inference import Model, decide, only_organs, segment, slice_logits
 from viscera.labels import ABDOMENCT1K
 from viscera.preprocessing import prepare_image
@@ -27,12 +36,13 @@ class Nearest(nn.Module):
         return -((image - centres[None, :, None, None]) ** 2)
 
 
-def model(size: tuple[int, int] = (16, 16), preparation: Preparation | None = None, **inference) -> Model:
+def model(size: tuple[int, int] = (16, 16), preparation: Preparation | None = None, **postprocessing) -> Model:
     recipe = Recipe(
         label_space="abdomenct1k",
         preparation=preparation or ResizedSlices(size=size),
         intensity=Window(-400, 400),
-        inference=Inference(batch_size=3, **inference),
+        inference=SliceInference(batch_size=3),
+        postprocessing=Postprocessing(**postprocessing),
     )
     return Model(Nearest(), recipe, ABDOMENCT1K, torch.device("cpu"), None, "hash")
 

@@ -19,12 +19,12 @@ from viscera.cases import UNSURE, open_store
 from viscera.cli import main
 from viscera.cli.pseudolabel import summary
 from viscera.config import (
-    Inference,
     Machine,
     PartialLoss,
     Recipe,
     ResizedSlices,
     SigmoidLoss,
+    SliceInference,
     Training,
     UNetShape,
     Window,
@@ -53,7 +53,7 @@ RECIPE = Recipe(
     network=UNetShape(widths=(4, 8)),
     loss=PartialLoss(),
     training=Training(epochs=2, visits_per_slice=16, batch_size=4, learning_rate=2e-2, precision="32-true"),
-    inference=Inference(batch_size=3),
+    inference=SliceInference(batch_size=3),
 )
 LIVER, KIDNEY, SPLEEN, PANCREAS = (ABDOMENCT1K.index(organ) for organ in ABDOMENCT1K.organs[:4])
 LENIENT = Acceptance(min_dice=0, min_confident=0)
@@ -216,7 +216,7 @@ def test_whatever_teachers_say_truth_order_and_batches_do_not_matter_to_what_is_
         assert set(np.unique(pseudo)) <= {0, SPLEEN, PANCREAS, UNSURE}
         for organ in ("spleen", "pancreas"):
             assert verdicts[organ].voxels == (pseudo == ABDOMENCT1K.index(organ)).sum()
-        single = tables(*reversed(rows), inference=Inference(batch_size=1))
+        single = tables(*reversed(rows), inference=SliceInference(batch_size=1))
         assert np.array_equal(fill(case, single, organs=("spleen", "pancreas"))[0], pseudo)
 
 

@@ -14,8 +14,9 @@ from PIL import Image
 from viscera.cases import Case, Facts, SourceFacts, create_store, open_store, write_case
 from viscera.config import Recipe, ResizedSlices, Training, UNetShape
 from viscera.datasets import write_case as write_data_case
+from viscera.efficiency import CaseEfficiency, Efficiency
 from viscera.errors import FileError, RunError, StoreError
-from viscera.evaluation import evaluate
+from viscera.evaluation import Rules, evaluate
 from viscera.figures.pictures import AGREE, AGREEMENT_COLOURS, FALSE, MISSED, OTHER, UNJUDGED
 from viscera.geometry import Geometry
 from viscera.labels import LabelSpace
@@ -26,6 +27,7 @@ from viscera.recipe_json import recipe_to_json
 from viscera.report import CaseFiles, write_report
 from viscera.report.page import Cell, Page, Row, Section, Table, facts_table, render, without_folders
 from viscera.report.scores import picture as picture_of
+from viscera.scores import evaluation_from_json
 from viscera.training import train
 from viscera.volume import Volume, axial_turn
 
@@ -263,6 +265,84 @@ def test_the_page_of_an_evaluation_is_that_of_its_json(tmp_path):
     _, reader = load_page(tmp_path / "page.html")
     # Two cubes 5 wide that share 4: Dice 4/5, IoU 4/6.
     assert any(row[:4] == ["prediction", "liver", "0.800", "0.667"] for row in reader.rows)
+
+
+def flare_evaluation(path):
+    """Two cases in FLARE's mode: the spleen is absent from both masks of b, the tumour stands first, an aorta is thin."""
+    values = [
+        ("a", "tumour", 0.0, 0.0, 0.0, 0.0),
+        ("a", "liver", 0.9, 0.8, 0.9, 0.8),
+        ("a", "spleen", 0.6, 0.4, 0.6, 0.4),
+        ("a", "aorta", None, None, 0.5, 0.25),
+        ("b", "liver", 0.7, 0.6, 0.75, 0.625),
+        ("b", "spleen", 1.0, 1.0, None, None),
+    ]
+    names = ("case", "organ", "flare_dice", "flare_nsd", "dice", "nsd")
+    cases = [dict(zip(names, row, strict=True)) for row in values]
+    cost = {"seconds": 133.125, "samples": 1331, "peak_memory_mib": 2100.4, "cpu_area_percent_s": 25000.6}
+    gpu = {"max_gpu_mib": 4200.0, "gpu_memory_area_mib_s": 30428.2}
+    efficiency = [
+        {"case": "a", "shape": [512, 512, 55], "efficiency": cost | gpu},
+        {"case": "b", "shape": None, "efficiency": cost | {"seconds": 9.5}},
+    ]
+    return evaluation(path, mode="flare", cases=cases, efficiency=efficiency)
+
+
+def test_flares_table_has_mean_and_deviation_per_target_tumour_and_average_last(tmp_path):
+    text, reader = load_page(write_report(flare_evaluation(tmp_path / "e.json"), tmp_path / "page.html"))
+    start = reader.rows.index(["Target", "Cases", "DSC (%), FLARE", "NSD (%), FLARE", "DSC (%)", "NSD (%)"])
+    # Standard deviation of two values: their difference / sqrt(2).
+    means = ((80, 80, 0), (70, 70, 0), (82.5, 60, 50, 0), (71.25, 40, 25, 0))  # of targets
+    average = [f"{np.mean(column):.2f} ± {np.std(column, ddof=1):.2f}" for column in means]
+    assert reader.rows[start + 1 : start + 6] == [
+        ["liver", "2", "80.00 ± 14.14", "70.00 ± 14.14", "82.50 ± 10.61", "71.25 ± 12.37"],
+        ["spleen", "2", "80.00 ± 28.28", "70.00 ± 42.43", "60.00of 1", "40.00of 1"],
+        ["aorta", "1", "–", "–", "50.00", "25.00"],
+        ["tumour", "1", "0.00", "0.00", "0.00", "0.00"],
+        ["Average", "", *average],
+    ]
+    assert "official code of FLARE23" in text
+    assert "<b>53" not in text  # tiles are of the summary
+    assert any(row[:3] == ["case", "organ", "FLARE DSC"] for row in reader.rows)
+
+
+def test_the_table_of_costs_marks_what_is_beyond_flares_tolerance(tmp_path):
+    _, reader = load_page(write_report(flare_evaluation(tmp_path / "e.json"), tmp_path / "page.html"))
+    start = reader.rows.index(
+        [
+            "Case ID",
+            "Image size",
+            "Running time (s)",
+            "Max GPU (MB)",
+            "Total GPU (MB·s)",
+            "CPU area (%·s)",
+            "Peak memory (MiB)",
+        ]
+    )
+    assert reader.rows[start + 1 : start + 3] == [
+        ["a", "(512, 512, 55)", "133.12▲ 118.12 beyond", "4200▲ 104 beyond", "30428", "25001", "2100"],
+        ["b", "–", "9.50", "–", "–", "25001", "2100"],
+    ]
+
+
+def test_other_modes_have_no_table_of_flare_and_no_costs_unless_they_are_known(tmp_path):
+    _, reader = load_page(write_report(evaluation(tmp_path / "e.json"), tmp_path / "page.html"))
+    assert not [row for row in reader.rows if row and row[0] in ("Target", "Case ID")]
+
+
+def test_costs_beside_predictions_travel_through_the_evaluation_to_the_page(tmp_path):
+    _, task = case_files(tmp_path, left=9)
+    cost = Efficiency(16.25, 163, 900.0, 1600.0)
+    sidecar = tmp_path / "prediction.json"
+    facts = json.loads(sidecar.read_text()) | {"run": {"efficiency": cost.to_json(), "shape": [30, 20, 8]}}
+    sidecar.write_text(json.dumps(facts))
+    found = evaluate(task.truth, task.prediction, rules=Rules("flare"))
+    assert found.efficiency == (CaseEfficiency("prediction", (30, 20, 8), cost),)
+    assert evaluation_from_json(found.to_json(), where="e.json").efficiency == found.efficiency
+    (tmp_path / "page.json").write_text(found.to_json())
+    _, reader = load_page(write_report(tmp_path / "page.json", tmp_path / "page.html"))
+    assert ["prediction", "(30, 20, 8)", "16.25▲ 1.25 beyond", "–", "–", "1600", "900"] in reader.rows
+    assert ["liver", "1", "80.00", "100.00", "80.00", "100.00"] in reader.rows  # 4 of 5 columns, 2 mm off
 
 
 def grouped(path):

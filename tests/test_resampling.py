@@ -194,7 +194,7 @@ def test_labels_are_those_of_the_nearest_pixel_and_nothing_beyond_the_scan(raste
 
 def test_slices_that_have_the_spacing_are_only_cut():
     slices = np.random.default_rng(7).integers(-1024, 3072, (2, 61, 70)).astype(np.int16)
-    raster = spaced_raster((slice(10, 45), slice(5, 30)), (2.5, 2.5), spacing_mm=2.5, margin_mm=10)
+    raster = spaced_raster((slice(10, 45), slice(5, 30)), (2.5, 2.5), spacing_mm=(2.5, 2.5), margin_mm=10)
     assert (raster.size, raster.step) == ((48, 48), (1, 1))
     top, left = raster.start
     around = np.pad(slices, ((0, 0), (50, 50), (50, 50)), constant_values=AIR_HU)
@@ -218,7 +218,7 @@ def test_a_spaced_raster_covers_the_box_and_its_margin_with_as_few_pixels_as_can
     low, length, pixel_mm, spacing_mm, margin_mm
 ):
     box = slice(low, low + length)
-    raster = spaced_raster((box, box), (pixel_mm, pixel_mm), spacing_mm=spacing_mm, margin_mm=margin_mm)
+    raster = spaced_raster((box, box), (pixel_mm, pixel_mm), spacing_mm=(spacing_mm, spacing_mm), margin_mm=margin_mm)
     (start, _), (stop, _), (size, _) = raster.start, raster.stop, raster.size
     assert float(raster.step[0]) * pixel_mm == pytest.approx(spacing_mm, abs=pixel_mm / 8192 + 1e-9)
     assert size % 16 == 0

@@ -8,7 +8,7 @@ import torch
 from scipy import ndimage
 
 from viscera.cases import UNSURE
-from viscera.config import Sampling
+from viscera.config import SliceSampling
 from viscera.labels import LabelSpace
 from viscera.sampling import (
     NO_ORGAN_DISTANCE_PIXELS,
@@ -57,23 +57,23 @@ def two_sets(make_case) -> SliceIndex:
 
 
 def test_an_epoch_visits_every_slice_equally_often_and_another_epoch_in_another_order(two_sets):
-    order = epoch_order(two_sets, Sampling(), visits=140, generator=step_generator(0, 1))
+    order = epoch_order(two_sets, SliceSampling(), visits=140, generator=step_generator(0, 1))
     counts = np.bincount(order, minlength=40)
     assert len(order) == 140
     assert set(counts.tolist()) == {3, 4}
     assert all(len(set(order[first : first + 40].tolist())) == 40 for first in (0, 40, 80))
-    assert not np.array_equal(order, epoch_order(two_sets, Sampling(), visits=140, generator=step_generator(0, 2)))
-    assert np.array_equal(order, epoch_order(two_sets, Sampling(), visits=140, generator=step_generator(0, 1)))
+    assert not np.array_equal(order, epoch_order(two_sets, SliceSampling(), visits=140, generator=step_generator(0, 2)))
+    assert np.array_equal(order, epoch_order(two_sets, SliceSampling(), visits=140, generator=step_generator(0, 1)))
 
 
 @pytest.mark.parametrize(("power", "share"), [(0.0, 0.1), (0.5, 1 / (1 + 9 * 9**-0.5)), (1.0, 0.5)])
 def test_a_case_counts_by_the_size_of_its_data_set_to_the_power(two_sets, power, share):
-    order = epoch_order(two_sets, Sampling(dataset_power=power), visits=40_000, generator=step_generator(0))
+    order = epoch_order(two_sets, SliceSampling(dataset_power=power), visits=40_000, generator=step_generator(0))
     assert (two_sets.positions[order, 0] == 9).mean() == pytest.approx(share, abs=0.01)
 
 
 def test_visits_by_organ_see_rare_organs_as_often_as_frequent_ones(two_sets):
-    order = epoch_order(two_sets, Sampling(organ_fraction=1), visits=20_000, generator=step_generator(0))
+    order = epoch_order(two_sets, SliceSampling(organ_fraction=1), visits=20_000, generator=step_generator(0))
     liver_only, with_spleen = 1 / 40, 1 / 40 + 1  # of all 40 slices with a liver; the spleen's only slice is among them
     assert (order == 39).mean() == pytest.approx(with_spleen / 2, abs=0.01)
     assert (order == 0).mean() == pytest.approx(liver_only / 2, abs=0.005)
@@ -83,7 +83,7 @@ def test_visits_by_organ_count_pseudo_labels_as_shown_but_not_where_teachers_are
     labels, pseudo = np.zeros((2, 3, 16, 16), np.uint8)
     pseudo[1, 4:8], pseudo[2] = 2, UNSURE
     case = replace(make_case("a__0", annotated=("liver",), labels=labels), pseudo=pseudo, pseudo_annotated=("spleen",))
-    order = epoch_order(SliceIndex.of([case]), Sampling(organ_fraction=1), visits=50, generator=step_generator(0))
+    order = epoch_order(SliceIndex.of([case]), SliceSampling(organ_fraction=1), visits=50, generator=step_generator(0))
     assert (order == 1).all()
 
 
@@ -101,7 +101,7 @@ def test_pseudo_labels_travel_with_the_batch_and_bound_organs_for_the_boundary_w
 
 def test_visits_by_organ_of_cases_without_organs_stay_as_they_are(make_case):
     index = SliceIndex.of([make_case("a__0", annotated=("liver",), labels=np.zeros((3, 16, 16), np.uint8))])
-    order = epoch_order(index, Sampling(organ_fraction=0.5), visits=6, generator=step_generator(0))
+    order = epoch_order(index, SliceSampling(organ_fraction=0.5), visits=6, generator=step_generator(0))
     assert np.bincount(order).tolist() == [2, 2, 2]
 
 

@@ -16,14 +16,14 @@ import torch
 from viscera.cases import open_store
 from viscera.checkpoint import load_weights
 from viscera.config import (
-    Inference,
     Machine,
     PartialLoss,
     Recipe,
     ResizedSlices,
     RichAugmentation,
-    Sampling,
     SigmoidLoss,
+    SliceInference,
+    SliceSampling,
     Training,
     UNetShape,
 )
@@ -40,7 +40,7 @@ RECIPE = Recipe(
     preparation=ResizedSlices(size=(16, 16)),
     network=UNetShape(widths=(4, 8)),
     training=Training(epochs=2, visits_per_slice=2, batch_size=4, learning_rate=5e-3, precision="32-true"),
-    inference=Inference(batch_size=2),
+    inference=SliceInference(batch_size=2),
 )
 LONGER = replace(
     RECIPE, training=replace(RECIPE.training, epochs=12, step_epochs=6, visits_per_slice=6, learning_rate=2e-2)
@@ -195,7 +195,7 @@ OURS = replace(
     RECIPE,
     network=UNetShape(widths=(4, 8), slices=3),
     loss=PartialLoss(alpha=1.0),
-    sampling=Sampling(dataset_power=0.5, organ_fraction=0.5, window=(16, 16)),
+    sampling=SliceSampling(dataset_power=0.5, organ_fraction=0.5, window=(16, 16)),
     augmentation=RichAugmentation(elastic_cell_pixels=8.0),
     training=replace(RECIPE.training, schedule="cosine", warm_up=0.1, average_decay=0.9),
 )
@@ -282,13 +282,13 @@ def test_a_fold_is_left_out_of_training_and_of_what_the_run_says_it_was_trained_
         file.write_text(json.dumps(json.loads(file.read_text()) | {"image_sha256": file.parent.name}))
     trained = []
     for number in (1, 2):
-        fold = replace(RECIPE, sampling=Sampling(fold=(number, 2)), training=replace(RECIPE.training, epochs=1))
+        fold = replace(RECIPE, sampling=SliceSampling(fold=(number, 2)), training=replace(RECIPE.training, epochs=1))
         train(fold, open_store(tmp_path / "store"), tmp_path / str(number))
         trained.append(set(json.loads((tmp_path / str(number) / "run.json").read_text())["splits"]["training"]))
     assert trained[0] | trained[1] == set(open_store(small_store).names("training"))
     assert not trained[0] & trained[1]
     with pytest.raises(SettingError, match=r"sampling\.fold 3 2: say 1 3, 2 3 or 3 3"):
-        train(replace(RECIPE, sampling=Sampling(fold=(3, 2))), open_store(small_store), tmp_path / "none")
+        train(replace(RECIPE, sampling=SliceSampling(fold=(3, 2))), open_store(small_store), tmp_path / "none")
 
 
 def test_learning_rate_is_torchs_step_lr():

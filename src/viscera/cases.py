@@ -22,7 +22,7 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Bool, Int16, Shaped, UInt8
 
-from viscera.config import Preparation, ResizedSlices, SpacedSlices
+from viscera.config import Preparation, ResizedSlices, ScannerGrid, SpacedSlices, SpacedVolumes
 from viscera.errors import StoreError
 from viscera.files import write_json
 from viscera.geometry import Geometry, geometry_from_json, geometry_to_json
@@ -334,14 +334,25 @@ def _preparation(found: dict) -> Preparation:
             return ResizedSlices(size=(rows, columns))
         case "spaced":
             return SpacedSlices(spacing_mm=float(found["spacing_mm"]), margin_mm=float(found["margin_mm"]))
+        case "volumes":
+            z, y, x = map(float, found["spacing_mm"])
+            return SpacedVolumes(spacing_mm=(z, y, x), margin_mm=float(found["margin_mm"]))
+        case "scanner":
+            return ScannerGrid()
         case kind:
             raise ValueError(f"no preparation '{kind}'")
 
 
 def _settings(preparation: Preparation) -> str:
-    if isinstance(preparation, ResizedSlices):
-        return "size {}x{}".format(*preparation.size)
-    return f"spacing_mm {preparation.spacing_mm:g}, margin_mm {preparation.margin_mm:g}"
+    match preparation:
+        case ResizedSlices(size=(rows, columns)):
+            return f"size {rows}x{columns}"
+        case SpacedSlices(spacing_mm=spacing_mm, margin_mm=margin_mm):
+            return f"spacing_mm {spacing_mm:g}, margin_mm {margin_mm:g}"
+        case SpacedVolumes(spacing_mm=(z, y, x), margin_mm=margin_mm):
+            return f"spacing_mm {z:g} {y:g} {x:g}, margin_mm {margin_mm:g}"
+        case ScannerGrid():
+            return "the scanner's grid"
 
 
 def _pseudo_annotated(folder: Path) -> tuple[str, ...]:

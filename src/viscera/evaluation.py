@@ -1,8 +1,8 @@
 """Scores of predictions against truth: what each organ of each case gets, over files and folders.
 
 An organ that a case's truth does not annotate has no row: neither 0 nor 1. What the numbers mean is in metrics.py; what
-belongs together in pairing.py; what the case's own data set annotates in own_organs.py; summaries, intervals and
-comparisons in scores.py; the confusion matrix in mixups.py.
+belongs together in pairing.py; what the case's own data set annotates in own_organs.py; FLARE's rules in flare.py;
+summaries, intervals and comparisons in scores.py; the confusion matrix in mixups.py.
 """
 
 import math
@@ -16,11 +16,14 @@ import numpy as np
 from jaxtyping import Int, Shaped, UInt8
 
 from viscera.datasets import Problem, Source
-from viscera.errors import VisceraError
+from viscera.efficiency import CaseEfficiency, read_case_efficiency
+from viscera.errors import SettingError, VisceraError
+from viscera.flare import flare_scores
 from viscera.label_files import read_names
 from viscera.labels import PART_OF
 from viscera.metrics import confusion, organ_boxes, overlap, surface_scores
 from viscera.mixups import Confusion, merge, tally
+from viscera.nifti import stem
 from viscera.own_organs import OwnOrgans, half_annotated, is_annotated, own_organs, read_own_organs
 from viscera.pairing import Pair, Task, case_name, find_tasks, match
 from viscera.scores import ANNOTATED, UNANNOTATED, Evaluation, OrganScore, summarise
@@ -42,7 +45,7 @@ __all__ = [
     "score_case",
 ]
 
-Mode = Literal["volume", "slices"]
+Mode = Literal["volume", "slices", "flare"]
 
 TOLERANCES_MM: dict[str, float] = {
     "liver": 5.0,
@@ -73,20 +76,30 @@ class Rules:
     """How to score.
 
     Attributes:
-        mode: "volume": whole volumes. "slices": zhang2d's slice Dice and IoU, with names of their own.
+        mode: "volume": whole volumes. "slices": zhang2d's slice Dice and IoU, with names of their own. "flare": also
+            by the official code of FLARE23, with names of their own.
         tolerances_mm: {organ: tolerance of the NSD}, over TOLERANCES_MM.
+        other_tolerance_mm: Of every organ that ``tolerances_mm`` does not name; None: TOLERANCES_MM. FLARE21 has 1.
     """
 
     mode: Mode = "volume"
     tolerances_mm: Mapping[str, float] = field(default_factory=dict)
+    other_tolerance_mm: float | None = None
+
+    def __post_init__(self) -> None:
+        """Raise SettingError for a tolerance that is negative or not finite."""
+        for value in (*self.tolerances_mm.values(), self.other_tolerance_mm or 0.0):
+            if not (value >= 0 and math.isfinite(value)):
+                raise SettingError(f"a tolerance of the surface Dice is {value:g} mm. Give 0 mm or more.")
 
     def tolerance_mm(self, organ: str) -> float:
         """Give the tolerance of an organ, else of the whole that it is part of, else OTHER_TOLERANCE_MM."""
-        for table in (self.tolerances_mm, TOLERANCES_MM):
-            for name in (organ, PART_OF.get(organ, organ)):
+        names = (organ, PART_OF.get(organ, organ))
+        for table in (self.tolerances_mm, TOLERANCES_MM if self.other_tolerance_mm is None else {}):
+            for name in names:
                 if name in table:
                     return table[name]
-        return OTHER_TOLERANCE_MM
+        return OTHER_TOLERANCE_MM if self.other_tolerance_mm is None else self.other_tolerance_mm
 
 
 @dataclass(frozen=True)
@@ -108,6 +121,8 @@ def score_case(pair: Pair, rules: Rules = Rules(), *, own: Collection[str] | Non
 
     Mode "slices": slice_dice and slice_iou, from voxels counted together over the axial slices on which the truth shows
     the organ; NaN if none does. What the network finds on other slices does not count, so these are kinder.
+
+    Mode "flare": all of mode "volume", and flare_dice and flare_nsd by the official code, see ``flare_scores``.
 
     Args:
         pair: The case.
@@ -174,8 +189,10 @@ def _judge(pair: Pair, rules: Rules, own: Collection[str] | None) -> _Outcome:
         for organ, _ in organs
     ]
     halves = half_annotated((organ for organ, _ in organs), own or ())
-    notes = tuple(f"{organ}: only one side is annotated in its own data set, so unannotated" for organ in halves)
-    return _Outcome(scores, matrix, notes)
+    notes = [f"{organ}: only one side is annotated in its own data set, so unannotated" for organ in halves]
+    thin = [organ for organ, _ in organs if math.isnan(values[organ].get("flare_dice", 0.0))]
+    notes += [f"{pair.case}: {organ} is on one slice of the truth, so FLARE's code has no score" for organ in thin]
+    return _Outcome(scores, matrix, tuple(notes))
 
 
 def _volume_values(
@@ -194,6 +211,7 @@ def _volume_values(
         index, tolerance_mm = pair.space.index(organ), rules.tolerance_mm(organ)
         score = overlap(counts, index)
         nsd, hd95_mm = math.nan, math.nan
+        masks = [np.zeros((0, 0, 0), bool)] * 2
         box = _union(boxes[0][index - 1], boxes[1][index - 1])
         if box is not None:
             masks = [labels[box] == index for labels in (truth, prediction)]
@@ -209,6 +227,9 @@ def _volume_values(
             "volume_error_ml": (score.prediction_voxels - score.truth_voxels) * voxel_ml,
             "tolerance_mm": tolerance_mm,
         }
+        if rules.mode == "flare":
+            flare = flare_scores(masks[0], masks[1], spacing_mm, organ=organ, tolerance_mm=tolerance_mm, nsd=nsd)
+            values[organ] |= {"flare_dice": flare.dice, "flare_nsd": flare.nsd}
     return values
 
 
@@ -324,4 +345,13 @@ def evaluate(
         remarks["every organ that is scored is annotated in its case's own data set"] = None
     problems = (*problems, *(problem for result in results for problem in result.problems))
     matrix = merge(result.confusion for result in results if result.confusion)
-    return Evaluation(rules.mode, scores, summary, problems, (*notes, *remarks), matrix)
+    return Evaluation(rules.mode, scores, summary, problems, (*notes, *remarks), matrix, _costs(tasks))
+
+
+def _costs(tasks: Sequence[Task]) -> tuple[CaseEfficiency, ...]:
+    """Give what the predictions cost, of those whose NAME.json says so."""
+    rows = (
+        read_case_efficiency(task.prediction.with_name(stem(task.prediction) + ".json"), case=task.case)
+        for task in tasks
+    )
+    return tuple(row for row in rows if row is not None)

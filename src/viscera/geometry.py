@@ -8,7 +8,7 @@ from functools import cached_property
 import numpy as np
 from jaxtyping import Float
 
-from viscera.resampling import Raster, resampled_affine, whole_raster
+from viscera.resampling import Ladder, Raster, resampled_affine, whole_raster
 from viscera.volume import Turn, Volume, turn_volume
 
 
@@ -24,6 +24,7 @@ class Geometry:
         start: The row and column in axial order at whose outer edge the prepared slices begin; negative where they reach
             beyond the scan.
         step: Pixels of the scanner per prepared pixel, along rows and columns; None where the whole slice is resized.
+        ladder: Where the prepared slices lie among the scanner's; None where they are the same.
     """
 
     shape: tuple[int, int, int]
@@ -32,6 +33,7 @@ class Geometry:
     size: tuple[int, int]
     start: tuple[int, int] = (0, 0)
     step: tuple[Fraction, Fraction] | None = None
+    ladder: Ladder | None = None
 
     @property
     def axial_shape(self) -> tuple[int, int, int]:
@@ -42,7 +44,7 @@ class Geometry:
     @property
     def prepared_shape(self) -> tuple[int, int, int]:
         """Voxels (z, y, x) of the prepared image."""
-        return self.axial_shape[0], *self.size
+        return self.axial_shape[0] if self.ladder is None else self.ladder.size, *self.size
 
     @property
     def raster(self) -> Raster:
@@ -56,7 +58,7 @@ class Geometry:
         """Index (z, y, x, 1) of the prepared image -> world RAS+ mm."""
         nothing = np.broadcast_to(np.uint8(0), self.shape)  # takes no memory
         axial = turn_volume(Volume(nothing, self.affine), self.turn)
-        return resampled_affine(axial.affine, self.raster)
+        return resampled_affine(axial.affine, self.raster, self.ladder)
 
     @property
     def spacing_mm(self) -> tuple[float, float, float]:
@@ -78,6 +80,8 @@ def geometry_to_json(geometry: Geometry) -> dict[str, object]:
     if geometry.step is not None:
         written["start"] = geometry.start
         written["step"] = [str(step) for step in geometry.step]
+    if geometry.ladder is not None:
+        written["ladder"] = [str(part) for part in (geometry.ladder.size, geometry.ladder.start, geometry.ladder.step)]
     return written
 
 
@@ -94,4 +98,8 @@ def geometry_from_json(found: Mapping) -> Geometry:
     if "step" not in found:
         return grid
     rows, columns = (Fraction(step) for step in found["step"])
-    return Geometry(grid.shape, affine, turn, grid.size, tuple(found["start"]), (rows, columns))
+    ladder = None
+    if "ladder" in found:
+        size, start, step = found["ladder"]
+        ladder = Ladder(int(size), Fraction(start), Fraction(step))
+    return Geometry(grid.shape, affine, turn, grid.size, tuple(found["start"]), (rows, columns), ladder)

@@ -8,8 +8,8 @@ from typing import TypeVar
 import numpy as np
 from jaxtyping import Int16, Shaped
 
-from viscera.config import Window
-from viscera.errors import FileError
+from viscera.config import ForegroundScore, Intensity, RawHU, Window
+from viscera.errors import FileError, SettingError
 from viscera.volume import Volume
 
 TISSUE_HU = -200
@@ -25,6 +25,33 @@ BEYOND_SHARE = 0.001
 
 Image = TypeVar("Image")
 """A numpy array or a torch tensor."""
+
+
+def network_input(image: Image, settings: Intensity) -> Image:
+    """Give the network's input for HU.
+
+    Args:
+        image: A numpy array or a torch tensor of any shape.
+        settings: A window, the organs' statistics, or HU as they are.
+
+    Returns:
+        The same kind of array, in floats.
+
+    Raises:
+        SettingError: The statistics have not been measured.
+    """
+    match settings:
+        case Window():
+            return apply_window(image, settings)
+        case ForegroundScore(measured=measured):
+            if measured is None:
+                raise SettingError(
+                    "intensity.measured is not known. It is measured when training begins: train, or give it."
+                )
+            low, high, mean, deviation = measured
+            return (image.clip(low, high) - mean) / deviation  # pyright: ignore[reportAttributeAccessIssue]
+        case RawHU():
+            return image * 1.0  # pyright: ignore[reportOperatorIssue]
 
 
 def apply_window(image: Image, window: Window) -> Image:

@@ -207,7 +207,13 @@ FLARE13 = LabelSpace(
 ABDOMENCT1K = LabelSpace("abdomenct1k", ("liver", "kidney", "spleen", "pancreas"))
 """The four organs of AbdomenCT-1K and FLARE21 (Ma et al. 2021)."""
 
-SPACES: dict[str, LabelSpace] = {space.name: space for space in (ZHANG12, FLARE13, ABDOMENCT1K)}
+FLARE14 = LabelSpace("flare14", (*FLARE13.organs, TUMOUR))
+"""FLARE23's organs and tumour."""
+
+TUMOUR_ONLY = LabelSpace("tumour", (TUMOUR,))
+"""For a network of tumours, whatever their organ (gao2step's second)."""
+
+SPACES: dict[str, LabelSpace] = {space.name: space for space in (ZHANG12, FLARE13, FLARE14, ABDOMENCT1K, TUMOUR_ONLY)}
 
 
 @dataclass(frozen=True)
@@ -289,7 +295,9 @@ def _with_wholes(organs: set[str]) -> set[str]:
 
 
 def _target(space: LabelSpace, name: str) -> str | None:
-    """Give the organ of the space that a label belongs to: itself, or the whole that it is part of."""
+    """Give the organ of the space that a label belongs to: itself, any tumour's, or the whole that it is part of."""
+    if TUMOUR in space.organs and name not in space.organs and name.endswith(f"_{TUMOUR}"):
+        return TUMOUR
     while name not in space.organs:
         if name not in PART_OF:
             return None

@@ -1,4 +1,4 @@
-"""Losses: of logits (batch, class, y, x) against a batch, as a scalar to be minimised.
+"""Losses: of logits (batch, class, y, x) or (batch, class, z, y, x) against a batch, as a scalar to be minimised.
 
 ``boundary_loss`` holds zhang2d's two forms of cross-entropy, which call every voxel without a label background, as
 published. In ``partial_loss`` and ``sigmoid_loss`` a voxel of an organ that its case does not annotate is unknown: such a
@@ -11,22 +11,26 @@ probabilities. float64 stays float64.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
-from jaxtyping import Bool, Float, Int64, UInt8
+from jaxtyping import Bool, Float, Int64, Shaped, UInt8
 from torch import Tensor
 
 from viscera.cases import UNSURE
-from viscera.config import AddedBoundaryLoss, ClassWeights, Loss, PartialLoss, SigmoidLoss, SummedBoundaryLoss
+from viscera.config import AddedBoundaryLoss, ClassWeights, Distance, Loss, PartialLoss, SigmoidLoss, SummedBoundaryLoss
 from viscera.errors import SettingError
-from viscera.sampling import Batch
+from viscera.sampling.batch import Batch
+
+SMOOTH = 1e-5
+"""Added above and below in the linear Dice (nnU-Net): an organ that is neither there nor found has Dice 1."""
 
 TINY = 1e-30
 """Keeps the logarithm finite where probabilities are no float32 any more."""
 
 
 def loss_of(
-    settings: Loss, logits: Float[Tensor, "batch class y x"], batch: Batch, *, class_weights: Float[Tensor, " class"]
+    settings: Loss, logits: Float[Tensor, "batch class *space"], batch: Batch, *, class_weights: Float[Tensor, " class"]
 ) -> Float[Tensor, ""]:
     """Give a recipe's loss of a batch.
 
@@ -52,13 +56,63 @@ def loss_of(
             )
 
 
+def deep_loss(
+    settings: Loss,
+    logits: Sequence[Tensor],
+    batch: Batch,
+    *,
+    class_weights: Float[Tensor, " class"],
+) -> Float[Tensor, ""]:
+    """Give the loss of a network that answers at several resolutions (deep supervision), or at one.
+
+    Each coarser output counts half as much as the next finer one, the coarsest not at all; the weights add up to 1.
+
+    Args:
+        settings: Which loss.
+        logits: (batch, class, *space), finest first, each half as fine as the one before.
+        batch: What should have come out, at full resolution.
+        class_weights: w0 per class, background first.
+
+    Source: Isensee et al. 2021, doi:10.1038/s41592-020-01008-z, and its code (nnUNetTrainer: weights 1 / 2^i, the last 0).
+    """
+    levels = logits[: max(1, len(logits) - 1)]
+    weights = [0.5**level for level in range(len(levels))]
+    total = torch.zeros((), device=levels[0].device)
+    for level, weight in zip(levels, weights, strict=True):
+        seen = _coarser(batch, level.shape[2:])
+        total = total + weight / sum(weights) * loss_of(settings, level, seen, class_weights=class_weights)
+    return total
+
+
+def _coarser(batch: Batch, size: Sequence[int]) -> Batch:
+    """Give every so-manyth voxel of a batch's labels, near the middle of those it stands for."""
+    factors = [old // new for old, new in zip(batch.labels.shape[1:], size, strict=True)]
+    if all(factor == 1 for factor in factors):
+        return batch
+    part = (..., *(slice(factor // 2, None, factor) for factor in factors))
+    flat = batch.distance.shape[1:] != batch.labels.shape[1:]
+    return replace(
+        batch,
+        labels=batch.labels[part],
+        known=batch.known[part],
+        distance=batch.distance if flat else batch.distance[part],
+        pseudo=batch.pseudo[part],
+    )
+
+
+def needed_distance(settings: Loss) -> Distance | None:
+    """Give which distance to the boundary a loss looks at; None where its weight is 0."""
+    weight = settings.amplitude if isinstance(settings, SummedBoundaryLoss) else settings.alpha
+    return settings.distance if weight > 0 else None
+
+
 def boundary_loss(
     settings: AddedBoundaryLoss | SummedBoundaryLoss,
-    logits: Float[Tensor, "batch class y x"],
+    logits: Float[Tensor, "batch class *space"],
     *,
-    labels: UInt8[Tensor, "batch y x"],
-    distance: Float[Tensor, "batch y x"],
-    known: Bool[Tensor, "batch y x"],
+    labels: UInt8[Tensor, "batch *space"],
+    distance: Float[Tensor, "batch *space"],
+    known: Bool[Tensor, "batch *space"],
     class_weights: Float[Tensor, " class"],
 ) -> Float[Tensor, ""]:
     """Give zhang2d's boundary-weighted cross-entropy over the known pixels.
@@ -95,7 +149,7 @@ def boundary_loss(
 
 def partial_loss(
     settings: PartialLoss,
-    logits: Float[Tensor, "batch class y x"],
+    logits: Float[Tensor, "batch class *space"],
     batch: Batch,
     *,
     class_weights: Float[Tensor, " class"],
@@ -106,7 +160,7 @@ def partial_loss(
 
         cross-entropy  mean of -log q, weighted by w0[y] (1 + alpha g): q = p_y on an organ of A, else p_0 + sum over U of p_d
         Dice           mean over organs of -log(2 sum(p t) / (sum(p) + sum(t))), sums over the slices that annotate the
-                       organ; organs that no slice shows do not enter
+                       organ; organs that no slice shows do not enter. Or, linear, 1 - Dice over all annotated organs
         exclusion      mean over pixels of an organ of A of -log(1 - sum over U of p_d)
 
     Background is no organ of the Dice term, so merging U into it changes the cross-entropy only. A case that annotates
@@ -129,7 +183,7 @@ def partial_loss(
     if settings.unannotated == "background":
         batch = replace(batch, annotated=torch.ones_like(batch.annotated))
     weights = _pixel_weights(settings, batch, class_weights)
-    annotated = batch.annotated[:, :, None, None]
+    annotated = _over(batch.annotated, batch.labels)
     organ = (batch.labels > 0) & batch.known
     everything = logits.logsumexp(1)
     excluded = everything - _log_sum(logits, annotated)
@@ -141,14 +195,14 @@ def partial_loss(
         open_ = _log_sum(logits, target.open)
         errors = everything - torch.where(target.labels > 0, own, open_)
         entropy = (weights * errors).sum() / weights.sum().clamp(min=1e-12)
-        return entropy + settings.dice * _dice_loss(logits.softmax(1), target)
+        return entropy + settings.dice * _dice_loss(logits.softmax(1), target, form=settings.dice_form)
 
     return _with_pseudo(of, batch, settings.pseudo) + settings.exclusion * exclusion
 
 
 def sigmoid_loss(
     settings: SigmoidLoss,
-    logits: Float[Tensor, "batch class y x"],
+    logits: Float[Tensor, "batch class *space"],
     batch: Batch,
     *,
     class_weights: Float[Tensor, " class"],
@@ -191,22 +245,22 @@ class Target:
         counts: Where the pixel counts for the class by itself (Dice, sigmoid).
     """
 
-    labels: Int64[Tensor, "batch y x"]
-    open: Bool[Tensor, "batch class #y #x"]
-    counts: Bool[Tensor, "batch class y x"]
+    labels: Int64[Tensor, "batch *space"]
+    open: Bool[Tensor, "batch class *#space"]
+    counts: Bool[Tensor, "batch class *space"]
 
 
 def truth_target(batch: Batch) -> Target:
     """Give what the truth alone says: a pixel of label 0 may be any unannotated organ."""
-    annotated = batch.annotated[:, :, None, None]
+    annotated = _over(batch.annotated, batch.labels)
     return Target(batch.labels.long(), ~annotated | _background(annotated), annotated & batch.known[:, None])
 
 
 def pseudo_target(batch: Batch) -> Target:
     """Give what truth and pseudo-labels say together; where teachers are unsure, what the truth alone says."""
-    annotated = batch.annotated[:, :, None, None]
+    annotated = _over(batch.annotated, batch.labels)
     sure = (batch.pseudo != UNSURE)[:, None]
-    settled = annotated | (batch.pseudo_annotated[:, :, None, None] & sure)
+    settled = annotated | (_over(batch.pseudo_annotated, batch.labels) & sure)
     labels = torch.where((batch.labels == 0) & sure[:, 0], batch.pseudo, batch.labels)
     return Target(labels.long(), ~settled | _background(annotated), settled & batch.known[:, None])
 
@@ -220,37 +274,49 @@ def _with_pseudo(of: Callable[["Target"], Tensor], batch: Batch, share: float) -
     return (1 - share) * of(truth_target(batch)) + share * of(pseudo_target(batch))
 
 
-def _dice_loss(probabilities: Float[Tensor, "batch class y x"], target: Target) -> Float[Tensor, ""]:
-    """Give the mean of -log Dice over the organs that the batch shows; 0 if it shows none."""
+def _dice_loss(
+    probabilities: Float[Tensor, "batch class *space"], target: Target, *, form: Literal["log", "linear"] = "log"
+) -> Float[Tensor, ""]:
+    """Give the mean of -log Dice over the organs that the batch shows, or of 1 - Dice over those annotated; 0 without any."""
     counts = target.counts[:, 1:]
     truth = _one_hot(target.labels, probabilities.shape[1])[:, 1:] * counts
     found = probabilities[:, 1:] * counts
-    true = truth.sum((0, 2, 3))
-    both = (found * truth).sum((0, 2, 3))
+    axes = (0, *range(2, truth.ndim))
+    true, both, sums = truth.sum(axes), (found * truth).sum(axes), found.sum(axes)
+    if form == "linear":
+        there = counts.flatten(2).any(2).any(0)
+        errors = 1 - (2 * both + SMOOTH) / (sums + true + SMOOTH)
+        return (errors * there).sum() / there.sum().clamp(min=1)
     shown = true > 0
     # An organ that is not shown has log 1, a number of which 0 is left, not NaN.
-    errors = (found.sum((0, 2, 3)) + true).where(shown, 1).log() - (2 * both).where(shown, 1).clamp(min=TINY).log()
+    errors = (sums + true).where(shown, 1).log() - (2 * both).where(shown, 1).clamp(min=TINY).log()
     return errors.sum() / shown.sum().clamp(min=1)
 
 
-def _one_hot(labels: Int64[Tensor, "batch y x"], classes: int) -> Bool[Tensor, "batch class y x"]:
-    return labels[:, None] == torch.arange(classes, device=labels.device)[:, None, None]
+def _one_hot(labels: Int64[Tensor, "batch *space"], classes: int) -> Bool[Tensor, "batch class *space"]:
+    return labels[:, None] == _over(torch.arange(classes, device=labels.device)[None], labels)
 
 
 def _log_sum(
-    logits: Float[Tensor, "batch class y x"], chosen: Bool[Tensor, "batch class #y #x"]
-) -> Float[Tensor, "batch y x"]:
+    logits: Float[Tensor, "batch class *space"], chosen: Bool[Tensor, "batch class *#space"]
+) -> Float[Tensor, "batch *space"]:
     """Give the log of the summed exponentials of the chosen classes' logits."""
     return logits.masked_fill(~chosen, -torch.inf).logsumexp(1)
 
 
-def _background(annotated: Bool[Tensor, "batch class 1 1"]) -> Bool[Tensor, "1 class 1 1"]:
-    return (torch.arange(annotated.shape[1], device=annotated.device) == 0)[None, :, None, None]
+def _background(annotated: Bool[Tensor, "batch class *#space"]) -> Bool[Tensor, "1 class *#space"]:
+    first = torch.arange(annotated.shape[1], device=annotated.device) == 0
+    return first.reshape(1, -1, *[1] * (annotated.ndim - 2))
+
+
+def _over(values: Shaped[Tensor, "items class"], labels: Shaped[Tensor, "batch *space"]) -> Shaped[Tensor, "..."]:
+    """Give values of each item and class with as many axes more as the labels have space."""
+    return values.reshape(*values.shape, *[1] * (labels.ndim - 1))
 
 
 def _pixel_weights(
     settings: PartialLoss | SigmoidLoss, batch: Batch, class_weights: Float[Tensor, " class"]
-) -> Float[Tensor, "batch y x"]:
+) -> Float[Tensor, "batch *space"]:
     """Give w0[y] (1 + alpha g) on known pixels, 0 elsewhere."""
     near = torch.exp(-(batch.distance.float() ** 2) / (2 * settings.sigma_pixels**2))
     return class_weights[batch.labels.long()] * (1 + settings.alpha * near) * batch.known

@@ -18,9 +18,10 @@ import torch
 from jaxtyping import Int16, UInt8
 
 from viscera import nifti
+from viscera.efficiency import sample_efficiency
 from viscera.errors import FileError, VisceraError
 from viscera.files import write_json, write_text
-from viscera.inference import Model, only_organs, segment
+from viscera.inference import Model, only_organs, segment_and_report
 from viscera.intensity import hounsfield
 from viscera.labels import LabelSpace, colour
 from viscera.machine import Stopwatch, peak_memory_mib
@@ -107,7 +108,9 @@ def is_done(task: Task, model: Model, wishes: Wishes) -> bool:
     facts: dict = {}
     try:
         facts = json.loads(task.sidecar.read_text())
-        same = facts["run"]["weights_sha256"] == model.weights_sha256 and facts["run"]["organs"] == list(wishes.organs)
+        run = facts["run"]
+        same = run["weights_sha256"] == model.weights_sha256 and run["organs"] == list(wishes.organs)
+        same = same and run.get("other_weights_sha256", {}) == model.sha256s
     except (OSError, ValueError, KeyError, TypeError):
         same = False
     if not same:
@@ -134,36 +137,58 @@ def predict_file(
         LabelError: An organ is wished for that the network does not know.
     """
     clock = Stopwatch({})
-    wanted = [model.space.index(organ) for organ in wishes.organs]
-    with clock.stage("read"):
-        ct = nifti.read(task.scan)
-    ct = with_voxels(ct, hounsfield(ct, where=task.scan.name))
-    labels = segment(ct, model, clock=clock, watch=watch)
-    if wanted:
-        labels = with_voxels(labels, only_organs(labels.voxels, wanted))
-    names = {index: organ for index, organ in model.space.labels.items() if not wanted or index in wanted}
-    facts: dict[str, object] = {"labels": {str(index): organ for index, organ in names.items()}}
-    if wishes.statistics:
-        with clock.stage("statistics"):
-            facts["statistics"] = organ_statistics(ct, labels.voxels, names)
-    task.output.parent.mkdir(parents=True, exist_ok=True)
     hidden = task.output.with_name(f".part.{task.output.name}")
-    with clock.stage("write"):
-        nifti.write(hidden, labels, overwrite=True)
+    with sample_efficiency(str(model.device)) as meter:
+        facts, shape = _segment_file(task, hidden, model, wishes=wishes, clock=clock, watch=watch)
     facts["run"] = {
         "viscera": version("viscera"),
         "torch": torch.__version__,
         "recipe": model.recipe.name,
         "weights_sha256": model.weights_sha256,
+        "other_weights_sha256": model.sha256s,
         "organs": list(wishes.organs),
         "device": str(model.device),
         "precision": str(model.autocast or torch.float32).removeprefix("torch."),
         "seconds": {stage: round(seconds, 3) for stage, seconds in clock.seconds.items()},
         "peak_memory_mib": round(peak_memory_mib(), 1),
+        "shape": list(reversed(shape)),
+        "efficiency": meter.result.to_json(),
     }
     write_json(task.sidecar, facts)
     hidden.replace(task.output)
     return facts
+
+
+def _segment_file(
+    task: Task,
+    output: Path,
+    model: Model,
+    *,
+    wishes: Wishes,
+    clock: Stopwatch,
+    watch: Callable[[int, int], None],
+) -> tuple[dict[str, object], tuple[int, int, int]]:
+    """Read a scan, segment it, write its labels; give what is to be said of them, and the scan's shape."""
+    space = model.output_space
+    wanted = [space.index(organ) for organ in wishes.organs]
+    with clock.stage("read"):
+        ct = nifti.read(task.scan)
+    ct = with_voxels(ct, hounsfield(ct, where=task.scan.name))
+    found = segment_and_report(ct, model, clock=clock, watch=watch)
+    labels = found.labels
+    if wanted:
+        labels = with_voxels(labels, only_organs(labels.voxels, wanted))
+    names = {index: organ for index, organ in space.labels.items() if not wanted or index in wanted}
+    facts: dict[str, object] = {"labels": {str(index): organ for index, organ in names.items()}}
+    if found.tumours is not None:
+        facts["tumours"] = found.tumours
+    if wishes.statistics:
+        with clock.stage("statistics"):
+            facts["statistics"] = organ_statistics(ct, labels.voxels, names)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with clock.stage("write"):
+        nifti.write(output, labels, overwrite=True)
+    return facts, ct.shape
 
 
 def predict_all(
@@ -187,7 +212,7 @@ def predict_all(
         The scans that could not be segmented, and why.
     """
     for organ in wishes.organs:
-        model.space.index(organ)
+        model.output_space.index(organ)
     failed = []
     for task in tasks:
         try:
@@ -200,7 +225,7 @@ def predict_all(
             failed.append((task, error))
         done(task, how)
     for folder in {task.output.parent for task in tasks if task.output.exists()}:
-        write_colours(folder, model.space)
+        write_colours(folder, model.output_space)
     return failed
 
 

@@ -17,14 +17,22 @@ from jaxtyping import Bool, Int, Int16, Integer, UInt8
 from viscera import nifti
 from viscera.body import find_body
 from viscera.cases import Case, Facts, SourceFacts
-from viscera.config import Preparation, ResizedSlices
+from viscera.config import Preparation, ResizedSlices, ScannerGrid, SpacedSlices, SpacedVolumes
 from viscera.datasets import Source, read_labels
 from viscera.errors import LabelError, VisceraError
 from viscera.files import sha256
 from viscera.geometry import Geometry
 from viscera.intensity import hounsfield
 from viscera.labels import Fit, LabelSpace, fit
-from viscera.resampling import resample_image, resample_labels, resize_image, spaced_raster
+from viscera.resampling import (
+    climb_image,
+    climb_labels,
+    resample_image,
+    resample_labels,
+    resize_image,
+    spaced_ladder,
+    spaced_raster,
+)
 from viscera.volume import Volume, axial_turn, require_same_grid, with_voxels
 
 MOST_VALUE = 65535
@@ -49,11 +57,11 @@ class PreparedLabels:
 
 
 def prepare_image(volume: Volume, preparation: Preparation) -> tuple[Int16[np.ndarray, "z y x"], Geometry]:
-    """Turn a scan to axial order, and resize its slices, or resample and cut them to the body.
+    """Turn a scan to axial order, and resize its slices, or resample and cut them or the volume to the body.
 
     Args:
         volume: HU in any orientation. int16 is taken as it is; other types go through ``hounsfield``.
-        preparation: The size of the slices, or of their pixels.
+        preparation: The size of the slices, of their pixels or voxels; or nothing.
 
     Returns:
         int16 HU, and the way back to the scanner's grid. However the file was oriented, the voxels are the same.
@@ -65,16 +73,24 @@ def prepare_image(volume: Volume, preparation: Preparation) -> tuple[Int16[np.nd
     turn = axial_turn(volume.affine)
     hu = volume.voxels if volume.voxels.dtype == np.int16 else hounsfield(volume, where="the scan")
     axial = turn.apply(hu)
-    if isinstance(preparation, ResizedSlices):
-        geometry = Geometry(volume.shape, volume.affine, turn, preparation.size)
-        return resize_image(axial, preparation.size), geometry
+    rows, columns = axial.shape[1:]
+    match preparation:
+        case ResizedSlices(size=size):
+            return resize_image(axial, size), Geometry(volume.shape, volume.affine, turn, size)
+        case ScannerGrid():
+            return np.ascontiguousarray(axial), Geometry(volume.shape, volume.affine, turn, (rows, columns))
+        case SpacedSlices(spacing_mm=spacing_mm):
+            along_z, within = None, (spacing_mm, spacing_mm)
+        case SpacedVolumes(spacing_mm=(along_z, *within)):
+            pass
     lengths = np.linalg.norm(volume.affine[:3, :3], axis=0)
     z, y, x = (float(lengths[axis]) for axis in turn.axes)
-    raster = spaced_raster(
-        find_body(axial, (z, y, x)), (y, x), spacing_mm=preparation.spacing_mm, margin_mm=preparation.margin_mm
-    )
-    geometry = Geometry(volume.shape, volume.affine, turn, raster.size, raster.start, raster.step)
-    return resample_image(axial, raster), geometry
+    body = find_body(axial, (z, y, x))
+    raster = spaced_raster(body, (y, x), spacing_mm=(within[0], within[1]), margin_mm=preparation.margin_mm)
+    cut = resample_image(axial, raster)
+    ladder = None if along_z is None else spaced_ladder(len(cut), z, spacing_mm=along_z)
+    geometry = Geometry(volume.shape, volume.affine, turn, raster.size, raster.start, raster.step, ladder)
+    return cut if ladder is None else climb_image(cut, ladder), geometry
 
 
 def prepare_labels(
@@ -96,6 +112,8 @@ def prepare_labels(
     _require_known_values(counts, values, source)
     axial = geometry.turn.apply(labels)
     small = resample_labels(axial, geometry.raster)
+    if geometry.ladder is not None:
+        small = climb_labels(small, geometry.ladder)
     table, unknown = np.zeros(len(counts), np.uint8), np.zeros(len(counts), bool)
     for value, index in values.values.items():
         table[value : value + 1] = index

@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from viscera.errors import RunError
-from viscera.sampling import Batch
+from viscera.sampling.batch import Batch
 
 
 @dataclass
@@ -64,13 +64,13 @@ class Sums:
             )
 
 
-def class_counts(logits: Float[Tensor, "batch class y x"], batch: Batch) -> Int[Tensor, "batch class 3"]:
-    """Count pixels per slice and class: in both, predicted, true; known pixels and annotated classes only."""
+def class_counts(logits: Float[Tensor, "batch class *space"], batch: Batch) -> Int[Tensor, "batch class 3"]:
+    """Count pixels or voxels per item and class: in both, predicted, true; known pixels and annotated classes only."""
     predicted = logits.max(1).indices.to(torch.uint8)  # several times as fast as argmax on a CPU
-    counts = []
+    counts, axes = [], tuple(range(1, batch.labels.ndim))
     for index in range(logits.shape[1]):
         here, there = (predicted == index) & batch.known, (batch.labels == index) & batch.known
-        counts.append(torch.stack([(here & there).sum((1, 2)), here.sum((1, 2)), there.sum((1, 2))], dim=-1))
+        counts.append(torch.stack([(here & there).sum(axes), here.sum(axes), there.sum(axes)], dim=-1))
     return torch.stack(counts, dim=1) * batch.annotated[..., None]
 
 

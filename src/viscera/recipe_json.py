@@ -5,12 +5,17 @@ from dataclasses import asdict
 
 from viscera.config import (
     AddedBoundaryLoss,
+    ForegroundScore,
     PartialLoss,
+    PatchSampling,
+    PlainUNetShape,
     Recipe,
     RichAugmentation,
     SigmoidLoss,
     SpacedSlices,
     SummedBoundaryLoss,
+    VolumeAugmentation,
+    WindowInference,
 )
 from viscera.errors import SettingError, did_you_mean
 
@@ -68,6 +73,14 @@ def _settings() -> list[str]:
     """List every setting of recipes as section.setting, and the sections."""
     recipes = [asdict(Recipe(loss=loss)) for loss in (AddedBoundaryLoss(), SummedBoundaryLoss(), PartialLoss())]
     recipes.append(asdict(Recipe(preparation=SpacedSlices(), loss=SigmoidLoss(), augmentation=RichAugmentation())))
+    volumes = Recipe(
+        intensity=ForegroundScore(),
+        network=PlainUNetShape(),
+        sampling=PatchSampling(),
+        augmentation=VolumeAugmentation(),
+        inference=WindowInference(),
+    )
+    recipes.append(asdict(volumes))
     inner = [
         f"{section}.{name}"
         for recipe in recipes

@@ -2,9 +2,9 @@
 
 A ``Raster`` says where the new pixels lie. Pixel centres lie at half steps: pixel i of the new slice stands at
 start + (i + 0.5) * step - 0.5 of the old one, along rows and along columns, for the image and for labels alike, so both
-cover the same rectangle of the patient. The z axis is never touched. Slices are turned to axial order before
-(volume.py); which part of a slice is the body is found in body.py; labels and logits go back to the scanner's grid in
-inference.py.
+cover the same rectangle of the patient. A ``Ladder`` says the same of slices along z; without one they stay. Slices are
+turned to axial order before (volume.py); which part of a slice is the body is found in body.py; labels and logits go back
+to the scanner's grid in inference/.
 """
 
 from dataclasses import dataclass
@@ -65,6 +65,43 @@ class Raster:
         return rows, columns
 
 
+@dataclass(frozen=True)
+class Ladder:
+    """Where new slices lie among the old ones along z, as a ``Raster`` for rows and columns.
+
+    Attributes:
+        size: New slices.
+        start: Where among the old ones, in slices, the outer edge of the first new one lies.
+        step: Old slices per new one.
+    """
+
+    size: int
+    start: Fraction
+    step: Fraction
+
+    @property
+    def places(self) -> Float[np.ndarray, " new"]:
+        """Where the centres of the new slices lie among those of the old ones."""
+        return float(self.start) + (np.arange(self.size) + 0.5) * float(self.step) - 0.5
+
+    def back(self, slices: Integer[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
+        """Give where the centres of old slices lie among those of the new ones."""
+        return (slices + 0.5 - float(self.start)) / float(self.step) - 0.5
+
+
+def spaced_ladder(count: int, slice_mm: float, *, spacing_mm: float) -> Ladder:
+    """Give the ladder over all slices of a scan, and less than half a new slice beyond on each side.
+
+    Args:
+        count: Old slices.
+        slice_mm: Between them.
+        spacing_mm: Between the new ones.
+    """
+    step = Fraction(max(1, round(spacing_mm / slice_mm * FINENESS)), FINENESS)
+    size = ceil(count / step)
+    return Ladder(size, (count - size * step) / 2, step)
+
+
 def whole_raster(shape: tuple[int, int], size: tuple[int, int]) -> Raster:
     """Give the raster that covers a whole slice with another number of pixels.
 
@@ -82,7 +119,7 @@ def whole_raster(shape: tuple[int, int], size: tuple[int, int]) -> Raster:
 
 
 def spaced_raster(
-    box: tuple[slice, slice], pixel_mm: tuple[float, float], *, spacing_mm: float, margin_mm: float
+    box: tuple[slice, slice], pixel_mm: tuple[float, float], *, spacing_mm: tuple[float, float], margin_mm: float
 ) -> Raster:
     """Give the raster that covers a box with pixels of a given size.
 
@@ -91,12 +128,12 @@ def spaced_raster(
     Args:
         box: Old rows and columns to be covered.
         pixel_mm: Spacing of the old rows and columns.
-        spacing_mm: Of the new ones.
+        spacing_mm: Of the new rows and columns.
         margin_mm: To be covered on each side of the box, to a thousandth of an old pixel.
     """
     sizes, starts, steps = [], [], []
-    for side, old_mm in zip(box, pixel_mm, strict=True):
-        step = Fraction(max(1, round(spacing_mm / old_mm * FINENESS)), FINENESS)
+    for side, old_mm, new_mm in zip(box, pixel_mm, spacing_mm, strict=True):
+        step = Fraction(max(1, round(new_mm / old_mm * FINENESS)), FINENESS)
         margin = ceil(round(margin_mm / old_mm, 3))
         low, high = side.start - margin, side.stop + margin
         size = ceil((high - low) / step / HALVINGS) * HALVINGS
@@ -185,15 +222,54 @@ def resample_labels(slices: Integer[np.ndarray, "z y x"], raster: Raster) -> Int
     return labels
 
 
-def resampled_affine(affine: Float[np.ndarray, "4 4"], raster: Raster) -> Float[np.ndarray, "4 4"]:
+def climb_image(slices: Int16[np.ndarray, "z y x"], ladder: Ladder) -> Int16[np.ndarray, "new y x"]:
+    """Give an image's slices on a ladder.
+
+    They are linear between the two nearest, or the mean of those covered where there are more than SMOOTH_ABOVE of them;
+    beyond the scan its last slice repeats.
+
+    Returns:
+        HU rounded to the nearest whole number (ties to even).
+    """
+    if ladder.step == 1 and ladder.size == len(slices):
+        return slices
+    climbed = np.empty((ladder.size, *slices.shape[1:]), np.int16)
+    last, reach = len(slices) - 1, float(ladder.step) / 2
+    for number, place in enumerate(ladder.places):
+        if ladder.step > SMOOTH_ABOVE:
+            near = np.arange(floor(place - reach + 0.5), ceil(place + reach + 0.5))
+            weights = np.minimum(near + 0.5, place + reach) - np.maximum(near - 0.5, place - reach)
+        else:
+            near = floor(place) + np.arange(2)
+            weights = 1 - np.abs(near - place)
+        mixed = np.zeros(slices.shape[1:], np.float32)
+        for old, weight in zip(near.clip(0, last), weights / weights.sum(), strict=True):
+            if weight > 0:
+                mixed += np.float32(weight) * slices[old]
+        np.rint(mixed, out=mixed)
+        climbed[number] = mixed
+    return climbed
+
+
+def climb_labels(slices: Integer[np.ndarray, "z y x"], ladder: Ladder) -> Integer[np.ndarray, "new y x"]:
+    """Give label slices on a ladder: each that of the nearest old one, a tie the later one, beyond the scan its last."""
+    nearest = [floor(ladder.start + (2 * new + 1) * ladder.step / 2) for new in range(ladder.size)]
+    return slices[np.clip(nearest, 0, len(slices) - 1)]
+
+
+def resampled_affine(
+    affine: Float[np.ndarray, "4 4"], raster: Raster, ladder: Ladder | None = None
+) -> Float[np.ndarray, "4 4"]:
     """Give the affine of slices on a raster.
 
     Args:
         affine: Of the grid before, index (z, y, x, 1) -> world mm.
         raster: Where the new pixels lie.
+        ladder: Where the new slices lie; None: where they were.
     """
     new = np.eye(4)
-    for axis, (start, step) in enumerate(zip(raster.start, raster.step, strict=True), start=1):
+    along_z = (Fraction(0), Fraction(1)) if ladder is None else (ladder.start, ladder.step)
+    for axis, (start, step) in enumerate([along_z, *zip(raster.start, raster.step, strict=True)]):
         new[axis, axis] = step
         new[axis, 3] = start + (step - 1) / 2
     return affine @ new

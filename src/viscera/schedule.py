@@ -9,6 +9,9 @@ from torch.optim.swa_utils import AveragedModel
 
 from viscera.config import Training
 
+POLY_POWER = 0.9
+"""Chen et al. 2017, arXiv:1606.00915, and nnU-Net."""
+
 
 def learning_rate(plan: Training, step: int, *, steps: int) -> float:
     """Give the learning rate of a step.
@@ -24,6 +27,9 @@ def learning_rate(plan: Training, step: int, *, steps: int) -> float:
     rising = min(1.0, (step + 1) / max(1, round(plan.warm_up * whole)))
     if plan.schedule == "cosine":
         return plan.learning_rate * rising * (1 + math.cos(math.pi * step / whole)) / 2
+    if plan.schedule == "poly":
+        epochs = plan.poly_epochs or plan.epochs
+        return plan.learning_rate * rising * (1 - min(step // steps, epochs - 1) / epochs) ** POLY_POWER
     return plan.learning_rate * rising * plan.step_gamma ** (step // steps // plan.step_epochs)
 
 

@@ -16,12 +16,13 @@ from jaxtyping import Float
 from scipy.stats import wilcoxon
 
 from viscera.datasets import Problem
+from viscera.efficiency import CaseEfficiency, case_efficiency_from_json
 from viscera.errors import FileError, SettingError, did_you_mean
 from viscera.mixups import Confusion, confusion_from_json
 
 MEAN = "mean"
 """Stands for the organ in rows about all organs."""
-SUMMARISED = ("dice", "iou", "nsd", "hd95_mm", "volume_error_ml", "slice_dice", "slice_iou")
+SUMMARISED = ("dice", "iou", "nsd", "hd95_mm", "volume_error_ml", "slice_dice", "slice_iou", "flare_dice", "flare_nsd")
 ALL, ANNOTATED, UNANNOTATED = "all", "annotated", "unannotated"
 GROUPS = (ANNOTATED, UNANNOTATED)
 """Whether the case's own data set annotates the organ."""
@@ -98,12 +99,13 @@ class Evaluation:
     """The outcome of an evaluation.
 
     Attributes:
-        mode: "volume" or "slices".
+        mode: "volume", "slices" or "flare".
         scores: One per case and annotated organ.
         summary: Means with intervals.
         problems: Cases that could not be scored.
         notes: What else the reader should know.
         confusion: What is mistaken for what, over all cases; None in mode "slices".
+        efficiency: What the predictions cost, of those whose NAME.json says so.
     """
 
     mode: str
@@ -112,6 +114,7 @@ class Evaluation:
     problems: tuple[Problem, ...] = ()
     notes: tuple[str, ...] = ()
     confusion: Confusion | None = None
+    efficiency: tuple[CaseEfficiency, ...] = ()
 
     def of_group(self, group: str) -> tuple[Summary, ...]:
         """Give the means of "all", "annotated" or "unannotated" scores; the latter two stand apart only if both exist."""
@@ -128,6 +131,8 @@ class Evaluation:
         }
         if self.confusion is not None:
             value["confusion"] = asdict(self.confusion)
+        if self.efficiency:
+            value["efficiency"] = [asdict(row) for row in self.efficiency]
         return json.dumps(_finite(value), indent=2, allow_nan=False) + "\n"
 
     def to_csv(self) -> str:
@@ -163,6 +168,7 @@ def evaluation_from_json(text: str, *, where: str) -> Evaluation:
             tuple(Problem(**row) for row in value.get("problems", ())),
             tuple(str(note) for note in value.get("notes", ())),
             confusion_from_json(value.get("confusion")),
+            tuple(case_efficiency_from_json(row) for row in value.get("efficiency", ())),
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise FileError(f"{where} is no evaluation ({error!r}). Write it with viscera evaluate --json.") from error

@@ -7,6 +7,7 @@ import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 from jaxtyping import Bool, Float
@@ -15,14 +16,16 @@ from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
 from viscera.cases import Case, Store
-from viscera.config import Machine, Recipe
-from viscera.errors import RunError, SettingError, StoreError
-from viscera.intensity import apply_window
+from viscera.checkpoint import fill_network, find_weights, load_weights
+from viscera.config import ForegroundScore, Machine, PatchSampling, Recipe, Sampling, UNetShape
+from viscera.errors import RunError, SettingError, StoreError, WeightsError
+from viscera.foreground import measure_foreground
+from viscera.intensity import network_input
 from viscera.labels import LabelSpace
-from viscera.losses import class_weights, loss_of
+from viscera.losses import class_weights, deep_loss
 from viscera.machine import device_type, keep_pages, precision_of
-from viscera.networks.unet import UNet
-from viscera.sampling import Batch, SliceIndex
+from viscera.networks import build_network
+from viscera.sampling import Batch, Index, open_training, open_validation
 from viscera.schedule import moving_average
 from viscera.splits import SPLITS, Member, fold_of
 
@@ -39,8 +42,8 @@ class Session:
     average: AveragedModel | None
     class_weights: Float[Tensor, " class"]
     unheard_of: Bool[Tensor, " class"]
-    training: SliceIndex
-    validation: SliceIndex
+    training: Index
+    validation: Index
     threads: int
 
     @property
@@ -50,7 +53,7 @@ class Session:
 
     @property
     def visits(self) -> int:
-        """Slices drawn per epoch, a multiple of the devices."""
+        """Slices or patches drawn per epoch, a multiple of the devices."""
         wanted = max(1, round(len(self.training) * self.recipe.training.visits_per_slice))
         return math.ceil(wanted / self.fabric.world_size) * self.fabric.world_size
 
@@ -65,30 +68,28 @@ class Session:
         return math.ceil(self.batches / self.recipe.training.accumulate)
 
 
-def begin(recipe: Recipe, store: Store, machine: Machine) -> Session:
-    """Build the network and the optimizer, and find the slices.
+def begin(recipe: Recipe, store: Store, machine: Machine, *, start: Path | None = None) -> Session:
+    """Build the network and the optimizer, and find what to learn from.
+
+    Args:
+        recipe: Every setting; the organs' HU are measured where it asks for them.
+        store: The cases.
+        machine: Where to train.
+        start: Weights to begin with (a run or a file); None: random ones.
 
     Raises:
         StoreError, RunError: The store is another recipe's, or holds nothing to train on.
         SettingError, LabelError: The recipe does not fit the machine, or its own label space.
+        WeightsError: ``start`` is for another network or other organs.
     """
     store.require(space=recipe.space, preparation=recipe.preparation)
-    plan, names = recipe.training, training_cases(store, recipe.sampling.fold)
-    if not names:
-        raise RunError(
-            f"{store.path} has no training cases. Prepare a data set with labels first: viscera prepare --help."
-        )
+    plan = recipe.training
+    names = training_cases(store, recipe.sampling)
     if min(machine.devices, machine.threads) < 1:
         raise SettingError(
             f"machine.devices {machine.devices}, machine.threads {machine.threads}: each must be at least 1."
         )
-    for organ in recipe.inference.largest_components:
-        recipe.space.index(organ)  # rather now than at the first prediction
-    if (recipe.loss.kind == "sigmoid") != (recipe.network.heads == "sigmoid"):
-        raise SettingError(
-            f"network.heads is {recipe.network.heads}, but loss.kind is {recipe.loss.kind}. The sigmoid loss needs sigmoid "
-            "heads, every other loss softmax."
-        )
+    check_fit(recipe)
     require_apart(store)
     if plan.batch_size % machine.devices:
         raise SettingError(f"training.batch_size {plan.batch_size} cannot be shared by {machine.devices} devices.")
@@ -98,12 +99,17 @@ def begin(recipe: Recipe, store: Store, machine: Machine) -> Session:
     fabric = Fabric(accelerator=device, devices=machine.devices, precision=precision_of(plan.precision, device))
     fabric.launch()
     torch.manual_seed(plan.seed)
-    network = UNet(recipe.network, classes=len(recipe.space.classes)).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    cases = [store.case(name) for name in names]
+    recipe = with_measurements(recipe, cases, start)
+    network = build_network(recipe.network, classes=len(recipe.space.classes), softmax=recipe.softmax)
+    if start is not None:
+        start_from(network, recipe, start)
+    network = network.to(memory_format=torch.channels_last) if is_flat(recipe) else network  # type: ignore[call-overload]
     optimizer = torch.optim.AdamW(network.parameters(), lr=plan.learning_rate, weight_decay=plan.weight_decay)
     wrapped, optimizer = fabric.setup(network, optimizer)
     weights = class_weights(recipe.loss.class_weights, store.voxels("training"))
-    cases, reach = [store.case(name) for name in names], recipe.network.slices // 2
-    validation = [store.case(name) for name in store.names("validation")]
+    reach = recipe.network.slices // 2 if isinstance(recipe.network, UNetShape) else 0
+    validation = [store.case(name) for name in chosen_cases(store, store.names("validation"), recipe.sampling)]
     return Session(
         recipe=recipe,
         space=recipe.space,
@@ -113,26 +119,97 @@ def begin(recipe: Recipe, store: Store, machine: Machine) -> Session:
         average=moving_average(wrapped.module, plan.average_decay) if plan.average_decay else None,  # type: ignore[arg-type]
         class_weights=weights.to(fabric.device),
         unheard_of=unheard_of(cases, recipe.space).to(fabric.device),
-        training=SliceIndex.of(cases, reach=reach, window=recipe.sampling.window),
-        validation=SliceIndex.of(validation, reach=reach),
+        training=open_training(cases, recipe.sampling, reach=reach),
+        validation=open_validation(validation, recipe.sampling, reach=reach),
         threads=machine.threads,
     )
 
 
-def training_cases(store: Store, fold: tuple[int, int] | None) -> list[str]:
-    """Name the training cases, without those of a fold that is to be left out.
+def check_fit(recipe: Recipe) -> None:
+    """Raise SettingError or LabelError where parts of a recipe do not go together: rather now than at the first prediction."""
+    tidied = recipe.postprocessing
+    tables = (tidied.opening_mm, tidied.closing_mm, tidied.fill_holes, tidied.smallest_ml, tidied.largest_components)
+    for organ in (organ for table in tables for organ in table):
+        recipe.space.index(organ)
+    heads = recipe.network.heads if isinstance(recipe.network, UNetShape) else "softmax"
+    if (recipe.loss.kind == "sigmoid") != (heads == "sigmoid"):
+        raise SettingError(
+            f"network.heads is {heads}, but loss.kind is {recipe.loss.kind}. The sigmoid loss needs sigmoid "
+            "heads, every other loss softmax."
+        )
+    kinds = (recipe.sampling.kind == "slices", recipe.inference.kind == "slices", recipe.augmentation.kind != "volume")
+    if any(kind != is_flat(recipe) for kind in kinds):
+        raise SettingError(
+            f"network {recipe.network.kind} does not go with sampling {recipe.sampling.kind}, inference "
+            f"{recipe.inference.kind} and augmentation {recipe.augmentation.kind}. A 2D network takes slices, a 3D one "
+            "patches, windows and the augmentation of volumes."
+        )
+
+
+def is_flat(recipe: Recipe) -> bool:
+    """Tell whether the network is a 2D one."""
+    return isinstance(recipe.network, UNetShape)
+
+
+def with_measurements(recipe: Recipe, cases: Sequence[Case], start: Path | None) -> Recipe:
+    """Give the recipe with the organs' HU as measured, or as the weights to begin with have them."""
+    if not isinstance(recipe.intensity, ForegroundScore) or recipe.intensity.measured is not None:
+        return recipe
+    if start is not None:
+        known = load_weights(find_weights(start)).recipe.intensity
+        if isinstance(known, ForegroundScore):
+            return replace(recipe, intensity=known)
+    return replace(recipe, intensity=measure_foreground(cases, recipe.intensity))
+
+
+def start_from(network: torch.nn.Module, recipe: Recipe, start: Path) -> None:
+    """Fill a network with trained weights.
+
+    Raises:
+        WeightsError: They are for another network or for other organs.
+    """
+    weights = load_weights(find_weights(start))
+    if weights.space.organs != recipe.space.organs:
+        raise WeightsError(
+            f"{start}: these weights are for {', '.join(weights.space.organs)}, the recipe for "
+            f"{', '.join(recipe.space.organs)}. Begin with weights for the same organs."
+        )
+    fill_network(network, weights.tensors, where=str(start))
+
+
+def training_cases(store: Store, sampling: Sampling) -> list[str]:
+    """Name the training cases, without those of a fold that is to be left out, or too partly annotated.
 
     Raises:
         SettingError: There is no such fold.
+        RunError: There is no such case.
     """
     names = store.names("training")
-    if fold is None:
+    if not names:
+        raise RunError(
+            f"{store.path} has no training cases. Prepare a data set with labels first: viscera prepare --help."
+        )
+    names = chosen_cases(store, names, sampling)
+    if not names:
+        raise RunError(
+            f"no training case of {store.path} annotates all of {', '.join(store.space.organs)}, which sampling.cases "
+            "'complete' asks for. Say --sampling.cases any (what a case does not annotate is then unknown), or prepare a "
+            "data set that annotates them."
+        )
+    if sampling.fold is None:
         return names
-    number, folds = fold
+    number, folds = sampling.fold
     if not 1 <= number <= folds or folds < 2:
         raise SettingError(f"sampling.fold {number} {folds}: say 1 3, 2 3 or 3 3 to leave out one of three parts.")
     folds_of_cases = fold_of([Member.of(store.facts(name)) for name in names], folds=folds)
     return [name for name in names if folds_of_cases[name] != number]
+
+
+def chosen_cases(store: Store, names: Sequence[str], sampling: Sampling) -> list[str]:
+    """Give the cases that a sampling takes: all, or those that annotate every organ."""
+    if not isinstance(sampling, PatchSampling) or sampling.cases == "any":
+        return list(names)
+    return [name for name in names if set(store.facts(name).annotated) >= set(store.space.organs)]
 
 
 def require_apart(store: Store) -> None:
@@ -164,11 +241,12 @@ def unheard_of(cases: Sequence[Case], space: LabelSpace) -> Bool[Tensor, " class
 
 def scaled(batch: Batch, recipe: Recipe) -> Batch:
     """Give the batch with its HU scaled to the network's input."""
-    image = apply_window(batch.image, recipe.intensity)
-    return replace(batch, image=image.contiguous(memory_format=torch.channels_last))
+    image = network_input(batch.image, recipe.intensity)
+    return replace(batch, image=image.contiguous(memory_format=torch.channels_last) if image.ndim == 4 else image)
 
 
-def session_loss(session: Session, logits: Float[Tensor, "batch class y x"], batch: Batch) -> Float[Tensor, ""]:
-    """Give the recipe's loss of a batch; organs that no case annotates are background."""
+def session_loss(session: Session, outputs: Tensor | Sequence[Tensor], batch: Batch) -> Float[Tensor, ""]:
+    """Give the recipe's loss of a batch, over all outputs of deep supervision; organs that no case annotates are background."""
     batch = replace(batch, annotated=batch.annotated | session.unheard_of)
-    return loss_of(session.recipe.loss, logits, batch, class_weights=session.class_weights)
+    logits = [outputs] if isinstance(outputs, Tensor) else outputs
+    return deep_loss(session.recipe.loss, logits, batch, class_weights=session.class_weights)

@@ -26,6 +26,7 @@ from viscera.cases import Store
 from viscera.checkpoint import Weights, load_state, save_state, save_weights
 from viscera.config import Machine, Recipe, Training
 from viscera.errors import RunError
+from viscera.losses import needed_distance
 from viscera.machine import precision_of
 from viscera.progress import Progress, Sums, by_organ, class_counts, dice_and_iou
 from viscera.recipe_json import check_recipe
@@ -53,6 +54,7 @@ def train(
     run: Path,
     *,
     machine: Machine = Machine(),
+    start: Path | None = None,
     resume: bool = False,
     overwrite: bool = False,
     watch: Watch = Watch(),
@@ -64,6 +66,7 @@ def train(
         store: Prepared with this recipe's preparation and label space.
         run: Folder for weights, log and state.
         machine: Where to train.
+        start: Weights to begin with: a run or a file; None: random ones.
         resume: Go on with the run that stands there; begin where none does.
         overwrite: Begin anew where a run stands.
         watch: Whom to tell.
@@ -76,7 +79,7 @@ def train(
         SettingError: The recipe fits neither the store nor the run to be resumed.
     """
     recipe = check_recipe(recipe)
-    session = begin(recipe, store, machine)
+    session = begin(recipe, store, machine, start=start)
     fabric, plan = session.fabric, recipe.training
     if fabric.is_global_zero:
         runlog.claim_run(run, recipe, resume=resume, overwrite=overwrite)
@@ -112,6 +115,7 @@ def run_epoch(session: Session, progress: Progress, run: Path, *, save_every_s: 
     """Train from progress.step to the end of the epoch, saving the state every ``save_every_s`` seconds."""
     plan, fabric = session.recipe.training, session.fabric
     recipe, index = session.recipe, session.training
+    distance = needed_distance(recipe.loss)
     order = epoch_order(
         index, recipe.sampling, visits=session.visits, generator=step_generator(plan.seed, progress.epoch)
     )
@@ -122,8 +126,8 @@ def run_epoch(session: Session, progress: Progress, run: Path, *, save_every_s: 
         numbers = order[batch * plan.batch_size : (batch + 1) * plan.batch_size]
         generator = step_generator(plan.seed, progress.epoch, batch)
         changes = draw_changes(recipe.augmentation, len(numbers), generator)
-        places = draw_places(len(numbers), generator)[share]
-        ready = read_batch(index, numbers[share], space=session.space, distance=recipe.loss.distance, places=places)
+        places = draw_places(index, len(numbers), generator)[share]
+        ready = read_batch(index, numbers[share], space=session.space, distance=distance, places=places)
         return ready, changes.part(share)
 
     session.network.train()
@@ -135,9 +139,10 @@ def run_epoch(session: Session, progress: Progress, run: Path, *, save_every_s: 
         step_ends = (number + 1) % plan.accumulate == 0 or number + 1 == session.batches
         batch = change_batch(scaled(batch.to(fabric.device), session.recipe), changes)
         with fabric.no_backward_sync(session.network, enabled=not step_ends):  # type: ignore[arg-type]
-            logits = session.network(batch.image)
-            loss = session_loss(session, logits, batch)
+            outputs = session.network(batch.image)
+            loss = session_loss(session, outputs, batch)
             fabric.backward(loss / plan.accumulate)
+        logits = outputs if isinstance(outputs, torch.Tensor) else outputs[0]
         sums.add(loss.detach(), class_counts(logits.detach(), batch))
         if not step_ends:
             continue
@@ -210,8 +215,10 @@ def validate(session: Session) -> tuple[float | None, Int[np.ndarray, "case clas
         fabric.global_rank :: fabric.world_size
     ]
 
+    distance = needed_distance(session.recipe.loss)
+
     def read(number: int) -> Batch:
-        return read_batch(index, parts[number], space=session.space, distance=session.recipe.loss.distance)
+        return read_batch(index, parts[number], space=session.space, distance=distance)
 
     network = session.result.eval()
     for part, batch in zip(

@@ -1,29 +1,31 @@
-"""Random changes of training slices: the draw, and apart from it the effect, on a whole batch on the training device.
+"""Random changes of what is learnt from: the draw, and apart from it the effect, on a whole batch on the training device.
 
-Settings of two kinds: the paper's sixteen copies of a slice (turned.py), and deformations with changes of intensity
-(rich.py: deformation.py, intensities.py). What is drawn depends on the generator only, what is done only on what was
-drawn: a device's share of a batch changes as it does within the whole batch.
+Settings of three kinds: the paper's sixteen copies of a slice (turned.py), deformations with changes of intensity of
+slices (rich.py: deformation.py, intensities.py), flips with changes of intensity of 3D patches (volume.py). What is drawn
+depends on the generator only, what is done only on what was drawn: a device's share of a batch changes as it does within
+the whole batch.
 """
 
 from torch import Generator
 
 from viscera.augmentation.rich import RichChanges, change_richly, draw_rich_changes
 from viscera.augmentation.turned import SliceChanges, draw_slice_changes, turn_slices
-from viscera.config import Augmentation, RichAugmentation, SliceAugmentation
+from viscera.augmentation.volume import VolumeChanges, change_volumes, draw_volume_changes
+from viscera.config import Augmentation, RichAugmentation, SliceAugmentation, VolumeAugmentation
 from viscera.sampling import Batch
 
-__all__ = ["Changes", "RichChanges", "SliceChanges", "change_batch", "draw_changes"]
+__all__ = ["Changes", "RichChanges", "SliceChanges", "VolumeChanges", "change_batch", "draw_changes"]
 
-Changes = SliceChanges | RichChanges
-"""What is done to each slice of a batch."""
+Changes = SliceChanges | RichChanges | VolumeChanges
+"""What is done to each slice or patch of a batch."""
 
 
 def draw_changes(settings: Augmentation, count: int, generator: Generator) -> Changes:
-    """Draw the changes of a batch of slices.
+    """Draw the changes of a batch.
 
     Args:
-        settings: Of either kind.
-        count: Slices of the whole batch.
+        settings: Of any kind.
+        count: Slices or patches of the whole batch.
         generator: On the CPU. It gives as many numbers whatever is switched off, so two recipes that differ in one
             change draw all others alike.
     """
@@ -32,20 +34,24 @@ def draw_changes(settings: Augmentation, count: int, generator: Generator) -> Ch
             return draw_slice_changes(settings, count, generator)
         case RichAugmentation():
             return draw_rich_changes(settings, count, generator)
+        case VolumeAugmentation():
+            return draw_volume_changes(settings, count, generator)
 
 
 def change_batch(batch: Batch, changes: Changes) -> Batch:
-    """Give the batch with its slices changed.
+    """Give the batch with its slices or patches changed.
 
     Args:
-        batch: Its image already scaled to [0, 1]; on any device.
-        changes: From ``draw_changes``, as many as the batch has slices.
+        batch: Its image already scaled, for changes of slices to [0, 1]; on any device.
+        changes: From ``draw_changes``, as many as the batch has slices or patches.
 
     Raises:
-        SettingError: Slices that are not square cannot be turned by 90 degrees.
+        SettingError: Slices that are not square cannot be turned by 90 degrees; changes of 3D patches are not for slices.
     """
     match changes:
         case SliceChanges():
             return turn_slices(batch, changes)
         case RichChanges():
             return change_richly(batch, changes)
+        case VolumeChanges():
+            return change_volumes(batch, changes)

@@ -25,6 +25,7 @@ from viscera.scores import ALL, GROUPS, UNANNOTATED, Evaluation, Summary, compar
 SHOWN = {
     "volume": ("dice", "nsd", "iou", "hd95_mm", "volume_error_ml"),
     "slices": ("slice_dice", "slice_iou"),
+    "flare": ("flare_dice", "flare_nsd", "dice", "nsd"),
 }
 """The metrics of the table, the first two with their intervals."""
 
@@ -40,9 +41,13 @@ class Options:
     files: Annotated[Positional[tuple[str, ...]], arg(metavar="TRUTH PREDICTION [TRUTH PREDICTION ...]")]
     """Two files, two folders, or a data set as LAYOUT=DIR and the folder of its predictions; several such pairs are
     scored together."""
-    mode: Literal["volume", "slices"] = "volume"
+    mode: Literal["volume", "slices", "flare"] = "volume"
     """volume: Dice, IoU, surface Dice (NSD), 95 % Hausdorff distance, volumes. slices: zhang2d's slice Dice and IoU, pooled
-    over the slices that show the organ; kinder, since false finds elsewhere do not count."""
+    over the slices that show the organ; kinder, since false finds elsewhere do not count. flare: those of volume, and beside
+    them flare_dice and flare_nsd as FLARE23's official code computes them (absent organs count as 1; aorta, inferior vena
+    cava and esophagus only where the truth shows them)."""
+    tolerance_mm: float | None = None
+    """Tolerance of the NSD for all organs, as FLARE21's 1 mm; else FLARE23's per organ."""
     json: Path | None = None
     """Write everything there; `viscera report` reads it."""
     csv: Path | None = None
@@ -83,7 +88,9 @@ def main(arguments: list[str]) -> int:
         raise SettingError(
             f"--annotated needs one file or store for all pairs, or one per pair, got {len(options.annotated)}."
         )
-    if options.confusion and options.mode != "volume":
+    if options.tolerance_mm is not None and options.mode == "slices":
+        raise SettingError("--tolerance-mm is for surfaces, which --mode slices does not judge. Leave one of them out.")
+    if options.confusion and options.mode == "slices":
         raise SettingError(
             "--confusion counts whole volumes, which --mode slices does not judge. Leave one of them out."
         )
@@ -118,7 +125,8 @@ def main(arguments: list[str]) -> int:
 
 def score_all(options: Options, predictions: Sequence[Path]) -> Evaluation:
     """Score every pair, and put the scores together."""
-    rules, jobs = Rules(options.mode), options.jobs or os.cpu_count() or 1
+    rules = Rules(options.mode, other_tolerance_mm=options.tolerance_mm)
+    jobs = options.jobs or os.cpu_count() or 1
     found = []
     own = [read_own_organs(path) for path in options.annotated] or [None]
     own *= len(predictions) if len(own) == 1 else 1
@@ -167,7 +175,13 @@ def together(found: Sequence[Evaluation], names: Sequence[str]) -> Evaluation:
         dict.fromkeys(f"{folder}: {note}" for folder, one in zip(folders, found, strict=True) for note in one.notes)
     )
     matrix = merge(one.confusion for one in found if one.confusion)
-    return Evaluation(found[0].mode, scores, summarise(scores, np.random.default_rng(0)), problems, notes, matrix)
+    efficiency = tuple(
+        replace(row, case=f"{folder}/{row.case}")
+        for folder, one in zip(folders, found, strict=True)
+        for row in one.efficiency
+    )
+    summary = summarise(scores, np.random.default_rng(0))
+    return Evaluation(found[0].mode, scores, summary, problems, notes, matrix, efficiency)
 
 
 def show_scores(found: Evaluation) -> None:

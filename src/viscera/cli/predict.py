@@ -31,6 +31,13 @@ class Options:
     """The label map, or a folder for label maps."""
     weights: Path
     """A run's folder (its best weights) or a .safetensors file."""
+    tumour: Path | None = None
+    """A second run, for tumours (gao2step-tumour): it looks in and around the organs, and its finds override them."""
+    finder: Path | None = None
+    """A cheap run (gao2step-finder, viscera2d-16 ...) that says where a 3D network is to look."""
+    region: Literal["find", "whole", "middle"] | None = None
+    """Of 3D networks, instead of the recipe's: find, only the windows that hold organs; whole, all windows; middle, only the
+    middle 50 slices, as gao2step published it."""
     organs: tuple[str, ...] = ()
     """Only these organs; all of the network's where none is named."""
     statistics: bool = False
@@ -46,7 +53,7 @@ class Options:
 def main(arguments: list[str]) -> int:
     """Run the verb."""
     options = tyro.cli(Options, args=arguments, prog="viscera predict", config=(FlagCreatePairsOff,))
-    from viscera.inference import load_model
+    from viscera.inference import load_model, with_others, with_region
     from viscera.prediction import Wishes, find_tasks, predict_all
 
     if "=" in options.scan and not Path(options.scan).exists():
@@ -56,10 +63,13 @@ def main(arguments: list[str]) -> int:
     else:
         tasks = find_tasks(Path(options.scan), options.output)
     model = load_model(options.weights, accelerator=options.device)
+    others = {"tumour": options.tumour, "finder": options.finder}
+    loaded = {name: load_model(path, accelerator=options.device) for name, path in others.items() if path}
+    model = with_others(with_region(model, options.region) if options.region else model, **loaded)
     wishes = Wishes(options.organs, options.statistics, options.overwrite)
     with progress() as bar:
         scans = bar.add_task("scans", total=len(tasks))
-        slices = bar.add_task("slices", total=None)
+        slices = bar.add_task("slices or windows", total=None)
         failed = predict_all(
             tasks,
             model,

@@ -34,6 +34,9 @@ class Options:
     """Slices, rows and columns of a scan."""
     scan: Literal["abdomen", "upper", "pelvis", "random"] = "abdomen"
     """Which part of the body."""
+    tumours: bool = False
+    """Give every patient one to four tumours. They are labelled where the layout and --annotate have a label for them,
+    and belong to the organ that they grow in elsewhere."""
     jobs: int = 0
     """Processes; 0: one per core."""
 
@@ -51,7 +54,15 @@ def main(arguments: list[str]) -> int:
         raise SettingError("--cases must be at least 1, and --shape at least 16 in each direction.")
     if min(options.jobs, options.seed) < 0:
         raise SettingError(f"--jobs and --seed must not be negative, got {options.jobs} and {options.seed}.")
-    cohort = Cohort(options.layout, options.annotate, options.cases, options.seed, options.shape, options.scan)
+    cohort = Cohort(
+        options.layout,
+        options.annotate,
+        options.cases,
+        options.seed,
+        options.shape,
+        options.scan,
+        options.tumours,
+    )
     with progress() as bar:
         task = bar.add_task("patients", total=options.cases)
         write_cohort(options.out, cohort, jobs=options.jobs or os.cpu_count() or 1, done=lambda: bar.advance(task))

@@ -24,6 +24,7 @@ def main(arguments: list[str]) -> int:
         *,
         settings: Annotated[Recipe, arg(name="")] = find_recipe(named),  # noqa: B008  (known only here)
         machine: Machine = Machine(),
+        start: Path | None = None,
         resume: bool = False,
         overwrite: bool = False,
     ) -> int:
@@ -38,16 +39,26 @@ def main(arguments: list[str]) -> int:
             run: Folder for weights and logs.
             settings: Of the recipe.
             machine: Where to train.
+            start: Weights to begin with, to fine-tune them: a run's folder or a .safetensors file, for the same organs.
             resume: Go on with the run that stands there; begin where none does.
             overwrite: Begin anew where a run stands.
         """
-        return train_and_show(settings, store, run, machine=machine, resume=resume, overwrite=overwrite)
+        return train_and_show(settings, store, run, machine=machine, start=start, resume=resume, overwrite=overwrite)
 
     config = (AvoidSubcommands, FlagCreatePairsOff)
     return tyro.cli(command, args=arguments, prog="viscera train", config=config)
 
 
-def train_and_show(recipe: Recipe, store: Path, run: Path, *, machine: Machine, resume: bool, overwrite: bool) -> int:
+def train_and_show(
+    recipe: Recipe,
+    store: Path,
+    run: Path,
+    *,
+    machine: Machine,
+    start: Path | None = None,
+    resume: bool,
+    overwrite: bool,
+) -> int:
     """Train, with progress on stderr and curves in the run's folder."""
     from viscera.cases import open_store
     from viscera.figures import training_curves
@@ -65,7 +76,16 @@ def train_and_show(recipe: Recipe, store: Path, run: Path, *, machine: Machine, 
             show_epoch(run)
 
         watch = Watch(step, epoch)
-        best = train(recipe, open_store(store), run, machine=machine, resume=resume, overwrite=overwrite, watch=watch)
+        best = train(
+            recipe,
+            open_store(store),
+            run,
+            machine=machine,
+            start=start,
+            resume=resume,
+            overwrite=overwrite,
+            watch=watch,
+        )
     say(f"weights: {best}\ncurves:  {run / 'curves.png'}\nnext:    viscera predict SCAN OUT --weights {run}")
     return 0
 

@@ -4,16 +4,12 @@ Source: Ronneberger et al. 2015, doi:10.1007/978-3-319-24574-4_28, figure 1; Zha
 12 classes, input 256x256).
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from viscera.config import UNetShape
-from viscera.errors import SettingError
+from viscera.networks.levels import check_sides, recomputed
 
 
 class UNet(nn.Module):
@@ -27,6 +23,8 @@ class UNet(nn.Module):
             backward pass.
         classes: Classes of the output, background included.
     """
+
+    dimensions = 2
 
     def __init__(self, shape: UNetShape, *, classes: int) -> None:
         super().__init__()
@@ -52,11 +50,7 @@ class UNet(nn.Module):
         Raises:
             SettingError: The image cannot be halved often enough.
         """
-        if image.shape[-2] % self.stride or image.shape[-1] % self.stride:
-            raise SettingError(
-                f"a U-Net with {len(self.down) + 1} levels needs sizes that are multiples of {self.stride}, "
-                f"got {image.shape[-2]}x{image.shape[-1]}. Change preparation.size or network.widths."
-            )
+        check_sides(image.shape[2:], stride=self.stride, setting="preparation.size")
         skips = []
         for block in self.down:
             image = self._run(block, image)
@@ -69,9 +63,7 @@ class UNet(nn.Module):
         return nn.functional.pad(logits, (0, 0, 0, 0, 1, 0)) if self.heads == "sigmoid" else logits
 
     def _run(self, block: nn.Module, image: Tensor) -> Tensor:
-        if not (self.checkpointing and self.training):
-            return block(image)
-        return checkpoint(block, image, use_reentrant=False, context_fn=_recompute_contexts(block))  # type: ignore[return-value]
+        return recomputed(block, image) if self.checkpointing and self.training else block(image)
 
 
 class Block(nn.Sequential):
@@ -86,27 +78,6 @@ class Block(nn.Sequential):
             nn.BatchNorm2d(out_channels),
             nn.ReLU(inplace=True),
         )
-
-
-def _recompute_contexts(block: nn.Module) -> Callable[[], tuple[AbstractContextManager, AbstractContextManager]]:
-    """Give checkpoint's contexts: the second pass must not count the batch into the running statistics once more."""
-    return lambda: (nullcontext(), _statistics_kept(block))
-
-
-@contextmanager
-def _statistics_kept(block: nn.Module) -> Iterator[None]:
-    norms = [
-        (module, module.momentum, module.num_batches_tracked)
-        for module in block.modules()
-        if isinstance(module, nn.BatchNorm2d)
-    ]
-    for norm, _, tracked in norms:
-        norm.momentum, norm.num_batches_tracked = 0.0, tracked.clone()  # type: ignore[union-attr]
-    try:
-        yield
-    finally:
-        for norm, momentum, tracked in norms:
-            norm.momentum, norm.num_batches_tracked = momentum, tracked
 
 
 def parameter_count(network: nn.Module) -> int:

@@ -16,8 +16,9 @@ from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
 from viscera.cases import UNSURE, Case
+from viscera.config import SliceInference, UNetShape
 from viscera.errors import StoreError
-from viscera.inference import Model, slice_logits
+from viscera.inference import LogitReader, Model, read_logits
 from viscera.pseudolabels.acceptance import Acceptance, Finding, Verdict, judge, together
 
 
@@ -89,16 +90,17 @@ def ask(
     """Ask the teachers, some slices at a time; see ``fill_case``."""
     if case.labels is None:
         raise StoreError(f"case '{case.name}' has no labels. Prepare it again with its labels.")
-    depth, size = len(case.image), min(model.recipe.inference.batch_size for model in models)
+    depth, size = len(case.image), min(batch_size(model) for model in models)
     indices = [models[0].space.index(organ) for organ in organs]
     label_of = np.array([*indices, 0], np.uint8)
     labels, doubts, counts = [], [], []
+    readers = [read_logits(case.image, model) for model in models]
     for first in range(0, depth, size):
         part = range(first, min(first + size, depth))
         truth, known = torch.from_numpy(np.array(case.labels[part.start : part.stop])).to(models[0].device), None
         if case.known is not None:
             known = torch.from_numpy(np.array(case.known[part.start : part.stop])).to(truth.device)
-        said = answers(case, models, slices=part, indices=indices, known=known)
+        said = answers(models, readers, slices=part, indices=indices, known=known)
         open_ = (truth == 0) if known is None else (truth == 0) & known
         agreed = (said.given == said.given[0]).all(0) & open_ & (said.confidence >= settings.confidence)
         doubt = ~(said.most <= settings.doubt)  # NaN is a doubt, too
@@ -129,9 +131,14 @@ class Answers:
     most: Float[Tensor, "slice organ y x"]
 
 
+def batch_size(model: Model) -> int:
+    """Give how many slices a teacher is asked about at once."""
+    return model.recipe.inference.batch_size if isinstance(model.recipe.inference, SliceInference) else 4
+
+
 def answers(
-    case: Case,
     models: Sequence[Model],
+    readers: Sequence[LogitReader],
     *,
     slices: range,
     indices: Sequence[int],
@@ -143,8 +150,8 @@ def answers(
     heads each organ's own.
 
     Args:
-        case: The case.
         models: The teachers.
+        readers: What gives their logits of the case, from its first slice on.
         slices: Which slices.
         indices: Of the organs to fill in, in the label space.
         known: False where what they say does not count.
@@ -152,9 +159,9 @@ def answers(
     number = torch.full((len(models[0].space.classes),), len(indices), device=models[0].device)
     number[list(indices)] = torch.arange(len(indices), device=number.device)
     decisions, chances = [], []
-    for model in models:
-        logits = slice_logits(case.image, model, slices).float()
-        sigmoid = model.recipe.network.heads == "sigmoid"
+    for model, read in zip(models, readers, strict=True):
+        logits = read(slices).float()
+        sigmoid = isinstance(model.recipe.network, UNetShape) and model.recipe.network.heads == "sigmoid"
         chances.append((logits.sigmoid() if sigmoid else logits.softmax(1))[:, list(indices)])
         decisions.append(number[logits.max(1).indices])  # max is ten times as fast as argmax, see inference.decide
     given = torch.stack(decisions)

@@ -5,6 +5,16 @@ from pathlib import Path
 from viscera.config import Recipe
 from viscera.errors import SettingError, did_you_mean
 from viscera.recipe_json import recipe_from_json
+from viscera.recipes.gao2step import (
+    GAO2STEP,
+    GAO2STEP_FINDER,
+    GAO2STEP_FINETUNE,
+    GAO2STEP_SMALL,
+    GAO2STEP_TUMOUR,
+    GAO2STEP_TUMOUR_FINETUNE,
+    GAO2STEP_TUMOUR_SMALL,
+)
+from viscera.recipes.runet import RUNET, RUNET_PAPER, RUNET_SMALL
 from viscera.recipes.viscera2d import VISCERA2D, VISCERA2D_16, VISCERA2D_24, VISCERA2D_64
 from viscera.recipes.zhang2d import (
     ZHANG2D,
@@ -19,6 +29,9 @@ RECIPES: dict[str, Recipe] = {
     for recipe in (
         *(ZHANG2D, ZHANG2D_PAPER, ZHANG2D_INVERSE_FREQUENCY, ZHANG2D_UNIFORM, ZHANG2D_SMALL),
         *(VISCERA2D, VISCERA2D_16, VISCERA2D_24, VISCERA2D_64),
+        *(GAO2STEP, GAO2STEP_FINETUNE, GAO2STEP_TUMOUR, GAO2STEP_TUMOUR_FINETUNE, GAO2STEP_FINDER),
+        *(GAO2STEP_SMALL, GAO2STEP_TUMOUR_SMALL),
+        *(RUNET, RUNET_PAPER, RUNET_SMALL),
     )
 }
 

@@ -18,11 +18,11 @@ patients, two data sets, two seeds, 770 steps (benchmarks/results/ablation.json,
 from dataclasses import replace
 
 from viscera.config import (
-    Inference,
     PartialLoss,
     Recipe,
     RichAugmentation,
-    Sampling,
+    SliceInference,
+    SliceSampling,
     SpacedSlices,
     Training,
     UNetShape,
@@ -43,7 +43,7 @@ VISCERA2D = Recipe(
     intensity=Window(low_hu=-400, high_hu=400),
     network=of_width(32),
     loss=PartialLoss(unannotated="marginal", exclusion=1.0, dice=1.0, alpha=10.0, sigma_pixels=3.0),
-    sampling=Sampling(dataset_power=0.5, organ_fraction=0.33, window=(128, 160)),
+    sampling=SliceSampling(dataset_power=0.5, organ_fraction=0.33, window=(128, 160)),
     augmentation=RichAugmentation(),
     training=Training(
         epochs=30,
@@ -54,7 +54,7 @@ VISCERA2D = Recipe(
         warm_up=0.03,
         average_decay=0.999,
     ),
-    inference=Inference(batch_size=4),
+    inference=SliceInference(batch_size=4),
 )
 """Width 32: 7.8 M parameters."""
 

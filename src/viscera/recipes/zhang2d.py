@@ -15,10 +15,10 @@ from dataclasses import replace
 
 from viscera.config import (
     AddedBoundaryLoss,
-    Inference,
     Recipe,
     ResizedSlices,
     SliceAugmentation,
+    SliceInference,
     SummedBoundaryLoss,
     Training,
     UNetShape,
@@ -48,7 +48,7 @@ ZHANG2D = Recipe(
         step_epochs=2,
         step_gamma=0.2,
     ),
-    inference=Inference(batch_size=4),
+    inference=SliceInference(batch_size=4),
 )
 """As the code has it."""
 

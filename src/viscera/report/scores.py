@@ -13,6 +13,7 @@ from viscera.figures.canvas import readable
 from viscera.mixups import BACKGROUND, Confusion, MixUp, mix_ups
 from viscera.nifti import read
 from viscera.pairing import Task, match
+from viscera.report.flare import efficiency_section, targets_section
 from viscera.report.page import (
     MISSING,
     Cell,
@@ -29,6 +30,8 @@ from viscera.scores import ALL, ANNOTATED, GROUPS, MEAN, UNANNOTATED, Evaluation
 from viscera.volume import with_voxels
 
 METRICS: dict[str, tuple[str, int]] = {
+    "flare_dice": ("FLARE DSC", 3),
+    "flare_nsd": ("FLARE NSD", 3),
     "dice": ("Dice", 3),
     "iou": ("IoU", 3),
     "slice_dice": ("slice Dice", 3),
@@ -42,10 +45,10 @@ METRICS: dict[str, tuple[str, int]] = {
 }
 """{name in the evaluation: (heading, digits)}."""
 
-FRACTIONS = ("dice", "iou", "slice_dice", "slice_iou", "nsd")
+FRACTIONS = ("flare_dice", "flare_nsd", "dice", "iou", "slice_dice", "slice_iou", "nsd")
 """Metrics in [0, 1], drawn with a bar."""
 
-LEADING = {"slices": "slice_dice"}
+LEADING = {"slices": "slice_dice", "flare": "flare_dice"}
 """{mode: metric that is drawn and ranks the cases}; "dice" for other modes."""
 
 SHOWN_PER_END = 2
@@ -60,6 +63,8 @@ LOOK = Look(axial=3, coronal=1, panel_pixels=330)
 
 MODES = {
     "volume": "Scores of whole volumes on the scanner's grid, per case and organ.",
+    "flare": "Scores as the official code of FLARE23 gives them, and beside them those of whole volumes without its "
+    "oddities, per case and organ.",
     "slices": "Pooled over the slices on which the truth shows the organ, as in Zhang 2025. False positives on other "
     "slices do not count: not to be compared with scores of whole volumes.",
 }
@@ -98,7 +103,10 @@ def evaluation_page(evaluation: Evaluation, title: str, pictures: Sequence[CaseF
     text = "Mean over cases, with the bootstrap 95 % interval over patients in brackets."
     if any(row.metric == "hd95_mm" for row in evaluation.summary):
         text += " A missed organ counts as 0, but has no HD95."
-    sections = [Section("Summary", text, table=_summary_table(evaluation))]
+    sections = [targets_section(evaluation)] if evaluation.mode == "flare" else []
+    if evaluation.efficiency:
+        sections.append(efficiency_section(evaluation.efficiency))
+    sections.append(Section("Summary", text, table=_summary_table(evaluation)))
     if evaluation.of_group(UNANNOTATED):
         sections.append(_groups(evaluation, metric))
     if ranking:

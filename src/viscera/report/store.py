@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from viscera.cases import Facts, Store, open_store
-from viscera.config import ResizedSlices
+from viscera.config import ResizedSlices, ScannerGrid, SpacedSlices, SpacedVolumes
 from viscera.datasets import Problem
 from viscera.errors import StoreError
 from viscera.figures import ScanHu, hu_distribution, label_frequencies
@@ -60,12 +60,16 @@ def store_page(store: Path) -> Page:
 
 
 def _subtitle(store: Store) -> str:
-    preparation = store.preparation
-    if isinstance(preparation, ResizedSlices):
-        slices = "slices of {}x{} pixels".format(*preparation.size)
-    else:
-        slices = f"pixels of {preparation.spacing_mm:g} mm, slices cut to the body and {preparation.margin_mm:g} mm around it"
-    return f"Label space {store.space.name}, {slices}."
+    match store.preparation:
+        case ResizedSlices(size=(rows, columns)):
+            text = f"slices of {rows}x{columns} pixels"
+        case SpacedSlices(spacing_mm=mm, margin_mm=margin):
+            text = f"pixels of {mm:g} mm, slices cut to the body and {margin:g} mm around it"
+        case SpacedVolumes(spacing_mm=(z, y, x), margin_mm=margin):
+            text = f"voxels of {z:g}x{y:g}x{x:g} mm, slices cut to the body and {margin:g} mm around it"
+        case ScannerGrid():
+            text = "on the scanner's grid"
+    return f"Label space {store.space.name}, {text}."
 
 
 def _intensities(by_set: Mapping[str, Sequence[Facts]]) -> list[Section]:

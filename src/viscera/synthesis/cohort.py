@@ -12,8 +12,8 @@ import numpy as np
 
 from viscera.datasets import write_case
 from viscera.datasets.pairs import PAIRS
-from viscera.errors import DataSetError
-from viscera.labels import FLARE13, PART_OF, SIDES, ZHANG12
+from viscera.errors import DataSetError, SettingError
+from viscera.labels import FLARE13, PART_OF, SIDES, TUMOUR, ZHANG12, organ_name
 from viscera.synthesis.patient import Patient, Scan, synthesize
 
 
@@ -28,6 +28,7 @@ class Cohort:
         seed: Patient n depends on (seed, n) only, so a larger cohort begins with a smaller one's patients.
         shape: Slices, rows and columns.
         scan: Which part of the body.
+        tumours: Whether every patient has some. Where they are not annotated, the organs' labels go on beneath them.
     """
 
     layout: str
@@ -36,6 +37,7 @@ class Cohort:
     seed: int = 0
     shape: tuple[int, int, int] = (96, 256, 256)
     scan: Scan = "abdomen"
+    tumours: bool = False
 
 
 def write_cohort(folder: Path, cohort: Cohort, *, jobs: int, done: Callable[[], None] = lambda: None) -> None:
@@ -50,10 +52,13 @@ def write_cohort(folder: Path, cohort: Cohort, *, jobs: int, done: Callable[[], 
     Raises:
         DataSetError: The folder is not empty.
         LabelError: The layout cannot hold an organ.
+        SettingError: Tumours are to be annotated, but the patients have none.
     """
     if folder.is_dir() and any(folder.iterdir()):
         raise DataSetError(f"{folder} is not empty. Give a new folder for the synthetic data set.")
-    annotate = cohort.annotate or default_organs(cohort.layout)
+    annotate = _annotated(cohort)
+    if TUMOUR in annotate and not cohort.tumours:
+        raise SettingError("tumours are to be annotated, but the patients have none. Ask for them (--tumours).")
     with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
         tasks = deque(pool.submit(make_patient, cohort, number) for number in range(1, cohort.cases + 1))
         for number in range(1, cohort.cases + 1):
@@ -73,16 +78,30 @@ def write_cohort(folder: Path, cohort: Cohort, *, jobs: int, done: Callable[[], 
 def make_patient(cohort: Cohort, number: int) -> Patient:
     """Give patient ``number`` (from 1) of a cohort."""
     cv2.setNumThreads(1)
-    return synthesize(np.random.default_rng([cohort.seed, number]), shape=cohort.shape, scan=cohort.scan)
+    tumours = "none" if not cohort.tumours else "labelled" if TUMOUR in _annotated(cohort) else "unlabelled"
+    generator = np.random.default_rng([cohort.seed, number])
+    return synthesize(generator, shape=cohort.shape, scan=cohort.scan, tumours=tumours)
 
 
-def default_organs(layout: str) -> tuple[str, ...]:
+def _annotated(cohort: Cohort) -> tuple[str, ...]:
+    """Give the names of what a cohort annotates."""
+    chosen = cohort.annotate or default_organs(cohort.layout, tumours=cohort.tumours)
+    return tuple(organ_name(organ) for organ in chosen)
+
+
+def default_organs(layout: str, *, tumours: bool = False) -> tuple[str, ...]:
     """Give the organs that a synthetic data set annotates unless told otherwise: all that the layout can hold.
 
     Layouts that can hold any organ get those of zhang2d and FLARE, left and right apart.
+
+    Args:
+        layout: How the data set lies on disk.
+        tumours: Whether the patients have tumours.
     """
     organs = [organ for organ in ZHANG12.organs + FLARE13.organs if organ not in SIDES]
     organs = dict.fromkeys([*organs, *(side for organ in ZHANG12.organs for side in SIDES.get(organ, ()))])
+    if tumours:
+        organs[TUMOUR] = None
     if layout not in PAIRS:
         return tuple(organs)
     held = set(PAIRS[layout].organs.values())

@@ -1,4 +1,4 @@
-"""One synthetic patient from a generator: anatomy, scan range, appearance, scanner, and the complete truth."""
+"""One synthetic patient from a generator: anatomy, scan range, appearance, tumours, scanner, and the complete truth."""
 
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Float
 
 from viscera.errors import SettingError, did_you_mean
+from viscera.labels import TUMOUR
 from viscera.synthesis.acquisition import Scanner, acquire, draw_scanner, paint_table_
 from viscera.synthesis.appearance import draw_phase, render
 from viscera.synthesis.bowel import draw_colon, draw_small_bowel, draw_stomach
@@ -21,10 +22,12 @@ from viscera.synthesis.organs import (
     paint_through_walls_,
 )
 from viscera.synthesis.skeleton import Skeleton, draw_skeleton, paint_skeleton_
+from viscera.synthesis.tumours import TUMOUR_VALUE, paint_tumours_, relabel_as_organs_
 from viscera.volume import Volume, turn_volume
 
 Scan = Literal["abdomen", "upper", "pelvis", "random"]
 Orientation = Literal["random", "axial"]
+Tumours = Literal["none", "labelled", "unlabelled"]
 
 RANGES_MM: dict[str, tuple[float, float]] = {
     "abdomen": (-50.0, 425.0),
@@ -72,6 +75,7 @@ def synthesize(
     spacing_mm: tuple[float, float, float] | None = None,
     scan: Scan = "abdomen",
     orientation: Orientation = "random",
+    tumours: Tumours = "none",
 ) -> Patient:
     """Make a patient and scan it.
 
@@ -82,11 +86,14 @@ def synthesize(
         scan: Which part of the body; "random" draws one.
         orientation: "axial" keeps the arrays in axial order (feet to head, front to back, right to left) on a straight
             grid; "random" draws order, flips and a slight tilt, as files on disk come.
+        tumours: "labelled" adds one to four lesions in liver, kidneys, pancreas, colon or spleen (none where the scan
+            holds none of these) and the label viscera.labels.TUMOUR; "unlabelled" the same lesions, labelled as the
+            organ that they grow in. The patient is the same in all else, to the bit.
 
     Raises:
-        SettingError: A shape, spacing or scan that is none.
+        SettingError: A shape, spacing, scan, orientation or choice of tumours that is none.
     """
-    _check(shape, spacing_mm, scan, orientation)
+    _check(shape, spacing_mm, scan, orientation=orientation, tumours=tumours)
     chosen = str(generator.choice(list(RANGES_MM), p=(0.5, 0.3, 0.2)))
     anatomy = _draw_anatomy(generator)
     scanner = draw_scanner(generator, orientation=orientation)
@@ -97,6 +104,10 @@ def synthesize(
     paint_table_(
         image, grid.y * anatomy.size[1], grid.x * anatomy.size[2], anatomy.frame.depth_mm()[1] * anatomy.size[1]
     )
+    if tumours != "none":
+        lesions = paint_tumours_(generator.spawn(1)[0], canvas, image, phase)
+        if tumours == "unlabelled":
+            relabel_as_organs_(canvas, lesions)
     ct = acquire(generator, image, scanner)
     labels = canvas.label
     if scanner.circular:
@@ -105,7 +116,7 @@ def synthesize(
     return Patient(
         turn_volume(Volume(ct, affine), scanner.turn),
         turn_volume(Volume(labels, affine), scanner.turn),
-        dict(enumerate(ORGANS, start=1)),
+        dict(enumerate(ORGANS, start=1)) | ({TUMOUR_VALUE: TUMOUR} if tumours == "labelled" else {}),
         phase,
     )
 
@@ -117,13 +128,19 @@ def organ_volumes_ml(patient: Patient) -> dict[str, float]:
 
 
 def _check(
-    shape: tuple[int, int, int], spacing_mm: tuple[float, float, float] | None, scan: str, orientation: str
+    shape: tuple[int, int, int],
+    spacing_mm: tuple[float, float, float] | None,
+    scan: str,
+    *,
+    orientation: str,
+    tumours: str,
 ) -> None:
     if len(shape) != 3 or any(size < least for size, least in zip(shape, (4, 16, 16), strict=True)):
         raise SettingError(f"synthetic patient: shape must be at least 4x16x16 voxels (z, y, x), got {shape}.")
     if spacing_mm is not None and (len(spacing_mm) != 3 or not all(0.1 <= step <= 50 for step in spacing_mm)):
         raise SettingError(f"synthetic patient: spacing must be three values from 0.1 to 50 mm, got {spacing_mm}.")
-    for value, kind, what in ((scan, Scan, "scan"), (orientation, Orientation, "orientation")):
+    choices = ((scan, Scan, "scan"), (orientation, Orientation, "orientation"), (tumours, Tumours, "choice of tumours"))
+    for value, kind, what in choices:
         if value not in get_args(kind):
             known = ", ".join(get_args(kind))
             near = did_you_mean(value, get_args(kind))

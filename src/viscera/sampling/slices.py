@@ -1,59 +1,23 @@
-"""Which slices are drawn, and as what: Batch, the order of an epoch, reading ahead.
+"""Axial slices to learn from: their numbers, the windows cut from them, the distance to organ boundaries."""
 
-Everything drawn depends only on the seed and on the place in the run, never on what was drawn before: a run that is
-resumed at any step sees what an uninterrupted one would have seen.
-"""
-
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, fields
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property
-from typing import TypeVar
 
 import cv2
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Float32, Int, Shaped, UInt8
-from torch import Generator, Tensor
+from torch import Generator
 
 from viscera.cases import UNSURE, Case
-from viscera.config import Distance, Sampling
+from viscera.config import Distance
 from viscera.labels import LabelSpace
 from viscera.resampling import AIR_HU
-
-Item = TypeVar("Item")
+from viscera.sampling.batch import Batch
 
 NO_ORGAN_DISTANCE_PIXELS = 256.0
 """d on a slice without organs, and the largest d (zhang2d's code)."""
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Slices to learn from.
-
-    Attributes:
-        image: int16 HU from the store; scaled to float by intensity.py on the training device.
-        labels: Class per pixel; 0 is background or an organ that the case does not annotate.
-        known: False where the label may be anything.
-        distance: Pixels to the nearest organ boundary, for boundary-weighted losses.
-        annotated: Whether the slice's case annotates the class; always true for background.
-        pseudo: Class that teachers gave, UNSURE where they differ, 0 elsewhere and where ``labels`` shows an organ.
-        pseudo_annotated: Whether teachers filled in the class; never true where ``annotated`` is.
-    """
-
-    image: Shaped[Tensor, "batch channel y x"]
-    labels: UInt8[Tensor, "batch y x"]
-    known: Bool[Tensor, "batch y x"]
-    distance: Float[Tensor, "batch y x"]
-    annotated: Bool[Tensor, "batch class"]
-    pseudo: UInt8[Tensor, "batch y x"]
-    pseudo_annotated: Bool[Tensor, "batch class"]
-
-    def to(self, device: torch.device) -> "Batch":
-        """Give the batch on a device."""
-        arrays = {item.name: getattr(self, item.name).to(device, non_blocking=True) for item in fields(self)}
-        return Batch(**arrays)
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,65 +67,17 @@ class SliceIndex:
         return present
 
 
-def step_generator(seed: int, *place: int) -> Generator:
-    """Give a generator that depends only on the seed and the place in the run (epoch, step ...)."""
-    state = np.random.SeedSequence([seed, *place]).generate_state(2, np.uint64)
-    return Generator().manual_seed(int(state[0] >> 1))
-
-
-def epoch_order(
-    index: SliceIndex, sampling: Sampling, *, visits: int, generator: Generator
-) -> Int[np.ndarray, " visits"]:
-    """Give the numbers of the slices to visit in an epoch.
-
-    By default whole shuffled passes one after the other, cut at ``visits``. With a ``dataset_power`` the slices are drawn,
-    those of a data set with n cases with weight n^-power; ``organ_fraction`` of the visits draw an organ first, all that
-    are annotated alike, then a slice that shows it, by the same weights.
-
-    Source: Ulrich et al. 2023 (MultiTalent), arXiv:2303.14444: a case's weight is 1 / sqrt(n), our power 0.5.
-    """
-    slices = len(index)
-    if sampling.dataset_power == 0:
-        passes = [torch.randperm(slices, generator=generator) for _ in range(-(-visits // max(slices, 1)))]
-        order = torch.cat(passes)[:visits].numpy()
-    else:
-        order = _drawn(np.cumsum(slice_weights(index, sampling.dataset_power)), visits, generator)
-    if sampling.organ_fraction > 0:
-        weights = slice_weights(index, sampling.dataset_power)
-        shown = index.shown[:, 1:]
-        sums = [np.cumsum(weights * shown[:, organ]) for organ in np.flatnonzero(shown.any(0))]
-        chosen = (torch.rand(visits, generator=generator) < sampling.organ_fraction).numpy().nonzero()[0]
-        organs = torch.randint(0, max(len(sums), 1), (len(chosen),), generator=generator).numpy()
-        for organ, sum_ in enumerate(sums):
-            places = chosen[organs == organ]
-            order[places] = _drawn(sum_, len(places), generator)
-    return order
-
-
-def slice_weights(index: SliceIndex, power: float) -> Float[np.ndarray, " slices"]:
-    """Give each slice's weight: n^-power, n the cases of its data set."""
-    sizes = Counter(case.dataset for case in index.cases)
-    each = np.array([sizes[case.dataset] ** -power for case in index.cases])
-    return each[index.positions[:, 0]]
-
-
-def _drawn(sums: Float[np.ndarray, " slices"], count: int, generator: Generator) -> Int[np.ndarray, " count"]:
-    """Draw slices by their summed weights, with replacement."""
-    places = torch.rand(count, generator=generator, dtype=torch.float64).numpy() * sums[-1]
-    return np.searchsorted(sums, places, side="right")
-
-
-def draw_places(count: int, generator: Generator) -> Float[np.ndarray, "slice 2"]:
+def draw_slice_places(count: int, generator: Generator) -> Float[np.ndarray, "slice 2"]:
     """Draw where windows are cut, from 0 (first row, column that can be) to 1 (last)."""
     return torch.rand((count, 2), generator=generator, dtype=torch.float64).numpy()
 
 
-def read_batch(
+def read_slices(
     index: SliceIndex,
     numbers: Int[np.ndarray, " batch"],
     *,
     space: LabelSpace,
-    distance: Distance,
+    distance: Distance | None,
     places: Float[np.ndarray, "batch 2"] | None = None,
 ) -> Batch:
     """Read slices from the store.
@@ -170,8 +86,8 @@ def read_batch(
         index: Where they are, and how much of each to read.
         numbers: Which.
         space: The classes of ``Batch.annotated``.
-        distance: To the nearest organ boundary, or to the nearest organ.
-        places: Where the windows are cut (``draw_places``); None: in the middle.
+        distance: To the nearest organ boundary, or to the nearest organ; None: not needed.
+        places: Where the windows are cut (``draw_slice_places``); None: in the middle.
     """
     slices = [(index.cases[case], int(z)) for case, z in index.positions[numbers]]
     if places is None:
@@ -186,7 +102,7 @@ def read_batch(
         image=torch.from_numpy(images),
         labels=torch.from_numpy(labels),
         known=torch.from_numpy(known),
-        distance=torch.from_numpy(np.stack([boundary_distance(slice_, distance) for slice_ in seen])),
+        distance=torch.from_numpy(_distances(seen, distance)),
         annotated=torch.tensor([[True, *(organ in case.annotated for organ in space.organs)] for case, _ in slices]),
         pseudo=torch.from_numpy(pseudo),
         pseudo_annotated=torch.tensor(
@@ -229,6 +145,13 @@ def _labels(case: Case) -> UInt8[np.ndarray, "z y x"]:
     return case.labels
 
 
+def _distances(labels: UInt8[np.ndarray, "batch y x"], distance: Distance | None) -> Float32[np.ndarray, "batch #y #x"]:
+    """Give the distances of a batch's slices, one number for each where they are not needed."""
+    if distance is None:
+        return np.full((len(labels), 1, 1), NO_ORGAN_DISTANCE_PIXELS, np.float32)
+    return np.stack([boundary_distance(slice_, distance) for slice_ in labels])
+
+
 def boundary_distance(labels: UInt8[np.ndarray, "y x"], distance: Distance) -> Float32[np.ndarray, "y x"]:
     """Give each pixel's distance d in pixels, at most NO_ORGAN_DISTANCE_PIXELS.
 
@@ -247,18 +170,3 @@ def boundary_distance(labels: UInt8[np.ndarray, "y x"], distance: Distance) -> F
     if distance == "boundary":
         found = found + cv2.distanceTransform(organ, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
     return np.minimum(found, np.float32(NO_ORGAN_DISTANCE_PIXELS))
-
-
-def read_ahead(read: Callable[[int], Item], count: int, *, first: int = 0, threads: int = 2) -> Iterator[Item]:
-    """Give read(first) ... read(count - 1) in order while threads read the next ones.
-
-    Threads, not processes: reading, distance transforms and copies release the interpreter lock, and no worker can die.
-    """
-    with ThreadPoolExecutor(threads) as pool:
-        waiting: list[Future[Item]] = []
-        for number in range(first, count):
-            waiting.append(pool.submit(read, number))
-            if len(waiting) > 2 * threads:
-                yield waiting.pop(0).result()
-        while waiting:
-            yield waiting.pop(0).result()

@@ -1,0 +1,62 @@
+"""From network output to label map."""
+
+from dataclasses import dataclass, field
+from typing import Annotated, Literal
+
+from annotated_types import Ge, Lt
+
+from viscera.config.ranges import STRICT, Count, Positive
+
+
+@dataclass(frozen=True)
+class SliceInference:
+    """How a scan is segmented slice by slice."""
+
+    __pydantic_config__ = STRICT
+
+    kind: Literal["slices"] = "slices"
+    batch_size: Count = 4
+    """Slices per forward pass."""
+
+
+@dataclass(frozen=True)
+class WindowInference:
+    """How a scan is segmented by a 3D network: in overlapping windows, whose logits are averaged with Gaussian weights."""
+
+    __pydantic_config__ = STRICT
+
+    kind: Literal["windows"] = "windows"
+    size: tuple[Count, Count, Count] | None = None
+    """Voxels of a window along z, rows and columns; None: those of a training patch."""
+    overlap: Annotated[float, Ge(0), Lt(0.95)] = 0.5
+    """Share of a window that the next one covers again."""
+    mirror: bool = False
+    """Average over the eight mirror images of each window: eight times as slow, often a little better."""
+    region: Literal["find", "whole", "middle"] = "find"
+    """find: only the windows that hold organs, found by a finder (viscera predict --finder) or, without one, by a first pass
+    over windows that do not overlap. whole: every window. middle: only the middle_slices, as gao2step published it."""
+    middle_slices: Count = 50
+    """Slices of the scanner that "middle" keeps; all others become background."""
+    margin_mm: Annotated[float, Ge(0)] = 20.0
+    """What a finder found is widened by this."""
+
+
+Inference = Annotated[SliceInference | WindowInference, "told apart by kind"]
+
+
+@dataclass(frozen=True)
+class Postprocessing:
+    """How the label map is tidied: in this order, each for the organs that it names; by default nothing is done."""
+
+    __pydantic_config__ = STRICT
+
+    opening_mm: dict[str, Positive] = field(default_factory=dict)
+    """{organ: radius}: break off what is thinner."""
+    closing_mm: dict[str, Positive] = field(default_factory=dict)
+    """{organ: radius}: close gaps that are narrower, where they are background."""
+    fill_holes: tuple[str, ...] = ()
+    """Organs whose enclosed background becomes theirs."""
+    smallest_ml: dict[str, Positive] = field(default_factory=dict)
+    """{organ: volume}: smaller connected components become background."""
+    largest_components: dict[str, Count] = field(default_factory=dict)
+    """{organ: how many of its largest connected components to keep}."""

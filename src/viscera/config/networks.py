@@ -1,0 +1,70 @@
+"""The shapes of networks."""
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from annotated_types import Ge, Len
+
+from viscera.config.ranges import STRICT, Count, Positive
+
+
+@dataclass(frozen=True)
+class UNetShape:
+    """A 2D U-Net: two 3x3 convolutions, batch normalisation and ReLU per level."""
+
+    __pydantic_config__ = STRICT
+
+    kind: Literal["unet"] = "unet"
+    widths: Annotated[tuple[Count, ...], Len(2, 8)] = (64, 128, 256, 512, 1024)
+    """Channels of each level, the bottleneck last."""
+    checkpointing: bool = False
+    """Recompute each level in the backward pass: less memory, about a third more time; works with mixed precision."""
+    slices: Literal[1, 3, 5, 7] = 1
+    """Neighbouring slices seen at once, as channels; the middle one is segmented. Beyond the scan its last slice repeats."""
+    heads: Literal["softmax", "sigmoid"] = "softmax"
+    """softmax: one probability distribution over all classes. sigmoid: one for each organ, for the sigmoid loss."""
+
+
+@dataclass(frozen=True)
+class PlainUNetShape:
+    """nnU-Net's plain 3D U-Net: instance normalisation, leaky ReLU, strided convolutions, deep supervision."""
+
+    __pydantic_config__ = STRICT
+
+    kind: Literal["plain3d"] = "plain3d"
+    widths: Annotated[tuple[Count, ...], Len(2, 8)] = (32, 64, 128, 256, 320, 320)
+    """Channels of each level, the bottleneck last; every level but the first halves all three sides."""
+    deep_supervision: bool = True
+    """In training, the coarser levels give logits too, which enter the loss with half the weight of the next finer one."""
+    checkpointing: bool = False
+    """Recompute each level in the backward pass: less memory, about a third more time."""
+
+
+@dataclass(frozen=True)
+class AttentionUNetShape:
+    """Oktay's 3D attention U-Net: gates on the skip connections choose what passes."""
+
+    __pydantic_config__ = STRICT
+
+    kind: Literal["attention3d"] = "attention3d"
+    widths: Annotated[tuple[Count, ...], Len(2, 8)] = (40, 72, 136, 320)
+    """Channels of each level, the bottleneck last."""
+    checkpointing: bool = False
+    """Recompute each level in the backward pass: less memory, about a third more time."""
+
+
+NetworkShape = Annotated[UNetShape | PlainUNetShape | AttentionUNetShape, "told apart by kind"]
+
+
+@dataclass(frozen=True)
+class Softmax:
+    """The last layer: the softmax, or one that is regularised by total variation (Ding et al. 2021, runet)."""
+
+    __pydantic_config__ = STRICT
+
+    iterations: Annotated[int, Ge(0)] = 0
+    """0: the plain softmax. Else so many steps towards the minimiser of -<U, o> + <U, log U> + weight * TV(U); runet: 1."""
+    weight: Annotated[float, Ge(0)] = 1.0
+    """lambda to begin with; it is learnt."""
+    step: Positive = 0.3
+    """tau * lambda, the step of the dual variable; fixed. With lambda = 1 steps up to 1/2 in 2D and 1/3 in 3D are stable."""

@@ -1,0 +1,119 @@
+"""What is done once to every scan, and how its HU become the network's input."""
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from annotated_types import Ge, Gt, Le, Lt, MultipleOf
+
+from viscera.config.ranges import STRICT
+from viscera.errors import SettingError
+
+
+@dataclass(frozen=True)
+class Window:
+    """Clip to a HU window and scale it to [0, 1]."""
+
+    __pydantic_config__ = STRICT
+
+    low_hu: float = -400.0
+    """Becomes 0."""
+    high_hu: float = 400.0
+    """Becomes 1."""
+    kind: Literal["window"] = "window"
+
+    def __post_init__(self) -> None:
+        """Refuse empty windows."""
+        if not self.low_hu < self.high_hu:
+            raise SettingError(f"window: low_hu {self.low_hu:g} must be below high_hu {self.high_hu:g}.")
+
+
+@dataclass(frozen=True)
+class ForegroundScore:
+    """Clip to percentiles of the organs' HU, subtract their mean, divide by their standard deviation (nnU-Net's for CT)."""
+
+    __pydantic_config__ = STRICT
+
+    kind: Literal["foreground"] = "foreground"
+    low_percentile: Annotated[float, Ge(0), Lt(100)] = 0.5
+    """Of the HU of all organ voxels of the training cases."""
+    high_percentile: Annotated[float, Gt(0), Le(100)] = 99.5
+    """Likewise."""
+    measured: tuple[float, float, float, float] | None = None
+    """Both percentiles, mean and standard deviation, in HU. None: measured when training begins, and kept with the weights."""
+
+    def __post_init__(self) -> None:
+        """Refuse percentiles in the wrong order and a spread of nothing."""
+        if not self.low_percentile < self.high_percentile:
+            raise SettingError(
+                f"intensity: low_percentile {self.low_percentile:g} must be below high_percentile {self.high_percentile:g}."
+            )
+        if self.measured is not None and not (self.measured[0] < self.measured[1] and self.measured[3] > 0):
+            raise SettingError(
+                f"intensity.measured {self.measured}: say low < high, mean, standard deviation > 0, in HU."
+            )
+
+
+@dataclass(frozen=True)
+class RawHU:
+    """HU as they are."""
+
+    __pydantic_config__ = STRICT
+
+    kind: Literal["raw"] = "raw"
+
+
+Intensity = Annotated[Window | ForegroundScore | RawHU, "told apart by kind"]
+"""How HU become the network's input."""
+
+
+@dataclass(frozen=True)
+class ResizedSlices:
+    """zhang2d's preparation: every axial slice is resized to the same size, whatever its field of view."""
+
+    __pydantic_config__ = STRICT
+
+    kind: Literal["resized"] = "resized"
+    size: tuple[Annotated[int, Ge(16), MultipleOf(16)], Annotated[int, Ge(16), MultipleOf(16)]] = (256, 256)
+    """Rows and columns of a resized axial slice, in pixels; multiples of 16 (four halvings)."""
+
+
+@dataclass(frozen=True)
+class SpacedSlices:
+    """Axial slices are resampled to one pixel spacing and cut to the body, so that a pixel is as large in every patient."""
+
+    __pydantic_config__ = STRICT
+
+    kind: Literal["spaced"] = "spaced"
+    spacing_mm: Annotated[float, Ge(0.3), Le(20)] = 2.5
+    """Between the centres of neighbouring pixels, along rows and columns."""
+    margin_mm: Annotated[float, Ge(0)] = 10.0
+    """Kept around the body's box; rows and columns are then widened to multiples of 16 (four halvings)."""
+
+
+Spacing = Annotated[float, Ge(0.3), Le(20)]
+
+
+@dataclass(frozen=True)
+class SpacedVolumes:
+    """The whole scan is resampled to one voxel spacing and cut to the body: for 3D networks."""
+
+    __pydantic_config__ = STRICT
+
+    kind: Literal["volumes"] = "volumes"
+    spacing_mm: tuple[Spacing, Spacing, Spacing] = (1.0, 1.0, 1.0)
+    """Between the centres of neighbouring voxels along z, rows and columns."""
+    margin_mm: Annotated[float, Ge(0)] = 10.0
+    """Kept around the body's rows and columns; no slice is cut off."""
+
+
+@dataclass(frozen=True)
+class ScannerGrid:
+    """The scan stays as it is, but for its orientation: runet's "no preprocessing"."""
+
+    __pydantic_config__ = STRICT
+
+    kind: Literal["scanner"] = "scanner"
+
+
+Preparation = Annotated[ResizedSlices | SpacedSlices | SpacedVolumes | ScannerGrid, "told apart by kind"]
+"""What is done once to every scan, before training and before prediction."""

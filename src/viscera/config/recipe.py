@@ -1,0 +1,59 @@
+"""Recipe: all settings of one system."""
+
+from dataclasses import dataclass, field
+
+from viscera.config.augmentation import Augmentation, SliceAugmentation
+from viscera.config.inference import Inference, Postprocessing, SliceInference
+from viscera.config.losses import AddedBoundaryLoss, Loss
+from viscera.config.networks import NetworkShape, Softmax, UNetShape
+from viscera.config.preparation import Intensity, Preparation, ResizedSlices, Window
+from viscera.config.ranges import STRICT
+from viscera.config.sampling import Sampling, SliceSampling
+from viscera.config.training import Training
+from viscera.errors import SettingError
+from viscera.labels import SPACES, LabelSpace
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Every setting of one system."""
+
+    __pydantic_config__ = STRICT
+
+    name: str = "zhang2d"
+    """The recipe's name, for tables and files."""
+    about: str = ""
+    """What it is, in a line."""
+    label_space: str = "zhang12"
+    """The organs to tell apart: see `viscera info organs`."""
+    preparation: Preparation = ResizedSlices()
+    """What is done once to every scan."""
+    intensity: Intensity = Window()
+    """HU to network input."""
+    network: NetworkShape = UNetShape()
+    """The architecture."""
+    softmax: Softmax = Softmax()
+    """Its last layer."""
+    loss: Loss = AddedBoundaryLoss()
+    """What is minimised."""
+    sampling: Sampling = SliceSampling()
+    """Which slices or patches are visited."""
+    augmentation: Augmentation = SliceAugmentation()
+    """Random changes of each training slice or patch."""
+    training: Training = Training()
+    """Optimizer, schedule and length."""
+    inference: Inference = SliceInference()
+    """From network output to label map."""
+    postprocessing: Postprocessing = field(default_factory=Postprocessing)
+    """What is tidied in the label map."""
+
+    @property
+    def space(self) -> LabelSpace:
+        """The label space by its name.
+
+        Raises:
+            SettingError: No such space.
+        """
+        if self.label_space not in SPACES:
+            raise SettingError(f"no label space '{self.label_space}'. Choose one of {', '.join(SPACES)}.")
+        return SPACES[self.label_space]

@@ -1,0 +1,180 @@
+"""A scan -> its label map on exactly the scanner's grid. Files are read and written in prediction.py.
+
+2D networks go through slices.py, 3D ones through volumes.py: windows.py lays the windows, region.py says which of them may
+hold organs. ``segment`` puts the steps together, a second network for tumours included.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+from jaxtyping import Bool, Int16, UInt8
+
+from viscera.config import SliceInference
+from viscera.geometry import Geometry
+from viscera.inference.model import Model, load_model, with_others, with_region
+from viscera.inference.region import blocks_of_labels, widened
+from viscera.inference.slices import decide, on_scanner, slice_logits
+from viscera.inference.volumes import LogitReader, find_blocks, read_logits, segment_volume
+from viscera.labels import TUMOUR
+from viscera.machine import Stopwatch
+from viscera.postprocessing import merge_tumour, tidy, tumour_report
+from viscera.preprocessing import prepare_image
+from viscera.volume import Volume, with_voxels
+
+__all__ = [
+    "LogitReader",
+    "Model",
+    "Segmentation",
+    "decide",
+    "load_model",
+    "only_organs",
+    "read_logits",
+    "segment",
+    "segment_and_report",
+    "slice_logits",
+    "with_others",
+    "with_region",
+]
+
+Watch = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, eq=False)
+class Segmentation:
+    """A scan's labels, and what is to be said of its tumours.
+
+    Attributes:
+        labels: uint8 indices of ``model.output_space`` on the scan's grid.
+        tumours: Volume, components and the organs that they lie in, for JSON; None without a network for tumours.
+    """
+
+    labels: Volume
+    tumours: dict[str, object] | None = None
+
+
+def segment(
+    ct: Volume,
+    model: Model,
+    *,
+    clock: Stopwatch | None = None,
+    watch: Watch = lambda done, parts: None,
+) -> Volume:
+    """Give a scan's labels.
+
+    Args:
+        ct: HU, any orientation.
+        model: From ``load_model``.
+        clock: Gets the seconds of the stages prepare, region, network, tumour and postprocess.
+        watch: Called with the slices or windows done, and all of them.
+
+    Returns:
+        uint8 indices of ``model.output_space`` on the grid of ``ct``, its header kept.
+
+    Raises:
+        GeometryError, FileError: The scan's grid or intensities are no CT's.
+    """
+    return segment_and_report(ct, model, clock=clock, watch=watch).labels
+
+
+def segment_and_report(
+    ct: Volume,
+    model: Model,
+    *,
+    clock: Stopwatch | None = None,
+    watch: Watch = lambda done, parts: None,
+) -> Segmentation:
+    """Give a scan's labels with what is to be said of its tumours; see ``segment``.
+
+    A voxel that the second network calls tumour is tumour, whatever the first says (gao2step); it looks only where the
+    first found organs, and around them.
+    """
+    clock = clock or Stopwatch({})
+    with clock.stage("prepare"):
+        image, geometry = prepare_image(ct, model.recipe.preparation)
+    wanted = None
+    if model.finder is not None:
+        with clock.stage("region"):
+            wanted = _found(ct, image, geometry, model=model, finder=model.finder, watch=watch)
+    with clock.stage("network"):
+        axial = _labels(image, geometry, model, wanted=wanted, watch=watch)
+    z, y, x = (ct.spacing_mm[axis] for axis in geometry.turn.axes)
+    with clock.stage("postprocess"):
+        axial = tidy(axial, (z, y, x), settings=model.recipe.postprocessing, space=model.space)
+    report = None
+    if model.tumour is not None:
+        with clock.stage("tumour"):
+            found = _tumours(ct, image, geometry, organs=axial, model=model, watch=watch)
+            report = asdict(tumour_report(axial, found, space=model.space, voxel_ml=ct.voxel_ml))
+            axial = merge_tumour(axial, found, index=model.output_space.index(TUMOUR))
+    return Segmentation(with_voxels(ct, geometry.turn.undo(axial)), report)
+
+
+def _labels(
+    image: Int16[np.ndarray, "z y x"],
+    geometry: Geometry,
+    model: Model,
+    *,
+    wanted: Bool[np.ndarray, "bz by bx"] | None,
+    watch: Watch,
+) -> UInt8[np.ndarray, "depth rows columns"]:
+    """Give labels on the scanner's axial slices."""
+    settings = model.recipe.inference
+    if not isinstance(settings, SliceInference):
+        return segment_volume(image, geometry, model, wanted=wanted, watch=watch)
+    axial, size = np.empty(geometry.axial_shape, np.uint8), settings.batch_size
+    for first in range(0, len(image), size):
+        logits = slice_logits(image, model, range(first, min(first + size, len(image))))
+        axial[first : first + size] = on_scanner(logits, geometry)
+        watch(min(first + size, len(image)), len(image))
+    return axial
+
+
+def _found(
+    ct: Volume,
+    image: Int16[np.ndarray, "z y x"],
+    geometry: Geometry,
+    *,
+    model: Model,
+    finder: Model,
+    watch: Watch,
+) -> Bool[np.ndarray, "bz by bx"]:
+    """Give the blocks of a prepared scan in which a finder finds organs, and those around them."""
+    if finder.recipe.preparation == model.recipe.preparation and not isinstance(
+        finder.recipe.inference, SliceInference
+    ):
+        blocks = find_blocks(image, finder, watch=watch)
+    else:
+        labels = segment(ct, finder, watch=watch)
+        blocks = blocks_of_labels(geometry.turn.apply(labels.voxels), geometry)
+    return widened(blocks, margin_mm=model.margin_mm, spacing_mm=geometry.spacing_mm)
+
+
+def _tumours(
+    ct: Volume,
+    image: Int16[np.ndarray, "z y x"],
+    geometry: Geometry,
+    *,
+    organs: UInt8[np.ndarray, "depth rows columns"],
+    model: Model,
+    watch: Watch,
+) -> Bool[np.ndarray, "depth rows columns"]:
+    """Give where the second network finds tumours, in and around the organs."""
+    tumour = model.tumour
+    if tumour is None:
+        return np.zeros(organs.shape, bool)
+    if tumour.recipe.preparation != model.recipe.preparation:
+        image, geometry = prepare_image(ct, tumour.recipe.preparation)
+    blocks = blocks_of_labels(organs, geometry)
+    wanted = widened(blocks, margin_mm=tumour.margin_mm, spacing_mm=geometry.spacing_mm)
+    found = _labels(image, geometry, tumour, wanted=wanted, watch=watch)
+    z, y, x = (ct.spacing_mm[axis] for axis in geometry.turn.axes)
+    found = tidy(found, (z, y, x), settings=tumour.recipe.postprocessing, space=tumour.space)
+    return found == tumour.space.index(TUMOUR)
+
+
+def only_organs(labels: UInt8[np.ndarray, "z y x"], wanted: Sequence[int]) -> UInt8[np.ndarray, "z y x"]:
+    """Give the label map with all but the wanted indices set to background."""
+    table = np.zeros(256, np.uint8)
+    table[list(wanted)] = list(wanted)
+    return table[labels]

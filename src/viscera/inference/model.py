@@ -1,0 +1,122 @@
+"""Model: a trained network on its device, with what its output means."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from viscera.checkpoint import Weights, fill_network, find_weights, load_weights
+from viscera.config import Accelerator, Recipe, UNetShape, WindowInference
+from viscera.errors import SettingError, WeightsError
+from viscera.files import sha256
+from viscera.labels import TUMOUR, LabelSpace
+from viscera.machine import autocast_type, device_type, keep_pages
+from viscera.networks import build_network
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """A network on its device, with what its output means.
+
+    Attributes:
+        network: In evaluation mode.
+        recipe: How scans are prepared for it.
+        space: What its channels mean.
+        device: Where it is.
+        autocast: Type of mixed precision, None for fp32.
+        weights_sha256: Hash of the weights file.
+        tumour: A second network, for tumours, whose finds override this one's; None without one.
+        finder: A cheap network that says where this one is to look; None without one.
+    """
+
+    network: torch.nn.Module
+    recipe: Recipe
+    space: LabelSpace
+    device: torch.device
+    autocast: torch.dtype | None
+    weights_sha256: str
+    tumour: "Model | None" = None
+    finder: "Model | None" = None
+
+    @property
+    def output_space(self) -> LabelSpace:
+        """What the labels of ``segment`` mean: the organs, and last the tumour of the second network."""
+        if self.tumour is None or TUMOUR in self.space.organs:
+            return self.space
+        return LabelSpace(f"{self.space.name}+{TUMOUR}", (*self.space.organs, TUMOUR))
+
+    @property
+    def margin_mm(self) -> float:
+        """How far around what was found windows are looked at."""
+        settings = self.recipe.inference
+        return settings.margin_mm if isinstance(settings, WindowInference) else 0.0
+
+    @property
+    def sha256s(self) -> dict[str, str]:
+        """{what for: hash of the weights file} of the second network and the finder."""
+        others = {"tumour": self.tumour, "finder": self.finder}
+        return {name: other.weights_sha256 for name, other in others.items() if other is not None}
+
+
+def load_model(where: Path, *, accelerator: Accelerator = "auto") -> Model:
+    """Build a trained network.
+
+    Args:
+        where: A weights file, or the folder of a run (its best weights).
+        accelerator: Where to run it.
+
+    Raises:
+        WeightsError: No weights there, or not for the network of their recipe.
+        SettingError: No such device.
+    """
+    file = find_weights(where)
+    device = device_type(accelerator)
+    if device == "cpu":
+        keep_pages()
+    weights = load_weights(file)
+    network = _build(weights, file.name).eval()
+    if isinstance(weights.recipe.network, UNetShape):
+        network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    autocast = autocast_type("auto", device)
+    return Model(network.to(device), weights.recipe, weights.space, torch.device(device), autocast, sha256(file))
+
+
+def with_others(model: Model, *, tumour: Model | None = None, finder: Model | None = None) -> Model:
+    """Give a model with a second network for tumours, a finder, or both.
+
+    Raises:
+        SettingError: The second network knows no tumour; a finder is given to a 2D network.
+    """
+    if tumour is not None and TUMOUR not in tumour.space.organs:
+        raise SettingError(
+            f"--tumour: these weights find {', '.join(tumour.space.organs)}, no tumour. Train one: viscera train gao2step-tumour."
+        )
+    if finder is not None and not isinstance(model.recipe.inference, WindowInference):
+        raise SettingError(
+            f"--finder: recipe '{model.recipe.name}' segments whole slices, so there is nothing to find. Leave it out."
+        )
+    return replace(model, tumour=tumour, finder=finder)
+
+
+def with_region(model: Model, region: Literal["find", "whole", "middle"]) -> Model:
+    """Give a model that looks at another part of the scans.
+
+    Raises:
+        SettingError: It is a 2D network.
+    """
+    settings = model.recipe.inference
+    if not isinstance(settings, WindowInference):
+        raise SettingError(
+            f"--region: recipe '{model.recipe.name}' segments slice by slice, and always all of them. Leave it out."
+        )
+    return replace(model, recipe=replace(model.recipe, inference=replace(settings, region=region)))
+
+
+def _build(weights: Weights, where: str) -> torch.nn.Module:
+    if weights.recipe.space.organs != weights.space.organs:
+        raise WeightsError(f"{where}: its recipe's organs are not the organs of its channels. Train again.")
+    classes = len(weights.space.classes)
+    network = build_network(weights.recipe.network, classes=classes, softmax=weights.recipe.softmax)
+    fill_network(network, weights.tensors, where=where)
+    return network

@@ -1,0 +1,93 @@
+"""Where to look: the parts of a prepared scan that may hold organs, as a map of blocks.
+
+By default a cheap first pass finds them: a finder, that is any other run, or the same network in windows that do not overlap.
+"""
+
+from collections.abc import Callable, Sequence
+from math import ceil
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Int16, Shaped, UInt8
+from scipy.ndimage import maximum_filter
+
+from viscera.geometry import Geometry
+from viscera.inference.model import Model
+from viscera.inference.windows import BLOCK, Plan, coarse_plan, finished_planes, holds, places
+from viscera.resampling import climb_labels, resample_labels
+
+FIRST_PASS_PAYS = 3
+"""Windows in all per window of a first pass, from which on the first pass is worth its time."""
+
+
+def blocks_of(mask: Bool[np.ndarray, "z y x"]) -> Bool[np.ndarray, "bz by bx"]:
+    """Give the blocks that hold anything of a mask on the prepared grid."""
+    for axis in range(3):
+        mask = np.logical_or.reduceat(mask, np.arange(0, mask.shape[axis], BLOCK), axis=axis)
+    return mask
+
+
+def widened(
+    wanted: Bool[np.ndarray, "bz by bx"], *, margin_mm: float, spacing_mm: Sequence[float]
+) -> Bool[np.ndarray, "bz by bx"]:
+    """Give the blocks that lie within a margin of wanted ones, along each axis."""
+    reach = [2 * ceil(margin_mm / (BLOCK * mm)) + 1 for mm in spacing_mm]
+    return maximum_filter(wanted.view(np.uint8), size=reach, mode="constant").astype(bool)
+
+
+def first_look(
+    image: Int16[np.ndarray, "z y x"],
+    model: Model,
+    plan: Plan,
+    *,
+    watch: Callable[[int, int], None] = lambda done, windows: None,
+) -> Bool[np.ndarray, "bz by bx"] | None:
+    """Give the blocks in which a network finds anything in windows that do not overlap, in one phase.
+
+    Returns:
+        The blocks; None where a first pass would not pay, because the scan has few windows.
+    """
+    coarse = coarse_plan(plan)
+    chosen = places(image.shape, coarse, one_phase=True)
+    if len(places(image.shape, plan)) < FIRST_PASS_PAYS * len(chosen):
+        return None
+    return found_blocks(image, model, coarse, chosen, watch=watch)
+
+
+@torch.inference_mode()
+def found_blocks(
+    image: Int16[np.ndarray, "z y x"],
+    model: Model,
+    plan: Plan,
+    chosen: Sequence[tuple[int, int, int]],
+    *,
+    watch: Callable[[int, int], None] = lambda done, windows: None,
+) -> Bool[np.ndarray, "bz by bx"]:
+    """Give the blocks in which a network finds anything, looking through some windows."""
+    wanted = np.zeros([ceil(side / BLOCK) for side in image.shape], bool)
+    for planes in finished_planes(image, model, plan, chosen=chosen, watch=watch):
+        if planes.logits is None:
+            continue
+        z, y, x = np.nonzero((planes.logits.max(0).indices > 0).cpu().numpy())
+        z, y, x = z + planes.start, y + planes.box[0].start, x + planes.box[1].start
+        wanted[z // BLOCK, y // BLOCK, x // BLOCK] = True
+    return wanted
+
+
+def blocks_of_labels(labels: UInt8[np.ndarray, "z y x"], geometry: Geometry) -> Bool[np.ndarray, "bz by bx"]:
+    """Give the prepared blocks that hold anything of a label map on the scanner's axial slices."""
+    return blocks_of(on_prepared(labels, geometry) > 0)
+
+
+def on_prepared(labels: Shaped[np.ndarray, "z y x"], geometry: Geometry) -> Shaped[np.ndarray, "pz py px"]:
+    """Give labels of the scanner's axial slices on the prepared grid."""
+    small = resample_labels(labels, geometry.raster)
+    return small if geometry.ladder is None else climb_labels(small, geometry.ladder)
+
+
+def windows_of(
+    shape: Sequence[int], plan: Plan, wanted: Bool[np.ndarray, "bz by bx"] | None
+) -> list[tuple[int, int, int]]:
+    """Give the windows that hold a wanted block, or all."""
+    every = places(shape, plan)
+    return every if wanted is None else [place for place in every if holds(place, plan, wanted)]

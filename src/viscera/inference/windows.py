@@ -1,0 +1,260 @@
+"""Sliding windows of a 3D network: where they lie, and the logits of the planes that they finish.
+
+Windows go from the feet up. Their logits are averaged with Gaussian weights into a slab as thick as one window; planes that no
+later window reaches are given away and forgotten. So no array of classes x scan ever exists.
+"""
+
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations, groupby, product
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int16
+from torch import Tensor
+
+from viscera.config import PatchSampling, WindowInference
+from viscera.errors import SettingError
+from viscera.inference.model import Model
+from viscera.intensity import network_input
+
+BLOCK = 8
+"""Voxels along each side of a block of ``wanted`` maps: what is to be looked at is known to so many voxels."""
+
+SIGMA_FRACTION = 0.125
+"""Standard deviation of a window's Gaussian weights, of its side (nnU-Net: Isensee et al. 2021)."""
+
+LEAST_WEIGHT = 1e-3
+"""Of a window's corners, so that half-precision sums stay well above 0."""
+
+SURE_BACKGROUND = 20.0
+"""Logit of background where no window was looked at."""
+
+Box = tuple[slice, slice, slice]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How windows are laid over a prepared scan.
+
+    Attributes:
+        size: Voxels of a window along z, rows and columns.
+        stride: Every so-manyth voxel is seen by a window; all phases are taken in turn.
+        overlap: Share of a window that the next one covers again.
+        mirror: Average over the eight mirror images.
+    """
+
+    size: tuple[int, int, int]
+    stride: tuple[int, int, int] = (1, 1, 1)
+    overlap: float = 0.5
+    mirror: bool = False
+
+    @property
+    def span(self) -> tuple[int, int, int]:
+        """Prepared voxels from a window's first to its last."""
+        z, y, x = ((size - 1) * step + 1 for size, step in zip(self.size, self.stride, strict=True))
+        return z, y, x
+
+
+@dataclass(frozen=True)
+class Planes:
+    """Averaged logits of some planes of a prepared scan.
+
+    Attributes:
+        start: The first plane.
+        stop: After the last.
+        logits: Of the box; None where no window was looked at, so that all is background.
+        box: Rows and columns of the logits; all else is background.
+    """
+
+    start: int
+    stop: int
+    logits: Float[Tensor, "class z rows columns"] | None = None
+    box: tuple[slice, slice] = (slice(0), slice(0))
+
+
+def plan_of(model: Model) -> Plan:
+    """Give the plan that a model's recipe describes.
+
+    Raises:
+        SettingError: The recipe is one of slices.
+    """
+    sampling, settings = model.recipe.sampling, model.recipe.inference
+    if not isinstance(sampling, PatchSampling) or not isinstance(settings, WindowInference):
+        raise SettingError(f"recipe '{model.recipe.name}' has no windows: its network is a 2D one.")
+    return Plan(settings.size or sampling.size, sampling.stride, settings.overlap, settings.mirror)
+
+
+def coarse_plan(plan: Plan) -> Plan:
+    """Give the plan of a first look: no overlap, no mirror images."""
+    return replace(plan, overlap=0.0, mirror=False)
+
+
+def places(shape: Sequence[int], plan: Plan, *, one_phase: bool = False) -> list[tuple[int, int, int]]:
+    """Give the first voxel of every window, from the feet up.
+
+    Along each axis, and for each phase, windows lie evenly so that neighbours share at least ``plan.overlap``.
+
+    Args:
+        shape: Of the prepared scan.
+        plan: How windows are laid.
+        one_phase: Only the middle phase of each axis.
+    """
+    starts = []
+    for length, size, stride in zip(shape, plan.size, plan.stride, strict=True):
+        phases = [min(stride // 2, length - 1)] if one_phase else range(min(stride, length))
+        found = []
+        for phase in phases:
+            seen = -(-(length - phase) // stride)
+            steps = int(np.ceil(max(0, seen - size) / max(1.0, size * (1 - plan.overlap))))
+            firsts = np.round(np.linspace(0, max(0, seen - size), steps + 1)).astype(int)
+            found += [phase + stride * int(first) for first in firsts]
+        starts.append(sorted(set(found)))
+    return list(product(*starts))
+
+
+def holds(place: tuple[int, int, int], plan: Plan, wanted: Bool[np.ndarray, "bz by bx"]) -> bool:
+    """Tell whether a window holds a wanted block."""
+    part = tuple(
+        slice(first // BLOCK, (first + span - 1) // BLOCK + 1) for first, span in zip(place, plan.span, strict=True)
+    )
+    return bool(wanted[part].any())
+
+
+def gaussian(size: Sequence[int], device: torch.device) -> Float[Tensor, "z y x"]:
+    """Give a window's weights: 1 in its middle, LEAST_WEIGHT at least."""
+    weights = torch.ones((), device=device)
+    for side in size:
+        centres = torch.arange(side, device=device) - (side - 1) / 2
+        weights = weights[..., None] * torch.exp(-(centres**2) / (2 * (SIGMA_FRACTION * side) ** 2))
+    return weights.clamp(min=LEAST_WEIGHT)
+
+
+@torch.inference_mode()
+def window_logits(
+    image: Int16[np.ndarray, "z y x"], model: Model, plan: Plan, place: tuple[int, int, int]
+) -> Float[Tensor, "class pz py px"]:
+    """Give the network's output for one window; beyond the scan its last voxels repeat, and are cut off again."""
+    part = tuple(
+        slice(first, first + span, step) for first, span, step in zip(place, plan.span, plan.stride, strict=True)
+    )
+    seen = np.ascontiguousarray(image[part])
+    missing = [(0, size - found) for size, found in zip(plan.size, seen.shape, strict=True)]
+    padded = np.pad(seen, missing, mode="edge") if any(pad for _, pad in missing) else seen
+    stack = network_input(torch.from_numpy(padded).to(model.device), model.recipe.intensity)[None, None]
+    with torch.autocast(model.device.type, model.autocast, enabled=model.autocast is not None):
+        logits = model.network(stack)
+        if plan.mirror:
+            for axes in (axes for count in (1, 2, 3) for axes in combinations((2, 3, 4), count)):
+                logits = logits + model.network(stack.flip(axes)).flip(axes)
+            logits = logits / 8
+    z, y, x = seen.shape
+    return logits[0, :, :z, :y, :x]
+
+
+def finished_planes(
+    image: Int16[np.ndarray, "z y x"],
+    model: Model,
+    plan: Plan,
+    *,
+    chosen: Sequence[tuple[int, int, int]],
+    watch: Callable[[int, int], None] = lambda done, windows: None,
+) -> Iterator[Planes]:
+    """Give the averaged logits of all planes of a prepared scan, in order, as windows finish them.
+
+    Args:
+        image: HU, prepared.
+        model: The network.
+        plan: How windows are laid.
+        chosen: The windows to look at, a part of ``places``.
+        watch: Called with the windows done and all windows.
+    """
+    depth = len(image)
+    if not chosen:
+        yield Planes(0, depth)
+        return
+    box = _box(chosen, plan, image.shape)
+    weights = gaussian(plan.size, model.device).half()
+    slab = _Slab(len(model.space.classes), min(depth, plan.span[0]), box, model.device)
+    done = 0
+    for first, row in groupby(chosen, key=lambda place: place[0]):
+        yield from slab.give(first, depth)
+        for place in row:
+            slab.add(window_logits(image, model, plan, place), place, plan=plan, weights=weights)
+            done += 1
+            watch(done, len(chosen))
+    yield from slab.give(depth, depth)
+
+
+class _Slab:
+    """Sums of weighted logits over the planes that windows may still reach."""
+
+    def __init__(self, classes: int, thickness: int, box: tuple[slice, slice], device: torch.device) -> None:
+        rows, columns = (side.stop - side.start for side in box)
+        self.box, self.start, self.reached = box, 0, 0
+        self.sums = torch.zeros((classes, thickness, rows, columns), dtype=torch.half, device=device)
+        self.weights = torch.zeros((thickness, rows, columns), dtype=torch.half, device=device)
+
+    def add(
+        self, logits: Float[Tensor, "class pz py px"], place: tuple[int, int, int], *, plan: Plan, weights: Tensor
+    ) -> None:
+        """Add a window's logits."""
+        firsts = (place[0] - self.start, place[1] - self.box[0].start, place[2] - self.box[1].start)
+        part = tuple(
+            slice(first, first + (count - 1) * step + 1, step)
+            for first, count, step in zip(firsts, logits.shape[1:], plan.stride, strict=True)
+        )
+        z, y, x = logits.shape[1:]
+        here = weights[:z, :y, :x]
+        self.sums[:, *part] += logits.half() * here
+        self.weights[part] += here
+        self.reached = max(self.reached, place[0] + (z - 1) * plan.stride[0] + 1)
+
+    def give(self, first: int, depth: int) -> Iterator[Planes]:
+        """Give the planes before ``first``, which no later window reaches, and begin the slab there."""
+        count = min(self.reached, first) - self.start
+        if count > 0:
+            weights = self.weights[:count].float()
+            logits = self.sums[:, :count].float() / weights.clamp(min=1e-9)
+            empty = weights == 0
+            logits[0].masked_fill_(empty, SURE_BACKGROUND)
+            yield Planes(self.start, self.start + count, logits, self.box)
+            del logits
+            for sums in (self.sums, self.weights[None]):
+                kept = sums.shape[1] - count
+                sums[:, :kept] = sums[:, count:].clone()
+                sums[:, kept:] = 0
+            self.start += count
+        if self.start < first:
+            yield Planes(self.start, min(first, depth))
+            self.start = first
+
+
+def _box(chosen: Sequence[tuple[int, int, int]], plan: Plan, shape: Sequence[int]) -> tuple[slice, slice]:
+    """Give the rows and columns that windows reach."""
+    sides = []
+    for axis in (1, 2):
+        firsts = [place[axis] for place in chosen]
+        sides.append(slice(min(firsts), min(max(firsts) + plan.span[axis], shape[axis])))
+    return sides[0], sides[1]
+
+
+def smaller(plan: Plan, stride: int) -> Plan | None:
+    """Give the plan with windows of half the longest side; None where the network cannot halve smaller ones."""
+    longest = max(plan.size)
+    half = longest // 2 // stride * stride
+    if half < stride:
+        return None
+    z, y, x = (half if size == longest else size for size in plan.size)
+    return replace(plan, size=(z, y, x))
+
+
+def warn_of_memory(plan: Plan) -> None:
+    """Say that windows became smaller, since the device's memory did not suffice."""
+    size = "x".join(map(str, plan.size))
+    warnings.warn(
+        f"the GPU's memory did not suffice, so windows of {size} voxels are used from here on; organs may be a little worse. "
+        "Free the GPU, or set --device cpu.",
+        stacklevel=2,
+    )

@@ -1,0 +1,67 @@
+"""What every U-Net here shares: sides that can be halved, and levels that are recomputed in the backward pass."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.checkpoint import checkpoint
+
+from viscera.errors import SettingError
+
+
+def check_sides(sides: Sequence[int], *, stride: int, setting: str) -> None:
+    """Check that a network can halve all sides of an image or patch as often as it must.
+
+    Args:
+        sides: Voxels along each side.
+        stride: What each side must be a multiple of.
+        setting: The setting that decides the sides, for the message.
+
+    Raises:
+        SettingError: A side is no multiple; the message names the sizes next to it that are.
+
+    Example:
+        >>> check_sides((96, 128, 128), stride=32, setting="sampling.size")
+    """
+    wrong = [side for side in dict.fromkeys(sides) if side % stride or not side]
+    if wrong:
+        fitting = ", ".join(f"instead of {side} take {_neighbours(side, stride)}" for side in wrong)
+        raise SettingError(
+            f"a U-Net with {stride.bit_length()} levels needs sides that are multiples of {stride}, "
+            f"got {'x'.join(map(str, sides))}: {fitting}. Change {setting} or network.widths."
+        )
+
+
+def _neighbours(side: int, stride: int) -> str:
+    below = side // stride * stride
+    return f"{below} or {below + stride}" if below else f"{stride}"
+
+
+def recomputed(level: nn.Module, *images: Tensor) -> Tensor:
+    """Run a level without keeping its activations: the backward pass computes them once more.
+
+    Gradients, random draws and the running statistics of batch normalisation are those of a plain run; mixed precision works.
+    """
+    return checkpoint(level, *images, use_reentrant=False, context_fn=_contexts(level))  # type: ignore[return-value]
+
+
+def _contexts(level: nn.Module) -> Callable[[], tuple[AbstractContextManager, AbstractContextManager]]:
+    """Give checkpoint's contexts: the second pass must not count the batch into the running statistics once more."""
+    return lambda: (nullcontext(), _statistics_kept(level))
+
+
+@contextmanager
+def _statistics_kept(level: nn.Module) -> Iterator[None]:
+    norms = [
+        (module, module.momentum, module.num_batches_tracked)
+        for module in level.modules()
+        if isinstance(module, _BatchNorm)
+    ]
+    for norm, _, tracked in norms:
+        norm.momentum, norm.num_batches_tracked = 0.0, tracked.clone()  # type: ignore[union-attr]
+    try:
+        yield
+    finally:
+        for norm, momentum, tracked in norms:
+            norm.momentum, norm.num_batches_tracked = momentum, tracked
