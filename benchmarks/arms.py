@@ -38,14 +38,30 @@ def run_all(arms: Iterable[Arm], test: Path) -> None:
             done.result()
 
 
-def run_one(arm: Arm, test: Path) -> None:
-    """Train one arm and segment the test patients."""
-    if (arm.run / "done").exists():
+def train_all(arms: Iterable[Arm]) -> None:
+    """Train arms, two at a time on a core each; what is done already is left alone."""
+    with ThreadPoolExecutor(2) as pool:
+        for done in [pool.submit(train_one, arm) for arm in arms]:
+            done.result()
+
+
+def train_one(arm: Arm) -> None:
+    """Train one arm."""
+    if (arm.run / "trained").exists():
         return
     arm.run.mkdir(parents=True, exist_ok=True)
     wanted = arm.run / "wanted.json"
     wanted.write_text(recipe_to_json(arm.recipe))
     viscera("train", wanted, arm.store, arm.run, "--resume")
+    (arm.run / "trained").touch()
+    print(arm.run, file=sys.stderr)
+
+
+def run_one(arm: Arm, test: Path) -> None:
+    """Train one arm and segment the test patients."""
+    if (arm.run / "done").exists():
+        return
+    train_one(arm)
     viscera("predict", test / "imagesTr", arm.run / "predictions", "--weights", arm.run, "--overwrite")
     (arm.run / "done").touch()
     print(arm.run, file=sys.stderr)

@@ -1,0 +1,310 @@
+"""3D windows with a network whose answer is known: thresholds of HU. Windows, phases, regions, memory, two steps."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from scipy.ndimage import map_coordinates
+from torch import nn
+
+from viscera.config import (
+    PatchSampling,
+    PlainUNetShape,
+    Postprocessing,
+    Preparation,
+    Recipe,
+    ScannerGrid,
+    SpacedVolumes,
+    VolumeAugmentation,
+    Window,
+    WindowInference,
+)
+from viscera.errors import SettingError
+from viscera.inference import Model, segment, segment_and_report, with_others, with_region
+from viscera.inference.region import blocks_of, first_look, widened
+from viscera.inference.volumes import read_logits
+from viscera.inference.windows import Plan, finished_planes, gaussian, holds, places, smaller
+from viscera.labels import ABDOMENCT1K, TUMOUR_ONLY
+from viscera.preprocessing import prepare_image
+from viscera.volume import Volume
+
+CENTRES_HU = (-1000.0, -100.0, 0.0, 100.0, 300.0)
+
+
+AS_IT_IS = ScannerGrid()
+
+
+class Nearest(nn.Module):
+    """The class whose centre is nearest to the voxel's HU; counts its calls and the voxels it is given."""
+
+    stride = 4
+
+    def __init__(self, centres=CENTRES_HU, *, most_voxels=10**9):
+        super().__init__()
+        self.centres, self.most_voxels, self.sizes = torch.tensor(centres), most_voxels, []
+
+    def forward(self, image):
+        if image.numel() > self.most_voxels:
+            raise torch.OutOfMemoryError("no memory")
+        self.sizes.append(tuple(image.shape[2:]))
+        return -((image * 2000 - 1000 - self.centres[None, :, None, None, None]) ** 2) / 1e4
+
+
+def model(
+    size=(8, 8, 8),
+    *,
+    stride=(1, 1, 1),
+    network: nn.Module | None = None,
+    preparation: Preparation = AS_IT_IS,
+    **inference,
+) -> Model:
+    recipe = Recipe(
+        name="threshold",
+        label_space="abdomenct1k",
+        preparation=preparation,
+        intensity=Window(-1000, 1000),
+        network=PlainUNetShape(),
+        sampling=PatchSampling(size=size, stride=stride),
+        augmentation=VolumeAugmentation(),
+        inference=WindowInference(**({"region": "whole"} | inference)),
+    )
+    return Model(network or Nearest(), recipe, ABDOMENCT1K, torch.device("cpu"), None, "hash")
+
+
+def scan(shape=(19, 24, 21), spacing=(2.0, 1.0, 1.0), seed=0) -> Volume:
+    hu = np.random.default_rng(seed).choice([-1000, -90, 5, 120, 333], shape).astype(np.int16)
+    z, y, x = spacing
+    affine = np.array([[0, 0, -x, 20.0], [0, -y, 0, 30.0], [z, 0, 0, -50.0], [0, 0, 0, 1]])
+    return Volume(hu, affine)
+
+
+def nearest(hu: np.ndarray) -> np.ndarray:
+    return np.abs(hu[..., None] - np.array(CENTRES_HU)).argmin(-1).astype(np.uint8)
+
+
+@pytest.mark.parametrize("overlap", [0.0, 0.5, 0.8])
+@pytest.mark.parametrize("size", [(8, 8, 8), (16, 12, 8), (32, 32, 32), (4, 40, 8)])
+@pytest.mark.parametrize("mirror", [False, True])
+def test_windows_of_a_voxelwise_network_give_its_answer_at_every_voxel(size, overlap, mirror):
+    ct = scan()
+    assert np.array_equal(segment(ct, model(size, overlap=overlap, mirror=mirror)).voxels, nearest(ct.voxels))
+
+
+@pytest.mark.parametrize("stride", [(1, 4, 4), (1, 2, 2), (3, 1, 2)])
+@pytest.mark.parametrize("shape", [(19, 24, 21), (5, 32, 32), (9, 3, 40)])
+def test_all_phases_are_put_together_at_full_resolution(stride, shape):
+    ct = scan(shape)
+    assert np.array_equal(segment(ct, model((8, 8, 8), stride=stride)).voxels, nearest(ct.voxels))
+
+
+def test_a_short_scan_sees_its_last_voxels_repeated_and_one_slice_is_enough():
+    network = Nearest()
+    ct = scan((1, 5, 6))
+    assert np.array_equal(segment(ct, model((8, 8, 8), network=network)).voxels, nearest(ct.voxels))
+    assert network.sizes == [(8, 8, 8)]
+
+
+def test_flipped_and_transposed_scans_get_the_same_labels_on_their_own_grid():
+    ct = scan()
+    for axes, flips in (((0, 1, 2), (True, False, True)), ((2, 0, 1), (False, True, False)), ((1, 2, 0), (True,) * 3)):
+        step = np.zeros((4, 4))
+        step[3, 3] = 1
+        part = tuple(slice(None, None, -1) if flip else slice(None) for flip in flips)
+        for new, (old, flip) in enumerate(zip(axes, flips, strict=True)):
+            step[old, new] = -1 if flip else 1
+            step[old, 3] = ct.shape[old] - 1 if flip else 0
+        turned = Volume(ct.voxels.transpose(axes)[part], ct.affine @ step)
+        assert np.array_equal(segment(turned, model()).voxels, nearest(turned.voxels))
+
+
+def test_logits_of_windows_are_averaged_with_gaussian_weights():
+    class Place(nn.Module):
+        """Answers with how often it was asked before, everywhere."""
+
+        count = 0
+
+        def forward(self, image):
+            self.count += 1
+            return torch.full((1, 5, *image.shape[2:]), float(self.count))
+
+    image = np.zeros((12, 8, 8), np.int16)
+    plan = Plan((8, 8, 8), overlap=0.5)
+    chosen = places(image.shape, plan)
+    assert chosen == [(0, 0, 0), (4, 0, 0)]
+    found = list(finished_planes(image, model(network=Place()), plan, chosen=chosen))
+    assert [(planes.start, planes.stop) for planes in found] == [(0, 4), (4, 12)]
+    weights = gaussian((8, 8, 8), torch.device("cpu")).double().numpy()
+    sums, total = np.zeros((2, 12, 8, 8))
+    for answer, first in ((1, 0), (2, 4)):
+        sums[first : first + 8] += answer * weights
+        total[first : first + 8] += weights
+    got = np.concatenate([planes.logits[0].numpy() for planes in found])
+    np.testing.assert_allclose(got, sums / total, rtol=3e-3)
+
+
+def test_windows_lie_evenly_and_overlap_at_least_as_wanted():
+    for length in (8, 9, 12, 13, 31, 64):
+        for overlap in (0.0, 0.25, 0.5, 0.9):
+            firsts = [z for z, _, _ in places((length, 8, 8), Plan((8, 8, 8), overlap=overlap))]
+            assert firsts[0] == 0
+            assert firsts[-1] == max(0, length - 8)
+            steps = np.diff(firsts)
+            assert (steps <= np.ceil(8 * (1 - overlap))).all()
+            assert (steps > 0).all()
+
+
+def test_no_more_than_a_slab_of_logits_is_ever_held_whatever_the_classes():
+    image = np.zeros((200, 16, 16), np.int16)
+    plan = Plan((8, 8, 8), overlap=0.5)
+    thickest = max(
+        planes.stop - planes.start for planes in finished_planes(image, model(), plan, chosen=places(image.shape, plan))
+    )
+    assert thickest <= 8
+
+
+def organ_scan(shape=(64, 32, 32)) -> Volume:
+    ct = scan(shape)
+    voxels = np.full(shape, -1000, np.int16)
+    voxels[40:50, 4:14, 4:14] = 120
+    return Volume(voxels, ct.affine)
+
+
+def test_only_windows_that_hold_organs_are_looked_at_twice_and_no_organ_is_lost():
+    ct = organ_scan()
+    networks = {region: Nearest() for region in ("find", "whole")}
+    found = {
+        region: segment(ct, model(network=network, region=region, margin_mm=0.0)).voxels
+        for region, network in networks.items()
+    }
+    assert np.array_equal(found["find"], nearest(ct.voxels))
+    assert np.array_equal(found["find"], found["whole"])
+    every, first = len(places(ct.shape, Plan((8, 8, 8)))), len(places(ct.shape, Plan((8, 8, 8), overlap=0.0)))
+    assert len(networks["whole"].sizes) == every
+    assert first < len(networks["find"].sizes) < 0.4 * every
+
+
+def test_a_scan_of_few_windows_gets_no_first_look():
+    image = np.zeros((8, 8, 12), np.int16)
+    assert first_look(image, model(), Plan((8, 8, 8))) is None
+    network = Nearest()
+    segment(Volume(image, np.diag([1.0, 1, 1, 1])), model(network=network, region="find"))
+    assert len(network.sizes) == 2
+
+
+def test_a_scan_without_organs_is_background():
+    ct = Volume(np.full((40, 32, 32), -1000, np.int16), scan().affine)
+    assert not segment(ct, model(region="find")).voxels.any()
+
+
+def test_the_middle_slices_are_the_scanners_and_all_others_become_background():
+    ct = scan((31, 16, 16))
+    found = segment(ct, model(region="middle", middle_slices=10)).voxels
+    assert np.array_equal(found[10:20], nearest(ct.voxels)[10:20])
+    assert not found[:10].any()
+    assert not found[20:].any()
+    few = scan((7, 16, 16))
+    assert np.array_equal(segment(few, model(region="middle", middle_slices=10)).voxels, nearest(few.voxels))
+
+
+def test_a_finder_of_another_kind_says_where_to_look():
+    ct = organ_scan()
+    finder = model((16, 16, 16), stride=(2, 2, 2))
+    network = Nearest()
+    found = segment(ct, with_others(model(network=network, margin_mm=4.0), finder=finder))
+    assert np.array_equal(found.voxels, nearest(ct.voxels))
+    assert len(network.sizes) < 0.5 * len(places(ct.shape, Plan((8, 8, 8))))
+
+
+def test_what_was_found_is_widened_along_each_axis_by_the_margin_at_least():
+    mask = np.zeros((64, 64, 64), bool)
+    mask[33, 17, 40] = True
+    blocks = widened(blocks_of(mask), margin_mm=10.0, spacing_mm=(5.0, 1.0, 2.0))
+    assert np.argwhere(blocks).min(0).tolist() == [3, 0, 4]
+    assert np.argwhere(blocks).max(0).tolist() == [5, 4, 6]
+    assert holds((24, 0, 32), Plan((8, 8, 8)), blocks)
+    assert not holds((0, 0, 0), Plan((8, 8, 8)), blocks)
+
+
+def test_when_the_memory_runs_out_windows_become_smaller_with_a_word():
+    ct = scan((20, 32, 32))
+    network = Nearest(most_voxels=16**3 + 1)
+    with pytest.warns(UserWarning, match="windows of 16x16x16 voxels are used from here on"):
+        found = segment(ct, model((32, 32, 32), network=network)).voxels
+    assert np.array_equal(found, nearest(ct.voxels))
+    with (
+        pytest.warns(UserWarning, match="windows of"),
+        pytest.raises(SettingError, match="smallest that the network can halve"),
+    ):
+        segment(ct, model((32, 32, 32), network=Nearest(most_voxels=10)))
+
+
+def test_smaller_windows_can_still_be_halved_by_the_network():
+    plan = Plan((24, 24, 20))
+    sizes = []
+    while plan is not None:
+        sizes.append(plan.size)
+        plan = smaller(plan, 4)
+    assert all(side % 4 == 0 for size in sizes for side in size)
+    assert sizes[-1] == (4, 4, 4)
+
+
+def test_prepared_volumes_go_back_to_the_scanners_grid_by_linear_interpolation_of_logits():
+    z, y, x = np.mgrid[:30, :60, :60]
+    hu = np.full((30, 60, 60), -1000, np.int16)
+    hu[((y - 30) ** 2 + (x - 30) ** 2) < 26**2] = 5
+    hu[((z - 15) * 4) ** 2 + (y * 2 - 60) ** 2 + (x * 2 - 60) ** 2 < 36**2] = 120
+    ct = Volume(hu, np.array([[0, 0, -2.0, 0], [0, -2.0, 0, 0], [4.0, 0, 0, 0], [0, 0, 0, 1]]))
+    preparation = SpacedVolumes(spacing_mm=(3.0, 3.0, 3.0), margin_mm=6.0)
+    network = model((16, 16, 16), preparation=preparation)
+    labels = segment(ct, network).voxels
+    image, geometry = prepare_image(ct, preparation)
+    assert geometry.spacing_mm == pytest.approx((3, 3, 3))
+    logits = read_logits(image, network)(range(len(image))).numpy().astype(float)
+    # Where each voxel of the scanner lies on the prepared grid, by the affines alone.
+    corners = np.stack([z, y, x, np.ones_like(z)]).reshape(4, -1)
+    places_ = np.linalg.inv(geometry.prepared_affine) @ (ct.affine @ corners)
+    inside = np.all([(places_[i] >= 0) & (places_[i] <= s - 1) for i, s in enumerate(image.shape)], axis=0)
+    mixed = [map_coordinates(logits[:, c], places_[:3, inside], order=1, mode="nearest") for c in range(5)]
+    ordered = np.sort(mixed, axis=0)
+    clear = ordered[-1] - ordered[-2] > 0.3
+    assert clear.mean() > 0.7
+    agree = labels.reshape(-1)[inside] == np.argmax(mixed, axis=0)
+    assert agree[clear].all()
+
+
+def test_the_second_networks_tumour_overrides_the_organ_and_is_reported():
+    ct = organ_scan()
+    ct.voxels[42:46, 6:9, 6:9] = 300
+    organs = model(network=Nearest((-1000.0, -100.0, 0.0, 110.0, 5000.0)))
+    tumour = replace(model(network=Nearest((-1000.0, 300.0))), space=TUMOUR_ONLY)
+    tumour = replace(tumour, recipe=replace(tumour.recipe, label_space="tumour"))
+    found = segment_and_report(ct, with_others(organs, tumour=tumour))
+    both = with_others(organs, tumour=tumour)
+    assert both.output_space.organs == (*ABDOMENCT1K.organs, "tumour")
+    expected = np.where(ct.voxels == 300, 5, np.where(ct.voxels == 120, 3, 0))
+    # 120 HU is nearer to 300 than to -1000 HU: the second network calls the whole organ tumour.
+    assert np.array_equal(found.labels.voxels > 0, expected > 0)
+    assert (found.labels.voxels[ct.voxels == 300] == 5).all()
+    assert found.tumours["volume_ml"] == pytest.approx((found.labels.voxels == 5).sum() * ct.voxel_ml)
+    assert found.tumours["overlap_ml"]["spleen"] > 0
+    assert segment_and_report(ct, organs).tumours is None
+
+
+def test_networks_that_do_not_fit_together_are_refused():
+    with pytest.raises(SettingError, match="no tumour. Train one"):
+        with_others(model(), tumour=model())
+    flat = replace(model(), recipe=Recipe())
+    with pytest.raises(SettingError, match="nothing to find"):
+        with_others(flat, finder=model())
+    with pytest.raises(SettingError, match="slice by slice"):
+        with_region(flat, "middle")
+
+
+def test_organs_are_tidied_before_the_tumour_is_put_over_them():
+    ct = organ_scan()
+    ct.voxels[5, 20, 20] = 120
+    tidy = model(region="whole")
+    tidy = replace(tidy, recipe=replace(tidy.recipe, postprocessing=Postprocessing(largest_components={"spleen": 1})))
+    assert segment(ct, model()).voxels[5, 20, 20] == 3
+    assert segment(ct, tidy).voxels[5, 20, 20] == 0
