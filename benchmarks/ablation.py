@@ -14,7 +14,7 @@ from arms import Arm, dice_of, difference, over_seeds, run_all, scores_of, train
 from machine import facts, save
 from partial_labels import BASE as PARTIAL
 from partial_labels import TEST, TRAINING, make_data
-from viscera.config import PartialLoss, Preparation, Recipe, SliceSampling, SliceAugmentation, SpacedSlices
+from viscera.config import PartialLoss, Preparation, Recipe, SliceAugmentation, SliceSampling, SpacedSlices
 from viscera.datasets import find_sources
 from viscera.preparing import Plan, prepare_store
 from viscera.recipes import VISCERA2D_16, ZHANG2D_SMALL

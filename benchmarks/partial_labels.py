@@ -30,9 +30,9 @@ from viscera.config import (
     PartialLoss,
     Recipe,
     ResizedSlices,
-    SliceSampling,
     SigmoidLoss,
     SliceAugmentation,
+    SliceSampling,
     Training,
     UNetShape,
 )

@@ -1,6 +1,6 @@
-"""Train zhang2d-small on one real patient for minutes, test it on another: ../shared/data, labels by TotalSegmentator.
+"""Train a small recipe on one real patient for minutes, test it on another: ../shared/data, labels by TotalSegmentator.
 
-Usage: python benchmarks/real.py OUT          (OUT gets the data set, the store, the run, the predictions)
+Usage: python benchmarks/real.py OUT [RECIPE]     (zhang2d-small or gao2step-small; OUT gets data, store, run, predictions)
 
 What this shows is that the way from a real scan to real scores works; one patient is not a training set.
 """
@@ -15,7 +15,10 @@ from machine import ROOT, facts, save
 from viscera.cli import main as viscera
 
 DATA = ROOT.parent / "shared" / "data" / "totalsegmentator_example"
-SETTINGS = ["--training.epochs", "8", "--training.visits-per-slice", "14", "--training.step-epochs", "3"]
+SETTINGS = {
+    "zhang2d-small": ["--training.epochs", "8", "--training.visits-per-slice", "14", "--training.step-epochs", "3"],
+    "gao2step-small": ["--training.epochs", "8", "--training.visits-per-slice", "100"],
+}
 
 
 def data_set(folder: Path, case: str, scan: str) -> None:
@@ -41,12 +44,12 @@ def run(*words: object) -> None:
 
 def main() -> None:
     """Prepare, train, predict, evaluate."""
-    out = Path(sys.argv[1])
+    out, recipe = Path(sys.argv[1]), (sys.argv[2:] or ["zhang2d-small"])[0]
     data_set(out / "one", "ts3mm", "ts_example_ct_3mm")
     data_set(out / "other", "ts20", "ts_example_dicom_20slices")
-    run("prepare", out / "store", "--data", f"nnunet={out / 'one'}", "--recipe", "zhang2d-small")
+    run("prepare", out / "store", "--data", f"nnunet={out / 'one'}", "--recipe", recipe)
     start = time.perf_counter()
-    run("train", "zhang2d-small", out / "store", out / "run", "--resume", *SETTINGS)
+    run("train", recipe, out / "store", out / "run", "--resume", *SETTINGS[recipe])
     minutes = (time.perf_counter() - start) / 60
     run("predict", f"nnunet={out / 'other'}", out / "predictions", "--weights", out / "run", "--overwrite")
     scores = out / "scores.json"
@@ -55,7 +58,8 @@ def main() -> None:
     organs = [
         {key: row[key] for key in ("organ", "dice", "nsd", "hd95_mm", "truth_ml", "prediction_ml")} for row in rows
     ]
-    print(save("real", facts("torch") | {"minutes": round(minutes, 1), "organs": organs}))
+    name = "real" if recipe == "zhang2d-small" else "real_volumes"
+    print(save(name, facts("torch") | {"recipe": recipe, "minutes": round(minutes, 1), "organs": organs}))
 
 
 if __name__ == "__main__":

@@ -2,8 +2,8 @@
 
     python benchmarks/regularised.py WORK      (after two_step.py WORK, whose patients it uses; goes on where it stopped)
 
-The network is runet's, small (3 mm voxels, widths 8 to 64, patches of 64 over every second voxel). Label maps are not tidied, so that
-what the last layer does can be seen: spurious components are those of an organ beyond what the truth has, 26-connected.
+The network is runet's, small (3 mm voxels, widths 8 to 64, patches of 64 over every second voxel). Label maps are not tidied, so
+that what the last layer does can be seen: spurious components are those of an organ beyond what the truth has, 26-connected.
 """
 
 import json
@@ -15,10 +15,10 @@ from pathlib import Path
 
 import cc3d
 import numpy as np
+
 from arms import Arm, run_all, training_minutes, viscera
 from machine import facts, save
 from two_step import make_data, make_store
-
 from viscera import nifti
 from viscera.checkpoint import load_weights
 from viscera.config import Postprocessing, Recipe, Softmax

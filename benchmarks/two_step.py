@@ -1,6 +1,6 @@
 """gao2step on synthetic FLARE patients with tumours: both networks, unseen patients, and what the middle-slices cut costs.
 
-    python benchmarks/two_step.py WORK        (goes on where it stopped; the data take a minute, each training half an hour of a core)
+    python benchmarks/two_step.py WORK        (goes on where it stopped; each training takes half an hour of a core)
 
 Both networks are the small ones (3 mm voxels, width 16, patches of 64); they are trained side by side, a core each. Then the same
 weights segment unseen patients, and scans of 55 to 499 slices in three ways: only the middle 50 slices (as published), only the
@@ -15,7 +15,6 @@ from pathlib import Path
 
 from arms import Arm, train_all, viscera
 from machine import facts, save
-
 from viscera.config import Recipe
 from viscera.datasets import find_sources
 from viscera.labels import TUMOUR
@@ -73,7 +72,7 @@ def scores(truth: Path, predictions: Path) -> dict[str, object]:
     file = predictions / "scores.json"
     if not file.exists():
         viscera("evaluate", f"flare={truth}", predictions, "--mode", "flare", "--json", file, "--jobs", 1)
-    rows = json.loads(file.read_text())["scores"]
+    rows = json.loads(file.read_text())["cases"]
     organs = sorted({row["organ"] for row in rows} - {TUMOUR})
 
     def mean(metric: str, chosen: Sequence[str]) -> float | None:
