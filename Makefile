@@ -42,4 +42,6 @@ clean:
 
 .venv/installed-dev: .venv/installed
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	# nnU-Net's networks, for one oracle test; their dependencies (timm, torchvision) would replace torch and are not needed
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps dynamic-network-architectures==0.4.4
 	touch $@

@@ -298,7 +298,7 @@ def test_unpaired_files_are_problems_and_the_rest_go_on(tmp_path):
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("made", sorted(LAYOUTS))
+@pytest.mark.parametrize("made", sorted(set(LAYOUTS) - {"images"}))
 @pytest.mark.parametrize("asked", sorted(LAYOUTS))
 def test_another_layout_is_refused_and_recognised(tmp_path, made, asked):
     organs = {1: "liver", 2: "spleen"} if made != "radiotherapy" else {1: "liver", 2: "colon"}
@@ -338,6 +338,41 @@ def test_a_misspelt_layout_gets_the_right_name(tmp_path):
         find_sources("nnunett", tmp_path)
     with pytest.raises(SettingError, match="no layout 'mds'"):
         write("mds", tmp_path, ("liver",))
+
+
+def test_scans_without_labels_are_found_by_their_names_alone(tmp_path):
+    folder = tmp_path / "imagesTs"
+    for name in ("b_0000.nii.gz", "a.nii", "c_0000.nii.gz", "c.nii.gz"):
+        put(folder / name)
+    (folder / "._b_0000.nii.gz").write_bytes(b"macOS")
+    (folder / "readme.txt").touch()
+    put(folder / "deeper" / "d.nii.gz")
+    sources, problems = find_sources("images", folder)
+    assert [(source.name, source.dataset, source.patient) for source in sources] == [
+        ("a", "imagesTs", "a"),
+        ("b", "imagesTs", "b"),
+    ]
+    assert sources[1].image == folder / "b_0000.nii.gz"
+    assert {(source.labels, source.organs, source.annotated) for source in sources} == {(None, (), ())}
+    assert problems == [Problem("c", "c.nii.gz, c_0000.nii.gz", "2 files for one case", "keep one of them")]
+
+
+def test_a_folder_of_files_is_not_taken_for_scans_unless_that_is_asked_for(tmp_path):
+    put(tmp_path / "inner" / "a.nii.gz")
+    for folder in (tmp_path, tmp_path / "inner"):
+        with pytest.raises(DataSetError, match=r"is no 'flare' data set.*Check the path and the names\.$"):
+            find_sources("flare", folder)
+    with pytest.raises(DataSetError, match=r"is no 'images' data set.*Its folder inner looks like 'images'"):
+        find_sources("images", tmp_path)
+
+
+def test_scans_without_labels_cannot_be_annotated_nor_written(tmp_path):
+    with pytest.raises(SettingError, match="layout 'images' has no labels"):
+        write("images", tmp_path / "new", ("liver",))
+    put(tmp_path / "a.nii.gz")
+    write_json(tmp_path / "annotated.json", {"*": ["liver"]})
+    with pytest.raises(LabelError, match=r"annotated.json: no label of case 'a' holds 'liver'. Its labels are none"):
+        find_sources("images", tmp_path)
 
 
 # --- annotated.json ---
@@ -509,7 +544,7 @@ WRITTEN = {
 }
 
 
-@pytest.mark.parametrize("layout", sorted(LAYOUTS))
+@pytest.mark.parametrize("layout", sorted(WRITTEN))
 def test_what_is_written_is_found_and_read(tmp_path, layout):
     annotate, values = WRITTEN[layout]
     first = write(layout, tmp_path, annotate, number=7)
@@ -601,7 +636,7 @@ def test_labels_without_a_name_and_other_grids_are_refused(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("layout", sorted(LAYOUTS))
+@pytest.mark.parametrize("layout", sorted(WRITTEN))
 def test_a_case_is_not_written_over_another(tmp_path, layout):
     annotate, _ = WRITTEN[layout]
     write(layout, tmp_path, annotate)

@@ -15,7 +15,8 @@ PAGE = Path(__file__).parents[1] / "docs" / "two_step.md"
 SMALLER = {
     "synth": "--cases 6 --shape 24 32 32 --jobs 1",
     "prepare": "--jobs 1",
-    "train": "--training.epochs 1 --training.visits-per-slice 2 --network.widths 4 8 --sampling.size 16 16 16 --inference.size 64 64 64 "
+    "train": "--training.epochs 1 --training.visits-per-slice 2 --network.widths 4 8 --sampling.size 16 16 16 "
+    "--inference.size 64 64 64 "
     "--machine.accelerator cpu --machine.threads 1",
     "predict": "--device cpu",
     "evaluate": "--jobs 1",

@@ -180,6 +180,24 @@ def test_a_tumour_that_the_space_holds_is_a_class():
     assert (mapped.values, mapped.unknown, mapped.annotated) == ({14: 1}, frozenset(), ("tumour",))
 
 
+@pytest.mark.parametrize("name", ["flare14", "tumour"])
+def test_a_tumour_of_an_organ_is_a_tumour_where_the_space_holds_tumours(name):
+    space = SPACES[name]
+    labels = {1: "liver", 2: "liver_tumor", 3: "pancreas_tumor", 14: "tumour"}
+    mapped = fit(space, labels, list(labels.values()))
+    assert {value: space.classes[mapped.values[value]] for value in (2, 3, 14)} == dict.fromkeys((2, 3, 14), "tumour")
+    assert "tumour" in mapped.annotated
+    assert {"liver_tumour: merged into tumour", "pancreas_tumour: merged into tumour"} <= set(mapped.notes)
+
+
+@pytest.mark.parametrize("name", ["flare14", "tumour"])
+def test_tumours_of_one_organ_do_not_annotate_those_of_all_and_are_then_unknown(name):
+    mapped = fit(SPACES[name], {1: "liver", 2: "liver_tumour"}, ["liver", "liver_tumour"])
+    assert mapped.values[2] == 0  # with the tumour unannotated: not known, and no liver either
+    assert "tumour" not in mapped.annotated
+    assert "tumour: not wholly annotated, so unknown in this case" in mapped.notes
+
+
 def test_ignored_values_stay_unknown():
     mapped = fit(TWO, {1: "liver"}, ["liver"], unknown=[9])
     assert mapped.unknown == {9}

@@ -106,12 +106,6 @@ def test_memory_mapped_cases_are_read_as_those_in_memory(case, tmp_path):
         assert torch.equal(getattr(batches[0], name), getattr(batches[1], name)), name
 
 
-def test_a_case_without_labels_is_named(make_case):
-    case = replace(make_case("a__0", annotated=(), labels=np.zeros(SHAPE, np.uint8)), labels=None)
-    with pytest.raises(ValueError, match="a__0 has no labels"):
-        read(PatchIndex.of([case], PatchSampling(size=(2, 2, 2))), uniform_place(0, 0, 0))
-
-
 # Where patches lie
 
 
@@ -270,3 +264,23 @@ def test_pseudo_labels_bound_organs_and_unsure_voxels_do_not(make_case):
     assert batch.distance[0, 0, :, 0].tolist() == [4, 3, 2, 1, 1, 2, 2, 1, 1, 2, 3, 4, 5, 6, 7, 8]
     assert (read(index, uniform_place(0, 0, 0)).distance == NO_ORGAN_DISTANCE_PIXELS).all()
     assert read(index, uniform_place(0, 0, 0)).distance.shape == (1, 1, 1, 1)
+
+
+@pytest.mark.parametrize("stride", [(1, 1, 1), (1, 2, 3)])
+def test_off_the_centre_an_organs_voxel_lies_anywhere_alike_within_its_share_of_the_patch(make_case, stride):
+    labels = np.zeros((200, 200, 200), np.uint8)
+    labels[100, 101, 99] = 1
+    case = make_case("a__0", annotated=("liver",), labels=labels, image=np.broadcast_to(np.int16(0), labels.shape))
+    settings = PatchSampling(size=(17, 17, 17), stride=stride, foreground_fraction=1.0, off_centre=0.5)
+    index = PatchIndex.of([case], settings)
+    starts = np.array([patch_start(index, 0, place) for place in draw_patch_places(3000, step_generator(3))])
+    at = (np.array([100, 101, 99]) - starts) / stride
+    assert np.array_equal(at, np.round(at))  # the voxel's own phase
+    for axis in range(3):
+        places, counts = np.unique(at[:, axis], return_counts=True)
+        assert places.tolist() == list(range(4, 13))  # 8 in the middle, half of 8 to each side
+        assert stats.chisquare(counts).pvalue > 1e-4
+    middle = PatchIndex.of([case], replace(settings, off_centre=0.0))
+    assert patch_start(middle, 0, np.full(6, 0.3)) == tuple(
+        v - 8 * s for v, s in zip((100, 101, 99), stride, strict=True)
+    )

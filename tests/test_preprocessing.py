@@ -9,9 +9,10 @@ import SimpleITK as sitk
 
 from viscera import nifti
 from viscera.cases import facts_to_json
-from viscera.config import ResizedSlices, SpacedSlices
+from viscera.config import ResizedSlices, ScannerGrid, SpacedSlices, SpacedVolumes
 from viscera.datasets import Source
 from viscera.errors import FileError, GeometryError, LabelError
+from viscera.geometry import Geometry, geometry_from_json, geometry_to_json
 from viscera.labels import LabelSpace
 from viscera.preprocessing import case_name, describe, hu_statistics, prepare_case, prepare_image, prepare_labels
 from viscera.synthesis import synthesize
@@ -379,3 +380,153 @@ def test_a_real_scan_is_cut_to_the_body_and_loses_no_organ(shared_data, name):
     assert geometry.spacing_mm == pytest.approx((ct.spacing_mm[0], 2.5, 2.5), abs=1e-3)
     assert image.shape[1] * 2.5 < 400
     assert image.shape[2] * 2.5 < 500
+
+
+# --- volumes
+
+WORLD = np.array([[0, 0, -1.9, 100], [0, -2.0, 0, 90], [2.5, 0, 0, -300], [0, 0, 0, 1]])
+TURNED = [Turn((0, 1, 2), (False,) * 3), Turn((2, 0, 1), (True, False, True)), Turn((1, 2, 0), (False, True, True))]
+
+
+def with_slices_of(slice_mm: float, count: int) -> Volume:
+    """The patient with another slice distance."""
+    affine = WORLD.copy()
+    affine[2, 0] = slice_mm
+    return Volume(patient((count, 96, 110)).voxels, affine)
+
+
+def itk_resampled(volume: Volume, geometry: Geometry, method: int, default: float) -> np.ndarray:
+    """SimpleITK's resampling of a volume onto the prepared grid, in the world."""
+    grid = itk(Volume(np.zeros(geometry.prepared_shape, np.uint8), geometry.prepared_affine))
+    return sitk.GetArrayFromImage(sitk.Resample(itk(volume), grid, sitk.Transform(), method, default))
+
+
+def places_in(volume: Volume, geometry: Geometry) -> np.ndarray:
+    """Where the centres of the prepared voxels lie in the file's voxels, by the affines alone."""
+    index = np.indices(geometry.prepared_shape).reshape(3, -1)
+    world = geometry.prepared_affine[:3, :3] @ index + geometry.prepared_affine[:3, 3:]
+    there = np.linalg.inv(volume.affine) @ np.vstack([world, np.ones(world.shape[1])])
+    return there[:3].reshape(3, *geometry.prepared_shape)
+
+
+@pytest.mark.parametrize("spacing_mm", [(1.0, 1.5, 1.2), (3.0, 3.0, 3.0), (5.0, 1.9, 2.0)])
+@pytest.mark.parametrize("turn", TURNED)
+def test_spaced_volumes_are_itks_linear_resampling_in_the_world(spacing_mm, turn):
+    ct = turn_volume(patient(), turn)
+    image, geometry = prepare_image(ct, SpacedVolumes(spacing_mm=spacing_mm, margin_mm=0))
+    assert geometry.spacing_mm == pytest.approx(spacing_mm, abs=1e-3)
+    assert image.shape == geometry.prepared_shape
+    expected = itk_resampled(
+        replace(ct, voxels=ct.voxels.astype(np.float64)), geometry, method=sitk.sitkLinear, default=-1024
+    )
+    there, sides = places_in(ct, geometry), np.array(ct.shape)[:, None, None, None]
+    inside = ((there >= 0) & (there <= sides - 1)).all(0)
+    inside[:, [0, -1]] = inside[:, :, [0, -1]] = False  # the outermost of enlarged pixels see no others
+    assert inside.mean() > 0.6
+    assert np.abs(image - expected)[inside].max() <= 1 + 0.2  # rounded in the plane, then along z; steps of 1/4096
+
+
+@pytest.mark.parametrize("spacing_mm", [(1.0, 1.5, 1.2), (3.0, 3.0, 3.0), (4.0, 5.0, 5.0)])
+@pytest.mark.parametrize("turn", TURNED)
+def test_labels_of_spaced_volumes_are_those_of_the_nearest_voxel(spacing_mm, turn):
+    labels = np.random.default_rng(5).integers(0, 4, (6, 24, 22)).astype(np.uint8).repeat(4, 1).repeat(5, 2)
+    ct, turned = (turn_volume(Volume(v, WORLD), turn) for v in (patient().voxels, labels))
+    _, geometry = prepare_image(ct, SpacedVolumes(spacing_mm=spacing_mm, margin_mm=40))
+    source = Source("p1", "set", "p1", Path("p1"), None, ORGANS, tuple(organ for _, organ in ORGANS))
+    space = LabelSpace("as they are", tuple(organ for _, organ in ORGANS))
+    found = prepare_labels(turned.voxels, source, space=space, geometry=geometry).labels
+    assert found.shape == geometry.prepared_shape
+    expected = itk_resampled(turned, geometry, method=sitk.sitkNearestNeighbor, default=0)
+    there, sides = places_in(ct, geometry), np.array(ct.shape)[:, None, None, None]
+    inside = ((there >= 0) & (there <= sides - 1)).all(0)
+    clear = inside & (np.abs(there % 1 - 0.5) > 0.01).all(0)  # no ties
+    assert clear.mean() > 0.2
+    assert (found == expected)[clear].all()
+
+
+def test_all_orientations_of_a_scan_give_the_same_volume():
+    ct, settings = patient(), SpacedVolumes(spacing_mm=(3.0, 3.0, 3.0), margin_mm=4)
+    expected, straight = prepare_image(ct, settings)
+    for axes, flips in product(permutations(range(3)), product([False, True], repeat=3)):
+        image, geometry = prepare_image(turn_volume(ct, Turn(axes, flips)), settings)
+        assert image.tobytes() == expected.tobytes()
+        assert geometry.ladder == straight.ladder
+        np.testing.assert_allclose(geometry.prepared_affine, straight.prepared_affine, atol=1e-9)
+
+
+def test_voxels_that_have_the_spacing_are_only_cut():
+    ct = Volume(patient().voxels, np.diag([1.0, 1.0, 1.0, 1.0]) @ WORLD)
+    image, geometry = prepare_image(ct, SpacedVolumes(spacing_mm=(2.5, 2.0, 1.9), margin_mm=0))
+    assert geometry.ladder is not None
+    assert (geometry.ladder.size, geometry.ladder.step, geometry.raster.step) == (6, 1, (1, 1))
+    top, left = geometry.start
+    rows, columns = geometry.size
+    np.testing.assert_array_equal(image, ct.voxels[:, top : top + rows, left : left + columns])
+
+
+def test_thick_slices_become_thin_ones_between_them():
+    ct = with_slices_of(5.0, 6)
+    image, geometry = prepare_image(ct, SpacedVolumes(spacing_mm=(1.25, 2.0, 1.9), margin_mm=0))
+    assert len(image) == 24
+    top, left = geometry.start
+    cut = ct.voxels[:, top : top + geometry.size[0], left : left + geometry.size[1]]
+    np.testing.assert_array_equal(image[:2], cut[[0, 0]])  # beyond the first one's centre it repeats
+    for number, share in enumerate((1 / 8, 3 / 8, 5 / 8, 7 / 8), 2):
+        between = (1 - share) * cut[0].astype(float) + share * cut[1]
+        assert np.abs(image[number] - between).max() <= 0.5
+
+
+def test_thin_slices_are_averaged_so_that_their_noise_falls():
+    ct = with_slices_of(0.7, 59)
+    image, geometry = prepare_image(ct, SpacedVolumes(spacing_mm=(3.0, 2.0, 1.9), margin_mm=0))
+    assert len(image) == 14  # 41.3 mm
+    assert geometry.spacing_mm[0] == pytest.approx(3, abs=1e-3)
+    middle = np.s_[2:-2, 20:30, 20:30]
+    assert image[middle].std() == pytest.approx(60 / np.sqrt(3 / 0.7), rel=0.15)  # the patient's noise has 60 HU
+
+
+@pytest.mark.parametrize(("spacing_mm", "slices"), [(1.0, 4), (4.0, 1), (20.0, 1)])
+def test_one_slice_is_a_volume_of_equal_slices(spacing_mm, slices, tmp_path):
+    ct = with_slices_of(4.0, 1)
+    labels = np.zeros(ct.shape, np.uint8)
+    labels[0, 40:60, 50:70] = 1
+    settings = SpacedVolumes(spacing_mm=(spacing_mm, 2.0, 1.9), margin_mm=0)
+    case, facts = prepare_case(source_of(tmp_path, ct, labels), space=SPACE, preparation=settings)
+    assert case.image.shape[0] == case.labels.shape[0] == slices
+    assert (case.image == case.image[:1]).all()
+    assert facts.voxels["liver"] == 400 * slices
+
+
+def test_a_case_of_a_volume_has_image_labels_and_unknown_voxels_of_one_shape(tmp_path):
+    ct = with_slices_of(5.0, 8)
+    labels = np.zeros(ct.shape, np.uint8)
+    labels[2:5, 40:60, 50:70], labels[6:, 40:60, 50:70] = 1, 255
+    source = source_of(tmp_path, ct, labels, unknown=(255,))
+    settings = SpacedVolumes(spacing_mm=(2.5, 4.0, 3.8), margin_mm=8)
+    case, facts = prepare_case(source, space=SPACE, preparation=settings)
+    assert case.image.shape == case.labels.shape == case.known.shape == facts.geometry.prepared_shape
+    assert np.flatnonzero((case.labels == 1).any((1, 2))).tolist() == list(range(4, 10))
+    assert np.flatnonzero((~case.known).any((1, 2))).tolist() == list(range(12, 16))
+    voxel_ml = np.prod(facts.geometry.spacing_mm) / 1000
+    assert facts.voxels["liver"] * voxel_ml == pytest.approx(3 * 400 * 2 * 1.9 * 5 / 1000, rel=0.02)
+
+
+@pytest.mark.parametrize("turn", TURNED)
+def test_a_geometry_with_a_ladder_comes_back_from_json(turn):
+    _, geometry = prepare_image(turn_volume(with_slices_of(0.7, 20), turn), SpacedVolumes(spacing_mm=(3.0, 1.5, 4.0)))
+    found = geometry_from_json(json.loads(json.dumps(geometry_to_json(geometry))))
+    for name in ("shape", "turn", "size", "start", "step", "ladder", "prepared_shape"):
+        assert getattr(found, name) == getattr(geometry, name)
+    np.testing.assert_array_equal(found.prepared_affine, geometry.prepared_affine)
+
+
+@pytest.mark.parametrize("turn", TURNED)
+def test_on_the_scanners_grid_every_voxel_stays(turn, tmp_path):
+    ct, labels = (turn_volume(Volume(v, AFFINE), turn) for v in (scan().voxels, blocks()))
+    case, facts = prepare_case(source_of(tmp_path, ct, labels), space=SPACE, preparation=ScannerGrid())
+    np.testing.assert_array_equal(case.image, scan().voxels)
+    assert case.image.flags.c_contiguous
+    np.testing.assert_array_equal(case.labels, np.array([0, 1, 2, 2, 0], np.uint8)[blocks()])
+    np.testing.assert_allclose(facts.geometry.prepared_affine, AFFINE, atol=1e-4)
+    found = geometry_from_json(json.loads(json.dumps(geometry_to_json(facts.geometry))))
+    assert (found.ladder, found.step, found.prepared_shape) == (None, None, (6, 32, 32))

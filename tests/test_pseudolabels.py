@@ -15,7 +15,7 @@ import torch
 from scipy.spatial import distance
 from torch import nn
 
-from viscera.cases import UNSURE, open_store
+from viscera.cases import UNSURE, open_store, write_case
 from viscera.cli import main
 from viscera.cli.pseudolabel import summary
 from viscera.config import (
@@ -44,6 +44,7 @@ from viscera.pseudolabels.filling import (
     usual_volumes,
 )
 from viscera.pseudolabels.teachers import Seen, Teacher, TeacherWarning, check_teachers, find_teacher, read_seen
+from viscera.splits import unlabelled_cases
 
 RECIPE = Recipe(
     name="tiny",
@@ -411,6 +412,41 @@ def test_volumes_are_compared_with_those_of_annotating_training_cases(store_path
     volumes = usual_volumes(open_store(store_path), at_least=3)
     assert volumes == {"liver": pytest.approx((1.8, 1.8)), "spleen": pytest.approx((1.2, 1.2))}
     assert set(usual_volumes(open_store(store_path), at_least=4)) == {"liver"}
+
+
+def unlabelled(store: Path, name: str, like: str, make_case) -> None:
+    """Add a case without labels: the scan of another one."""
+    opened = open_store(store)
+    old = opened.case(like)
+    case = replace(make_case(name, annotated=(), labels=old.truth, image=np.array(old.image)), labels=None)
+    facts = replace(opened.facts(like), name=name, dataset=case.dataset, patient=name, annotated=(), voxels={})
+    write_case(store, case, facts)
+
+
+def test_an_unlabelled_case_gets_every_organ_and_no_label_file(store_path, make_case):
+    hashed(store_path)
+    unlabelled(store_path, "new__g", "a__a", make_case)
+    hashed(store_path)
+    store = open_store(store_path)
+    assert open_organs(store)["new__g"] == ABDOMENCT1K.organs
+    rows = dict(pseudolabel_store(store, pair(), settings=Acceptance()))  # the last of each case
+    assert list(rows) == ["b__b", "b__d", "new__g"]
+    filled, truth = store.case("new__g"), store.case("a__a").labels
+    assert filled.pseudo_annotated == ABDOMENCT1K.organs
+    assert np.array_equal(np.where(filled.pseudo == UNSURE, truth, filled.pseudo), truth)
+    assert (filled.pseudo != UNSURE).mean() > 0.9
+    assert not (store_path / "cases" / "new__g" / "labels.npy").exists()
+    assert remove_all(store) == 3
+
+
+@pytest.mark.parametrize("like", ["a__a", "b__f"])
+def test_an_unlabelled_scan_of_a_labelled_patient_is_left_out(store_path, make_case, like):
+    hashed(store_path)
+    unlabelled(store_path, "new__g", like, make_case)  # with the hash of the other
+    store = open_store(store_path)
+    assert unlabelled_cases(store) == ([], {"new__g": like})
+    pseudolabel_store(store, pair(), settings=Acceptance())
+    assert not (store_path / "cases" / "new__g" / "pseudo.json").exists()
 
 
 def hashed(store: Path) -> Path:

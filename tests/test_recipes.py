@@ -14,7 +14,6 @@ from viscera.recipes import RECIPES
 from viscera.sampling import draw_places, epoch_order, open_training, read_batch, step_generator
 from viscera.session import check_fit, scaled, with_measurements
 
-
 GENTLE = 2e-3
 """The first step of Adam overshoots with runet's 0.01."""
 

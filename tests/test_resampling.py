@@ -10,11 +10,15 @@ from scipy.ndimage import map_coordinates
 from viscera.errors import SettingError
 from viscera.resampling import (
     AIR_HU,
+    Ladder,
     Raster,
+    climb_image,
+    climb_labels,
     resample_image,
     resample_labels,
     resampled_affine,
     resize_image,
+    spaced_ladder,
     spaced_raster,
     whole_raster,
 )
@@ -244,3 +248,96 @@ def test_a_resampled_point_keeps_its_place_in_the_world():
             if 2 < old[1] < 57 and 2 < old[2] < 47 and min(place) > 0 and (place < np.array(raster.size) - 1).all():
                 expected = new @ [0, *place, 1]
                 assert [ramp[0][tuple(place)] for ramp in found] == pytest.approx(expected[:2], abs=1.1)
+
+
+# --- along z
+
+LADDERS = {
+    "5 mm to 1 mm": spaced_ladder(9, 5.0, spacing_mm=1.0),
+    "2.5 mm to 3 mm": spaced_ladder(10, 2.5, spacing_mm=3.0),
+    "1.5 mm to 3 mm": spaced_ladder(11, 1.5, spacing_mm=3.0),
+    "0.7 mm to 3 mm": spaced_ladder(40, 0.7, spacing_mm=3.0),
+    "one slice of 5 mm to 1 mm": spaced_ladder(1, 5.0, spacing_mm=1.0),
+    "one slice of 1 mm to 3 mm": spaced_ladder(1, 1.0, spacing_mm=3.0),
+}
+OLD_SLICES = dict(zip(LADDERS, (9, 10, 11, 40, 1, 1), strict=True))
+ladders = pytest.mark.parametrize("name", LADDERS)
+
+
+def slices_of(name: str, dtype: type = np.int16) -> np.ndarray:
+    return np.random.default_rng(7).integers(0, 256, (OLD_SLICES[name], 3, 4)).astype(dtype)
+
+
+@settings(deadline=None)
+@given(count=st.integers(1, 900), slice_mm=st.floats(0.2, 10), spacing_mm=st.floats(0.3, 20))
+def test_a_ladder_covers_the_scan_with_as_few_slices_as_can_be(count, slice_mm, spacing_mm):
+    ladder = spaced_ladder(count, slice_mm, spacing_mm=spacing_mm)
+    assert float(ladder.step) * slice_mm == pytest.approx(spacing_mm, abs=slice_mm / 8192 + 1e-9)
+    below, above = -ladder.start, ladder.start + ladder.size * ladder.step - count
+    assert below == above  # as much on either side
+    assert 0 <= below < ladder.step / 2
+
+
+@ladders
+def test_back_says_where_old_slices_lie_among_the_new_ones(name):
+    ladder, old = LADDERS[name], np.arange(OLD_SLICES[name])
+    new = ladder.back(old)
+    np.testing.assert_allclose(float(ladder.start) + (new + 0.5) * float(ladder.step) - 0.5, old, atol=1e-12)
+    if ladder.size > 1:
+        inside = (new >= 0) & (new <= ladder.size - 1)
+        np.testing.assert_allclose(np.interp(new[inside], np.arange(ladder.size), ladder.places), old[inside])
+
+
+@ladders
+def test_new_slices_are_linear_between_old_ones_or_the_mean_of_what_they_cover(name):
+    ladder, slices = LADDERS[name], slices_of(name)
+    if ladder.step > 2:
+        edges = float(ladder.start) + np.arange(ladder.size + 1) * float(ladder.step)
+        around = np.pad(slices, ((9, 9), (0, 0), (0, 0)), mode="edge").astype(float)
+        old = np.arange(-9, len(slices) + 9)
+        overlap = np.minimum(edges[1:, None], old + 1) - np.maximum(edges[:-1, None], old)
+        expected = np.tensordot(overlap.clip(0) / float(ladder.step), around, 1)
+    else:
+        grid = np.meshgrid(ladder.places, np.arange(3), np.arange(4), indexing="ij")
+        expected = map_coordinates(slices.astype(float), grid, order=1, mode="nearest")
+    found = climb_image(slices, ladder)
+    assert found.dtype == np.int16
+    assert found.shape == (ladder.size, 3, 4)
+    assert np.abs(found - expected).max() <= 0.5 + 1e-3
+
+
+@ladders
+@pytest.mark.parametrize("dtype", [np.uint8, np.int64])
+def test_new_labels_are_those_of_the_nearest_old_slice_the_later_of_two(name, dtype):
+    ladder, slices = LADDERS[name], slices_of(name, dtype)
+    found = climb_labels(slices, ladder)
+    assert found.dtype == dtype
+    for number in range(ladder.size):
+        place = ladder.start + (number + Fraction(1, 2)) * ladder.step - Fraction(1, 2)
+        nearest = max(range(len(slices)), key=lambda old, place=place: (-abs(old - place), old))
+        np.testing.assert_array_equal(found[number], slices[nearest])
+
+
+def test_slices_that_have_the_spacing_stay_as_they_are():
+    ladder = spaced_ladder(7, 2.5, spacing_mm=2.5)
+    assert ladder == Ladder(7, Fraction(0), Fraction(1))
+    slices = np.random.default_rng(8).integers(-1024, 3072, (7, 3, 4)).astype(np.int16)
+    np.testing.assert_array_equal(climb_image(slices, ladder), slices)
+    np.testing.assert_array_equal(climb_labels(slices, ladder), slices)
+    assert spaced_ladder(7, float(np.float32(0.7)), spacing_mm=0.7) == ladder  # the float32 of a file
+
+
+def test_the_affine_of_a_ladder_moves_slices_along_z_only():
+    affine = np.array([[0.0, 0, -1, 5], [0.3, -1, 0, 2], [4, 0.1, 0, -90], [0, 0, 0, 1]])
+    ladder = LADDERS["5 mm to 1 mm"]
+    new = resampled_affine(affine, whole_raster((6, 8), (6, 8)), ladder)
+    for number, place in enumerate(ladder.places):
+        np.testing.assert_allclose(new @ [number, 2, 3, 1], affine @ [place, 2, 3, 1])
+
+
+def test_extreme_hu_survive_interpolation():
+    slices = np.array([-32768, 32767, -32768], np.int16)[:, None, None]
+    for spacing_mm in (0.5, 1.0, 2.0, 3.0):
+        found = climb_image(slices, spaced_ladder(3, 1.0, spacing_mm=spacing_mm))
+        assert (found.min() >= -32768) & (found.max() <= 32767)
+    assert climb_image(slices, spaced_ladder(3, 1.0, spacing_mm=0.5))[[0, -1]].ravel().tolist() == [-32768, -32768]

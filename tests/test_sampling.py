@@ -162,3 +162,21 @@ def test_a_batch_says_what_its_cases_annotate_and_which_pixels_are_known(make_ca
     assert batch.labels[:, 5, 5].tolist() == [2, 1]
     assert batch.known[:, 0, 0].tolist() == [False, True]
     assert torch.equal(batch.image[0, 0], torch.from_numpy(np.array(cases[1].image[1])))
+
+
+def test_a_case_without_labels_shows_what_teachers_gave_it_and_annotates_nothing(make_case):
+    pseudo = np.zeros((3, 16, 16), np.uint8)
+    pseudo[1, 4:8], pseudo[2] = 2, UNSURE
+    case = make_case("a__0", annotated=(), labels=np.zeros(pseudo.shape, np.uint8))
+    case = replace(case, labels=None, pseudo=pseudo, pseudo_annotated=("spleen",))
+    assert case.truth.shape == pseudo.shape
+    assert case.truth.strides == (0, 0, 0)
+    index = SliceIndex.of([case])
+    batch = read_batch(index, np.arange(3), space=SPACE, distance="boundary")
+    assert not batch.labels.any()
+    assert batch.known.all()
+    assert batch.annotated.tolist() == [[True, False, False]] * 3
+    assert batch.pseudo_annotated.tolist() == [[False, False, True]] * 3
+    assert np.array_equal(batch.pseudo, pseudo)
+    order = epoch_order(index, SliceSampling(organ_fraction=1), visits=20, generator=step_generator(0))
+    assert (order == 1).all()

@@ -32,6 +32,7 @@ from viscera.inference import load_model, slice_logits
 from viscera.progress import Progress, class_counts, dice_and_iou
 from viscera.recipe_json import recipe_from_json, recipe_to_json
 from viscera.schedule import learning_rate, moving_average
+from viscera.session import begin
 from viscera.training import Watch, stale, train
 
 RECIPE = Recipe(
@@ -373,3 +374,15 @@ def test_two_processes_train_and_give_the_same_log_columns(small_store, tmp_path
     train(RECIPE, open_store(small_store), tmp_path / "one")
     assert rows(tmp_path / "two")[0].keys() == rows(tmp_path / "one")[0].keys()
     assert [row["step"] for row in rows(tmp_path / "two")] == [row["step"] for row in rows(tmp_path / "one")]
+
+
+def test_training_may_open_as_many_files_as_the_system_allows(small_store, tmp_path):
+    import resource
+
+    before, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(256, most), most))
+    try:
+        begin(RECIPE, open_store(small_store), Machine(accelerator="cpu"))
+        assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] == most
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (before, most))

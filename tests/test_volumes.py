@@ -22,7 +22,7 @@ from viscera.config import (
 )
 from viscera.errors import SettingError
 from viscera.inference import Model, segment, segment_and_report, with_others, with_region
-from viscera.inference.region import blocks_of, first_look, widened
+from viscera.inference.region import blocks_of, first_look, widened, windows_of
 from viscera.inference.volumes import read_logits
 from viscera.inference.windows import Plan, finished_planes, gaussian, holds, places, smaller
 from viscera.labels import ABDOMENCT1K, TUMOUR_ONLY
@@ -308,3 +308,26 @@ def test_organs_are_tidied_before_the_tumour_is_put_over_them():
     tidy = replace(tidy, recipe=replace(tidy.recipe, postprocessing=Postprocessing(largest_components={"spleen": 1})))
     assert segment(ct, model()).voxels[5, 20, 20] == 3
     assert segment(ct, tidy).voxels[5, 20, 20] == 0
+
+
+def test_windows_are_laid_over_the_box_of_what_is_wanted_and_are_never_filled_up_where_the_scan_goes_on():
+    wanted = np.zeros((8, 8, 8), bool)
+    wanted[5, 2:4, 7] = True
+    plan = Plan((16, 16, 16))
+    found = windows_of((64, 64, 64), plan, wanted)
+    assert found == [(36, 16, 48)]  # blocks of z 40 to 48, y 16 to 32, x 56 to 64: a window each way, inside the scan
+    assert windows_of((64, 64, 64), plan, np.zeros((8, 8, 8), bool)) == []
+    assert windows_of((9, 64, 12), plan, np.ones((2, 8, 2), bool))[0] == (0, 0, 0)
+    everywhere = windows_of((64, 60, 61), plan, np.ones((8, 8, 8), bool))
+    assert everywhere == places((64, 60, 61), plan)
+
+
+@pytest.mark.parametrize("stride", [(1, 1, 1), (1, 4, 4), (2, 1, 3)])
+def test_windows_over_a_box_cover_every_wanted_voxel_in_every_phase(stride):
+    wanted = np.zeros((6, 6, 6), bool)
+    wanted[1:3, 2:5, 4] = True
+    plan, shape = Plan((8, 8, 8), stride=stride), (48, 45, 41)
+    seen = np.zeros(shape, bool)
+    for place in windows_of(shape, plan, wanted):
+        seen[tuple(slice(a, a + span, step) for a, span, step in zip(place, plan.span, stride, strict=True))] = True
+    assert seen[8:24, 16:40, 32:40].all()

@@ -66,6 +66,11 @@ class Case:
     pseudo: UInt8[np.ndarray, "z y x"] | None = None
     pseudo_annotated: tuple[str, ...] = ()
 
+    @property
+    def truth(self) -> UInt8[np.ndarray, "z y x"]:
+        """The labels; where there are none all 0, which takes no memory: no organ is annotated."""
+        return np.broadcast_to(np.uint8(0), self.image.shape) if self.labels is None else self.labels
+
 
 @dataclass(frozen=True)
 class SourceFacts:

@@ -12,6 +12,9 @@ from viscera.errors import RunError
 LOWEST_HU = -32768
 """Of int16: the histogram's first bin."""
 
+LEAST_SHARE = 1e-15
+"""Of the voxels of a set: less than one, so that percentile 0 is the lowest HU that there is."""
+
 
 def measure_foreground(cases: Sequence[Case], settings: ForegroundScore) -> ForegroundScore:
     """Give the settings with the HU of all labelled voxels of some cases measured; as they are, where they are given.
@@ -40,7 +43,7 @@ def measure_foreground(cases: Sequence[Case], settings: ForegroundScore) -> Fore
     deviation = float(np.sqrt((counts * (hu - mean) ** 2).sum() / voxels))
     shares = np.cumsum(counts) / voxels
     low, high = (
-        float(hu[np.searchsorted(shares, percent / 100 - 1e-12)])
+        float(hu[np.searchsorted(shares, max(percent / 100 - 1e-12, LEAST_SHARE))])
         for percent in (settings.low_percentile, settings.high_percentile)
     )
     if not (low < high and deviation > 0):

@@ -93,6 +93,7 @@ def _coarser(batch: Batch, size: Sequence[int]) -> Batch:
     flat = batch.distance.shape[1:] != batch.labels.shape[1:]
     return replace(
         batch,
+        image=batch.image[part],
         labels=batch.labels[part],
         known=batch.known[part],
         distance=batch.distance if flat else batch.distance[part],

@@ -94,6 +94,7 @@ def write_facts(run: Path, store: Store, *, training: Sequence[Case], device: st
     filled = Counter(organ for case in training for organ in case.pseudo_annotated)
     return facts | {
         "cases": {split: len(names) for split, names in splits.items()},
+        "unlabelled_cases": sum(not case.annotated for case in training),
         "pseudo_labelled_cases": dict(sorted(filled.items())),
     }
 

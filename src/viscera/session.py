@@ -17,17 +17,27 @@ from torch.optim.swa_utils import AveragedModel
 
 from viscera.cases import Case, Store
 from viscera.checkpoint import fill_network, find_weights, load_weights
-from viscera.config import ForegroundScore, Machine, PatchSampling, Recipe, Sampling, UNetShape
+from viscera.config import (
+    ForegroundScore,
+    Loss,
+    Machine,
+    PartialLoss,
+    PatchSampling,
+    Recipe,
+    Sampling,
+    SigmoidLoss,
+    UNetShape,
+)
 from viscera.errors import RunError, SettingError, StoreError, WeightsError
 from viscera.foreground import measure_foreground
 from viscera.intensity import network_input
 from viscera.labels import LabelSpace
 from viscera.losses import class_weights, deep_loss
-from viscera.machine import device_type, keep_pages, precision_of
+from viscera.machine import allow_open_files, device_type, keep_pages, precision_of
 from viscera.networks import build_network
 from viscera.sampling import Batch, Index, open_training, open_validation
 from viscera.schedule import moving_average
-from viscera.splits import SPLITS, Member, fold_of
+from viscera.splits import SPLITS, Member, fold_of, unlabelled_cases
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,7 +94,7 @@ def begin(recipe: Recipe, store: Store, machine: Machine, *, start: Path | None 
     """
     store.require(space=recipe.space, preparation=recipe.preparation)
     plan = recipe.training
-    names = training_cases(store, recipe.sampling)
+    names = training_cases(store, recipe)
     if min(machine.devices, machine.threads) < 1:
         raise SettingError(
             f"machine.devices {machine.devices}, machine.threads {machine.threads}: each must be at least 1."
@@ -94,6 +104,7 @@ def begin(recipe: Recipe, store: Store, machine: Machine, *, start: Path | None 
     if plan.batch_size % machine.devices:
         raise SettingError(f"training.batch_size {plan.batch_size} cannot be shared by {machine.devices} devices.")
     keep_pages()
+    allow_open_files()
     torch.use_deterministic_algorithms(plan.deterministic)
     device = device_type(machine.accelerator)
     fabric = Fabric(accelerator=device, devices=machine.devices, precision=precision_of(plan.precision, device))
@@ -177,8 +188,11 @@ def start_from(network: torch.nn.Module, recipe: Recipe, start: Path) -> None:
     fill_network(network, weights.tensors, where=str(start))
 
 
-def training_cases(store: Store, sampling: Sampling) -> list[str]:
-    """Name the training cases, without those of a fold that is to be left out, or too partly annotated.
+def training_cases(store: Store, recipe: Recipe) -> list[str]:
+    """Name the training cases, then the unlabelled ones with pseudo-labels, where the loss learns from these.
+
+    Cases of a fold that is to be left out, or too partly annotated, are not among them. Labelled cases are in the same fold
+    whatever unlabelled ones there are.
 
     Raises:
         SettingError: There is no such fold.
@@ -189,7 +203,10 @@ def training_cases(store: Store, sampling: Sampling) -> list[str]:
         raise RunError(
             f"{store.path} has no training cases. Prepare a data set with labels first: viscera prepare --help."
         )
-    names = chosen_cases(store, names, sampling)
+    sampling, heeds = recipe.sampling, heeds_pseudo(recipe.loss)
+    filled = [name for name in unlabelled_cases(store)[0] if heeds and store.case(name).pseudo_annotated]
+    labelled, filled = (chosen_cases(store, part, sampling, pseudo=heeds) for part in (names, filled))
+    names = [*labelled, *filled]
     if not names:
         raise RunError(
             f"no training case of {store.path} annotates all of {', '.join(store.space.organs)}, which sampling.cases "
@@ -201,15 +218,29 @@ def training_cases(store: Store, sampling: Sampling) -> list[str]:
     number, folds = sampling.fold
     if not 1 <= number <= folds or folds < 2:
         raise SettingError(f"sampling.fold {number} {folds}: say 1 3, 2 3 or 3 3 to leave out one of three parts.")
-    folds_of_cases = fold_of([Member.of(store.facts(name)) for name in names], folds=folds)
+    parts = [[Member.of(store.facts(name)) for name in part] for part in (labelled, filled)]
+    folds_of_cases = fold_of(parts[0], folds=folds) | fold_of(parts[1], folds=folds)
     return [name for name in names if folds_of_cases[name] != number]
 
 
-def chosen_cases(store: Store, names: Sequence[str], sampling: Sampling) -> list[str]:
-    """Give the cases that a sampling takes: all, or those that annotate every organ."""
+def heeds_pseudo(loss: Loss) -> bool:
+    """Tell whether a loss learns from pseudo-labels; to one that does not, an unlabelled case is all background."""
+    return isinstance(loss, PartialLoss | SigmoidLoss) and loss.pseudo > 0
+
+
+def chosen_cases(store: Store, names: Sequence[str], sampling: Sampling, *, pseudo: bool = False) -> list[str]:
+    """Give the cases that a sampling takes: all, or those of which every organ is known.
+
+    Args:
+        store: Where they are.
+        names: Of which cases.
+        sampling: What it takes.
+        pseudo: Whether an organ that teachers filled in is known, too; else only one that is annotated.
+    """
     if not isinstance(sampling, PatchSampling) or sampling.cases == "any":
         return list(names)
-    return [name for name in names if set(store.facts(name).annotated) >= set(store.space.organs)]
+    cases, organs = [store.case(name) for name in names], set(store.space.organs)
+    return [case.name for case in cases if {*case.annotated, *(case.pseudo_annotated if pseudo else ())} >= organs]
 
 
 def require_apart(store: Store) -> None:

@@ -62,15 +62,20 @@ def group_by_patient(members: Iterable[Member]) -> list[list[Member]]:
     """Gather the cases that show one patient; groups and their cases are in the order of names."""
     group_of: dict[tuple[str, str], list[Member]] = {}
     for member in sorted(members, key=lambda member: member.name):
-        keys = [("patient of " + member.dataset, member.patient), ("image", member.image_sha256)]
+        keys = _identities(member)
         joined = [member]
         for group in {id(group_of[key]): group_of[key] for key in keys if key in group_of}.values():
             joined += group
         for other in joined:
-            group_of["patient of " + other.dataset, other.patient] = joined
-            group_of["image", other.image_sha256] = joined
+            group_of |= dict.fromkeys(_identities(other), joined)
     groups = {id(group): sorted(group, key=lambda member: member.name) for group in group_of.values()}
     return sorted(groups.values(), key=lambda group: group[0].name)
+
+
+def _identities(member: Member) -> list[tuple[str, str]]:
+    """Give what a case has in common with others of its patient."""
+    patient = ("patient of " + member.dataset, member.patient)
+    return [patient, ("image", member.image_sha256)] if member.image_sha256 else [patient]
 
 
 def divide(
@@ -142,10 +147,30 @@ def _targets(patients: int, fractions: Fractions) -> dict[Split, int]:
     return {split: max(int(share * patients + 0.5), least if share else 0) for split, share in wanted.items()}
 
 
+def unlabelled_cases(store: Store) -> tuple[list[str], dict[str, str]]:
+    """Give the cases that annotate no organ; they stand in no split, and teachers may label them (pseudolabels/).
+
+    Returns:
+        Those that may be learnt from, sorted; and {case: labelled case} of those that show a labelled case's patient. The
+        latter would carry a test patient into the training, or teach again what is annotated already.
+    """
+    facts = [store.facts(name) for name in store.names()]
+    annotated = {fact.name for fact in facts if fact.annotated}
+    free, shown = [], {}
+    for group in group_by_patient(Member.of(fact) for fact in facts):
+        names = [member.name for member in group]
+        labelled = sorted(set(names) & annotated, key=lambda name: (store.splits.get(name) == "training", name))
+        if labelled:
+            shown |= dict.fromkeys(set(names) - annotated, labelled[0])
+        else:
+            free += names
+    return sorted(free), dict(sorted(shown.items()))
+
+
 def update_splits(store: Store, *, fractions: Fractions, seed: int) -> list[str]:
     """Divide the store's cases anew, keeping the sides they have, and write splits.json.
 
-    Cases without annotated organs stand in no split: there is nothing to learn or to measure.
+    Cases without annotated organs stand in no split: nothing can be measured on them, nor learnt without teachers.
 
     Returns:
         A note for every group of cases that hold the same scan.

@@ -11,7 +11,7 @@ loss in losses.py, the run's other files in runlog.py; scores on the scanner's o
 import math
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -24,15 +24,19 @@ from viscera import runlog
 from viscera.augmentation import Changes, change_batch, draw_changes
 from viscera.cases import Store
 from viscera.checkpoint import Weights, load_state, save_state, save_weights
-from viscera.config import Machine, Recipe, Training
+from viscera.config import ForegroundScore, Machine, PatchSampling, Recipe, Training, UNetShape, WindowInference
 from viscera.errors import RunError
 from viscera.losses import needed_distance
 from viscera.machine import precision_of
+from viscera.networks.levels import check_patch
 from viscera.progress import Progress, Sums, by_organ, class_counts, dice_and_iou
 from viscera.recipe_json import check_recipe
 from viscera.sampling import Batch, draw_places, epoch_order, read_ahead, read_batch, step_generator
 from viscera.schedule import learning_rate
 from viscera.session import Session, begin, scaled, session_loss
+
+MEASURED = "measured_hu"
+"""Where a run's state keeps the organs' HU (ForegroundScore)."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +70,7 @@ def train(
         store: Prepared with this recipe's preparation and label space.
         run: Folder for weights, log and state.
         machine: Where to train.
-        start: Weights to begin with: a run or a file; None: random ones.
+        start: Weights to begin with: a run or a file; None: random ones. A run that is resumed goes on from its own.
         resume: Go on with the run that stands there; begin where none does.
         overwrite: Begin anew where a run stands.
         watch: Whom to tell.
@@ -79,12 +83,13 @@ def train(
         SettingError: The recipe fits neither the store nor the run to be resumed.
     """
     recipe = check_recipe(recipe)
+    check_patches(recipe)
     session = begin(recipe, store, machine, start=start)
     fabric, plan = session.fabric, recipe.training
     if fabric.is_global_zero:
         runlog.claim_run(run, recipe, resume=resume, overwrite=overwrite)
     fabric.barrier()
-    progress = resume_from(run / runlog.STATE, session) if (run / runlog.STATE).is_file() else Progress()
+    session, progress = resume_from(run / runlog.STATE, session)
     facts = runlog.write_facts(
         run,
         store,
@@ -97,10 +102,7 @@ def train(
         try:
             run_epoch(session, progress, run, save_every_s=machine.save_every_s, watch=watch)
         except torch.OutOfMemoryError as error:
-            raise RunError(
-                f"the {fabric.device.type} ran out of memory at batch_size {plan.batch_size}. Halve --training.batch-size and "
-                "double --training.accumulate, or say --network.checkpointing."
-            ) from error
+            raise out_of_memory(recipe, fabric.device) from error
         row = close_epoch(session, progress)
         if fabric.is_global_zero:
             save_epoch(run, session, progress, facts=facts, row=row)
@@ -109,6 +111,26 @@ def train(
             watch.epoch(run)
         fabric.barrier()
     return run / "best.safetensors"
+
+
+def check_patches(recipe: Recipe) -> None:
+    """Raise SettingError where the network cannot halve the patches that it is to learn from, or the windows of predicting."""
+    if isinstance(recipe.network, UNetShape):
+        return
+    stride = 2 ** (len(recipe.network.widths) - 1)
+    if isinstance(recipe.sampling, PatchSampling):
+        check_patch(recipe.sampling.size, stride=stride, setting="sampling.size")
+    if isinstance(recipe.inference, WindowInference) and recipe.inference.size is not None:
+        check_patch(recipe.inference.size, stride=stride, setting="inference.size")
+
+
+def out_of_memory(recipe: Recipe, device: torch.device) -> RunError:
+    """Say what to do where a device's memory does not suffice."""
+    smaller = ", take a smaller --sampling.size" if isinstance(recipe.sampling, PatchSampling) else ""
+    return RunError(
+        f"the {device.type} ran out of memory at batch_size {recipe.training.batch_size}. Halve --training.batch-size and "
+        f"double --training.accumulate{smaller}, or say --network.checkpointing."
+    )
 
 
 def run_epoch(session: Session, progress: Progress, run: Path, *, save_every_s: float, watch: Watch) -> None:
@@ -249,14 +271,27 @@ def stale(progress: Progress, plan: Training) -> bool:
 def save_progress(run: Path, session: Session, progress: Progress) -> None:
     """Write the state from which the run can go on."""
     progress.scaler = session.fabric.strategy.precision.state_dict()
-    save_state(run / runlog.STATE, parts_of(session), session.optimizer, progress=asdict(progress))
+    facts = asdict(progress) | {MEASURED: measured_of(session.recipe)}
+    save_state(run / runlog.STATE, parts_of(session), session.optimizer, progress=facts)
 
 
-def resume_from(file: Path, session: Session) -> Progress:
-    """Load a saved state."""
-    progress = Progress(**load_state(file, parts_of(session), session.optimizer))  # type: ignore[arg-type]
+def resume_from(file: Path, session: Session) -> tuple[Session, Progress]:
+    """Load the saved state, if any; give the session with the organs' HU that the run began with, wherever from."""
+    if not file.is_file():
+        return session, Progress()
+    facts = load_state(file, parts_of(session), session.optimizer)
+    measured = facts.pop(MEASURED, None)
+    progress = Progress(**facts)  # type: ignore[arg-type]
     session.fabric.strategy.precision.load_state_dict(progress.scaler)
-    return progress
+    if measured is None:
+        return session, progress
+    intensity = replace(session.recipe.intensity, measured=tuple(measured))  # type: ignore[arg-type]
+    return replace(session, recipe=replace(session.recipe, intensity=intensity)), progress
+
+
+def measured_of(recipe: Recipe) -> tuple[float, float, float, float] | None:
+    """Give the organs' HU that a recipe scales by, or None."""
+    return recipe.intensity.measured if isinstance(recipe.intensity, ForegroundScore) else None
 
 
 def parts_of(session: Session) -> dict[str, torch.nn.Module]:

@@ -56,6 +56,10 @@ def main(arguments: list[str]) -> int:
     from viscera.inference import load_model, with_others, with_region
     from viscera.prediction import Wishes, find_tasks, predict_all
 
+    if options.finder and options.region in ("whole", "middle"):
+        raise SettingError(
+            f"--finder says where to look, --region {options.region} that it does not matter. Leave one of them out."
+        )
     if "=" in options.scan and not Path(options.scan).exists():
         tasks = data_set_tasks(options)
     elif options.split != "all":

@@ -68,6 +68,9 @@ def prepare(options: Options, recipe: Recipe) -> int:
         say(f"note: {note}")
     store = open_store(options.store)
     counts = ", ".join(f"{len(store.names(split))} {split}" for split in ("training", "validation", "test"))
+    unlabelled = sum(not store.facts(name).annotated for name in store.names())
+    if unlabelled:
+        counts += f", {unlabelled} unlabelled (to be learnt from once viscera pseudolabel has filled them in)"
     say(
         f"{counted(len(result.prepared), 'scan')} prepared, {len(result.skipped)} done before; {options.store}: {counts}"
     )

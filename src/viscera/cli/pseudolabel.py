@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 class Options:
     """Fill in the organs that training cases do not annotate, where two or more trained runs agree and are confident.
 
+    Unlabelled scans (prepared with the layout images) get all organs in the same way, and are then trained on as well.
     An organ of a case is accepted or rejected as a whole, with a reason; what is rejected stays unknown. The annotations
     themselves, and the validation and test cases, stay as they are. Each case gets pseudo.npy and pseudo.json, and
     STORE/pseudolabels.csv lists every case and organ. Cases that are done are skipped, so the same command goes on after
@@ -69,11 +70,19 @@ def pseudolabel(options: Options, runs: Sequence[Path], store: "Store") -> int:
     """Let the runs label the store, and show what was accepted."""
     from viscera.pseudolabels.filling import TABLE, Watch, open_organs, pseudolabel_store
     from viscera.pseudolabels.teachers import find_teacher
+    from viscera.splits import unlabelled_cases
 
     lacking = open_organs(store)
+    free, shown = unlabelled_cases(store)
+    if shown:
+        first = ", ".join(f"{name} ({other})" for name, other in list(shown.items())[:3])
+        say(
+            f"note: {counted(len(shown), 'unlabelled scan')} left out: the same scan or patient as a labelled case: "
+            f"{first}{' ...' * (len(shown) > 3)}"
+        )
     if not lacking:
         say(
-            f"nothing to fill in: every training case of {store.path} annotates all organs of '{store.space.name}'. "
+            f"nothing to fill in: every case of {store.path} to be learnt from annotates all organs of '{store.space.name}'. "
             "Train on it as it is."
         )
         return 0
@@ -86,7 +95,10 @@ def pseudolabel(options: Options, runs: Sequence[Path], store: "Store") -> int:
             slices=lambda done, total: bar.update(slices, completed=done, total=total),
         )
         rows = pseudolabel_store(store, teachers, settings=options.acceptance, overwrite=options.overwrite, watch=watch)
-    show_table("Pseudo-labels", ("organ", "accepted", "absent", "rejected", "mostly rejected for"), summary(rows))
+    partly, wholly = ([row for row in rows if (row[0] in free) == all_] for all_ in (False, True))
+    for title, part in (("Pseudo-labels", partly), ("Pseudo-labels of unlabelled scans", wholly)):
+        if part:
+            show_table(title, ("organ", "accepted", "absent", "rejected", "mostly rejected for"), summary(part))
     filled = len({name for name, row in rows if row.verdict != "rejected"})
     say(f"{filled} of {counted(len(lacking), 'case')} filled in; each case and organ is in {store.path / TABLE}")
     say(f"next: viscera train RECIPE {store.path} NEWRUN   (--loss.pseudo 0 to 1: how much they count beside truth)")

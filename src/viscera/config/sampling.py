@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from annotated_types import Ge, MultipleOf
+from annotated_types import Ge, Lt, MultipleOf
 
 from viscera.config.ranges import STRICT, Count, Fraction
 
@@ -39,12 +39,16 @@ class PatchSampling:
     stride: tuple[Count, Count, Count] = (1, 1, 1)
     """Only every so-manyth voxel is taken, beginning at a random one (runet's phases: 1, 4, 4)."""
     foreground_fraction: Fraction = 0.5
-    """Probability that a patch is centred on a voxel of an organ; else it lies anywhere."""
+    """Probability that a patch is laid about a voxel of an organ; else it lies anywhere."""
+    off_centre: Annotated[float, Ge(0), Lt(1)] = 0.0
+    """How far from the patch's middle, as a share of half a side, that voxel may lie, along each axis anywhere alike. 0: in the
+    middle, as published; but then a network can learn that tumours are in the middle of patches."""
     organs_alike: bool = False
     """Draw the organ first, then one of its voxels, so that small organs are seen as often as large ones; False: any organ
     voxel of the case alike."""
     cases: Literal["any", "complete"] = "any"
-    """complete: only cases that annotate every organ of the label space. any: also partly annotated ones."""
+    """complete: only cases of which every organ is annotated, or filled in by teachers where the loss learns from
+    pseudo-labels. any: also partly annotated ones."""
     dataset_power: Fraction = 0.0
     """A case of a data set with n cases counts n^-power times: 0, every case alike; 1, every data set alike."""
     fold: tuple[Count, Count] | None = None

@@ -11,7 +11,7 @@ LAYOUTS; a case in ``_find``; and, for synthetic data sets, one in writing.py.
 import warnings
 from pathlib import Path
 
-from viscera.datasets import msd, nnunet, pairs, totalsegmentator
+from viscera.datasets import images, msd, nnunet, pairs, totalsegmentator
 from viscera.datasets.annotations import REST, annotate, read_annotations
 from viscera.datasets.reading import OverlapWarning, read_labels
 from viscera.datasets.sources import Found, Problem, Source
@@ -37,6 +37,7 @@ LAYOUTS: dict[str, str] = {
     "msd": "dataset.json with labels and training, imagesTr/CASE.nii.gz, labelsTr/CASE.nii.gz (Decathlon, nnU-Net v1)",
     "flare": "imagesTr/CASE_0000.nii.gz, labelsTr/CASE.nii.gz, no dataset.json: 13 organs and tumour",
     "totalsegmentator": "CASE/ct.nii.gz, CASE/segmentations/ORGAN.nii.gz: one binary mask per organ",
+    "images": "CASE.nii.gz or CASE_0000.nii.gz: scans without labels, to segment or for pseudo-labels",
 }
 """{layout: what its folder looks like and which organs it holds}."""
 
@@ -53,7 +54,8 @@ def find_sources(layout: str, folder: Path) -> tuple[list[Source], list[Problem]
         folder: The data set's.
 
     Returns:
-        The cases that have an image and labels, sorted by name, and a problem for each of the others.
+        The cases that have an image and labels (in 'images', an image), sorted by name, and a problem for each of the
+        others.
 
     Raises:
         SettingError: There is no such layout.
@@ -98,6 +100,8 @@ def _find(layout: str, folder: Path) -> Found | None:
             return msd.find(folder)
         case "totalsegmentator":
             return totalsegmentator.find(folder)
+        case "images":
+            return images.find(folder)
         case _:
             return pairs.find(pairs.PAIRS[layout], folder)
 
@@ -110,15 +114,16 @@ def _not_such(layout: str, folder: Path) -> str:
     if others := _alike(folder, besides=layout):
         return f"{text} It looks like {' or '.join(repr(other) for other in others)}: use that layout."
     for child in sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")):
-        if others := _alike(child):
+        others = [layout] if layout == "images" and images.find(child) else _alike(child)
+        if others:
             return f"{text} Its folder {child.name} looks like '{others[0]}': did you mean that one?"
     return f"{text} Check the path and the names."
 
 
 def _alike(folder: Path, *, besides: str = "") -> list[str]:
-    """Give the layouts that find cases in a folder."""
+    """Give the layouts that find cases in a folder; never 'images', which any folder of NIfTI files would look like."""
     alike = []
-    for layout in LAYOUTS.keys() - {besides}:
+    for layout in LAYOUTS.keys() - {besides, "images"}:
         try:
             found = _find(layout, folder)
         except DataSetError:

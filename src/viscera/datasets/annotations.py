@@ -61,7 +61,7 @@ def annotate(
         possible = possible_organs([organ for _, organ in source.organs])
         for organ in listed or ():
             if organ not in possible:
-                hint = did_you_mean(organ, possible) or f" Its labels are {', '.join(possible)}."
+                hint = did_you_mean(organ, possible) or f" Its labels are {', '.join(possible) or 'none'}."
                 raise LabelError(f"{path}: no label of case '{source.name}' holds '{organ}'.{hint} Correct the file.")
         kept = source.annotated if listed is None else tuple(organ for organ in possible if organ in listed)
         result.append(replace(source, annotated=kept))

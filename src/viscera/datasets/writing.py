@@ -52,11 +52,13 @@ def write_case(
         The case as ``find_sources`` finds it.
 
     Raises:
-        SettingError: There is no such layout, or nothing to annotate.
+        SettingError: There is no such layout, or it holds no labels; nothing to annotate.
         LabelError: The layout or ``labels`` cannot hold an organ.
         GeometryError: The scan and the labels lie on different grids.
         FileError: The case is there already, or cannot be written.
     """
+    if layout == "images":
+        raise SettingError("layout 'images' has no labels, so no labelled case can be written. Choose another one.")
     require_same_grid(ct, labels, where=f"case {number}")
     wanted = tuple(dict.fromkeys(organ_name(organ) for organ in annotate))
     names = {value: organ_name(organ) for value, organ in organs.items()}

@@ -86,7 +86,7 @@ def with_others(model: Model, *, tumour: Model | None = None, finder: Model | No
     """Give a model with a second network for tumours, a finder, or both.
 
     Raises:
-        SettingError: The second network knows no tumour; a finder is given to a 2D network.
+        SettingError: The second network knows no tumour; a finder is given to a 2D network, or to one that keeps to the middle slices.
     """
     if tumour is not None and TUMOUR not in tumour.space.organs:
         raise SettingError(
@@ -95,6 +95,11 @@ def with_others(model: Model, *, tumour: Model | None = None, finder: Model | No
     if finder is not None and not isinstance(model.recipe.inference, WindowInference):
         raise SettingError(
             f"--finder: recipe '{model.recipe.name}' segments whole slices, so there is nothing to find. Leave it out."
+        )
+    if finder is not None and model.recipe.inference.region == "middle":  # type: ignore[union-attr]
+        raise SettingError(
+            f"--finder: recipe '{model.recipe.name}' looks at the middle slices whatever is found. Say --region find, or leave "
+            "the finder out."
         )
     return replace(model, tumour=tumour, finder=finder)
 

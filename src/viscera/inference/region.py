@@ -8,7 +8,7 @@ from math import ceil
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Int16, Shaped, UInt8
+from jaxtyping import Bool, Int, Int16, Shaped, UInt8
 from scipy.ndimage import maximum_filter
 
 from viscera.geometry import Geometry
@@ -88,6 +88,29 @@ def on_prepared(labels: Shaped[np.ndarray, "z y x"], geometry: Geometry) -> Shap
 def windows_of(
     shape: Sequence[int], plan: Plan, wanted: Bool[np.ndarray, "bz by bx"] | None
 ) -> list[tuple[int, int, int]]:
-    """Give the windows that hold a wanted block, or all."""
-    every = places(shape, plan)
-    return every if wanted is None else [place for place in every if holds(place, plan, wanted)]
+    """Give the windows to look at: all of the scan's, or those that hold a wanted block.
+
+    The latter are laid over the box of the wanted blocks, made as large as a window where the scan is large enough: no
+    voxels are made up at the box's edges.
+    """
+    if wanted is None:
+        return places(shape, plan)
+    if not wanted.any():
+        return []
+    box = [
+        _side(np.flatnonzero(wanted.any(tuple({0, 1, 2} - {axis}))), length=length, span=span)
+        for axis, (length, span) in enumerate(zip(shape, plan.span, strict=True))
+    ]
+    found = []
+    for z, y, x in places([side.stop - side.start for side in box], plan):
+        place = (z + box[0].start, y + box[1].start, x + box[2].start)
+        if holds(place, plan, wanted):
+            found.append(place)
+    return found
+
+
+def _side(blocks: Int[np.ndarray, " n"], *, length: int, span: int) -> slice:
+    """Give the voxels from the first to the last block, and at least a window's where there are so many."""
+    low, high = int(blocks[0]) * BLOCK, min((int(blocks[-1]) + 1) * BLOCK, length)
+    low = max(0, min(low - max(0, span - (high - low)) // 2, length - span))
+    return slice(low, min(length, max(high, low + span)))

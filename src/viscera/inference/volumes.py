@@ -119,9 +119,17 @@ def _middle(
 
 
 def find_blocks(image: Int16[np.ndarray, "z y x"], model: Model, *, watch: Watch) -> Bool[np.ndarray, "bz by bx"]:
-    """Give the blocks in which a finder finds anything on a scan prepared for it: one phase of its stride."""
+    """Give the blocks in which a finder finds anything on a scan prepared for it: one phase of its stride.
+
+    Raises:
+        SettingError: The device's memory does not suffice even for the smallest windows.
+    """
     plan = plan_of(model)
-    return found_blocks(image, model, plan, places(image.shape, plan, one_phase=True), watch=watch)
+    while True:
+        try:
+            return found_blocks(image, model, plan, places(image.shape, plan, one_phase=True), watch=watch)
+        except torch.OutOfMemoryError as error:
+            plan = _after_running_out(plan, model, error)
 
 
 def on_axial(found: Iterable[Planes], geometry: Geometry) -> UInt8[np.ndarray, "depth rows columns"]:

@@ -92,7 +92,7 @@ class AttentionUNet(nn.Module):
             raise SettingError(
                 f"one patch of {'x'.join(map(str, patch.shape[2:]))} voxels is a single voxel on the coarsest level, where "
                 f"batch normalisation has nothing to average. Change sampling.size to at least {2 * self.stride} along "
-                "one side, raise training.batch, or take fewer network.widths."
+                "one side, raise training.batch_size, or take fewer network.widths."
             )
 
     def _run(self, level: nn.Module, *images: Tensor) -> Tensor:

@@ -33,6 +33,26 @@ def check_sides(sides: Sequence[int], *, stride: int, setting: str) -> None:
         )
 
 
+def check_patch(sides: Sequence[int], *, stride: int, setting: str) -> None:
+    """Check that a network can halve a patch, and that more than a single voxel is left of it on the coarsest level.
+
+    Args:
+        sides: Voxels along each side.
+        stride: What each side must be a multiple of.
+        setting: The setting that decides the sides, for the message.
+
+    Raises:
+        SettingError: A side is no multiple, or one voxel is left, in which normalisation finds no variation.
+    """
+    check_sides(sides, stride=stride, setting=setting)
+    if all(side == stride for side in sides):
+        raise SettingError(
+            f"a patch of {'x'.join(map(str, sides))} voxels is a single voxel on the coarsest level, "
+            f"where normalisation would leave nothing. Change {setting} to at least {2 * stride} along one side, or take "
+            "fewer network.widths."
+        )
+
+
 def _neighbours(side: int, stride: int) -> str:
     below = side // stride * stride
     return f"{below} or {below + stride}" if below else f"{stride}"

@@ -13,8 +13,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from viscera.config import PlainUNetShape
-from viscera.errors import SettingError, WeightsError
-from viscera.networks.levels import check_sides, recomputed
+from viscera.errors import WeightsError
+from viscera.networks.levels import check_patch, recomputed
 
 SLOPE = 0.01  # of the leaky ReLU below 0; Gao et al., section 2.2
 
@@ -58,7 +58,7 @@ class PlainUNet(nn.Module):
         Raises:
             SettingError: The patch cannot be halved often enough, or halves down to a single voxel.
         """
-        self._check(patch)
+        check_patch(patch.shape[2:], stride=self.stride, setting="sampling.size")
         skips = []
         for level in self.down:
             patch = self._run(level, patch)
@@ -71,15 +71,6 @@ class PlainUNet(nn.Module):
             if every_level or not skips:
                 logits.insert(0, head(patch))
         return logits if every_level else logits[0]
-
-    def _check(self, patch: Tensor) -> None:
-        check_sides(patch.shape[2:], stride=self.stride, setting="sampling.size")
-        if patch.shape[2:].numel() == self.stride**3:
-            raise SettingError(
-                f"a patch of {'x'.join(map(str, patch.shape[2:]))} voxels is a single voxel on the coarsest level, where "
-                f"instance normalisation would leave nothing. Change sampling.size to at least "
-                f"{2 * self.stride} along one side, or take fewer network.widths."
-            )
 
     def _run(self, level: nn.Module, *images: Tensor) -> Tensor:
         return recomputed(level, *images) if self.checkpointing and self.training else level(*images)

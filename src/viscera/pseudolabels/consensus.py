@@ -17,7 +17,6 @@ from torch import Tensor
 
 from viscera.cases import UNSURE, Case
 from viscera.config import SliceInference, UNetShape
-from viscera.errors import StoreError
 from viscera.inference import LogitReader, Model, read_logits
 from viscera.pseudolabels.acceptance import Acceptance, Finding, Verdict, judge, together
 
@@ -50,7 +49,7 @@ def fill_case(
     """Give the pseudo-labels of a case, and the verdict on each organ.
 
     Args:
-        case: With labels; only its own annotations are looked at, not the pseudo-labels that it may have.
+        case: With labels or without; pseudo-labels that it may have are not looked at.
         models: The teachers, all of one label space.
         organs: Those to fill in; the case must annotate none of them.
         settings: When teachers are believed.
@@ -88,8 +87,6 @@ def ask(
     watch: Callable[[int, int], None] = lambda done, slices: None,
 ) -> Draft:
     """Ask the teachers, some slices at a time; see ``fill_case``."""
-    if case.labels is None:
-        raise StoreError(f"case '{case.name}' has no labels. Prepare it again with its labels.")
     depth, size = len(case.image), min(batch_size(model) for model in models)
     indices = [models[0].space.index(organ) for organ in organs]
     label_of = np.array([*indices, 0], np.uint8)
@@ -97,7 +94,7 @@ def ask(
     readers = [read_logits(case.image, model) for model in models]
     for first in range(0, depth, size):
         part = range(first, min(first + size, depth))
-        truth, known = torch.from_numpy(np.array(case.labels[part.start : part.stop])).to(models[0].device), None
+        truth, known = torch.from_numpy(np.array(case.truth[part.start : part.stop])).to(models[0].device), None
         if case.known is not None:
             known = torch.from_numpy(np.array(case.known[part.start : part.stop])).to(truth.device)
         said = answers(models, readers, slices=part, indices=indices, known=known)

@@ -4,7 +4,8 @@
     STORE/cases/CASE/pseudo.json   organs filled in, organs rejected and why, teachers, settings
     STORE/pseudolabels.csv         one row per case and organ
 
-Truth (labels.npy, case.json) is never touched, nor is any case outside the training split. pseudo.json is written last and
+Training cases lack some organs, unlabelled cases all. Truth (labels.npy, case.json) is never touched, nor is any validation
+or test case, nor another scan of its patient. pseudo.json is written last and
 removed first, so that where it stands, pseudo.npy belongs to it. Who may teach is decided in teachers.py, what the
 teachers agree on in consensus.py, which organs are believed in acceptance.py; losses.py learns from the outcome.
 """
@@ -27,6 +28,7 @@ from viscera.files import replacing, write_json, write_text
 from viscera.pseudolabels.acceptance import COLUMNS, Acceptance, Verdict
 from viscera.pseudolabels.consensus import fill_case
 from viscera.pseudolabels.teachers import Teacher, check_teachers, finds_of, teachers_for
+from viscera.splits import unlabelled_cases
 
 TABLE = "pseudolabels.csv"
 NUMBERS = ("agreement", "confident_fraction", "volume_ml", "voxels")
@@ -47,11 +49,12 @@ class Watch:
 
 
 def open_organs(store: Store) -> dict[str, tuple[str, ...]]:
-    """Give {training case: organs that it does not annotate}, of those that lack any."""
+    """Give {case: organs that it does not annotate}: training cases that lack any, then unlabelled cases, all organs."""
     lacking = {
         name: tuple(organ for organ in store.space.organs if organ not in store.facts(name).annotated)
         for name in store.names("training")
     }
+    lacking |= dict.fromkeys(unlabelled_cases(store)[0], store.space.organs)
     return {name: organs for name, organs in lacking.items() if organs}
 
 
@@ -76,7 +79,7 @@ def pseudolabel_store(
     overwrite: bool = False,
     watch: Watch = Watch(),
 ) -> list[tuple[str, Verdict]]:
-    """Fill in what the training cases of a store do not annotate; a case that is done is skipped.
+    """Fill in what the training and the unlabelled cases of a store do not annotate; a case that is done is skipped.
 
     Args:
         store: Its pseudo.npy, pseudo.json and pseudolabels.csv are written.

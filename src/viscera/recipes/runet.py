@@ -34,7 +34,7 @@ RUNET = Recipe(
     label_space="abdomenct1k",  # FLARE21's: liver, kidney, spleen, pancreas
     preparation=ScannerGrid(),  # section 2.3: none
     intensity=RawHU(),  # section 2.3: none
-    network=AttentionUNetShape(),  # section 2.4
+    network=AttentionUNetShape(widths=(40, 72, 136, 320)),  # section 2.4: nearest to its parameters and operations
     softmax=Softmax(iterations=1),  # section 2.1
     loss=PartialLoss(unannotated="marginal", exclusion=0.0, dice=1.0, dice_form="linear", alpha=0.0),  # section 2.4
     sampling=PatchSampling(size=(128, 128, 128), stride=(1, 4, 4), foreground_fraction=0.0),  # table 3
@@ -72,7 +72,9 @@ RUNET_SMALL = replace(
     intensity=Window(low_hu=-400, high_hu=400),
     network=AttentionUNetShape(widths=(8, 16, 32, 64)),
     loss=replace(RUNET.loss, dice_form="log"),
-    sampling=PatchSampling(size=(64, 64, 64), stride=(1, 2, 2), foreground_fraction=0.5, organs_alike=True),
+    sampling=PatchSampling(
+        size=(64, 64, 64), stride=(1, 2, 2), foreground_fraction=0.5, off_centre=0.75, organs_alike=True
+    ),
     training=Training(
         epochs=20,
         visits_per_slice=4,

@@ -55,7 +55,13 @@ def store_page(store: Path) -> Page:
     notes = tuple(without_folders(note) for note in notes_of(opened, opened.names()))
     if notes:
         sections.append(Section("Notes", notes=notes))
-    tiles = (("cases", str(len(facts))), ("data sets", str(len(by_set))), ("problems", str(len(problems))))
+    unlabelled = sum(not case.annotated for case in facts)
+    tiles = (
+        ("cases", str(len(facts))),
+        *((("unlabelled", str(unlabelled)),) if unlabelled else ()),
+        ("data sets", str(len(by_set))),
+        ("problems", str(len(problems))),
+    )
     return Page("Prepared store", store.resolve().name, _subtitle(opened), tiles, tuple(sections))
 
 
@@ -116,7 +122,7 @@ def _splits(split_of: Mapping[str, str], by_set: Mapping[str, Sequence[Facts]]) 
         rows.append(Row((Cell(split), *(Cell(str(n), number=n) for n in counts))))
     none = [sum(case.name not in split_of for case in cases) for cases in by_set.values()]
     if any(none):
-        rows.append(Row((Cell("in no split"), *(Cell(str(n), number=n) for n in none))))
+        rows.append(Row((Cell("in no split (unlabelled)"), *(Cell(str(n), number=n) for n in none))))
     return Table(("split", *by_set), tuple(rows))
 
 

@@ -40,7 +40,7 @@ class PatchIndex:
 
     @staticmethod
     def of(cases: Sequence[Case], settings: PatchSampling, *, per_case: int = 1) -> "PatchIndex":
-        """Number the patches of labelled cases.
+        """Number the patches of some cases.
 
         Args:
             cases: In the order of their numbers. ``settings.cases`` is for whoever chooses them.
@@ -66,7 +66,7 @@ class PatchIndex:
 
 def _count_organs(case: Case) -> Int[np.ndarray, "z class"]:
     # numpy.bincount would first make 8 bytes of each voxel; the float32 of OpenCV's histogram counts up to 4096x4096.
-    slices = [cv2.calcHist([_shown(case, z)], [0], None, [256], [0, 256]) for z in range(len(_labels(case)))]
+    slices = [cv2.calcHist([_shown(case, z)], [0], None, [256], [0, 256]) for z in range(len(case.truth))]
     counts = np.array(slices).reshape(-1, 256).astype(np.int32)
     counts[:, 0] = 0
     return counts[:, : int(np.flatnonzero(counts.any(0)).max(initial=0)) + 1].copy()
@@ -74,7 +74,7 @@ def _count_organs(case: Case) -> Int[np.ndarray, "z class"]:
 
 def _shown(case: Case, z: int) -> UInt8[np.ndarray, "y x"]:
     """Give the organs of a slice by labels and pseudo-labels; 0 where teachers are unsure or anything may be."""
-    shown = np.array(_labels(case)[z])
+    shown = np.array(case.truth[z])
     if case.pseudo is not None:
         shown = _with_pseudo(shown, np.asarray(case.pseudo[z]))
     if case.known is not None:
@@ -86,12 +86,6 @@ def _with_pseudo(
     labels: UInt8[np.ndarray, "*space"], pseudo: UInt8[np.ndarray, "*space"]
 ) -> UInt8[np.ndarray, "*space"]:
     return np.where((pseudo > 0) & (pseudo != UNSURE), pseudo, labels)
-
-
-def _labels(case: Case) -> UInt8[np.ndarray, "z y x"]:
-    if case.labels is None:
-        raise ValueError(f"case {case.name} has no labels to learn from")
-    return case.labels
 
 
 def draw_patch_places(count: int, generator: Generator) -> Float[np.ndarray, "patch 6"]:
@@ -175,10 +169,20 @@ def patch_start(index: PatchIndex, case: int, place: Float[np.ndarray, "6"]) -> 
     if place[0] < settings.foreground_fraction:
         voxel = _organ_voxel(index, case, place)
         if voxel is not None:
-            z, y, x = (_start_about(at, *axis) for at, axis in zip(voxel, axes, strict=True))
+            middles = (
+                at - _off_centre(settings, float(share), size=size, stride=stride)
+                for at, share, (_, size, stride) in zip(voxel, place[3:], axes, strict=True)
+            )
+            z, y, x = (_start_about(middle, *axis) for middle, axis in zip(middles, axes, strict=True))
             return z, y, x
     z, y, x = (int(share * (_last_start(*axis) + 1)) for share, axis in zip(place[3:].tolist(), axes, strict=True))
     return z, y, x
+
+
+def _off_centre(settings: PatchSampling, share: float, *, size: int, stride: int) -> int:
+    """Give how many voxels, in whole strides, an organ's voxel lies from the middle of its patch along an axis."""
+    reach = int(settings.off_centre * (size - 1) / 2)
+    return (int(share * (2 * reach + 1)) - reach) * stride
 
 
 def _last_start(length: int, size: int, stride: int) -> int:
@@ -220,7 +224,7 @@ def _read_patch(
         for first, size, stride in zip(start, settings.size, settings.stride, strict=True)
     )
     image = np.array(case.image[cut])
-    labels = np.array(_labels(case)[cut])
+    labels = np.array(case.truth[cut])
     known = np.ones(image.shape, bool) if case.known is None else np.array(case.known[cut])
     pseudo = np.zeros(image.shape, np.uint8) if case.pseudo is None else np.array(case.pseudo[cut])
     missing = [(0, size - found) for size, found in zip(settings.size, image.shape, strict=True)]

@@ -38,7 +38,7 @@ class SliceIndex:
 
     @staticmethod
     def of(cases: Sequence[Case], *, reach: int = 0, window: tuple[int, int] | None = None) -> "SliceIndex":
-        """Number the slices of labelled cases.
+        """Number the slices of some cases.
 
         Args:
             cases: In the order of their numbers.
@@ -60,7 +60,7 @@ class SliceIndex:
         present = np.zeros((len(self), 256), bool)
         for number, (place, z) in enumerate(self.positions):
             case = self.cases[place]
-            present[number, np.unique(_labels(case)[z])] = True
+            present[number, np.unique(case.truth[z])] = True
             if case.pseudo is not None:
                 present[number, np.unique(case.pseudo[z])] = True
         present[:, UNSURE] = False
@@ -132,17 +132,11 @@ def _read_slice(case: Case, z: int, *, index: SliceIndex, cut: Cut) -> tuple[Sha
     known = np.zeros(index.window, bool)
     for channel, neighbour in enumerate(range(z - index.reach, z + index.reach + 1)):
         image[channel][new] = case.image[min(max(neighbour, 0), len(case.image) - 1)][old]
-    labels[new] = _labels(case)[z][old]
+    labels[new] = case.truth[z][old]
     known[new] = True if case.known is None else case.known[z][old]
     if case.pseudo is not None:
         pseudo[new] = case.pseudo[z][old]
     return image, labels, known, pseudo
-
-
-def _labels(case: Case) -> UInt8[np.ndarray, "z y x"]:
-    if case.labels is None:
-        raise ValueError(f"case {case.name} has no labels to learn from")
-    return case.labels
 
 
 def _distances(labels: UInt8[np.ndarray, "batch y x"], distance: Distance | None) -> Float32[np.ndarray, "batch #y #x"]:
