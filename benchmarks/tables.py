@@ -138,7 +138,7 @@ def two_step(found: dict) -> str:
     training, patients = found["training"], found["patients"]
     return (
         f"**Two 3D networks, organs and tumours** ({' and '.join(found['recipes'].values())}): "
-        f"{patients['training']} synthetic patients with tumours in FLARE's layout, "
+        f"{patients['training']} synthetic patients in FLARE's layout for the organs, {patients['training_tumour']} for tumours, "
         f"{training['organs']['minutes']:.0f} and {training['tumour']['minutes']:.0f} core minutes of training; "
         f"{patients['test']} unseen patients, {found['seconds_median']:.1f} s each on one core, at most "
         f"{found['peak_memory_mib']:.0f} MiB. Dice and surface Dice (NSD) as viscera counts them, and by FLARE's official rules:"
@@ -146,28 +146,27 @@ def two_step(found: dict) -> str:
     )
 
 
+WAYS = ("middle", "finder", "find", "whole")
+"""Where viscera predict looks in 3D."""
+
+
 def regions(found: dict) -> str:
     """Give what the middle-slices cut costs: gao2step's table 5 with accuracy beside it."""
-    cells = ("dice", "nsd", "tumour_dice", "seconds")
+
+    def cell(row: dict) -> str:
+        scores = ("-" if row[name] is None else f"{row[name]:.3f}" for name in ("dice", "nsd", "tumour_dice"))
+        return f"{' / '.join(scores)}, {row['seconds']:.1f} s"
+
     rows = "\n".join(
-        f"| {row['slices']} | "
-        + " | ".join(
-            "-" if row[region][cell] is None else f"{row[region][cell]:.{1 if cell == 'seconds' else 3}f}"
-            for region in ("middle", "find", "whole")
-            for cell in cells
-        )
-        + f" | {row['middle']['peak_memory_mib']:.0f}, {row['find']['peak_memory_mib']:.0f}, "
-        f"{row['whole']['peak_memory_mib']:.0f} |"
+        f"| {row['slices']} | {' | '.join(cell(row[way]) for way in WAYS)} | "
+        f"{', '.join(format(row[way]['peak_memory_mib'], '.0f') for way in WAYS)} |"
         for row in found["rows"]
-    )
-    head = " | ".join(
-        f"{region}: {cell}" for region in ("middle 50", "find", "whole") for cell in ("Dice", "NSD", "tumour", "s")
     )
     return (
         "**Where to look.** The same weights on one synthetic scan each of 55 to 499 slices: the middle 50 slices, as gao2step "
-        "published it; the windows that hold organs, our default; every window. Dice and NSD over 13 organs, Dice of the "
-        "tumours, seconds on one core, peak memory in MiB in the same order:\n\n"
-        f"| slices | {head} | MiB |\n|{'---|' * 14}\n{rows}"
+        "published it; the windows that hold organs, as a finder says or, our default, a first pass; every window. Dice / NSD "
+        "of 13 organs / Dice of the tumours, seconds on one core; peak memory in MiB in the same order:\n\n"
+        f"| slices | {' | '.join(WAYS)} | MiB |\n|{'---|' * (2 + len(WAYS))}\n{rows}"
     )
 
 

@@ -35,7 +35,7 @@ BEST = "run/best.safetensors"
 TRAINING = [
     BadInput(
         "misspelt organ of which components are to be kept",
-        f"{TRAIN} new --inference.largest-components livr 1",
+        f"{TRAIN} new --postprocessing.largest-components livr 1",
         r"no 'livr'. Did you mean 'liver'",
     ),
     BadInput("no threads", f"{TRAIN} new --machine.threads 0", r"machine.threads 0: each must be at least 1"),
@@ -341,7 +341,7 @@ MIXING = [
     BadInput(
         "nothing to fill in",
         "pseudolabel teacher0 teacher1 store",
-        r"nothing to fill in: every training case of store annotates all organs of 'abdomenct1k'",
+        r"nothing to fill in: every .*case of store .*annotates all organs of 'abdomenct1k'",
         exit_code=0,
     ),
     BadInput(

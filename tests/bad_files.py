@@ -23,6 +23,19 @@ RECIPE = {
 }
 PARTIAL = RECIPE | {"loss": {"kind": "partial"}}
 """For ``mixed``, whose data sets annotate different organs."""
+VOLUME = {
+    "name": "tiny3d",
+    "label_space": "abdomenct1k",
+    "preparation": {"kind": "volumes", "spacing_mm": [5, 20, 20], "margin_mm": 0},
+    "intensity": {"kind": "foreground"},
+    "network": {"kind": "plain3d", "widths": [4, 8]},
+    "loss": {"kind": "partial", "alpha": 0},
+    "sampling": {"kind": "patches", "size": [8, 8, 8]},
+    "augmentation": {"kind": "volume"},
+    "training": {"epochs": 1, "visits_per_slice": 1, "batch_size": 2, "precision": "32-true"},
+    "inference": {"kind": "windows"},
+}
+"""In 3D."""
 PICKLE = b"PK\x03\x04" + b"archive/data.pkl" * 20
 """How a file of torch.save begins."""
 NAMES = {"labels": {"1": "liver", "2": "kidney", "3": "spleen", "4": "pancreas"}}
@@ -151,6 +164,12 @@ def other_space(store: str) -> None:
     """Let a store say that its labels are other organs."""
     content = json.loads(Path(store, "store.json").read_text())
     text(f"{store}/store.json", content | {"label_space": {"name": "others", "organs": ["kidney", "liver"]}})
+
+
+def emptied_labels(store: str) -> None:
+    """Let the labels of a store's cases be all background."""
+    for file in Path(store, "cases").glob("*/labels.npy"):
+        np.save(file, np.load(file) * np.uint8(0))
 
 
 def damaged_case() -> None:

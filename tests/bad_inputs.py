@@ -15,8 +15,9 @@ import warnings
 from pathlib import Path
 
 from bad_commands import EVALUATION, MIXING, OTHERS, PREDICTION, TRAIN, TRAIN_MIXED, TRAINING
-from bad_files import NAMES, PARTIAL, RECIPE, BadInput, hu, nifti, organs, pair, text
+from bad_files import NAMES, PARTIAL, RECIPE, VOLUME, BadInput, hu, nifti, organs, pair, text
 from bad_scans import FOLDERS, SCANS
+from bad_volumes import VOLUMES
 from viscera.cli import main
 
 BAR = r"\|"
@@ -28,14 +29,15 @@ Exit code 2: something that you can put right; 0: done, with a note where you sh
 small files (`python tests/bad_inputs.py` writes this page anew, `tests/test_bad_inputs.py` checks exit codes and messages). A
 scan that cannot be used stops no other: the good ones beside it are prepared or segmented all the same.
 """
-BAD_INPUTS = [*SCANS, *FOLDERS, *TRAINING, *PREDICTION, *EVALUATION, *MIXING, *OTHERS]
+BAD_INPUTS = [*SCANS, *FOLDERS, *TRAINING, *PREDICTION, *EVALUATION, *MIXING, *VOLUMES, *OTHERS]
 
 
 def make_base(folder: Path) -> None:
     """Make what all need: data sets, a recipe, a scan, a truth with names, and by the commands stores and runs.
 
     Data set ``patients`` annotates all organs, ``lesser`` the liver only; store and run are of the first, mixed and its
-    teachers of both; the run ``blind`` took what lesser does not annotate for background.
+    teachers of both; the run ``blind`` took what lesser does not annotate for background. Store ``solid`` and run ``deep``
+    are 3D ones; the store ``plain`` is for a network of tumours, but no patient's tumours are annotated.
     """
     folder.mkdir()
     with contextlib.chdir(folder):
@@ -50,6 +52,7 @@ def make_base(folder: Path) -> None:
             pair(f"Case_{number:05d}", hu(10 + number), folder="lesser")
         text("lesser/annotated.json", {"*": ["liver"]})
         text("partial.json", PARTIAL)
+        text("volume.json", VOLUME)
         for command in (
             "prepare store --data abdomenct1k=patients --recipe recipe.json --jobs 1",
             f"{TRAIN} run",
@@ -57,6 +60,9 @@ def make_base(folder: Path) -> None:
             f"{TRAIN_MIXED} teacher0",
             f"{TRAIN_MIXED} teacher1 --training.seed 1",
             "train recipe.json mixed blind",
+            "prepare solid --data abdomenct1k=patients --recipe volume.json --jobs 1",
+            "train volume.json solid deep",
+            "prepare plain --data abdomenct1k=patients --recipe gao2step-tumour-small --jobs 1",
         ):
             code, message = call(command)
             if code:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional
 
 from viscera.cases import Case, Facts, SourceFacts, create_store, open_store, write_case
@@ -36,7 +37,7 @@ from viscera.config import (
 from viscera.errors import RunError, SettingError, WeightsError
 from viscera.files import write_json
 from viscera.foreground import measure_foreground
-from viscera.inference import load_model, read_logits, segment
+from viscera.inference import load_model, read_logits, segment, with_others, with_region
 from viscera.labels import ABDOMENCT1K
 from viscera.losses import deep_loss, loss_of
 from viscera.recipes import RECIPES
@@ -458,22 +459,42 @@ def test_start_never_undoes_a_run_that_stands_there(volumes, finished, tmp_path)
 
 def test_weights_for_other_organs_or_another_network_are_no_beginning(volumes, finished, tmp_path):
     store, run = open_store(volumes), tmp_path / "run"
-    with pytest.raises(WeightsError, match="these weights are for another network"):
+    with pytest.raises(WeightsError, match="these weights are for network plain3d of widths 4, 8, the recipe for"):
         train(replace(RECIPE, network=PlainUNetShape(widths=(4, 16))), store, run, start=finished)
-    with pytest.raises(WeightsError, match="these weights are for another network"):
+    with pytest.raises(WeightsError, match="these weights are for network plain3d of widths 4, 8, the recipe for"):
         train(replace(RECIPE, network=AttentionUNetShape(widths=(4, 8))), store, run, start=finished)
     with pytest.raises(WeightsError, match="no weights at .*nowhere"):
         train(RECIPE, store, run, start=tmp_path / "nowhere")
-    shutil.copytree(volumes, tmp_path / "other")
-    file = tmp_path / "other" / "store.json"
-    file.write_text(
-        json.dumps(json.loads(file.read_text()) | {"label_space": {"name": "tumour", "organs": ["tumour"]}})
-    )
-    with pytest.raises(
-        WeightsError, match="are for liver, kidney, spleen, pancreas, the recipe for tumour. Begin with"
-    ):
-        train(replace(RECIPE, label_space="tumour"), open_store(tmp_path / "other"), run, start=finished)
     assert not run.exists()
+
+
+@pytest.mark.parametrize(
+    ("network", "head"),
+    [(PlainUNetShape(widths=(4, 8)), "heads.0"), (AttentionUNetShape(widths=(4, 8)), "votes.0")],
+)
+def test_weights_for_other_organs_begin_a_network_but_for_the_heads_of_what_they_do_not_know(
+    volumes, tmp_path, network, head
+):
+    first = replace(RECIPE, network=network, training=replace(PLAN, epochs=1))
+    train(first, open_store(volumes), tmp_path / "first")
+    shutil.copytree(volumes, tmp_path / "tumours")
+    space = {"name": "tumour", "organs": ["tumour"]}
+    for file in (tmp_path / "tumours").glob("cases/*/case.json"):
+        facts = json.loads(file.read_text())
+        file.write_text(json.dumps(facts | {"annotated": ["tumour"], "voxels": {"background": 1, "tumour": 1}}))
+        labels = file.with_name("labels.npy")
+        np.save(labels, np.minimum(np.load(labels), np.uint8(1)))
+    file = tmp_path / "tumours" / "store.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"label_space": space}))
+    still = replace(first, label_space="tumour", training=replace(first.training, learning_rate=1e-12, weight_decay=0))
+    train(still, open_store(tmp_path / "tumours"), tmp_path / "second", start=tmp_path / "first")
+    before, after = tensors(tmp_path / "first", "best"), tensors(tmp_path / "second")
+    assert before.keys() == after.keys()
+    trunk = [name for name in before if name.startswith(("down", "up")) and name.endswith(("weight", "bias"))]
+    for name in trunk:
+        torch.testing.assert_close(after[name], before[name])
+    torch.testing.assert_close(after[f"{head}.weight"][0], before[f"{head}.weight"][0])  # of background
+    assert len(after[f"{head}.weight"]) == 2
 
 
 # --- partly annotated cases
@@ -570,3 +591,33 @@ def test_memory_that_runs_out_is_said_with_what_to_do(volumes, tmp_path):
 
     with pytest.raises(RunError, match=r"ran out of memory at batch_size 2.*smaller --sampling.size, or say --network"):
         train(RECIPE, open_store(volumes), tmp_path / "run", watch=Watch(step=full))
+
+
+class Narrow(nn.Module):
+    """A network on a device on which only small windows fit."""
+
+    stride = 2
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        if image.numel() > 4 * 8 * 8:
+            raise torch.OutOfMemoryError("no memory")
+        return self.network(image)
+
+
+def test_a_finder_whose_memory_runs_out_takes_smaller_windows_with_a_word(finished):
+    model = load_model(finished)
+    scan = Volume(np.random.default_rng(0).integers(-300, 500, (10, 12, 12)).astype(np.int16), AXIAL)
+    finder = replace(model, network=Narrow(model.network))
+    with pytest.warns(UserWarning, match="windows of 4x4x4 voxels are used from here on"):
+        labels = segment(scan, with_others(model, finder=finder))
+    assert labels.shape == scan.shape
+
+
+def test_a_finder_is_not_asked_in_vain(finished):
+    model = load_model(finished)
+    with pytest.raises(SettingError, match="looks at the middle slices whatever is found. Say --region find"):
+        with_others(with_region(model, "middle"), finder=model)

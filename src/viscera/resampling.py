@@ -90,7 +90,7 @@ class Ladder:
 
 
 def spaced_ladder(count: int, slice_mm: float, *, spacing_mm: float) -> Ladder:
-    """Give the ladder over all slices of a scan, and less than half a new slice beyond on each side.
+    """Give the ladder over all slices of a scan, to a hundredth of a new one, and less than half a new one beyond on each side.
 
     Args:
         count: Old slices.
@@ -98,7 +98,9 @@ def spaced_ladder(count: int, slice_mm: float, *, spacing_mm: float) -> Ladder:
         spacing_mm: Between the new ones.
     """
     step = Fraction(max(1, round(spacing_mm / slice_mm * FINENESS)), FINENESS)
-    size = ceil(count / step)
+    size = max(
+        1, ceil(round(count * slice_mm / spacing_mm, 2))
+    )  # 6 slices of 5 mm are 30 of 1 mm, whatever step is rounded to
     return Ladder(size, (count - size * step) / 2, step)
 
 

@@ -90,7 +90,7 @@ def begin(recipe: Recipe, store: Store, machine: Machine, *, start: Path | None 
     Raises:
         StoreError, RunError: The store is another recipe's, or holds nothing to train on.
         SettingError, LabelError: The recipe does not fit the machine, or its own label space.
-        WeightsError: ``start`` is for another network or other organs.
+        WeightsError: ``start`` is for another network.
     """
     store.require(space=recipe.space, preparation=recipe.preparation)
     plan = recipe.training
@@ -173,19 +173,40 @@ def with_measurements(recipe: Recipe, cases: Sequence[Case], start: Path | None)
     return replace(recipe, intensity=measure_foreground(cases, recipe.intensity))
 
 
+LAST_LAYERS = {"head", "heads", "votes", "sum"}
+"""Parts of networks that have a channel for each class; ``sum`` mixes classes, so nothing of it stands for one organ."""
+
+
 def start_from(network: torch.nn.Module, recipe: Recipe, start: Path) -> None:
-    """Fill a network with trained weights.
+    """Fill a network with trained weights; the heads of organs that those do not know keep their random weights.
 
     Raises:
-        WeightsError: They are for another network or for other organs.
+        WeightsError: They are for another network.
     """
     weights = load_weights(find_weights(start))
-    if weights.space.organs != recipe.space.organs:
+    if (weights.recipe.network.kind, weights.recipe.network.widths) != (recipe.network.kind, recipe.network.widths):
         raise WeightsError(
-            f"{start}: these weights are for {', '.join(weights.space.organs)}, the recipe for "
-            f"{', '.join(recipe.space.organs)}. Begin with weights for the same organs."
+            f"{start}: these weights are for network {_in_words(weights.recipe)}, the recipe for {_in_words(recipe)}. "
+            "Begin with weights of the same network."
         )
-    fill_network(network, weights.tensors, where=str(start))
+    tensors = dict(weights.tensors)
+    if weights.space.organs != recipe.space.organs:
+        old, new = weights.space.classes, recipe.space.classes
+        for name, fresh in network.state_dict().items():
+            parts = set(name.split("."))
+            if not parts & LAST_LAYERS or name not in tensors:
+                continue
+            known = tensors[name]
+            rows = len(known) == len(old) and known.shape[1:] == fresh.shape[1:] and "sum" not in parts
+            tensors[name] = fresh.clone()
+            for row, organ in enumerate(new):
+                if rows and organ in old:
+                    tensors[name][row] = known[old.index(organ)]
+    fill_network(network, tensors, where=str(start))
+
+
+def _in_words(recipe: Recipe) -> str:
+    return f"{recipe.network.kind} of widths {', '.join(map(str, recipe.network.widths))}"
 
 
 def training_cases(store: Store, recipe: Recipe) -> list[str]:
@@ -199,6 +220,11 @@ def training_cases(store: Store, recipe: Recipe) -> list[str]:
         RunError: There is no such case.
     """
     names = store.names("training")
+    if not names and store.names() and not any(store.facts(name).annotated for name in store.names()):
+        raise RunError(
+            f"{store.path} has no training cases: none of its {len(store.names())} cases annotates any of "
+            f"{', '.join(store.space.organs)}. Prepare a data set that does, or list them in its annotated.json."
+        )
     if not names:
         raise RunError(
             f"{store.path} has no training cases. Prepare a data set with labels first: viscera prepare --help."

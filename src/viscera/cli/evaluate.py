@@ -47,7 +47,7 @@ class Options:
     them flare_dice and flare_nsd as FLARE23's official code computes them (absent organs count as 1; aorta, inferior vena
     cava and esophagus only where the truth shows them)."""
     tolerance_mm: float | None = None
-    """Tolerance of the NSD for all organs, as FLARE21's 1 mm; else FLARE23's per organ."""
+    """Tolerance of the NSD for all organs, of flare_nsd too: FLARE21's is 1 mm. Else FLARE23's per organ."""
     json: Path | None = None
     """Write everything there; `viscera report` reads it."""
     csv: Path | None = None

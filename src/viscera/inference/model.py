@@ -86,7 +86,8 @@ def with_others(model: Model, *, tumour: Model | None = None, finder: Model | No
     """Give a model with a second network for tumours, a finder, or both.
 
     Raises:
-        SettingError: The second network knows no tumour; a finder is given to a 2D network, or to one that keeps to the middle slices.
+        SettingError: The second network knows no tumour; a finder is given to a 2D network, or to one
+            that keeps to the middle slices.
     """
     if tumour is not None and TUMOUR not in tumour.space.organs:
         raise SettingError(

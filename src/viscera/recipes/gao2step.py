@@ -135,8 +135,17 @@ GAO2STEP_FINDER = replace(
     about="finds where the organs are, on every fifth voxel of gao2step's store: for viscera predict --finder",
     preparation=GAO2STEP.preparation,
     network=PlainUNetShape(widths=(16, 32, 64, 128), deep_supervision=False),
-    sampling=replace(GAO2STEP_SMALL.sampling, size=(64, 64, 64), stride=(5, 5, 5), foreground_fraction=0.0),
+    sampling=replace(GAO2STEP_SMALL.sampling, stride=(5, 5, 5), foreground_fraction=0.0),
+    training=replace(GAO2STEP_SMALL.training, epochs=8),
     inference=WindowInference(overlap=0.25, region="whole"),
     postprocessing=Postprocessing(),
 )
 """Ours: trained on gao2step's own store, 5 mm between the voxels that it looks at, so that one window holds an abdomen."""
+
+GAO2STEP_FINDER_SMALL = replace(
+    GAO2STEP_FINDER,
+    name="gao2step-finder-small",
+    about="the same on every second voxel of gao2step-small's store",
+    preparation=GAO2STEP_SMALL.preparation,
+    sampling=replace(GAO2STEP_FINDER.sampling, stride=(2, 2, 2)),
+)
