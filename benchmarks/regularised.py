@@ -26,7 +26,7 @@ from viscera.recipes import RUNET_SMALL
 from viscera.scores import compare, evaluation_from_json
 
 SEEDS = (0, 1, 2)
-EPOCHS = 10
+EPOCHS = 8
 SOFTMAXES = {"plain": Softmax(iterations=0), "regularised": Softmax(iterations=1)}
 ORGANS = RUNET_SMALL.space.organs
 

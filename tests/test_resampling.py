@@ -273,7 +273,9 @@ def slices_of(name: str, dtype: type = np.int16) -> np.ndarray:
 def test_a_ladder_covers_the_scan_with_as_few_slices_as_can_be(count, slice_mm, spacing_mm):
     ladder = spaced_ladder(count, slice_mm, spacing_mm=spacing_mm)
     assert float(ladder.step) * slice_mm == pytest.approx(spacing_mm, abs=slice_mm / 8192 + 1e-9)
-    slack = Fraction(1, 100) * ladder.step + Fraction(ladder.size, 8192)  # of a new slice, and what the step is rounded by
+    slack = Fraction(1, 100) * ladder.step + Fraction(
+        ladder.size, 8192
+    )  # of a new slice, and what the step is rounded by
     below, above = -ladder.start, ladder.start + ladder.size * ladder.step - count
     assert below == above  # as much on either side
     assert -slack <= below <= ladder.step / 2 + slack

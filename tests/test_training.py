@@ -119,7 +119,7 @@ def test_a_run_that_stops_at_any_step_goes_on_to_the_same_weights_and_log(small_
     store, machine = open_store(small_store), Machine(save_every_s=0)
     with pytest.raises(Killed):
         train(RECIPE, store, tmp_path / "run", machine=machine, watch=Watch(step=step))
-    train(RECIPE, store, tmp_path / "run", machine=machine, resume=True)
+    train(RECIPE, store, tmp_path / "run", machine=machine, existing="resume")
     assert same(tensors(tmp_path / "run"), tensors(finished))
     assert same(tensors(tmp_path / "run", "best"), tensors(finished, "best"))
     assert rows(tmp_path / "run") == rows(finished)
@@ -140,12 +140,12 @@ def test_a_finished_run_can_be_lengthened_but_not_changed(small_store, finished,
     store, run = open_store(small_store), tmp_path / "run"
     train(RECIPE, store, run)
     longer = replace(RECIPE, training=replace(RECIPE.training, epochs=3))
-    train(longer, store, run, resume=True)
+    train(longer, store, run, existing="resume")
     assert [row["epoch"] for row in rows(run)] == [1, 2, 3]
     assert rows(run)[:2] == rows(finished)
     other = replace(longer, training=replace(longer.training, learning_rate=1e-3))
     with pytest.raises(SettingError, match=r"training\.learning_rate was 0\.005, now 0\.001"):
-        train(other, store, run, resume=True)
+        train(other, store, run, existing="resume")
 
 
 def test_a_run_is_not_overwritten_unless_asked(small_store, finished, tmp_path):
@@ -153,7 +153,7 @@ def test_a_run_is_not_overwritten_unless_asked(small_store, finished, tmp_path):
     with pytest.raises(RunError, match="holds a run already. Say --resume"):
         train(RECIPE, store, finished)
     train(replace(RECIPE, training=replace(RECIPE.training, epochs=1)), store, tmp_path / "run")
-    train(RECIPE, store, tmp_path / "run", overwrite=True)
+    train(RECIPE, store, tmp_path / "run", existing="overwrite")
     assert same(tensors(tmp_path / "run"), tensors(finished))
 
 
@@ -212,7 +212,7 @@ def test_a_run_with_average_draws_and_windows_goes_on_to_the_bit(small_store, tm
     train(OURS, store, tmp_path / "whole", machine=machine)
     with pytest.raises(Killed):
         train(OURS, store, tmp_path / "run", machine=machine, watch=Watch(step=step))
-    train(OURS, store, tmp_path / "run", machine=machine, resume=True)
+    train(OURS, store, tmp_path / "run", machine=machine, existing="resume")
     assert same(tensors(tmp_path / "run"), tensors(tmp_path / "whole"))
     assert rows(tmp_path / "run") == rows(tmp_path / "whole")
 
@@ -337,7 +337,7 @@ def test_a_run_is_not_resumed_on_a_store_that_has_changed(small_store, tmp_path)
     splits["cases"]["a__a"] = "test"
     (changed / "splits.json").write_text(json.dumps(splits))
     with pytest.raises(RunError, match="has changed since .* 1 training or validation cases came or went"):
-        train(RECIPE, open_store(changed), tmp_path / "run", resume=True)
+        train(RECIPE, open_store(changed), tmp_path / "run", existing="resume")
 
 
 @pytest.mark.slow

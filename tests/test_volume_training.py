@@ -244,7 +244,7 @@ def interrupted(recipe: Recipe, store: Path, run: Path, *, stop: tuple[int, int]
 def test_a_run_that_stops_at_any_step_goes_on_to_the_same_weights_and_log(volumes, finished, tmp_path, stop):
     run = tmp_path / "run"
     interrupted(RECIPE, volumes, run, stop=stop)
-    train(RECIPE, open_store(volumes), run, machine=Machine(save_every_s=0), resume=True)
+    train(RECIPE, open_store(volumes), run, machine=Machine(save_every_s=0), existing="resume")
     assert same(tensors(run), tensors(finished))
     assert same(tensors(run, "best"), tensors(finished, "best"))
     assert rows(run) == rows(finished)
@@ -261,7 +261,7 @@ def test_with_average_phases_regularised_softmax_and_accumulated_steps_too(volum
     whole, run = tmp_path / "whole", tmp_path / "run"
     train(recipe, open_store(volumes), whole, machine=Machine(save_every_s=0))
     interrupted(recipe, volumes, run, stop=(2, 1))
-    train(recipe, open_store(volumes), run, machine=Machine(save_every_s=0), resume=True)
+    train(recipe, open_store(volumes), run, machine=Machine(save_every_s=0), existing="resume")
     assert same(tensors(run), tensors(whole))
     assert rows(run) == rows(whole)
 
@@ -444,7 +444,7 @@ def test_a_fine_tuned_run_goes_on_to_the_bit_whether_its_start_is_said_again_or_
     for number, again in enumerate((None, finished)):
         run = tmp_path / str(number)
         interrupted(RECIPE, moved, run, stop=(1, 2), start=finished)
-        train(RECIPE, open_store(moved), run, start=again, resume=True)
+        train(RECIPE, open_store(moved), run, start=again, existing="resume")
         assert same(tensors(run), tensors(whole))
         assert intensity_of(run) == intensity_of(whole) == intensity_of(finished)
 
@@ -453,7 +453,7 @@ def test_start_never_undoes_a_run_that_stands_there(volumes, finished, tmp_path)
     with pytest.raises(RunError, match="holds a run already. Say --resume"):
         train(RECIPE, open_store(volumes), finished, start=finished)
     before = tensors(finished)
-    train(RECIPE, open_store(volumes), finished, start=finished, resume=True)  # it is done: nothing happens
+    train(RECIPE, open_store(volumes), finished, start=finished, existing="resume")  # it is done: nothing happens
     assert same(tensors(finished), before)
 
 

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -39,6 +40,9 @@ MEASURED = "measured_hu"
 """Where a run's state keeps the organs' HU (ForegroundScore)."""
 
 
+Existing = Literal["refuse", "resume", "overwrite"]
+
+
 @dataclass(frozen=True)
 class Watch:
     """Whom to tell how far a run is.
@@ -59,8 +63,7 @@ def train(
     *,
     machine: Machine = Machine(),
     start: Path | None = None,
-    resume: bool = False,
-    overwrite: bool = False,
+    existing: Existing = "refuse",
     watch: Watch = Watch(),
 ) -> Path:
     """Train a recipe's network on the training cases of a store.
@@ -71,8 +74,7 @@ def train(
         run: Folder for weights, log and state.
         machine: Where to train.
         start: Weights to begin with: a run or a file; None: random ones. A run that is resumed goes on from its own.
-        resume: Go on with the run that stands there; begin where none does.
-        overwrite: Begin anew where a run stands.
+        existing: What to do where a run stands: refuse, resume it, or overwrite it. Where none does, a new one is begun.
         watch: Whom to tell.
 
     Returns:
@@ -87,7 +89,7 @@ def train(
     session = begin(recipe, store, machine, start=start)
     fabric, plan = session.fabric, recipe.training
     if fabric.is_global_zero:
-        runlog.claim_run(run, recipe, resume=resume, overwrite=overwrite)
+        runlog.claim_run(run, recipe, resume=existing == "resume", overwrite=existing == "overwrite")
     fabric.barrier()
     session, progress = resume_from(run / runlog.STATE, session)
     facts = runlog.write_facts(

@@ -3,7 +3,7 @@
 import json
 import logging
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 from tyro.conf import AvoidSubcommands, FlagCreatePairsOff, Positional, arg
@@ -44,7 +44,8 @@ def main(arguments: list[str]) -> int:
             resume: Go on with the run that stands there; begin where none does.
             overwrite: Begin anew where a run stands.
         """
-        return train_and_show(settings, store, run, machine=machine, start=start, resume=resume, overwrite=overwrite)
+        existing = "resume" if resume else "overwrite" if overwrite else "refuse"
+        return train_and_show(settings, store, run, machine=machine, start=start, existing=existing)
 
     config = (AvoidSubcommands, FlagCreatePairsOff)
     return tyro.cli(command, args=arguments, prog="viscera train", config=config)
@@ -57,8 +58,7 @@ def train_and_show(
     *,
     machine: Machine,
     start: Path | None = None,
-    resume: bool,
-    overwrite: bool,
+    existing: Literal["refuse", "resume", "overwrite"],
 ) -> int:
     """Train, with progress on stderr and curves in the run's folder."""
     from viscera.cases import open_store
@@ -83,8 +83,7 @@ def train_and_show(
             run,
             machine=machine,
             start=start,
-            resume=resume,
-            overwrite=overwrite,
+            existing=existing,
             watch=watch,
         )
     say(f"weights: {best}\ncurves:  {run / 'curves.png'}\nnext:    viscera predict SCAN OUT --weights {run}")

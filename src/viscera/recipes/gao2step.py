@@ -136,7 +136,7 @@ GAO2STEP_FINDER = replace(
     preparation=GAO2STEP.preparation,
     network=PlainUNetShape(widths=(16, 32, 64, 128), deep_supervision=False),
     sampling=replace(GAO2STEP_SMALL.sampling, stride=(5, 5, 5), foreground_fraction=0.0),
-    training=replace(GAO2STEP_SMALL.training, epochs=8),
+    training=replace(GAO2STEP_SMALL.training, epochs=5),
     inference=WindowInference(overlap=0.25, region="whole"),
     postprocessing=Postprocessing(),
 )
