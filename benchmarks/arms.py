@@ -24,11 +24,13 @@ class Arm:
         recipe: Its seed included.
         store: Prepared for it.
         run: Where its run goes.
+        start: Weights to begin with; None: random ones.
     """
 
     recipe: Recipe
     store: Path
     run: Path
+    start: Path | None = None
 
 
 def run_all(arms: Iterable[Arm], test: Path) -> None:
@@ -52,7 +54,8 @@ def train_one(arm: Arm) -> None:
     arm.run.mkdir(parents=True, exist_ok=True)
     wanted = arm.run / "wanted.json"
     wanted.write_text(recipe_to_json(arm.recipe))
-    viscera("train", wanted, arm.store, arm.run, "--resume")
+    start = ["--start", arm.start] if arm.start else []
+    viscera("train", wanted, arm.store, arm.run, "--resume", *start)
     (arm.run / "trained").touch()
     print(arm.run, file=sys.stderr)
 
