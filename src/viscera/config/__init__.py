@@ -16,8 +16,9 @@ from viscera.config.losses import (
     SigmoidLoss,
     SummedBoundaryLoss,
 )
-from viscera.config.networks import AttentionUNetShape, NetworkShape, PlainUNetShape, Softmax, UNetShape
+from viscera.config.networks import AttentionUNetShape, NetworkShape, PlainUNetShape, Softmax, UNetShape, UpvShape
 from viscera.config.preparation import (
+    Contrast,
     ForegroundScore,
     Intensity,
     Preparation,
@@ -41,6 +42,7 @@ __all__ = [
     "AttentionUNetShape",
     "Augmentation",
     "ClassWeights",
+    "Contrast",
     "Count",
     "Distance",
     "ForegroundScore",
@@ -74,6 +76,7 @@ __all__ = [
     "SummedBoundaryLoss",
     "Training",
     "UNetShape",
+    "UpvShape",
     "VolumeAugmentation",
     "Window",
     "WindowInference",

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from annotated_types import Ge, Len
+from annotated_types import Ge, Le, Len
 
 from viscera.config.ranges import STRICT, Count, Positive
 
@@ -53,7 +53,28 @@ class AttentionUNetShape:
     """Recompute each level in the backward pass: less memory, about a third more time."""
 
 
-NetworkShape = Annotated[UNetShape | PlainUNetShape | AttentionUNetShape, "told apart by kind"]
+@dataclass(frozen=True)
+class UpvShape:
+    """The thesis's two 2D U-Nets of any depth: no normalisation, convolutions on the skip connections, a doubled bridge."""
+
+    __pydantic_config__ = STRICT
+
+    kind: Literal["upv"] = "upv"
+    variant: Literal[1, 2] = 1
+    """1: U-Net 1. 2: U-Net 2, with more convolutions before the first level and after the last."""
+    depth: Annotated[int, Ge(4), Le(8)] = 5
+    """Times that rows and columns are halved."""
+    width: Count = 64
+    """Channels of the first level; each level has twice those of the one before."""
+    most: Count = 1024
+    """But never more channels than this."""
+    normalise: bool = False
+    """Batch normalisation behind each convolution, which the published networks do not have."""
+    checkpointing: bool = False
+    """Recompute each level in the backward pass: less memory, about a third more time."""
+
+
+NetworkShape = Annotated[UNetShape | PlainUNetShape | AttentionUNetShape | UpvShape, "told apart by kind"]
 
 
 @dataclass(frozen=True)

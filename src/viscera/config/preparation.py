@@ -67,6 +67,36 @@ Intensity = Annotated[Window | ForegroundScore | RawHU, "told apart by kind"]
 
 
 @dataclass(frozen=True)
+class Contrast:
+    """The grey levels of each axial slice are spread before the network's input is made of them (upv's three preprocessings).
+
+    HU from ``low_hu`` to ``high_hu`` become grey levels 0 to 255 (rounded, clipped beyond). Changed, they are given back as HU of
+    the same window, so that any ``intensity`` can follow. Volumes are treated slice by slice.
+    """
+
+    __pydantic_config__ = STRICT
+
+    method: Literal["none", "equalisation", "clahe"] = "none"
+    """none: HU stay as they are. equalisation: dark grey levels become 0, then the slice's histogram is made even. clahe: the
+    histogram of each tile is made even, with a limit to how much contrast grows."""
+    low_hu: float = -160.0
+    """Grey level 0."""
+    high_hu: float = 240.0
+    """Grey level 255."""
+    dark: Annotated[int, Ge(0), Le(255)] = 25
+    """equalisation: grey levels up to this one become 0 first."""
+    tiles: tuple[Annotated[int, Ge(1), Le(64)], Annotated[int, Ge(1), Le(64)]] = (8, 8)
+    """clahe: tiles along rows and columns."""
+    clip_limit: Annotated[float, Gt(0)] = 2.0
+    """clahe: no grey level counts for more than this many times the tile's mean count."""
+
+    def __post_init__(self) -> None:
+        """Refuse empty windows."""
+        if not self.low_hu < self.high_hu:
+            raise SettingError(f"contrast: low_hu {self.low_hu:g} must be below high_hu {self.high_hu:g}.")
+
+
+@dataclass(frozen=True)
 class ResizedSlices:
     """zhang2d's preparation: every axial slice is resized to the same size, whatever its field of view."""
 

@@ -6,7 +6,7 @@ from viscera.config.augmentation import Augmentation, SliceAugmentation
 from viscera.config.inference import Inference, Postprocessing, SliceInference
 from viscera.config.losses import AddedBoundaryLoss, Loss
 from viscera.config.networks import NetworkShape, Softmax, UNetShape
-from viscera.config.preparation import Intensity, Preparation, ResizedSlices, Window
+from viscera.config.preparation import Contrast, Intensity, Preparation, ResizedSlices, Window
 from viscera.config.ranges import STRICT
 from viscera.config.sampling import Sampling, SliceSampling
 from viscera.config.training import Training
@@ -28,6 +28,8 @@ class Recipe:
     """The organs to tell apart: see `viscera info organs`."""
     preparation: Preparation = ResizedSlices()
     """What is done once to every scan."""
+    contrast: Contrast = Contrast()
+    """Whether and how grey levels are spread first."""
     intensity: Intensity = Window()
     """HU to network input."""
     network: NetworkShape = UNetShape()
