@@ -22,6 +22,12 @@ def test_every_recipe_survives_json(recipe):
     [
         ('{"training": {"epochs": 0}}', r"x\.json: training\.epochs: .*greater than or equal to 1 \(got 0\)"),
         ('{"trainnig": {}}', "no setting 'trainnig'. Did you mean 'training'"),
+        ('{"network": {"kind": "upv", "dept": 5}}', "no setting 'network.dept'. Did you mean 'network.depth'"),
+        ('{"network": {"kind": "upv", "depth": 9}}', r"network\.depth: .*less than or equal to 8 \(got 9\)"),
+        (
+            '{"network": {"kind": "upv", "widths": [8, 16]}}',
+            "network has no 'widths' where it is of this kind: leave it",
+        ),
         ('{"loss": {"kind": "added", "class_weights": "equal"}}', "loss.*class_weights"),
         ('{"network": {"widths": [8]}}', "network.widths"),
         ('{"preparation": {"size": [100, 128]}}', r"preparation\.size\.0: .*multiple of 16"),

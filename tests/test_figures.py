@@ -1,5 +1,7 @@
 """Pictures are tested by their pixels. Charts are in test_figures_charts.py."""
 
+import itertools
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -16,7 +18,7 @@ from viscera.figures import (
 from viscera.figures.montage import choose_slices
 from viscera.figures.pictures import AGREE, FALSE, MISSED, OTHER, UNJUDGED, grey, outlines, resize_labels
 from viscera.figures.sheet import bar_length_mm
-from viscera.labels import colour
+from viscera.labels import COLOURS, SLICER_COLOURS, colour
 from viscera.volume import Turn, Volume, turn_volume
 
 LIVER, SPLEEN, KIDNEY = 1, 2, 3
@@ -138,26 +140,106 @@ def test_pictures_have_true_proportions():
     assert pictures.pixel_mm * 200 == pytest.approx(79 * 2)
 
 
-@pytest.mark.parametrize(
-    "turn",
-    [
-        Turn((0, 1, 2), (True, False, True)),
-        Turn((0, 1, 2), (False, True, False)),
-        Turn((2, 1, 0), (False, False, False)),
-        Turn((1, 2, 0), (True, True, False)),
-    ],
-)
-def test_flipped_and_transposed_copies_give_the_same_pictures(turn):
-    ct, labels = patient()
-    prediction = Volume(np.roll(labels.voxels, 2, axis=2), labels.affine)
-    look = Look(axial=3, coronal=1, sagittal=1, panel_pixels=150)
-    expected = stills(ct, prediction, truth=labels, names=NAMES, look=look)
-    turned = [turn_volume(volume, turn) for volume in (ct, prediction, labels)]
-    got = stills(turned[0], turned[1], truth=turned[2], names=NAMES, look=look)
+def small_patient():
+    """The patient with three organs on 8 x 12 x 14 voxels, no two axes alike in length, spacing or content."""
+    z, y, x = np.indices((8, 12, 14))
+    ct = np.where(((y - 6) / 5) ** 2 + ((x - 7) / 6) ** 2 < 1, 10 * z + 5 * y + x, -1000).astype(np.int16)
+    labels = np.zeros(ct.shape, np.uint8)
+    labels[3:7, 3:7, 2:6], labels[4:6, 6:9, 9:12], labels[1:3, 7:9, 4:6] = LIVER, SPLEEN, KIDNEY
+    affine = np.array([[0, 0, -2, 20.0], [0, -3, 0, 30.0], [5, 0, 0, -40.0], [0, 0, 0, 1]])
+    return Volume(ct, affine), Volume(labels, affine)
+
+
+def rotated(affine, degrees):
+    """Turn the world about the patient's long axis, then about the left-right one: an oblique scan."""
+    c, s = np.cos(np.deg2rad(degrees)), np.sin(np.deg2rad(degrees))
+    about_z = np.array([[c, -s, 0, 0], [s, c, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
+    about_x = np.array([[1, 0, 0, 0], [0, c, -s, 0], [0, s, c, 0], [0, 0, 0, 1]])
+    return about_x @ about_z @ affine
+
+
+def same_pictures(got, expected):
     assert [row.plane for row in got.rows] == [row.plane for row in expected.rows]
-    assert [row.position_mm for row in got.rows] == pytest.approx([row.position_mm for row in expected.rows])
     for a, b in zip(got.rows, expected.rows, strict=True):
         assert all((x == y).all() for x, y in zip(a.pictures, b.pictures, strict=True))
+    assert got.pixel_mm == pytest.approx(expected.pixel_mm)
+    assert got.legend == expected.legend
+
+
+TURNS = [
+    Turn(axes, flips)
+    for axes in itertools.permutations(range(3))
+    for flips in itertools.product((False, True), repeat=3)
+]
+"""All 48 orders and directions in which a file can hold its axes."""
+
+
+@pytest.mark.parametrize("oblique", [0, 10])
+def test_all_48_orientations_of_a_straight_or_oblique_scan_give_the_same_pictures(oblique):
+    ct, labels = small_patient()
+    affine = rotated(ct.affine, oblique)
+    volumes = [Volume(voxels, affine) for voxels in (ct.voxels, np.roll(labels.voxels, 1, axis=2), labels.voxels)]
+    look = Look(axial=2, coronal=1, sagittal=1, panel_pixels=40)
+    straight = stills(ct, Volume(volumes[1].voxels, ct.affine), truth=labels, names=NAMES, look=look)
+    expected = stills(volumes[0], volumes[1], truth=volumes[2], names=NAMES, look=look)
+    same_pictures(expected, straight)  # an oblique scan is shown along its own axes
+    for turn in TURNS:
+        turned = [turn_volume(volume, turn) for volume in volumes]
+        got = stills(turned[0], turned[1], truth=turned[2], names=NAMES, look=look)
+        same_pictures(got, expected)
+        assert [row.position_mm for row in got.rows] == pytest.approx([row.position_mm for row in expected.rows])
+
+
+def test_files_of_other_orientations_give_the_same_png_with_the_same_marks(tmp_path):
+    ct, labels = small_patient()
+    look = Look(axial=1, coronal=1, panel_pixels=60)
+    sheets = set()
+    for turn in TURNS[::5]:  # of every order of the axes
+        a, b = turn_volume(ct, turn), turn_volume(labels, turn)
+        sheets.add(montage(a, b, truth=b, names=NAMES, out=tmp_path / "a.png", look=look).read_bytes())
+    assert len(sheets) == 1
+
+
+def test_an_oblique_png_differs_at_most_in_the_position_that_is_written(tmp_path):
+    ct, labels = small_patient()
+    look = Look(axial=1, coronal=0, panel_pixels=120)
+    sheets = []
+    for degrees in (0, 10):
+        a, b = (Volume(volume.voxels, rotated(ct.affine, degrees)) for volume in (ct, labels))
+        with Image.open(montage(a, b, truth=b, names=NAMES, out=tmp_path / f"{degrees}.png", look=look)) as image:
+            sheets.append(np.asarray(image.convert("RGB")).astype(int))
+    rows, columns = np.nonzero(np.abs(sheets[0] - sheets[1]).any(axis=2))
+    assert rows.size  # the position in mm is the world's, which is turned
+    assert columns.max() < 18 + 120  # it stands in the first column's picture
+    assert rows.min() > 18 + 22 + 60  # below its middle, where R and L are
+
+
+def test_a_mirrored_patient_is_shown_mirrored():
+    """The copies above describe one patient; here the voxels are the same, but the affine says the other side."""
+    ct, labels = small_patient()
+    other = np.diag([-1.0, 1, 1, 1]) @ ct.affine
+    look = Look(axial=1, coronal=0, panel_pixels=56)
+    plain = stills(ct, labels, truth=None, names=NAMES, look=look).rows[0].pictures[1]
+    turned = stills(Volume(ct.voxels, other), Volume(labels.voxels, other), truth=None, names=NAMES, look=look)
+    liver, mirrored = (
+        np.argwhere((p == colour("liver")).all(axis=2))[:, 1].mean() for p in (plain, turned.rows[0].pictures[1])
+    )
+    assert liver < plain.shape[1] / 2 < mirrored
+
+
+def test_organs_can_have_slicer_s_colours():
+    ct, labels = small_patient()
+    look = Look(axial=1, coronal=0, panel_pixels=60, colours="slicer")
+    pictures = stills(ct, labels, truth=None, names=NAMES, look=look)
+    assert pictures.legend[0]["liver"] == (221, 130, 101)
+    assert (pictures.rows[0].pictures[1] == (221, 130, 101)).all(axis=2).any()
+
+
+def test_every_organ_has_a_colour_in_both_schemes_and_the_default_is_ours():
+    assert set(SLICER_COLOURS) == set(COLOURS)
+    assert all(colour(organ) == rgb for organ, rgb in COLOURS.items())
+    assert all(colour(organ, "slicer") == rgb for organ, rgb in SLICER_COLOURS.items())
+    assert colour("label_7", "slicer") == colour("label_7")
 
 
 def test_the_agreement_column_shows_all_three_colours_where_they_belong():

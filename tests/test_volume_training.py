@@ -30,6 +30,7 @@ from viscera.config import (
     SpacedVolumes,
     Training,
     UNetShape,
+    UpvShape,
     VolumeAugmentation,
     Window,
     WindowInference,
@@ -554,7 +555,7 @@ def test_parts_for_slices_and_parts_for_volumes_are_not_mixed(mixed):
 
 
 def test_the_parts_of_every_3d_recipe_go_together_and_its_patches_can_be_halved(volumes, tmp_path):
-    flat = [recipe for recipe in RECIPES.values() if isinstance(recipe.network, UNetShape)]
+    flat = [recipe for recipe in RECIPES.values() if isinstance(recipe.network, UNetShape | UpvShape)]
     solid = [recipe for recipe in RECIPES.values() if recipe not in flat]
     assert {"gao2step", "gao2step-finder", "runet", "runet-small"} <= {recipe.name for recipe in solid}
     for recipe in solid:

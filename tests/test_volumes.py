@@ -21,7 +21,7 @@ from viscera.config import (
     WindowInference,
 )
 from viscera.errors import SettingError
-from viscera.inference import Model, segment, segment_and_report, with_others, with_region
+from viscera.inference import Model, prepare_scan, segment, segment_prepared, with_others, with_region
 from viscera.inference.region import blocks_of, first_look, widened, windows_of
 from viscera.inference.volumes import read_logits
 from viscera.inference.windows import Plan, finished_planes, gaussian, holds, places, smaller
@@ -133,7 +133,7 @@ def test_logits_of_windows_are_averaged_with_gaussian_weights():
     chosen = places(image.shape, plan)
     assert chosen == [(0, 0, 0), (4, 0, 0)]
     found = list(finished_planes(image, model(network=Place()), plan, chosen=chosen))
-    assert [(planes.start, planes.stop) for planes in found] == [(0, 4), (4, 12)]
+    assert [plane for planes in found for plane in range(planes.start, planes.stop)] == list(range(12))
     weights = gaussian((8, 8, 8), torch.device("cpu")).double().numpy()
     sums, total = np.zeros((2, 12, 8, 8))
     for answer, first in ((1, 0), (2, 4)):
@@ -279,8 +279,8 @@ def test_the_second_networks_tumour_overrides_the_organ_and_is_reported():
     organs = model(network=Nearest((-1000.0, -100.0, 0.0, 110.0, 5000.0)))
     tumour = replace(model(network=Nearest((-1000.0, 300.0))), space=TUMOUR_ONLY)
     tumour = replace(tumour, recipe=replace(tumour.recipe, label_space="tumour"))
-    found = segment_and_report(ct, with_others(organs, tumour=tumour))
     both = with_others(organs, tumour=tumour)
+    found = segment_prepared(prepare_scan(ct, both), both)
     assert both.output_space.organs == (*ABDOMENCT1K.organs, "tumour")
     expected = np.where(ct.voxels == 300, 5, np.where(ct.voxels == 120, 3, 0))
     # 120 HU is nearer to 300 than to -1000 HU: the second network calls the whole organ tumour.
@@ -288,7 +288,7 @@ def test_the_second_networks_tumour_overrides_the_organ_and_is_reported():
     assert (found.labels.voxels[ct.voxels == 300] == 5).all()
     assert found.tumours["volume_ml"] == pytest.approx((found.labels.voxels == 5).sum() * ct.voxel_ml)
     assert found.tumours["overlap_ml"]["spleen"] > 0
-    assert segment_and_report(ct, organs).tumours is None
+    assert segment_prepared(prepare_scan(ct, organs), organs).tumours is None
 
 
 def test_networks_that_do_not_fit_together_are_refused():

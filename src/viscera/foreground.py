@@ -6,7 +6,8 @@ import numpy as np
 from jaxtyping import Int
 
 from viscera.cases import Case
-from viscera.config import ForegroundScore
+from viscera.config import Contrast, ForegroundScore
+from viscera.contrast import UNCHANGED, spread
 from viscera.errors import RunError
 
 LOWEST_HU = -32768
@@ -16,12 +17,15 @@ LEAST_SHARE = 1e-15
 """Of the voxels of a set: less than one, so that percentile 0 is the lowest HU that there is."""
 
 
-def measure_foreground(cases: Sequence[Case], settings: ForegroundScore) -> ForegroundScore:
+def measure_foreground(
+    cases: Sequence[Case], settings: ForegroundScore, *, contrast: Contrast = UNCHANGED
+) -> ForegroundScore:
     """Give the settings with the HU of all labelled voxels of some cases measured; as they are, where they are given.
 
     Args:
         cases: The training cases.
         settings: Which percentiles. A percentile is the lowest HU that so many of the voxels do not exceed.
+        contrast: How grey levels are spread first; it is the changed HU that are measured.
 
     Raises:
         RunError: No case holds a labelled voxel, or all have the same HU.
@@ -31,7 +35,7 @@ def measure_foreground(cases: Sequence[Case], settings: ForegroundScore) -> Fore
     """
     if settings.measured is not None:
         return settings
-    counts = sum((_histogram(case) for case in cases), np.zeros(65536, np.int64))
+    counts = sum((_histogram(case, contrast) for case in cases), np.zeros(65536, np.int64))
     voxels = int(counts.sum())
     if not voxels:
         raise RunError(
@@ -47,7 +51,13 @@ def measure_foreground(cases: Sequence[Case], settings: ForegroundScore) -> Fore
         for percent in (settings.low_percentile, settings.high_percentile)
     )
     if not (low < high and deviation > 0):
-        raise RunError(f"all organs of the training cases have {mean:g} HU: these are no CT scans. Look at the images.")
+        remedy = (
+            "these are no CT scans. Look at the images."
+            if contrast.method == "none"
+            else f"contrast '{contrast.method}' leaves nothing of them from {contrast.low_hu:g} to {contrast.high_hu:g} HU. Widen "
+            "contrast.low_hu and contrast.high_hu, or lower contrast.dark."
+        )
+        raise RunError(f"all organs of the training cases have {mean:g} HU: {remedy}")
     return ForegroundScore(
         low_percentile=settings.low_percentile,
         high_percentile=settings.high_percentile,
@@ -55,7 +65,7 @@ def measure_foreground(cases: Sequence[Case], settings: ForegroundScore) -> Fore
     )
 
 
-def _histogram(case: Case) -> Int[np.ndarray, "65536"]:
+def _histogram(case: Case, contrast: Contrast) -> Int[np.ndarray, "65536"]:
     """Count the known labelled voxels of each HU, slice by slice."""
     counts = np.zeros(65536, np.int64)
     if case.labels is None:
@@ -63,5 +73,6 @@ def _histogram(case: Case) -> Int[np.ndarray, "65536"]:
     for z, labels in enumerate(case.labels):
         chosen = labels > 0 if case.known is None else (labels > 0) & case.known[z]
         if chosen.any():
-            counts += np.bincount(case.image[z][chosen].astype(np.int64) - LOWEST_HU, minlength=65536)
+            image = spread(case.image[z], contrast)
+            counts += np.bincount(image[chosen].astype(np.int64) - LOWEST_HU, minlength=65536)
     return counts

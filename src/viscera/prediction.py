@@ -21,7 +21,7 @@ from viscera import nifti
 from viscera.efficiency import sample_efficiency
 from viscera.errors import FileError, VisceraError
 from viscera.files import write_json, write_text
-from viscera.inference import Model, only_organs, segment_and_report
+from viscera.inference import Model, only_organs, prepare_scan, segment_prepared
 from viscera.intensity import hounsfield
 from viscera.labels import LabelSpace, colour
 from viscera.machine import Stopwatch, peak_memory_mib
@@ -174,7 +174,11 @@ def _segment_file(
     with clock.stage("read"):
         ct = nifti.read(task.scan)
     ct = with_voxels(ct, hounsfield(ct, where=task.scan.name))
-    found = segment_and_report(ct, model, clock=clock, watch=watch)
+    with clock.stage("prepare"):
+        scan = prepare_scan(ct, model)
+    if not wishes.statistics:
+        ct = scan.grid  # what is not needed any more is forgotten: HU are for the statistics only
+    found = segment_prepared(scan, model, clock=clock, watch=watch)
     labels = found.labels
     if wanted:
         labels = with_voxels(labels, only_organs(labels.voxels, wanted))

@@ -14,6 +14,7 @@ from viscera.config import (
     SigmoidLoss,
     SpacedSlices,
     SummedBoundaryLoss,
+    UpvShape,
     VolumeAugmentation,
     WindowInference,
 )
@@ -58,6 +59,9 @@ def _complaint(found: list[tuple[tuple[int | str, ...], str, object]]) -> str:
     text = " or ".join(
         message if not number else message.removeprefix("Input should be ") for number, message in enumerate(same)
     )
+    if text.startswith("Unexpected") and setting in _settings():
+        section, _, name = setting.partition(".")
+        return f"{section} has no '{name}' where it is of this kind: leave it out, or change {section}.kind."
     if text.startswith("Unexpected"):
         return f"there is no setting '{setting}'.{did_you_mean(setting, _settings())} See viscera info zhang2d for all."
     if not setting:
@@ -73,6 +77,7 @@ def _settings() -> list[str]:
     """List every setting of recipes as section.setting, and the sections."""
     recipes = [asdict(Recipe(loss=loss)) for loss in (AddedBoundaryLoss(), SummedBoundaryLoss(), PartialLoss())]
     recipes.append(asdict(Recipe(preparation=SpacedSlices(), loss=SigmoidLoss(), augmentation=RichAugmentation())))
+    recipes.append(asdict(Recipe(network=UpvShape())))
     volumes = Recipe(
         intensity=ForegroundScore(),
         network=PlainUNetShape(),

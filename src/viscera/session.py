@@ -27,6 +27,7 @@ from viscera.config import (
     Sampling,
     SigmoidLoss,
     UNetShape,
+    UpvShape,
 )
 from viscera.errors import RunError, SettingError, StoreError, WeightsError
 from viscera.foreground import measure_foreground
@@ -130,8 +131,8 @@ def begin(recipe: Recipe, store: Store, machine: Machine, *, start: Path | None 
         average=moving_average(wrapped.module, plan.average_decay) if plan.average_decay else None,  # type: ignore[arg-type]
         class_weights=weights.to(fabric.device),
         unheard_of=unheard_of(cases, recipe.space).to(fabric.device),
-        training=open_training(cases, recipe.sampling, reach=reach),
-        validation=open_validation(validation, recipe.sampling, reach=reach),
+        training=open_training(cases, recipe.sampling, reach=reach, contrast=recipe.contrast),
+        validation=open_validation(validation, recipe.sampling, reach=reach, contrast=recipe.contrast),
         threads=machine.threads,
     )
 
@@ -159,18 +160,18 @@ def check_fit(recipe: Recipe) -> None:
 
 def is_flat(recipe: Recipe) -> bool:
     """Tell whether the network is a 2D one."""
-    return isinstance(recipe.network, UNetShape)
+    return isinstance(recipe.network, UNetShape | UpvShape)
 
 
 def with_measurements(recipe: Recipe, cases: Sequence[Case], start: Path | None) -> Recipe:
-    """Give the recipe with the organs' HU as measured, or as the weights to begin with have them."""
+    """Give the recipe with the organs' HU as measured, or as the weights to begin with have them (of the same contrast)."""
     if not isinstance(recipe.intensity, ForegroundScore) or recipe.intensity.measured is not None:
         return recipe
     if start is not None:
-        known = load_weights(find_weights(start)).recipe.intensity
-        if isinstance(known, ForegroundScore):
-            return replace(recipe, intensity=known)
-    return replace(recipe, intensity=measure_foreground(cases, recipe.intensity))
+        known = load_weights(find_weights(start)).recipe
+        if isinstance(known.intensity, ForegroundScore) and known.contrast == recipe.contrast:
+            return replace(recipe, intensity=known.intensity)
+    return replace(recipe, intensity=measure_foreground(cases, recipe.intensity, contrast=recipe.contrast))
 
 
 LAST_LAYERS = {"head", "heads", "votes", "sum"}

@@ -25,10 +25,20 @@ from viscera import runlog
 from viscera.augmentation import Changes, change_batch, draw_changes
 from viscera.cases import Store
 from viscera.checkpoint import Weights, load_state, save_state, save_weights
-from viscera.config import ForegroundScore, Machine, PatchSampling, Recipe, Training, UNetShape, WindowInference
+from viscera.config import (
+    ForegroundScore,
+    Machine,
+    PatchSampling,
+    Recipe,
+    Training,
+    UNetShape,
+    UpvShape,
+    WindowInference,
+)
 from viscera.errors import RunError
 from viscera.losses import needed_distance
 from viscera.machine import precision_of
+from viscera.networks import check_slices
 from viscera.networks.levels import check_patch
 from viscera.progress import Progress, Sums, by_organ, class_counts, dice_and_iou
 from viscera.recipe_json import check_recipe
@@ -117,7 +127,9 @@ def train(
 
 def check_patches(recipe: Recipe) -> None:
     """Raise SettingError where the network cannot halve the patches that it is to learn from, or the windows of predicting."""
-    if isinstance(recipe.network, UNetShape):
+    if isinstance(recipe.network, UpvShape):
+        check_slices(recipe)
+    if isinstance(recipe.network, UNetShape | UpvShape):
         return
     stride = 2 ** (len(recipe.network.widths) - 1)
     if isinstance(recipe.sampling, PatchSampling):

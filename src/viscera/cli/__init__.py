@@ -13,6 +13,7 @@ VERBS = {
     "synth": "write a synthetic data set, with any organs annotated",
     "prepare": "turn data sets into one store to train from",
     "train": "train a recipe on a store",
+    "study": "train a grid of settings, compare them in one table",
     "pseudolabel": "teachers fill in what a case does not annotate",
     "predict": "segment a scan or a folder of scans",
     "evaluate": "measure predictions against the truth",
@@ -76,6 +77,8 @@ def run(verb: str, arguments: list[str]) -> int:
             from viscera.cli import prepare as command
         case "train":
             from viscera.cli import train as command
+        case "study":
+            from viscera.cli import study as command
         case "pseudolabel":
             from viscera.cli import pseudolabel as command
         case "predict":

@@ -73,6 +73,11 @@ class UpvShape:
     checkpointing: bool = False
     """Recompute each level in the backward pass: less memory, about a third more time."""
 
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Channels of each level, the bridge last: one more than ``depth``."""
+        return tuple(min(self.width * 2**level, self.most) for level in range(self.depth + 1))
+
 
 NetworkShape = Annotated[UNetShape | PlainUNetShape | AttentionUNetShape | UpvShape, "told apart by kind"]
 

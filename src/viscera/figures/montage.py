@@ -29,7 +29,7 @@ from viscera.figures.pictures import (
     resize_slice,
 )
 from viscera.figures.sheet import draw_sheet
-from viscera.labels import colour
+from viscera.labels import ColourScheme, colour
 from viscera.volume import Volume, require_same_grid, to_axial
 
 Plane = Literal["axial", "coronal", "sagittal"]
@@ -64,6 +64,7 @@ class Look:
         opacity: Of the fillings, in [0, 1].
         panel_pixels: Width of the widest picture.
         title: Printed on top.
+        colours: Of the organs: viscera's own or 3D Slicer's.
     """
 
     axial: int = 4
@@ -73,6 +74,7 @@ class Look:
     opacity: float = 0.35
     panel_pixels: int = 380
     title: str = ""
+    colours: ColourScheme = "viscera"
 
     def __post_init__(self) -> None:
         """Refuse montages without slices."""
@@ -196,7 +198,7 @@ def stills(
         rows.append(Still(plane, _position_mm(ct, plane, index), _pictures(slice_hu, labels, codes, organs, look)))
         seen.update(*(np.unique(a).tolist() for a in labels))
         kinds.update(() if codes is None else np.unique(codes).tolist())
-    legend = {organ: colour(organ) for value, organ in organs.items() if value in seen}
+    legend = {organ: colour(organ, look.colours) for value, organ in organs.items() if value in seen}
     if truth is None:
         return Stills(("CT", "prediction"), tuple(rows), pixel_mm, (legend,))
     compared = {AGREEMENT_NAMES[code]: rgb for code, rgb in AGREEMENT_COLOURS.items() if code in kinds}
@@ -247,7 +249,7 @@ def _pictures(
     look: Look,
 ) -> tuple[UInt8[np.ndarray, "y x 3"], ...]:
     """Give the columns of one slice; ``labels`` is [truth, prediction] with their ``codes``, or [prediction]."""
-    colours = {value: colour(organ) for value, organ in organs.items()}
+    colours = {value: colour(organ, look.colours) for value, organ in organs.items()}
     plain = np.repeat(grey(slice_hu, look.window_hu)[..., None], 3, axis=2)
     painted = [overlay(slice_hu, a, colours=colours, window_hu=look.window_hu, opacity=look.opacity) for a in labels]
     if codes is None:

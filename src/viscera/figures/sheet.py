@@ -68,9 +68,9 @@ def draw_sheet(
     figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI, facecolor=GROUND)
     FigureCanvasAgg(figure)
     if title:
-        _write(figure, (EDGE, height - EDGE - 4), title, size=13, place=("left", "top"))
+        write_text(figure, (EDGE, height - EDGE - 4), title, size=13, place=("left", "top"))
     for column, name in enumerate(columns):
-        _write(
+        write_text(
             figure,
             (EDGE + column * (widest + GAP), height - top - 4),
             name,
@@ -84,7 +84,7 @@ def draw_sheet(
         _draw_row(figure, floor, pictures, caption, (widest, pixel_mm))
         floor -= GAP
     for number, line in enumerate(lines):
-        _legend_line(figure, floor - 6 - LINE * (number + 1), line, entry_width)
+        draw_legend(figure, floor - 6 - LINE * (number + 1), line, entry_width)
     return save(figure, out)
 
 
@@ -101,10 +101,10 @@ def _draw_row(
         left = EDGE + column * (widest + GAP) + (widest - picture.shape[1]) // 2
         above = max(LOWEST - picture.shape[0], 0)
         figure.figimage(picture, left, floor + above, origin="upper")
-        _mark(figure, (left, floor + above), picture.shape[:2], caption[1])
+        draw_sides(figure, (left, floor + above), picture.shape[:2], caption[1])
         if column == 0:
-            _write(figure, (left + 8, floor + 8), caption[0], size=8, stroke=True, place=("left", "bottom"))
-            _scale_bar(figure, (left, floor), picture.shape[1], pixel_mm)
+            write_text(figure, (left + 8, floor + 8), caption[0], size=8, stroke=True, place=("left", "bottom"))
+            draw_scale_bar(figure, (left, floor), picture.shape[1], pixel_mm)
 
 
 def bar_length_mm(width_mm: float) -> int:
@@ -117,7 +117,7 @@ def bar_length_mm(width_mm: float) -> int:
     return max([step for step in BAR_STEPS_MM if step <= width_mm / 3], default=BAR_STEPS_MM[0])
 
 
-def _write(
+def write_text(
     figure: Figure,
     at: tuple[float, float],
     text: str,
@@ -135,30 +135,30 @@ def _write(
         written.set_path_effects([withStroke(linewidth=2, foreground=GROUND)])
 
 
-def _mark(figure: Figure, corner: tuple[float, float], shape: tuple[int, int], marks: tuple[str, str]) -> None:
+def draw_sides(figure: Figure, corner: tuple[float, float], shape: tuple[int, int], marks: tuple[str, str]) -> None:
     """Write which side of the patient the left and the right of a picture are."""
     (left, floor), (rows, columns) = corner, shape
     middle = floor + rows / 2
-    _write(figure, (left + 7, middle), marks[0], size=9, stroke=True, place=("left", "center"))
-    _write(figure, (left + columns - 7, middle), marks[1], size=9, stroke=True, place=("right", "center"))
+    write_text(figure, (left + 7, middle), marks[0], size=9, stroke=True, place=("left", "center"))
+    write_text(figure, (left + columns - 7, middle), marks[1], size=9, stroke=True, place=("right", "center"))
 
 
-def _scale_bar(figure: Figure, corner: tuple[float, float], columns: int, pixel_mm: float) -> None:
+def draw_scale_bar(figure: Figure, corner: tuple[float, float], columns: int, pixel_mm: float) -> None:
     """Draw a bar of round length at the lower right of a picture."""
     length_mm = bar_length_mm(columns * pixel_mm)
     right, floor, length = corner[0] + columns - 9, corner[1] + 10, length_mm / pixel_mm
     figure.add_artist(_rectangle((right - length - 1, floor - 1), length + 2, 5, GROUND))
     figure.add_artist(_rectangle((right - length, floor), length, 3, PALE))
     text = f"{length_mm // 10} cm" if length_mm >= 10 else f"{length_mm} mm"
-    _write(figure, (right, floor + 6), text, size=8, stroke=True, place=("right", "bottom"))
+    write_text(figure, (right, floor + 6), text, size=8, stroke=True, place=("right", "bottom"))
 
 
-def _legend_line(figure: Figure, floor: float, entries: Sequence[tuple[str, RGB]], width: int) -> None:
+def draw_legend(figure: Figure, floor: float, entries: Sequence[tuple[str, RGB]], width: int) -> None:
     """Draw one line of colour patches with names."""
     for number, (name, colour) in enumerate(entries):
         left = EDGE + number * width
         figure.add_artist(_rectangle((left, floor), 12, 12, "#{:02x}{:02x}{:02x}".format(*colour)))
-        _write(figure, (left + 19, floor + 6), readable(name), size=8, colour=PALE, place=("left", "center"))
+        write_text(figure, (left + 19, floor + 6), readable(name), size=8, colour=PALE, place=("left", "center"))
 
 
 def _rectangle(corner: tuple[float, float], width: float, height: float, colour: str) -> Rectangle:

@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 
 from viscera.checkpoint import Weights, fill_network, find_weights, load_weights
-from viscera.config import Accelerator, Recipe, UNetShape, WindowInference
+from viscera.config import Accelerator, Recipe, UNetShape, UpvShape, WindowInference
 from viscera.errors import SettingError, WeightsError
 from viscera.files import sha256
 from viscera.labels import TUMOUR, LabelSpace
@@ -76,7 +76,7 @@ def load_model(where: Path, *, accelerator: Accelerator = "auto") -> Model:
         keep_pages()
     weights = load_weights(file)
     network = _build(weights, file.name).eval()
-    if isinstance(weights.recipe.network, UNetShape):
+    if isinstance(weights.recipe.network, UNetShape | UpvShape):
         network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     autocast = autocast_type("auto", device)
     return Model(network.to(device), weights.recipe, weights.space, torch.device(device), autocast, sha256(file))

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from viscera.config import UNetShape
+from viscera.contrast import spread
 from viscera.geometry import Geometry
 from viscera.inference.model import Model
 from viscera.intensity import network_input
@@ -27,8 +28,10 @@ def slice_logits(
     """
     shape = model.recipe.network
     reach = shape.slices // 2 if isinstance(shape, UNetShape) else 0
+    first, last = max(0, slices.start - reach), min(len(image), slices.stop + reach) - 1
     seen = np.arange(slices.start, slices.stop)[:, None] + np.arange(-reach, reach + 1)
-    stack = torch.from_numpy(image[seen.clip(0, len(image) - 1)]).to(model.device)
+    part = spread(image[first : last + 1], model.recipe.contrast)
+    stack = torch.from_numpy(part[seen.clip(first, last) - first]).to(model.device)
     scaled = network_input(stack, model.recipe.intensity).contiguous(memory_format=torch.channels_last)
     with torch.autocast(model.device.type, model.autocast, enabled=model.autocast is not None):
         return model.network(scaled)

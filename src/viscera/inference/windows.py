@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float, Int16
 from torch import Tensor
 
 from viscera.config import PatchSampling, WindowInference
+from viscera.contrast import spread
 from viscera.errors import SettingError
 from viscera.inference.model import Model
 from viscera.intensity import network_input
@@ -31,7 +32,7 @@ LEAST_WEIGHT = 1e-3
 SURE_BACKGROUND = 20.0
 """Logit of background where no window was looked at."""
 
-PLANES_AT_ONCE = 8
+PLANES_AT_ONCE = 4
 """Finished planes that are given away together, in full precision."""
 
 
@@ -136,7 +137,14 @@ def gaussian(size: Sequence[int], device: torch.device) -> Float[Tensor, "z y x"
 def window_logits(
     image: Int16[np.ndarray, "z y x"], model: Model, plan: Plan, place: tuple[int, int, int]
 ) -> Float[Tensor, "class pz py px"]:
-    """Give the network's output for one window; beyond the scan its last voxels repeat, and are cut off again."""
+    """Give the network's output for one window; beyond the scan its last voxels repeat, and are cut off again.
+
+    Args:
+        image: HU, prepared, its grey levels spread where the recipe says so.
+        model: The network.
+        plan: How windows are laid.
+        place: The window's first voxel.
+    """
     part = tuple(
         slice(first, first + span, step) for first, span, step in zip(place, plan.span, plan.stride, strict=True)
     )
@@ -175,6 +183,7 @@ def finished_planes(
     if not chosen:
         yield Planes(0, depth)
         return
+    image = spread(image, model.recipe.contrast)
     box = _box(chosen, plan, image.shape)
     weights = gaussian(plan.size, model.device).half()
     slab = _Slab(len(model.space.classes), min(depth, plan.span[0]), box, model.device)
@@ -208,7 +217,8 @@ class _Slab:
         )
         z, y, x = logits.shape[1:]
         here = weights[:z, :y, :x]
-        self.sums[:, *part] += logits.half() * here
+        for sums, one in zip(self.sums, logits, strict=True):  # class by class: no copy of all of them
+            sums[part] += one.half() * here
         self.weights[part] += here
         self.reached = max(self.reached, place[0] + (z - 1) * plan.stride[0] + 1)
 

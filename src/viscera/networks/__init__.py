@@ -1,15 +1,26 @@
 """Networks: one architecture per file, each with its source; `build_network` makes the one that a recipe describes."""
 
-from viscera.config.networks import AttentionUNetShape, NetworkShape, PlainUNetShape, Softmax, UNetShape
+from viscera.config.networks import AttentionUNetShape, NetworkShape, PlainUNetShape, Softmax, UNetShape, UpvShape
 from viscera.errors import SettingError
 from viscera.networks.attention_unet import AttentionUNet
 from viscera.networks.plain_unet import PlainUNet
 from viscera.networks.regularised_softmax import Regularised
 from viscera.networks.unet import UNet, parameter_count
+from viscera.networks.upv import UpvUNet, check_slices
 
-Network = UNet | PlainUNet | AttentionUNet | Regularised
+Network = UNet | PlainUNet | AttentionUNet | UpvUNet | Regularised
 
-__all__ = ["AttentionUNet", "Network", "PlainUNet", "Regularised", "UNet", "build_network", "parameter_count"]
+__all__ = [
+    "AttentionUNet",
+    "Network",
+    "PlainUNet",
+    "Regularised",
+    "UNet",
+    "UpvUNet",
+    "build_network",
+    "check_slices",
+    "parameter_count",
+]
 
 
 def build_network(shape: NetworkShape, *, classes: int, softmax: Softmax = Softmax()) -> Network:
@@ -37,4 +48,6 @@ def build_network(shape: NetworkShape, *, classes: int, softmax: Softmax = Softm
             network = PlainUNet(shape, classes=classes)
         case AttentionUNetShape():
             network = AttentionUNet(shape, classes=classes)
+        case UpvShape():
+            network = UpvUNet(shape, classes=classes)
     return Regularised(network, softmax) if softmax.iterations else network

@@ -20,6 +20,7 @@ from viscera.errors import SettingError
 from viscera.networks.attention_unet import AttentionUNet
 from viscera.networks.plain_unet import PlainUNet
 from viscera.networks.unet import UNet
+from viscera.networks.upv import UpvUNet
 
 
 class RegularisedSoftmax(nn.Module):
@@ -71,7 +72,7 @@ class Regularised(nn.Module):
     voxel, means another length on coarser grids.
     """
 
-    def __init__(self, network: UNet | PlainUNet | AttentionUNet, settings: Softmax) -> None:
+    def __init__(self, network: UNet | PlainUNet | AttentionUNet | UpvUNet, settings: Softmax) -> None:
         super().__init__()
         self.network = network
         self.last = RegularisedSoftmax(settings)

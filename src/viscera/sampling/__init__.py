@@ -11,7 +11,8 @@ from jaxtyping import Float, Int
 from torch import Generator
 
 from viscera.cases import Case
-from viscera.config import Distance, PatchSampling, Sampling, SliceSampling
+from viscera.config import Contrast, Distance, PatchSampling, Sampling, SliceSampling
+from viscera.contrast import UNCHANGED
 from viscera.labels import LabelSpace
 from viscera.sampling.batch import Batch
 from viscera.sampling.order import epoch_order, item_weights
@@ -50,28 +51,33 @@ VALIDATION_PATCHES = 4
 """Of each validation case, the same in every epoch."""
 
 
-def open_training(cases: Sequence[Case], sampling: Sampling, *, reach: int = 0) -> Index:
+def open_training(
+    cases: Sequence[Case], sampling: Sampling, *, reach: int = 0, contrast: Contrast = UNCHANGED
+) -> Index:
     """Number what an epoch draws from.
 
     Args:
         cases: To learn from.
         sampling: Slices or patches.
         reach: Neighbouring slices seen on either side.
+        contrast: How the grey levels of each slice are spread.
     """
     match sampling:
         case SliceSampling():
-            return SliceIndex.of(cases, reach=reach, window=sampling.window)
+            return SliceIndex.of(cases, reach=reach, window=sampling.window, contrast=contrast)
         case PatchSampling():
-            return PatchIndex.of(cases, sampling)
+            return PatchIndex.of(cases, sampling, contrast=contrast)
 
 
-def open_validation(cases: Sequence[Case], sampling: Sampling, *, reach: int = 0) -> Index:
+def open_validation(
+    cases: Sequence[Case], sampling: Sampling, *, reach: int = 0, contrast: Contrast = UNCHANGED
+) -> Index:
     """Number what is validated: every slice, whole; or some patches of every case."""
     match sampling:
         case SliceSampling():
-            return SliceIndex.of(cases, reach=reach)
+            return SliceIndex.of(cases, reach=reach, contrast=contrast)
         case PatchSampling():
-            return PatchIndex.of(cases, sampling, per_case=VALIDATION_PATCHES)
+            return PatchIndex.of(cases, sampling, per_case=VALIDATION_PATCHES, contrast=contrast)
 
 
 def draw_places(index: Index, count: int, generator: Generator) -> Float[np.ndarray, "item numbers"]:

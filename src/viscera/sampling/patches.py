@@ -16,7 +16,8 @@ from jaxtyping import Float, Float32, Int, Shaped, UInt8
 from torch import Generator
 
 from viscera.cases import UNSURE, Case
-from viscera.config import Distance, PatchSampling
+from viscera.config import Contrast, Distance, PatchSampling
+from viscera.contrast import UNCHANGED, spread
 from viscera.labels import LabelSpace
 from viscera.sampling.batch import Batch
 from viscera.sampling.reading import step_generator
@@ -31,24 +32,29 @@ class PatchIndex:
         cases: The cases.
         settings: Size and stride of the patches, and where they lie.
         positions: Patch n is positions[n] = (case, number of the patch within the case).
+        contrast: How the grey levels of each axial slice are spread before a patch is cut.
     """
 
     cases: tuple[Case, ...]
     settings: PatchSampling
     positions: Int[np.ndarray, "patches 2"]
+    contrast: Contrast = UNCHANGED
     _counts: dict[int, Int[np.ndarray, "z class"]] = field(init=False, repr=False, default_factory=dict)
 
     @staticmethod
-    def of(cases: Sequence[Case], settings: PatchSampling, *, per_case: int = 1) -> "PatchIndex":
+    def of(
+        cases: Sequence[Case], settings: PatchSampling, *, per_case: int = 1, contrast: Contrast = UNCHANGED
+    ) -> "PatchIndex":
         """Number the patches of some cases.
 
         Args:
             cases: In the order of their numbers. ``settings.cases`` is for whoever chooses them.
             settings: Of the patches.
             per_case: Patches of each case.
+            contrast: How grey levels are spread.
         """
         pairs = [(case, patch) for case in range(len(cases)) for patch in range(per_case)]
-        return PatchIndex(tuple(cases), settings, np.array(pairs, dtype=np.int64).reshape(-1, 2))
+        return PatchIndex(tuple(cases), settings, np.array(pairs, dtype=np.int64).reshape(-1, 2), contrast)
 
     def __len__(self) -> int:
         """Count the patches."""
@@ -131,9 +137,9 @@ def read_patches(
         distance: To the nearest organ boundary, or to the nearest organ; None: the loss needs none, and
             ``Batch.distance`` is (batch, 1, 1, 1) of NO_ORGAN_DISTANCE_PIXELS.
     """
-    settings, cases = index.settings, [int(case) for case in index.positions[numbers, 0]]
+    cases = [int(case) for case in index.positions[numbers, 0]]
     read = [
-        _read_patch(index.cases[case], patch_start(index, case, place), settings)
+        _read_patch(index.cases[case], patch_start(index, case, place), index=index)
         for case, place in zip(cases, places, strict=True)
     ]
     images, labels, known, pseudo = (np.stack(arrays) for arrays in zip(*read, strict=True))
@@ -216,14 +222,19 @@ def _organ_voxel(index: PatchIndex, case: int, place: Float[np.ndarray, "6"]) ->
 
 
 def _read_patch(
-    case: Case, start: tuple[int, int, int], settings: PatchSampling
+    case: Case, start: tuple[int, int, int], *, index: PatchIndex
 ) -> tuple[Shaped[np.ndarray, "z y x"], ...]:
     """Give image, labels, known and pseudo-labels of the patch that starts there."""
-    cut = tuple(
+    settings = index.settings
+    z, y, x = (
         slice(first, first + (size - 1) * stride + 1, stride)
         for first, size, stride in zip(start, settings.size, settings.stride, strict=True)
     )
-    image = np.array(case.image[cut])
+    cut = (z, y, x)
+    if index.contrast.method == "none":
+        image = np.array(case.image[cut])
+    else:  # of whole slices, which takes much longer to read
+        image = spread(case.image[z], index.contrast)[:, y, x].copy()
     labels = np.array(case.truth[cut])
     known = np.ones(image.shape, bool) if case.known is None else np.array(case.known[cut])
     pseudo = np.zeros(image.shape, np.uint8) if case.pseudo is None else np.array(case.pseudo[cut])

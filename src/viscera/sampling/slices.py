@@ -11,9 +11,9 @@ from jaxtyping import Bool, Float, Float32, Int, Shaped, UInt8
 from torch import Generator
 
 from viscera.cases import UNSURE, Case
-from viscera.config import Distance
+from viscera.config import Contrast, Distance
+from viscera.contrast import UNCHANGED, air_hu, spread
 from viscera.labels import LabelSpace
-from viscera.resampling import AIR_HU
 from viscera.sampling.batch import Batch
 
 NO_ORGAN_DISTANCE_PIXELS = 256.0
@@ -29,26 +29,35 @@ class SliceIndex:
         positions: Slice n is positions[n] = (case, z).
         reach: Neighbours on either side that are seen with a slice.
         window: Rows and columns of what is read; smaller slices are filled up with air.
+        contrast: How the grey levels of each slice are spread before a window is cut.
     """
 
     cases: tuple[Case, ...]
     positions: Int[np.ndarray, "slices 2"]
     reach: int
     window: tuple[int, int]
+    contrast: Contrast = UNCHANGED
 
     @staticmethod
-    def of(cases: Sequence[Case], *, reach: int = 0, window: tuple[int, int] | None = None) -> "SliceIndex":
+    def of(
+        cases: Sequence[Case],
+        *,
+        reach: int = 0,
+        window: tuple[int, int] | None = None,
+        contrast: Contrast = UNCHANGED,
+    ) -> "SliceIndex":
         """Number the slices of some cases.
 
         Args:
             cases: In the order of their numbers.
             reach: Neighbours seen on either side.
             window: Rows and columns to read; None: those of the largest slice, so that nothing is cut.
+            contrast: How grey levels are spread.
         """
         pairs = [(number, z) for number, case in enumerate(cases) for z in range(case.image.shape[0])]
         rows, columns = np.max([(1, 1), *(case.image.shape[1:] for case in cases)], axis=0).tolist()
         positions = np.array(pairs, dtype=np.int64).reshape(-1, 2)
-        return SliceIndex(tuple(cases), positions, reach, window or (rows, columns))
+        return SliceIndex(tuple(cases), positions, reach, window or (rows, columns), contrast)
 
     def __len__(self) -> int:
         """Count the slices."""
@@ -127,11 +136,12 @@ def _cut(shape: tuple[int, ...], window: tuple[int, int], place: Float[np.ndarra
 def _read_slice(case: Case, z: int, *, index: SliceIndex, cut: Cut) -> tuple[Shaped[np.ndarray, "..."], ...]:
     """Give image, labels, known and pseudo-labels of a window; beyond the slice air, nothing of it known."""
     old, new = cut
-    image = np.full((2 * index.reach + 1, *index.window), AIR_HU, np.int16)
+    image = np.full((2 * index.reach + 1, *index.window), air_hu(index.contrast), np.int16)
     labels, pseudo = np.zeros((2, *index.window), np.uint8)
     known = np.zeros(index.window, bool)
     for channel, neighbour in enumerate(range(z - index.reach, z + index.reach + 1)):
-        image[channel][new] = case.image[min(max(neighbour, 0), len(case.image) - 1)][old]
+        whole = case.image[min(max(neighbour, 0), len(case.image) - 1)]
+        image[channel][new] = spread(whole, index.contrast)[old]
     labels[new] = case.truth[z][old]
     known[new] = True if case.known is None else case.known[z][old]
     if case.pseudo is not None:

@@ -1,0 +1,195 @@
+"""Scores of a run's best weights on cases of its store, on the prepared grid: intersections over unions.
+
+The prepared grid is what the network sees, and what the published tables were measured on; nothing is tidied afterwards.
+Scores on the scanner's grid, after tidying, are `viscera evaluate`'s.
+"""
+
+import math
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Bool, Int16, Int64, UInt8
+
+from viscera.cases import Case, Split, Store
+from viscera.checkpoint import find_weights, load_weights
+from viscera.config import Accelerator, SliceInference
+from viscera.errors import RunError
+from viscera.files import replacing
+from viscera.inference import Model, decide, load_model, read_logits
+from viscera.runlog import read_rows
+from viscera.scores import MEAN, OrganScore, Summary, summarise
+from viscera.study.results import CaseScore, CellResult, ClassScore
+
+VOLUME_SLICES = 4
+"""Slices of a 3D network's output that are decided at once."""
+
+
+@dataclass(frozen=True, eq=False)
+class Counts:
+    """What the scores of a case are made of.
+
+    Attributes:
+        case: Its name in the store.
+        patient: <data set>/<patient>: a patient's name is unique in its data set only.
+        voxels: {class: (voxels of intersection, of union)} of background and of the annotated organs.
+    """
+
+    case: str
+    patient: str
+    voxels: Mapping[str, tuple[int, int]]
+
+
+def score_run(
+    run: Path, store: Store, split: Split, *, labels: Path | None = None, accelerator: Accelerator = "auto"
+) -> CellResult:
+    """Score a run's best weights on the cases of a split.
+
+    Args:
+        run: A finished run.
+        store: Prepared as the run's recipe says.
+        split: Which cases.
+        labels: Folder for the label maps on the prepared grid, <case>.npz each; None: they are not kept.
+        accelerator: Where the network runs.
+
+    Returns:
+        The result of a cell that has no name and no settings yet.
+
+    Raises:
+        WeightsError: The run has no weights.
+        StoreError: The store is another recipe's.
+        RunError: The split has no cases.
+    """
+    model = load_model(run, accelerator=accelerator)
+    store.require(space=model.space, preparation=model.recipe.preparation)
+    names = store.names(split)
+    if not names:
+        raise RunError(
+            f"{store.path} has no {split} cases to score. Prepare it with more patients, or choose another split."
+        )
+    counts = []
+    for name in names:
+        case = store.case(name)
+        found = prepared_labels(case.image, model)
+        if labels is not None:
+            write_labels(labels / f"{name}.npz", found)
+        counts.append(count_case(case, found, classes=model.space.classes))
+    rows = read_rows(run)
+    return CellResult(
+        name="",
+        settings={},
+        epochs=len(rows),
+        best_epoch=int(str(load_weights(find_weights(run)).provenance["epoch"])),
+        seconds=round(math.fsum(row["seconds"] for row in rows), 2),
+        parameters=sum(one.numel() for one in model.network.parameters()),
+        classes=class_scores(counts, classes=model.space.classes, generator=np.random.default_rng(0)),
+        cases=tuple(case_score(one) for one in counts),
+    )
+
+
+def prepared_labels(image: Int16[np.ndarray, "z y x"], model: Model) -> UInt8[np.ndarray, "z y x"]:
+    """Give a network's labels of a prepared scan, on its own grid and not tidied."""
+    settings = model.recipe.inference
+    size = settings.batch_size if isinstance(settings, SliceInference) else VOLUME_SLICES
+    read = read_logits(image, model)
+    parts = [range(first, min(first + size, len(image))) for first in range(0, len(image), size)]
+    return np.concatenate([decide(read(part), image.shape[1:]) for part in parts])
+
+
+def count_case(case: Case, labels: UInt8[np.ndarray, "z y x"], *, classes: Sequence[str]) -> Counts:
+    """Count a case's intersections and unions, over known voxels, of background and of the organs that it annotates.
+
+    What the network calls an organ that the case does not annotate counts as background, as in the case's own labels.
+
+    Args:
+        case: With its labels.
+        labels: The network's, on the same grid.
+        classes: Background first.
+    """
+    kept = np.array([organ in case.annotated for organ in classes])
+    both, union = overlaps(case.truth, labels, kept=kept, known=case.known)
+    voxels = {
+        organ: (int(both[index]), int(union[index])) for index, organ in enumerate(classes) if index == 0 or kept[index]
+    }
+    return Counts(case.name, f"{case.dataset}/{case.patient}", voxels)
+
+
+def overlaps(
+    truth: UInt8[np.ndarray, "z y x"],
+    labels: UInt8[np.ndarray, "z y x"],
+    *,
+    kept: Bool[np.ndarray, " class"],
+    known: Bool[np.ndarray, "z y x"] | None,
+) -> tuple[Int64[np.ndarray, " class"], Int64[np.ndarray, " class"]]:
+    """Give the voxels of the intersection and of the union of each class; those that are not kept become background."""
+    classes = len(kept)
+    table = np.where(kept, np.arange(classes), 0).astype(np.uint8)
+    pairs = table[truth].astype(np.int64) * classes + table[labels]
+    matrix = np.bincount(pairs[known] if known is not None else pairs.ravel(), minlength=classes**2)
+    matrix = matrix.reshape(classes, classes)
+    both = matrix.diagonal()
+    return both, matrix.sum(0) + matrix.sum(1) - both
+
+
+def iou(both: int, union: int) -> float:
+    """Divide an intersection by its union; NaN where the union is empty."""
+    return both / union if union else math.nan
+
+
+def case_score(counts: Counts) -> CaseScore:
+    """Give the scores of one case."""
+    return CaseScore(counts.case, counts.patient, {organ: iou(*pair) for organ, pair in counts.voxels.items()})
+
+
+def class_scores(
+    counts: Sequence[Counts], *, classes: Sequence[str], generator: np.random.Generator
+) -> tuple[ClassScore, ...]:
+    """Give the score of each class over all cases, and last "mean": of the organs, without background.
+
+    Args:
+        counts: Of each case.
+        classes: Background first.
+        generator: Draws the bootstrap's patients (scores.py).
+    """
+    pooled = {}
+    for organ in classes:
+        pairs = [one.voxels[organ] for one in counts if organ in one.voxels]
+        pooled[organ] = iou(sum(both for both, _ in pairs), sum(union for _, union in pairs))
+    scores = [
+        OrganScore(one.case, one.patient, organ, {"iou": iou(*one.voxels[organ])})
+        for organ in classes
+        for one in counts
+        if organ in one.voxels
+    ]
+    background = [row for row in summarise(scores[: len(counts)], generator) if row.organ != MEAN]
+    rows = {row.organ: row for row in (*background, *summarise(scores[len(counts) :], generator))}
+    found = [value for organ, value in pooled.items() if organ != classes[0] and not math.isnan(value)]
+    pooled[MEAN] = math.fsum(found) / len(found) if found else math.nan
+    return tuple(_class_score(organ, pooled[organ], rows.get(organ)) for organ in (*classes, MEAN))
+
+
+def _class_score(organ: str, pooled: float, row: Summary | None) -> ClassScore:
+    if row is None:
+        return ClassScore(organ, pooled, math.nan, math.nan, math.nan, 0)
+    return ClassScore(organ, pooled, row.mean, row.low, row.high, row.cases)
+
+
+def write_labels(file: Path, labels: UInt8[np.ndarray, "z y x"]) -> None:
+    """Write a label map compressed, whole or not at all."""
+    with replacing(file) as part, part.open("wb") as opened:
+        np.savez_compressed(opened, labels=labels)
+
+
+def read_labels(file: Path) -> UInt8[np.ndarray, "z y x"]:
+    """Read what ``write_labels`` wrote.
+
+    Raises:
+        RunError: It is missing or damaged.
+    """
+    try:
+        with file.open("rb") as opened, np.load(opened, allow_pickle=False) as found:
+            return found["labels"]
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise RunError(f"{file.name}: no labels of a study ({error}). Run the study again with --overwrite.") from error
