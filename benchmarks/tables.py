@@ -190,15 +190,11 @@ def regularised(found: dict) -> str:
 
 def volume_memory(found: dict) -> str:
     """Give the peak memory of a large scan."""
-    rows = "\n".join(
-        f"| {' and '.join(row['networks'])} | {row['peak_memory_mib'] / 1024:.2f} | {row['seconds']:.0f} |"
-        for row in found["rows"]
-    )
     depth, height, width = found["shape"]
     return (
         f"**A large scan in 3D**: {height}x{width}x{depth} voxels of 0.78x0.78x1 mm, gao2step at full width "
-        f"({found['parameters']['organs'] / 1e6:.1f} M parameters, untrained), {found['classes']} classes, two cores, windows "
-        f"without overlap:\n\n| networks | peak memory, GiB | seconds |\n|---|---|---|\n{rows}"
+        f"({found['parameters'] / 1e6:.1f} M parameters, untrained), {found['classes']} classes, two cores, windows without "
+        f"overlap: {found['peak_memory_mib'] / 1024:.2f} GiB at most, {found['seconds']:.0f} s."
     )
 
 

@@ -47,20 +47,28 @@ def label_names(path: Path, *, labels: Path | None = None) -> Names:
         FileError: There is no such file, or it is no JSON.
         LabelError: It does not name labels.
     """
-    beside = [path.with_name(stem(path) + end) for end in (".json", "s.json", "_labels.json")]
-    sets = [folder / "dataset.json" for folder in (path.parent, path.parent.parent)]
-    for file in [*beside, *sets]:
-        if file.is_file() and (names := _names(file, needed=False)):
-            return names
+    found = names_beside(path)
+    if found is not None:
+        return found
     if labels is None:
         raise FileError(
-            f"{path}: nothing names its labels. Put {beside[0].name} beside it, "
+            f"{path}: nothing names its labels. Put {stem(path)}.json beside it, "
             '{"labels": {"1": "liver", ...}}, or give such a file with --labels.'
         )
     names = _names(labels, needed=True)
     if names is None:
         raise LabelError(f'{labels} names no labels. Write {{"labels": {{"1": "liver", ...}}}}.')
     return names
+
+
+def names_beside(path: Path) -> Names | None:
+    """Find the names in the files that lie beside a label file (see ``label_names``); None without any."""
+    beside = [path.with_name(stem(path) + end) for end in (".json", "s.json", "_labels.json")]
+    sets = [folder / "dataset.json" for folder in (path.parent, path.parent.parent)]
+    for file in [*beside, *sets]:
+        if file.is_file() and (names := _names(file, needed=False)):
+            return names
+    return None
 
 
 def _names(file: Path, *, needed: bool) -> Names | None:

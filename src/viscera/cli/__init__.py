@@ -18,7 +18,7 @@ VERBS = {
     "predict": "segment a scan or a folder of scans",
     "evaluate": "measure predictions against the truth",
     "report": "one HTML page of a run, an evaluation or a store",
-    "view": "a picture of a scan with its labels",
+    "view": "a page to look at a scan with its labels, or a picture",
     "info": "what there is: recipes, layouts, organs, system",
 }
 

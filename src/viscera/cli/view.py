@@ -1,72 +1,203 @@
-"""viscera view: a picture of a scan with its labels."""
+"""viscera view: look at a scan with its labels, in a browser or as a picture."""
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
+from annotated_types import Interval
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
-from viscera import nifti
 from viscera.cli.console import say
-from viscera.cli.inputs import data_sets
-from viscera.errors import FileError
-from viscera.figures import Look, montage
-from viscera.label_files import read_names
-from viscera.pairing import Task, case_name, find_tasks, match
-from viscera.volume import require_same_grid
+from viscera.errors import FileError, SettingError
+from viscera.labels import ColourScheme
+
+if TYPE_CHECKING:
+    from viscera.pairing import Pair, Task
+    from viscera.viewer import Scene
+
+NAMELESS = "Nothing names the labels: they are called label_N, N being the value in the file."
 
 
 @dataclass(frozen=True)
 class Options:
-    """Draw a scan with its labels, as radiology shows it: the patient's right on the left, front on top."""
+    """Look at a scan with its labels: one HTML page that needs no network, with axial, coronal and sagittal slices and 3D.
+
+    As radiology shows it: the patient's right on the left, front on top. Scans of more than 150 MB (compressed) are not
+    embedded: look at those with --serve. Not for diagnosis.
+    """
 
     ct: Annotated[Positional[Path], arg(metavar="CT")]
     """The scan."""
     labels: Annotated[Positional[Path], arg(metavar="LABELS")]
-    """A label map on its grid, with NAME.json beside it."""
+    """A label map on its grid. NAME.json beside it names the labels."""
     truth: Annotated[Positional[str], arg(metavar="TRUTH")] = ""
-    """The true label map, as a file or as the data set LAYOUT=DIR that holds the case: adds columns for the truth and for
-    agreement (yellow), false (green) and missed (red)."""
-    png: Path = Path("view.png")
-    """The picture."""
+    """The true label map, as a file or as the data set LAYOUT=DIR that holds the case: adds Dice and IoU of the scan and
+    of the slice, and agreement (yellow), false (green) and missed (red)."""
+    html: Path | None = None
+    """The page; NAME.html, named after LABELS, where neither --html nor --png nor --serve is given."""
+    png: Path | None = None
+    """Make a montage of slices instead of the page."""
+    serve: bool = False
+    """Show the page at an address of this machine instead of writing it, for scans of any size. Ctrl-C ends it."""
+    port: Annotated[int, Interval(ge=0, le=65535)] = 0
+    """Of --serve; 0 takes a free one."""
+    colours: ColourScheme = "viscera"
+    """Of the organs: viscera's, which the colour-blind can tell apart, or 3D Slicer's."""
     axial: int = 4
-    """Axial slices."""
+    """Axial slices of --png."""
     coronal: int = 1
-    """Coronal slices."""
+    """Coronal slices of --png."""
     sagittal: int = 0
-    """Sagittal slices."""
+    """Sagittal slices of --png."""
     overwrite: bool = False
-    """Replace a picture that stands there."""
+    """Replace a page or picture that stands there."""
 
 
 def main(arguments: list[str]) -> int:
     """Run the verb."""
     options = tyro.cli(Options, args=arguments, prog="viscera view", config=(FlagCreatePairsOff,))
-    if options.png.exists() and not options.overwrite:
-        raise FileError(f"{options.png} exists already. Choose another name or say --overwrite.")
-    ct = nifti.read(options.ct)
-    look = Look(
-        axial=options.axial, coronal=options.coronal, sagittal=options.sagittal, title=case_name(options.labels)
-    )
-    if options.truth:
-        pair, _ = match(task_of(options))
-        names, annotated = pair.space.labels, pair.annotated
-        montage(ct, pair.prediction, truth=pair.truth, names=names, annotated=annotated, out=options.png, look=look)
+    if sum((options.html is not None, options.png is not None, options.serve)) > 1:
+        raise SettingError("--html, --png and --serve exclude each other. Choose one of them.")
+    if options.png is not None:
+        draw(options, options.png)
+    elif options.serve:
+        serve(options)
     else:
-        labels = nifti.read(options.labels)
-        require_same_grid(ct, labels, where=options.labels.name)
-        montage(ct, labels, truth=None, names=read_names(options.labels), out=options.png, look=look)
-    say(f"picture: {options.png}")
+        write(options)
     return 0
 
 
-def task_of(options: Options) -> Task:
+def draw(options: Options, picture: Path) -> None:
+    """Write a montage."""
+    from viscera import nifti
+    from viscera.figures import Look, montage
+    from viscera.pairing import case_name
+    from viscera.volume import require_same_grid
+
+    refuse_existing(picture, overwrite=options.overwrite)
+    title = case_name(options.labels)
+    look = Look(
+        axial=options.axial, coronal=options.coronal, sagittal=options.sagittal, title=title, colours=options.colours
+    )
+    ct = nifti.read(options.ct)
+    if options.truth:
+        pair, _ = matched(options)
+        names, annotated = pair.space.labels, pair.annotated
+        montage(ct, pair.prediction, truth=pair.truth, names=names, annotated=annotated, out=picture, look=look)
+    else:
+        labels = nifti.read(options.labels)
+        require_same_grid(ct, labels, where=options.labels.name)
+        names, notes = names_of(options.labels)
+        montage(ct, labels, truth=None, names=names, out=picture, look=look)
+        tell(notes)
+    say(f"picture: {picture}")
+
+
+def write(options: Options) -> None:
+    """Write the page."""
+    from viscera.nifti import stem
+    from viscera.viewer import write_page
+
+    page = options.html or Path(f"{stem(options.labels)}.html")
+    if not page.name.lower().endswith((".html", ".htm")):
+        raise SettingError(f"--html {page}: the name of the page must end in .html.")
+    refuse_existing(page, overwrite=options.overwrite)
+    write_page(page, scene_of(options), overwrite=options.overwrite)
+    say(f"page: {page} ({page.stat().st_size / 1e6:.1f} MB)")
+
+
+def serve(options: Options) -> None:
+    """Serve the page until Ctrl-C."""
+    from viscera.viewer import pack, render, site
+
+    scene = scene_of(options)
+    try:
+        with site(render(scene), pack(scene), port=options.port) as running:
+            say(f"open {running.url} in a browser on this machine; Ctrl-C ends it")
+            running.wait()
+    except KeyboardInterrupt:
+        say("")
+
+
+def scene_of(options: Options) -> "Scene":
+    """Read the files and decide what is shown."""
+    from viscera import nifti
+    from viscera.pairing import case_name
+    from viscera.viewer import compare_scene, label_scene
+    from viscera.volume import require_same_grid
+
+    title, where = case_name(options.labels), options.labels.name
+    ct = nifti.read(options.ct)
+    if options.truth:
+        pair, notes = matched(options)
+        require_same_grid(ct, pair.prediction, where=where)
+        scene = compare_scene(ct, pair, title=title, colours=options.colours, notes=notes)
+    else:
+        labels = nifti.read(options.labels)
+        require_same_grid(ct, labels, where=where)
+        names, notes = names_of(options.labels)
+        scene = label_scene(ct, labels, names=names, title=title, where=where, colours=options.colours, notes=notes)
+    tell(scene.notes)
+    return scene
+
+
+def matched(options: Options) -> "tuple[Pair, tuple[str, ...]]":
+    """Read labels and truth in one label space, by the names of the organs, or by value where neither has names."""
+    from tempfile import TemporaryDirectory
+
+    from viscera.files import write_json
+    from viscera.pairing import match
+
+    task = task_of(options)
+    if isinstance(task.truth, Path) and names_of(options.labels)[1] and names_of(task.truth)[1]:
+        values = found_values(options.labels) | found_values(task.truth) or {1}
+        with TemporaryDirectory(prefix="viscera-view-") as folder:
+            numbered = Path(folder) / "names.json"
+            write_json(numbered, {"labels": {str(value): f"label_{value}" for value in sorted(values)}})
+            pair, _ = match(task, labels=numbered)
+        return pair, (NAMELESS,)
+    return match(task)
+
+
+def found_values(labels: Path) -> set[int]:
+    """Give the labels that a file holds, without 0; what is no label is left to ``match`` to refuse."""
+    import numpy as np
+
+    from viscera import nifti
+
+    return {int(value) for value in np.unique(nifti.read(labels).voxels) if 0 < value <= 255}
+
+
+def names_of(labels: Path) -> tuple[dict[int, str], tuple[str, ...]]:
+    """Give {value: organ} of a label file; where nothing names them, none, and a note that says so."""
+    from viscera.label_files import names_beside
+
+    names = names_beside(labels)
+    return ({}, (NAMELESS,)) if names is None else (dict(names.labels), ())
+
+
+def refuse_existing(path: Path, *, overwrite: bool) -> None:
+    """Stop before any work if the result stands there already."""
+    if path.exists() and not overwrite:
+        raise FileError(f"{path} exists already. Choose another name or say --overwrite.")
+
+
+def tell(notes: tuple[str, ...]) -> None:
+    """Write notes to stderr."""
+    for note in notes:
+        say(f"note: {note}")
+
+
+def task_of(options: Options) -> "Task":
     """Give the label map and its truth.
 
     Raises:
         FileError: The data set does not hold the case.
     """
+    from viscera.cli.inputs import data_sets
+    from viscera.pairing import Task, case_name, find_tasks
+
     if "=" in options.truth and not Path(options.truth).exists():
         return find_tasks(data_sets([options.truth])[0], options.labels)[0][0]
     return Task(case_name(options.labels), options.labels, Path(options.truth))

@@ -124,7 +124,7 @@ def montage(
     annotated: Collection[str] | None = None,
     look: Look = Look(),
 ) -> Path:
-    """Write a PNG with one slice per row and the columns CT, truth, prediction, agreement (or CT, prediction).
+    """Write a PNG with one slice per row and the columns CT, truth, prediction, agreement (or CT, labels).
 
     Args:
         ct: The scan, HU, in any orientation.
@@ -186,7 +186,7 @@ def stills(
         if amount
         for index in choose_slices(_areas(maps, PLANES.index(plane), sought), amount, head_first=plane == "axial")
     ]
-    field = _field(ct, maps)
+    field = field_of(ct, maps)
     widths_mm = {"axial": 2, "coronal": 2, "sagittal": 1}
     pixel_mm = max(_length_mm(ct, field, widths_mm[plane]) for plane, _ in cuts) / look.panel_pixels
     rows, seen, kinds = [], set(), {AGREE, FALSE, MISSED}
@@ -200,7 +200,7 @@ def stills(
         kinds.update(() if codes is None else np.unique(codes).tolist())
     legend = {organ: colour(organ, look.colours) for value, organ in organs.items() if value in seen}
     if truth is None:
-        return Stills(("CT", "prediction"), tuple(rows), pixel_mm, (legend,))
+        return Stills(("CT", "labels"), tuple(rows), pixel_mm, (legend,))
     compared = {AGREEMENT_NAMES[code]: rgb for code, rgb in AGREEMENT_COLOURS.items() if code in kinds}
     return Stills(("CT", "truth", "prediction", "agreement"), tuple(rows), pixel_mm, (legend, compared))
 
@@ -284,7 +284,7 @@ def _areas(maps: list[Shaped[np.ndarray, "z y x"]], axis: int, values: list[int]
     return np.array(counts)[:, values]
 
 
-def _field(ct: Volume, maps: list[Shaped[np.ndarray, "z y x"]]) -> tuple[slice, slice, slice]:
+def field_of(ct: Volume, maps: list[Shaped[np.ndarray, "z y x"]]) -> tuple[slice, slice, slice]:
     """Give the part worth showing: the body along y and x, the organs along z, with a margin, and every organ."""
     layers = ct.voxels[:: max(1, ct.shape[0] // 16)] > TISSUE_HU
     # A row counts as body if 2 % of it, in some slice, is no air: wires and noise do not.

@@ -72,9 +72,9 @@ def load_model(where: Path, *, accelerator: Accelerator = "auto") -> Model:
     """
     file = find_weights(where)
     device = device_type(accelerator)
-    if device == "cpu":
-        keep_pages()
     weights = load_weights(file)
+    if device == "cpu":
+        keep_pages(spare=isinstance(weights.recipe.inference, WindowInference))
     network = _build(weights, file.name).eval()
     if isinstance(weights.recipe.network, UNetShape | UpvShape):
         network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

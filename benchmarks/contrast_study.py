@@ -1,0 +1,44 @@
+"""The study upv on synthetic AbdomenCT-1K patients: two U-Nets, two depths, three contrasts, on two cores.
+
+    python benchmarks/contrast_study.py WORK        (goes on where it stopped; 12 trainings)
+
+What is compared are settings of a small network on synthetic CT, whose contrast is plainer than a patient's.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+from arms import viscera
+from machine import facts, save
+from viscera.datasets import find_sources
+from viscera.preparing import Plan, prepare_store
+from viscera.recipes import RECIPES
+from viscera.splits import Fractions
+
+CASES, SHAPE, SEED, EPOCHS = 45, (40, 128, 128), 51, 14
+SHARES = Fractions(training=0.6, validation=0.2, test=0.2)
+"""As in the thesis."""
+
+
+def main(work: Path) -> None:
+    """Make the patients, run the study, keep its table."""
+    data, store, out = work / "data", work / "store", work / "study"
+    if not (work / "made").exists():
+        viscera("synth", data, "--layout", "abdomenct1k", "--cases", CASES, "--seed", SEED, "--shape", *SHAPE)
+        (work / "made").touch()
+    sources, _ = find_sources("abdomenct1k", data)
+    recipe, plan = RECIPES["upv1-small"], Plan(jobs=2, fractions=SHARES)
+    prepare_store(store, sources, space=recipe.space, preparation=recipe.preparation, plan=plan)
+    viscera("study", "upv", store, out, "--epochs", EPOCHS)
+    study = json.loads((out / "study.json").read_text())
+    splits = json.loads((store / "splits.json").read_text())
+    rows = [{name: value for name, value in row.items() if name != "cases"} for row in study["results"]]
+    save(
+        "contrast_study",
+        facts("torch") | {"patients": CASES, "shape": SHAPE, "epochs": EPOCHS, "splits": splits, "results": rows},
+    )
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]).absolute())

@@ -1,0 +1,23 @@
+"""The interactive page of ``viscera view``: a scan with its labels in one HTML file, drawn by NiiVue.
+
+scene.py decides what is shown and counts it, page.py packs it into a page that loads nothing from elsewhere, serve.py
+hands a page and its volumes to the browser on the same machine. static/ holds the page's own HTML, CSS and JavaScript,
+and NiiVue as its authors built it (README.md and THIRD_PARTY.md there say where it comes from).
+"""
+
+from viscera.viewer.page import MOST_EMBEDDED_MB, pack, render, write_page
+from viscera.viewer.scene import OrganRow, Scene, compare_scene, label_scene
+from viscera.viewer.serve import Site, site
+
+__all__ = [
+    "MOST_EMBEDDED_MB",
+    "OrganRow",
+    "Scene",
+    "Site",
+    "compare_scene",
+    "label_scene",
+    "pack",
+    "render",
+    "site",
+    "write_page",
+]
