@@ -137,7 +137,7 @@ def two_step(found: dict) -> str:
     )
     training, patients = found["training"], found["patients"]
     return (
-        f"**Two 3D networks, organs and tumours** ({' and '.join(found['recipes'].values())}): "
+        f"**Two 3D networks, organs and tumours** ({', '.join(found['recipes'].values())}): "
         f"{patients['training']} synthetic patients in FLARE's layout for the organs, {patients['training_tumour']} for tumours, "
         f"{training['organs']['minutes']:.0f} and {training['tumour']['minutes']:.0f} core minutes of training; "
         f"{patients['test']} unseen patients, {found['seconds_median']:.1f} s each on one core, at most "
@@ -190,11 +190,12 @@ def regularised(found: dict) -> str:
 
 def volume_memory(found: dict) -> str:
     """Give the peak memory of a large scan."""
+    beside = f" ({found['note']})" if "note" in found else ""
     depth, height, width = found["shape"]
     return (
         f"**A large scan in 3D**: {height}x{width}x{depth} voxels of 0.78x0.78x1 mm, gao2step at full width "
         f"({found['parameters'] / 1e6:.1f} M parameters, untrained), {found['classes']} classes, two cores, windows without "
-        f"overlap: {found['peak_memory_mib'] / 1024:.2f} GiB at most, {found['seconds']:.0f} s."
+        f"overlap: {found['peak_memory_mib'] / 1024:.2f} GiB at most, {found['seconds']:.0f} s{beside}."
     )
 
 

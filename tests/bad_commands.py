@@ -377,12 +377,14 @@ OTHERS = [
     BadInput("report of nothing", "report nowhere", r"nowhere does not exist. Pass"),
     BadInput(
         "picture of labels on another grid",
-        "view scan.nii.gz cropped.nii.gz",
+        "view scan.nii.gz cropped.nii.gz --png look.png",
         r"cropped.nii.gz: labels lie on another grid than the image \(7x16x16.*8x16x16",
         lambda: (nifti("cropped.nii.gz", organs()[:, :, :7]), copies("names.json", "cropped.json")),
     ),
     BadInput(
-        "picture with scan and labels exchanged", "view truth.nii.gz scan.nii.gz", r"scan.nii.gz.*(names|no labels)"
+        "picture with scan and labels exchanged",
+        "view truth.nii.gz scan.nii.gz --png look.png",
+        r"prediction: holds values .* Pass the labels, not the scan",
     ),
     BadInput("misspelt topic", "info recipe", r"no topic 'recipe'. Did you mean 'recipes'"),
     BadInput(

@@ -282,7 +282,7 @@ def test_the_command_makes_a_montage_and_nothing_else_where_png_is_asked_for(fil
 
 def test_labels_without_names_are_numbered_with_a_note(files, capsys):
     assert main(["view", "ct.nii.gz", "found.nii.gz"]) == 0
-    assert "Nothing names the labels" in capsys.readouterr().err
+    assert "3 labels without a name" in capsys.readouterr().err
     assert [organ["name"] for organ in content((files / "found.html").read_text())["organs"]] == [
         "label_1",
         "label_2",

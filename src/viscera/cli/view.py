@@ -136,8 +136,8 @@ def scene_of(options: Options) -> "Scene":
     else:
         labels = nifti.read(options.labels)
         require_same_grid(ct, labels, where=where)
-        names, notes = names_of(options.labels)
-        scene = label_scene(ct, labels, names=names, title=title, where=where, colours=options.colours, notes=notes)
+        names, _ = names_of(options.labels)  # the scene itself says which labels have no name
+        scene = label_scene(ct, labels, names=names, title=title, where=where, colours=options.colours)
     tell(scene.notes)
     return scene
 
