@@ -16,7 +16,7 @@ import pytest
 
 from viscera.cases import open_store
 from viscera.cli import main
-from viscera.cli.study import Options, plan_of, split_of, table
+from viscera.cli.study import Options, places_of, plan_of, split_of, table
 from viscera.config import PartialLoss, Recipe, ResizedSlices, SliceInference, Training, UNetShape
 from viscera.errors import FileError, RunError, SettingError, StoreError
 from viscera.inference import load_model
@@ -457,3 +457,17 @@ def test_every_result_names_files_that_are_there(studied):
     assert json.loads((out / "study.json").read_text())["cells"] == 2
     assert (out / "table.csv").read_text().startswith("cell,network.widths,failure,")
     assert (out / "study.html").read_text().lstrip().startswith("<!")
+
+
+def test_the_slices_to_show_are_checked(small_store):
+    store = open_store(small_store)
+    name = store.names()[0]
+    slices = len(store.case(name).image)
+    assert places_of([f"{name}:0", f"{name}:{slices - 1}"], store) == [(name, 0), (name, slices - 1)]
+    for word, message in (
+        (f"{name}:{slices}", f"the case has {slices} slices"),
+        (name, "takes CASE:SLICE"),
+        ("nobody:1", "The store's cases are"),
+    ):
+        with pytest.raises(SettingError, match=message):
+            places_of([word], store)

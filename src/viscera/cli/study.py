@@ -52,6 +52,9 @@ class Options:
     """Whose cases are scored."""
     device: Accelerator = "auto"
     """Where the networks run; auto takes GPUs where there are any."""
+    show: tuple[str, ...] = ()
+    """CASE:SLICE ..., which cases and axial slices of the prepared grid (0: at the feet) the page's error grids show; else the
+    best, median and worst case. Said once more with everything finished, only the page is made anew."""
     overwrite: bool = False
     """Run this grid's cells anew."""
 
@@ -64,6 +67,7 @@ def main(arguments: list[str]) -> int:
 
     store = open_store(options.store)
     plan = plan_of(options, store)
+    places = places_of(options.show, store)
     workers = workers_of(options)
     for note in plan.notes:
         say(f"note: {note}")
@@ -76,7 +80,9 @@ def main(arguments: list[str]) -> int:
     say(f"table:  {options.out / 'table.csv'}")
     failed = [cell.name for cell in study.results if cell.failure]
     if len(failed) < len(study.results):
-        write_page(study, options.out, store)
+        from viscera.report.study import write_study_report
+
+        say(f"report: {write_study_report(study, options.out, store, places=places)}")
     if failed:
         say(f"{counted(len(failed), 'cell')} failed: {', '.join(failed)}. The same command tries them again.")
     return 2 if failed else 0
@@ -124,6 +130,25 @@ def split_of(options: Options, store: "Store") -> tuple[Literal["test", "validat
             "scores are too high.",
         )
     raise RunError(f"{store.path} has no {options.split} cases to score. Prepare it with more patients.")
+
+
+def places_of(words: Sequence[str], store: "Store") -> list[tuple[str, int]]:
+    """Read which slices of which cases are to be shown.
+
+    Raises:
+        SettingError: A word is not of that form, or names no slice of the store.
+    """
+    places = []
+    for word in words:
+        case, _, number = word.rpartition(":")
+        if case not in store.names() or not number.isdecimal():
+            known = ", ".join(store.names()[:3])
+            raise SettingError(f"--show takes CASE:SLICE, got '{word}'. The store's cases are {known} ...")
+        slices = len(store.case(case).image)
+        if int(number) >= slices:
+            raise SettingError(f"--show {word}: the case has {slices} slices, 0 to {slices - 1}.")
+        places.append((case, int(number)))
+    return places
 
 
 def workers_of(options: Options) -> "Workers":
@@ -204,13 +229,6 @@ def interval(score: "ClassScore") -> str:
     """Give a mean over cases with its interval."""
     around = "" if math.isnan(score.low) else f" [{score.low:.3f}, {score.high:.3f}]"
     return f"{number(score.mean)}{around}"
-
-
-def write_page(study: "Study", out: Path, store: "Store") -> None:
-    """Write the study's page."""
-    from viscera.report.study import write_study_report
-
-    say(f"report: {write_study_report(study, out, store)}")
 
 
 @contextmanager
