@@ -184,6 +184,14 @@ def test_a_shape_outside_the_grid_has_an_empty_field():
     assert evaluate(tube, _cube(4.0), reach_mm=1.0)[1].size == 0
 
 
+def test_noise_at_no_coordinates_is_empty():
+    """The box of an organ that lies outside the scan is empty along some axes."""
+    noise, some = draw_noise(np.random.default_rng(0), 20.0), np.zeros(4, np.float32)
+    for empty in range(3):
+        z, y, x = (some[: 0 if axis == empty else 4] for axis in range(3))
+        assert noise(z[:, None, None], y[None, :, None], x[None, None, :]).shape == (len(z), len(y), len(x))
+
+
 def test_noise_has_unit_variance_and_the_same_value_on_every_grid():
     noise = draw_noise(np.random.default_rng(0), 20.0)
     axis = np.arange(-140, 140, 4, dtype=np.float32)

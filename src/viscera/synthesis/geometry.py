@@ -94,7 +94,7 @@ class Noise:
         used = np.flatnonzero(weights_x.any(axis=0))
         values = self.values[:, :, used[0] : used[-1] + 1] if len(used) else self.values
         weights_x = weights_x[:, used[0] : used[-1] + 1] if len(used) else weights_x
-        rows = (weights_z @ values.reshape(nz, -1)).reshape(len(weights_z), ny, -1)
+        rows = (weights_z @ values.reshape(nz, -1)).reshape(len(weights_z), ny, values.shape[2])
         return np.matmul(np.matmul(weights_y, rows), weights_x.T)
 
 
