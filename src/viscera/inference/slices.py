@@ -1,17 +1,17 @@
 """A 2D network's logits, and labels on the scanner's slices from logits of prepared ones."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int16, UInt8
 from torch import Tensor
-from torch.nn.functional import interpolate
 
 from viscera.config import UNetShape
 from viscera.contrast import spread
 from viscera.geometry import Geometry
 from viscera.inference.model import Model
+from viscera.inference.upsampling import Enlargement, enlarged_labels
 from viscera.intensity import network_input
 
 
@@ -37,7 +37,6 @@ def slice_logits(
         return model.network(scaled)
 
 
-@torch.inference_mode()
 def decide(logits: Float[Tensor, "slice class rows columns"], size: Sequence[int]) -> UInt8[np.ndarray, "slice y x"]:
     """Give the class of the largest logit on slices of another size.
 
@@ -45,35 +44,30 @@ def decide(logits: Float[Tensor, "slice class rows columns"], size: Sequence[int
         logits: From ``slice_logits``.
         size: Rows and columns wanted; logits are interpolated linearly, pixel centres at half steps.
     """
-    return _largest(logits, lambda image: interpolate(image, tuple(size), mode="bilinear", align_corners=False))
+    rows, columns = size
+    return enlarged_labels(logits, Enlargement((rows, columns)))
 
 
-@torch.inference_mode()
 def on_scanner(logits: Float[Tensor, "slice class rows columns"], geometry: Geometry) -> UInt8[np.ndarray, "slice y x"]:
     """Give the labels of prepared slices on the scanner's axial slices: background where those were cut off."""
+    inside = enlarged_labels(logits, enlargement_of(geometry))
     whole = geometry.axial_shape[1:]
-    if logits.shape[2:] == whole and geometry.step is None:
-        return _largest(logits, lambda image: image)
-    if geometry.step is None:
-        return decide(logits, whole)
-    factors = tuple(float(step) for step in geometry.step)
-    rows, columns = geometry.raster.inside(whole)
-    top, left = geometry.start
-
-    def enlarge(image: Tensor) -> Tensor:
-        large = interpolate(image, scale_factor=factors, mode="bilinear", align_corners=False)  # type: ignore[arg-type]
-        return large[..., rows.start - top : rows.stop - top, columns.start - left : columns.stop - left]
-
+    if inside.shape[1:] == whole:
+        return inside
     labels = np.zeros((len(logits), *whole), np.uint8)
-    labels[:, rows, columns] = _largest(logits, enlarge)
+    labels[:, *geometry.raster.inside(whole)] = inside
     return labels
 
 
-def _largest(
-    logits: Float[Tensor, "slice class rows columns"], enlarge: Callable[[Tensor], Tensor]
-) -> UInt8[np.ndarray, "slice y x"]:
-    """Give the class of the largest logit on slices that are enlarged one by one."""
-    # One slice at a time keeps memory small. max is ten times as fast as argmax here (5 ms against 54 ms per slice of
-    # 12x512x512), and linear interpolation twice as fast on contiguous logits.
-    classes = [enlarge(one[None].float().contiguous()).max(1).indices for one in logits]
-    return torch.cat(classes).to(torch.uint8).cpu().numpy()
+def enlargement_of(geometry: Geometry) -> Enlargement:
+    """Give how prepared slices become the part of the scanner's that they cover."""
+    whole = geometry.axial_shape[1:]
+    if geometry.step is None:
+        return Enlargement(whole)
+    rows, columns = geometry.raster.inside(whole)
+    top, left = geometry.start
+    return Enlargement(
+        size=(rows.stop - rows.start, columns.stop - columns.start),
+        factors=(float(geometry.step[0]), float(geometry.step[1])),
+        start=(rows.start - top, columns.start - left),
+    )
