@@ -25,6 +25,7 @@ from viscera.inference import Model, only_organs, prepare_scan, segment_prepared
 from viscera.intensity import hounsfield
 from viscera.labels import LabelSpace, colour
 from viscera.machine import Stopwatch, peak_memory_mib
+from viscera.runtime import runner_facts
 from viscera.volume import Volume, with_voxels
 
 
@@ -148,7 +149,8 @@ def predict_file(
         "other_weights_sha256": model.sha256s,
         "organs": list(wishes.organs),
         "device": str(model.device),
-        "precision": str(model.autocast or torch.float32).removeprefix("torch."),
+        "runtime": runner_facts(model.network)["name"],
+        "precision": model.precision,
         "seconds": {stage: round(seconds, 3) for stage, seconds in clock.seconds.items()},
         "peak_memory_mib": round(peak_memory_mib(), 1),
         "shape": list(reversed(shape)),

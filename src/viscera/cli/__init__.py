@@ -18,6 +18,7 @@ VERBS = {
     "predict": "segment a scan or a folder of scans",
     "evaluate": "measure predictions against the truth",
     "report": "one HTML page of a run, an evaluation or a store",
+    "export": "write a network for ONNX Runtime or OpenVINO",
     "view": "a page to look at a scan with its labels, or a picture",
     "info": "what there is: recipes, layouts, organs, system",
 }
@@ -87,6 +88,8 @@ def run(verb: str, arguments: list[str]) -> int:
             from viscera.cli import evaluate as command
         case "report":
             from viscera.cli import report as command
+        case "export":
+            from viscera.cli import export as command
         case "view":
             from viscera.cli import view as command
         case "info":

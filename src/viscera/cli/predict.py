@@ -46,6 +46,9 @@ class Options:
     """Of a data set, only the cases of this split of the run: test for an honest score."""
     device: Accelerator = "auto"
     """Where the network runs; auto takes a GPU where there is one."""
+    runtime: Literal["auto", "torch", "openvino", "onnx"] = "auto"
+    """What runs the network on a CPU: auto takes OpenVINO for slices where it is installed (pip install "viscera[openvino]"), else
+    torch. NAME.json says which it was."""
     overwrite: bool = False
     """Replace label maps that stand there."""
 
@@ -66,9 +69,13 @@ def main(arguments: list[str]) -> int:
         raise SettingError(f"--split {options.split} needs a data set as LAYOUT=DIR, not '{options.scan}'.")
     else:
         tasks = find_tasks(Path(options.scan), options.output)
-    model = load_model(options.weights, accelerator=options.device)
+    model = load_model(options.weights, accelerator=options.device, runtime=options.runtime)
     others = {"tumour": options.tumour, "finder": options.finder}
-    loaded = {name: load_model(path, accelerator=options.device) for name, path in others.items() if path}
+    loaded = {
+        name: load_model(path, accelerator=options.device, runtime=options.runtime)
+        for name, path in others.items()
+        if path
+    }
     model = with_others(with_region(model, options.region) if options.region else model, **loaded)
     wishes = Wishes(options.organs, options.statistics, options.overwrite)
     with progress() as bar:

@@ -13,6 +13,7 @@ from viscera.files import sha256
 from viscera.labels import TUMOUR, LabelSpace
 from viscera.machine import autocast_type, device_type, keep_pages
 from viscera.networks import build_network
+from viscera.runtime import RuntimeName, choose_runner, input_channels
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,18 +54,28 @@ class Model:
         return settings.margin_mm if isinstance(settings, WindowInference) else 0.0
 
     @property
+    def precision(self) -> str:
+        """Of the network's numbers: fp32, bf16 or fp16, as its runtime has it."""
+        plain = {torch.bfloat16: "bf16", torch.float16: "fp16"}.get(self.autocast, "fp32")  # type: ignore[call-overload]
+        return getattr(self.network, "precision", plain)
+
+    @property
     def sha256s(self) -> dict[str, str]:
         """{what for: hash of the weights file} of the second network and the finder."""
         others = {"tumour": self.tumour, "finder": self.finder}
         return {name: other.weights_sha256 for name, other in others.items() if other is not None}
 
 
-def load_model(where: Path, *, accelerator: Accelerator = "auto") -> Model:
+def load_model(
+    where: Path, *, accelerator: Accelerator = "auto", runtime: Literal["auto"] | RuntimeName | None = None
+) -> Model:
     """Build a trained network.
 
     Args:
         where: A weights file, or the folder of a run (its best weights).
         accelerator: Where to run it.
+        runtime: What runs it (runtime.py); auto: for slices the fastest that there is, for volumes torch, since what others take
+            of memory there has not been measured. None: torch's module as it was trained.
 
     Raises:
         WeightsError: No weights there, or not for the network of their recipe.
@@ -78,7 +89,12 @@ def load_model(where: Path, *, accelerator: Accelerator = "auto") -> Model:
     network = _build(weights, file.name).eval()
     if isinstance(weights.recipe.network, UNetShape | UpvShape):
         network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    autocast = autocast_type("auto", device)
+    windows = isinstance(weights.recipe.inference, WindowInference)
+    if runtime is not None and not (runtime == "auto" and windows):
+        channels = input_channels(weights.recipe.network)
+        network, autocast = choose_runner(network, torch.device(device), channels=channels, wanted=runtime), None
+    else:
+        autocast = autocast_type("auto", device)
     return Model(network.to(device), weights.recipe, weights.space, torch.device(device), autocast, sha256(file))
 
 

@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from viscera.config import AttentionUNetShape
 from viscera.errors import SettingError
-from viscera.networks.levels import check_sides, recomputed
+from viscera.networks.levels import check_sides, recomputed, sides_of
 
 
 class AttentionUNet(nn.Module):
@@ -87,7 +87,7 @@ class AttentionUNet(nn.Module):
         return logits
 
     def _check(self, patch: Tensor) -> None:
-        check_sides(patch.shape[2:], stride=self.stride, setting="sampling.size")
+        check_sides(sides_of(patch), stride=self.stride, setting="sampling.size")
         if self.training and len(patch) * patch.shape[2:].numel() == self.stride**3:
             raise SettingError(
                 f"one patch of {'x'.join(map(str, patch.shape[2:]))} voxels is a single voxel on the coarsest level, where "

@@ -10,6 +10,11 @@ from torch.utils.checkpoint import checkpoint
 from viscera.errors import SettingError
 
 
+def sides_of(image: Tensor) -> tuple[int, ...]:
+    """Give the sides of images (batch, channel, *space) as plain numbers, which they are not where a network is traced."""
+    return tuple(int(side) for side in image.shape[2:])
+
+
 def check_sides(sides: Sequence[int], *, stride: int, setting: str) -> None:
     """Check that a network can halve all sides of an image or patch as often as it must.
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from viscera.config import PlainUNetShape
 from viscera.errors import WeightsError
-from viscera.networks.levels import check_patch, recomputed
+from viscera.networks.levels import check_patch, recomputed, sides_of
 
 SLOPE = 0.01  # of the leaky ReLU below 0; Gao et al., section 2.2
 
@@ -58,7 +58,7 @@ class PlainUNet(nn.Module):
         Raises:
             SettingError: The patch cannot be halved often enough, or halves down to a single voxel.
         """
-        check_patch(patch.shape[2:], stride=self.stride, setting="sampling.size")
+        check_patch(sides_of(patch), stride=self.stride, setting="sampling.size")
         skips = []
         for level in self.down:
             patch = self._run(level, patch)

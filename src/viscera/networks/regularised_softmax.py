@@ -102,7 +102,7 @@ def grad(image: Float[Tensor, "batch class *space"]) -> tuple[Float[Tensor, "bat
         >>> grad(torch.tensor([[[0.0, 1.0, 4.0]]]))
         (tensor([[[1., 3., 0.]]]),)
     """
-    return tuple(_padded(image.diff(dim=axis), axis, before=0) for axis in range(2, image.ndim))
+    return tuple(_padded(_differences(image, axis), axis, before=0) for axis in range(2, image.ndim))
 
 
 def div(field: Sequence[Float[Tensor, "batch class *space"]]) -> Float[Tensor, "batch class *space"]:
@@ -116,13 +116,19 @@ def div(field: Sequence[Float[Tensor, "batch class *space"]]) -> Float[Tensor, "
         tensor([[[ 1.,  2., -3.]]])
     """
     parts = [
-        _padded(part.narrow(axis, 0, part.shape[axis] - 1), axis, before=1).diff(dim=axis)
+        _differences(_padded(part.narrow(axis, 0, part.shape[axis] - 1), axis, before=1), axis)
         for axis, part in enumerate(field, start=2)
     ]
     total = parts[0]
     for part in parts[1:]:
         total = total + part
     return total
+
+
+def _differences(image: Tensor, axis: int) -> Tensor:
+    """Give each voxel's difference to the one before; ``Tensor.diff`` cannot be written as ONNX."""
+    count = image.shape[axis] - 1
+    return image.narrow(axis, 1, count) - image.narrow(axis, 0, count)
 
 
 def _padded(image: Tensor, axis: int, *, before: int) -> Tensor:

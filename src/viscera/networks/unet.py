@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from viscera.config import UNetShape
-from viscera.networks.levels import check_sides, recomputed
+from viscera.networks.levels import check_sides, recomputed, sides_of
 
 
 class UNet(nn.Module):
@@ -50,7 +50,7 @@ class UNet(nn.Module):
         Raises:
             SettingError: The image cannot be halved often enough.
         """
-        check_sides(image.shape[2:], stride=self.stride, setting="preparation.size")
+        check_sides(sides_of(image), stride=self.stride, setting="preparation.size")
         skips = []
         for block in self.down:
             image = self._run(block, image)

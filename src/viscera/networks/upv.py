@@ -37,7 +37,7 @@ from torch import Tensor, nn
 
 from viscera.config import Recipe, ResizedSlices, SliceSampling, SpacedSlices, UpvShape
 from viscera.errors import SettingError
-from viscera.networks.levels import recomputed
+from viscera.networks.levels import recomputed, sides_of
 
 
 class UpvUNet(nn.Module):
@@ -82,7 +82,7 @@ class UpvUNet(nn.Module):
         Raises:
             SettingError: The image cannot be halved often enough, or batch normalisation would have a single pixel.
         """
-        check_size(image.shape[2:], depth=self.shape.depth, setting="preparation.size")
+        check_size(sides_of(image), depth=self.shape.depth, setting="preparation.size")
         if self.training and self.shape.normalise and len(image) * image.shape[2:].numel() == self.stride**2:
             raise SettingError(
                 f"one slice of {self.stride}x{self.stride} is a single pixel after {self.shape.depth} halvings, where batch "
