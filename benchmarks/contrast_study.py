@@ -7,6 +7,7 @@ What is compared are settings of a small network on synthetic CT, whose contrast
 
 import json
 import sys
+from collections import Counter
 from pathlib import Path
 
 from arms import viscera
@@ -32,7 +33,7 @@ def main(work: Path) -> None:
     prepare_store(store, sources, space=recipe.space, preparation=recipe.preparation, plan=plan)
     viscera("study", "upv", store, out, "--epochs", EPOCHS)
     study = json.loads((out / "study.json").read_text())
-    splits = json.loads((store / "splits.json").read_text())
+    splits = Counter(json.loads((store / "splits.json").read_text())["cases"].values())
     rows = [{name: value for name, value in row.items() if name != "cases"} for row in study["results"]]
     save(
         "contrast_study",

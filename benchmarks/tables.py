@@ -213,8 +213,7 @@ def contrast_study(found: dict) -> str:
         rows.append(
             f"| {settings} | {pooled} | {mean['mean']:.3f} [{mean['low']:.3f}, {mean['high']:.3f}] | {cell['best_epoch']} |"
         )
-    parts = list(found["splits"].values())
-    counts = ", ".join(f"{parts.count(split)} for {split}" for split in ("training", "validation", "test"))
+    counts = ", ".join(f"{count} for {split}" for split, count in found["splits"].items())
     return (
         f"**Contrast and depth** (`viscera study upv`): {found['patients']} synthetic patients in AbdomenCT-1K's layout, {counts}; "
         f"{found['epochs']} epochs at width 8 on 128x128 slices, one training per row. IoU over all voxels of the test patients on "
