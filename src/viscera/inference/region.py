@@ -9,7 +9,6 @@ from math import ceil
 import numpy as np
 import torch
 from jaxtyping import Bool, Int, Int16, Shaped, UInt8
-from scipy.ndimage import maximum_filter
 
 from viscera.geometry import Geometry
 from viscera.inference.model import Model
@@ -31,6 +30,8 @@ def widened(
     wanted: Bool[np.ndarray, "bz by bx"], *, margin_mm: float, spacing_mm: Sequence[float]
 ) -> Bool[np.ndarray, "bz by bx"]:
     """Give the blocks that lie within a margin of wanted ones, along each axis."""
+    from scipy.ndimage import maximum_filter  # 0.1 s, and networks of slices never come here
+
     reach = [2 * ceil(margin_mm / (BLOCK * mm)) + 1 for mm in spacing_mm]
     return maximum_filter(wanted.view(np.uint8), size=reach, mode="constant").astype(bool)
 
@@ -40,9 +41,10 @@ def first_look(
     model: Model,
     plan: Plan,
     *,
+    organs: Sequence[int] = (),
     watch: Callable[[int, int], None] = lambda done, windows: None,
 ) -> Bool[np.ndarray, "bz by bx"] | None:
-    """Give the blocks in which a network finds anything in windows that do not overlap, in one phase.
+    """Give the blocks in which a network finds any organ (of those given) in windows that do not overlap, in one phase.
 
     Returns:
         The blocks; None where a first pass would not pay, because the scan has few windows.
@@ -51,7 +53,7 @@ def first_look(
     chosen = places(image.shape, coarse, one_phase=True)
     if len(places(image.shape, plan)) < FIRST_PASS_PAYS * len(chosen):
         return None
-    return found_blocks(image, model, coarse, chosen, watch=watch)
+    return found_blocks(image, model, coarse, chosen, organs=organs, watch=watch)
 
 
 @torch.inference_mode()
@@ -61,14 +63,17 @@ def found_blocks(
     plan: Plan,
     chosen: Sequence[tuple[int, int, int]],
     *,
+    organs: Sequence[int] = (),
     watch: Callable[[int, int], None] = lambda done, windows: None,
 ) -> Bool[np.ndarray, "bz by bx"]:
-    """Give the blocks in which a network finds anything, looking through some windows."""
+    """Give the blocks in which a network finds any organ (of those given), looking through some windows."""
+    counts = np.zeros(256, bool)
+    counts[list(organs) or slice(1, None)] = True
     wanted = np.zeros([ceil(side / BLOCK) for side in image.shape], bool)
     for planes in finished_planes(image, model, plan, chosen=chosen, watch=watch):
         if planes.logits is None:
             continue
-        z, y, x = np.nonzero((planes.logits.max(0).indices > 0).cpu().numpy())
+        z, y, x = np.nonzero(counts[planes.logits.max(0).indices.cpu().numpy()])
         z, y, x = z + planes.start, y + planes.box[0].start, x + planes.box[1].start
         wanted[z // BLOCK, y // BLOCK, x // BLOCK] = True
     return wanted

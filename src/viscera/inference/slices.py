@@ -1,23 +1,97 @@
-"""A 2D network's logits, and labels on the scanner's slices from logits of prepared ones."""
+"""A 2D network's logits, and labels on the scanner's slices: in chunks of a few slices, several chunks at once.
 
-from collections.abc import Sequence
+Each chunk goes the whole way on one core, from HU to labels, so that no core waits for another and no array of all slices' logits
+ever exists.
+"""
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from itertools import pairwise
+from math import floor
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int16, UInt8
 from torch import Tensor
 
-from viscera.config import UNetShape
+from viscera.config import SliceInference, UNetShape
 from viscera.contrast import spread
+from viscera.errors import SettingError
 from viscera.geometry import Geometry
 from viscera.inference.model import Model
 from viscera.inference.upsampling import Enlargement, enlarged_labels
 from viscera.intensity import network_input
 
 
+def label_slices(
+    image: Int16[np.ndarray, "z y x"],
+    geometry: Geometry,
+    model: Model,
+    *,
+    organs: Sequence[int] = (),
+    watch: Callable[[int, int], None] = lambda done, slices: None,
+) -> UInt8[np.ndarray, "depth rows columns"]:
+    """Give labels on the scanner's axial slices.
+
+    First every slice that lies ``look_mm`` (of the recipe) from the last one is segmented; then, of those between two, the ones
+    with an organ at either end. The others stay background.
+
+    Args:
+        image: HU, prepared.
+        geometry: Where it lies.
+        model: A 2D network.
+        organs: Indices of those that are wanted: slices are skipped that seem to hold none of these; all organs where empty.
+        watch: Called with the slices done or skipped, and all of them.
+    """
+    settings = model.recipe.inference
+    if not isinstance(settings, SliceInference):
+        raise SettingError(f"recipe '{model.recipe.name}' segments windows, not slices.")
+    axial = np.zeros(geometry.axial_shape, np.uint8)
+    # What a worker thread sets would hold for all threads that begin later.
+    streams, threads = getattr(model.network, "streams", 1), torch.get_num_threads()
+    alone = {"max_workers": streams, "initializer": torch.set_num_threads, "initargs": (1,)}
+    pool = ThreadPoolExecutor(**alone) if streams > 1 else ThreadPoolExecutor(1)
+    depth, done = len(image), 0
+
+    def segmented(chunk: Sequence[int]) -> int:
+        """Segment some slices; give their number."""
+        axial[chunk] = on_scanner(slice_logits(image, model, chunk), geometry)
+        return len(chunk)
+
+    first = _seen_first(depth, step_mm=geometry.spacing_mm[0], look_mm=settings.look_mm)
+    try:
+        for slices in (first, None):
+            chosen = _between(first, axial, organs) if slices is None else slices
+            size = settings.batch_size
+            chunks = [chosen[start : start + size] for start in range(0, len(chosen), size)]
+            for work in as_completed([pool.submit(segmented, chunk) for chunk in chunks]):
+                done += work.result()
+                watch(done, depth)
+        if done < depth:
+            watch(depth, depth)
+    finally:
+        pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(threads)
+    return axial
+
+
+def _seen_first(depth: int, *, step_mm: float, look_mm: float) -> list[int]:
+    """Give the slices that are segmented in any case, the first and the last among them."""
+    step = max(1, floor(look_mm / step_mm + 1e-3))
+    return sorted({*range(0, depth, step), depth - 1})
+
+
+def _between(first: Sequence[int], axial: UInt8[np.ndarray, "z y x"], organs: Sequence[int]) -> list[int]:
+    """Give the slices between those seen first that may hold organs."""
+    holds = np.zeros(256, bool)
+    holds[list(organs) or slice(1, None)] = True
+    held = {place: bool(holds[axial[place]].any()) for place in first}
+    return [place for low, high in pairwise(first) if held[low] or held[high] for place in range(low + 1, high)]
+
+
 @torch.inference_mode()
 def slice_logits(
-    image: Int16[np.ndarray, "z y x"], model: Model, slices: range
+    image: Int16[np.ndarray, "z y x"], model: Model, slices: Sequence[int]
 ) -> Float[Tensor, "slice class rows columns"]:
     """Give the network's output for some slices of a prepared scan.
 
@@ -28,10 +102,10 @@ def slice_logits(
     """
     shape = model.recipe.network
     reach = shape.slices // 2 if isinstance(shape, UNetShape) else 0
-    first, last = max(0, slices.start - reach), min(len(image), slices.stop + reach) - 1
-    seen = np.arange(slices.start, slices.stop)[:, None] + np.arange(-reach, reach + 1)
-    part = spread(image[first : last + 1], model.recipe.contrast)
-    stack = torch.from_numpy(part[seen.clip(first, last) - first]).to(model.device)
+    seen = np.asarray(slices)[:, None] + np.arange(-reach, reach + 1)
+    places, stacked = np.unique(seen.clip(0, len(image) - 1), return_inverse=True)
+    part = spread(image[places], model.recipe.contrast)
+    stack = torch.from_numpy(part[stacked.reshape(seen.shape)]).to(model.device)
     scaled = network_input(stack, model.recipe.intensity).contiguous(memory_format=torch.channels_last)
     with torch.autocast(model.device.type, model.autocast, enabled=model.autocast is not None):
         return model.network(scaled)

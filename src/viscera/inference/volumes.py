@@ -1,6 +1,6 @@
 """A 3D network's labels on the scanner's slices: windows, averaged, interpolated, decided plane by plane."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from math import ceil, floor
 
@@ -35,6 +35,7 @@ def segment_volume(
     model: Model,
     *,
     wanted: Bool[np.ndarray, "bz by bx"] | None = None,
+    organs: Sequence[int] = (),
     watch: Watch = lambda done, windows: None,
 ) -> UInt8[np.ndarray, "depth rows columns"]:
     """Give labels on the scanner's axial slices.
@@ -44,6 +45,7 @@ def segment_volume(
         geometry: Where it lies.
         model: A 3D network.
         wanted: Blocks to look at; None: as the recipe's ``inference.region`` says.
+        organs: Indices of those that a first look is to find; all where empty.
         watch: Called with the windows done and all windows.
 
     Raises:
@@ -56,7 +58,7 @@ def segment_volume(
         try:
             blocks = wanted
             if blocks is None and settings.region == "find":
-                blocks = first_look(image, model, plan, watch=watch)
+                blocks = first_look(image, model, plan, organs=organs, watch=watch)
                 if blocks is not None:
                     blocks = widened(blocks, margin_mm=settings.margin_mm, spacing_mm=geometry.spacing_mm)
             if settings.region == "middle":
