@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from viscera import nifti
-from viscera.body import find_body
+from viscera.body import coarse_grid, find_body, find_coarse_body
 from viscera.synthesis import synthesize
 from viscera.volume import axial_turn, turn_volume
 
@@ -86,6 +86,20 @@ def test_one_slice_is_enough():
     hu = air((1, *SHAPE[1:]))
     hu[:, ellipse((90, 120), (60, 80))] = 40
     is_box(find_body(hu, SPACING_MM), (30, 150), (40, 200))
+
+
+def test_only_voxels_of_the_coarse_grid_are_looked_at():
+    hu = air()
+    hu[:, ellipse((90, 120), (60, 80))] = 40
+    spacing_mm = (2.0, 1.0, 0.9)
+    z, y, x = coarse_grid(spacing_mm)
+    assert (z.step, y.step, x.step) == (2, 3, 3)  # 5 mm and 3 mm at most
+    coarse = hu[z, y, x].copy()
+    hidden = np.full_like(hu, 3000)
+    hidden[z, y, x] = coarse
+    box = find_body(hu, spacing_mm)
+    assert find_body(hidden, spacing_mm) == find_coarse_body(coarse, SHAPE[1:], spacing_mm) == box
+    assert box != (slice(0, SHAPE[1]), slice(0, SHAPE[2]))
 
 
 @pytest.mark.parametrize("seed", range(6))

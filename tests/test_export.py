@@ -1,6 +1,7 @@
 """Exports: what is written agrees with torch or is not written; model.json suffices for a program without viscera."""
 
 import ast
+import hashlib
 import importlib
 import json
 from dataclasses import replace
@@ -13,15 +14,16 @@ import pytest
 import torch
 from torch import nn
 
+from viscera import nifti
 from viscera.cases import open_store
 from viscera.checkpoint import Weights, save_weights
 from viscera.cli import main
 from viscera.config import Contrast, Recipe, ResizedSlices, SpacedSlices, UNetShape, Window
-from viscera.errors import FileError, RunError, SettingError, StoreError
+from viscera.errors import FileError, RunError, SettingError, StoreError, WeightsError
 from viscera.exporting import FILES, Yardstick, describe, export, measure
 from viscera.files import sha256
 from viscera.graph import to_onnx
-from viscera.inference import Model, segment
+from viscera.inference import Model, load_model, segment
 from viscera.labels import ABDOMENCT1K, colour
 from viscera.networks import build_network
 from viscera.preprocessing import prepare_image
@@ -222,6 +224,84 @@ def client(monkeypatch):
     """Give the stand-alone program."""
     monkeypatch.syspath_prepend(EXAMPLES)
     return importlib.import_module("segment_with_onnx")
+
+
+@pytest.mark.parametrize("kind", FILES)
+def test_viscera_predicts_with_an_exported_folder_as_with_the_run(kind, model, run, tmp_path, capsys):
+    require(kind)
+    out = tmp_path / "out"
+    assert main(["export", str(run), str(out), "--format", kind]) == 0
+    nifti.write(tmp_path / "scan.nii.gz", scan())
+    for weights in (run, out):
+        words = ["predict", str(tmp_path / "scan.nii.gz"), str(tmp_path / f"{weights.name}.nii.gz"), "--weights"]
+        assert main([*words, str(weights), "--runtime", kind if weights == run else "auto"]) == 0
+    first, second = (nifti.read(tmp_path / f"{name}.nii.gz").voxels for name in (run.name, "out"))
+    assert {1, 3} <= set(np.unique(first))
+    assert (first == second).mean() > 0.999
+    facts = json.loads((tmp_path / "out.json").read_text())
+    loaded = load_model(out, runtime="auto")
+    assert (loaded.recipe, loaded.space) == (RECIPE, ABDOMENCT1K)
+    assert loaded.network.name == kind
+    assert loaded.weights_sha256 in json.dumps(facts)
+    hashes = [sha256(out / name) for name in FILES[kind]]
+    assert loaded.weights_sha256 == (
+        hashes[0] if kind == "onnx" else hashlib.sha256("".join(hashes).encode()).hexdigest()
+    )
+    capsys.readouterr()
+    assert main([*words, str(out), "--runtime", "torch", "--overwrite"]) == 2
+    assert f"holds a network for {kind}, not for torch. Leave --runtime out" in capsys.readouterr().err
+    assert main(["export", str(out), str(tmp_path / "again")]) == 2
+    assert "an exported network, which can segment and nothing else" in capsys.readouterr().err
+    with pytest.raises(SettingError, match="runs on the CPU, not on 'cuda'. Leave --device out"):
+        load_model(out, accelerator="cuda", runtime="auto")
+
+
+def test_an_exported_folder_that_was_changed_is_refused(model, tmp_path):
+    require("onnx")
+    out = tmp_path / "out"
+    export(model, out)
+    file, network = out / "model.json", (out / "network.onnx").read_bytes()
+    facts = json.loads(file.read_text())
+
+    def complaint(changed: object) -> str:
+        file.write_text(changed if isinstance(changed, str) else json.dumps(changed))
+        with pytest.raises((WeightsError, SettingError)) as raised:
+            load_model(out, runtime="auto")
+        return str(raised.value)
+
+    assert "format 'viscera-export-9' is not 'viscera-export-2'" in complaint(facts | {"format": "viscera-export-9"})
+    assert "Export the run again, or update viscera" in complaint(facts | {"format": "viscera-export-1"})
+    for damaged in ("{", "[]", {"format": facts["format"]}, facts | {"files": {"../other.onnx": "0"}}):
+        assert "model.json is damaged. Copy the folder again" in complaint(damaged)
+    fewer = {"name": "abdomenct1k", "organs": ["liver"]}
+    assert "organs are not the organs of its labels" in complaint(facts | {"label_space": fewer})
+    assert "model.json: preparation.size" in complaint(
+        facts | {"settings": facts["settings"] | {"preparation": {"kind": "resized", "size": [3, 3]}}}
+    )
+    (out / "network.onnx").write_bytes(network[:-1] + b"!")
+    assert "network.onnx is not the file that model.json describes" in complaint(facts)
+    (out / "network.onnx").unlink()
+    assert "network.onnx is missing. Copy the folder again" in complaint(facts)
+    (out / "network.onnx").write_bytes(b"no network")
+    facts["files"] = {"network.onnx": sha256(out / "network.onnx")}
+    assert "network.onnx: ONNX Runtime cannot: " in complaint(facts)
+
+
+def test_an_exported_folder_says_what_must_be_installed(model, tmp_path, monkeypatch):
+    require("onnx")
+    export(model, tmp_path / "out")
+    monkeypatch.setitem(importlib.import_module("sys").modules, "onnxruntime", None)
+    with pytest.raises(WeightsError, match=r"a network for onnx, but onnxruntime is not installed. Install it: pip"):
+        load_model(tmp_path / "out", runtime="auto")
+
+
+def test_the_command_writes_int8_only_with_a_store(run, small_store, tmp_path, capsys):
+    require("openvino")
+    words = ["export", str(run), str(tmp_path / "out"), "--format", "openvino", "--int8"]
+    assert main(words) == 2
+    assert "--int8 needs real slices to take its scales from" in capsys.readouterr().err
+    assert main([*words, "--data", str(small_store), "--split", "training", "--dice-points", "2"]) == 0
+    assert json.loads((tmp_path / "out" / "model.json").read_text())["precision"] == "int8"
 
 
 def scan() -> Volume:

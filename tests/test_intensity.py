@@ -8,7 +8,7 @@ import torch
 
 from viscera.config import Window
 from viscera.errors import FileError
-from viscera.intensity import apply_window, hounsfield
+from viscera.intensity import HounsfieldCheck, apply_window, hounsfield, to_int16
 from viscera.volume import Volume
 
 
@@ -72,27 +72,59 @@ def spoilt(kind: str) -> np.ndarray:
     return voxels
 
 
-@pytest.mark.parametrize(
-    ("voxels", "message"),
-    [
-        (np.zeros((0, 8, 8), np.int16), r"liver_003: the scan is empty \(0x8x8 voxels along z, y, x\)"),
-        (np.full((4, 8, 8), -1024, np.int16), r"every voxel is -1024, the scan is empty"),
-        (spoilt("nan"), r"3 of 1536 voxels are NaN or infinite. Replace them by -1024"),
-        (spoilt("infinite"), r"1 of 1536 voxels are NaN or infinite"),
-        ((scan(np.float64) + 1024) / 2000, r"no HU, but a scaled or standardised image. Export the CT in HU"),
-        ((scan(np.float64) + 500) / 500, r"scaled or standardised"),
-        ((scan(np.int32).clip(-160, 240) + 160) * 255 // 400, r"look like an 8-bit picture, not HU"),
-        (scan() + 1100, r"offset of 1024 \(48% of the voxels are within 150 of 1024.*Set scl_inter to -1024"),
-        (np.abs(scan()) // 2 + 5, r"no intensity is below 0 .*neither fat nor air"),
-        (scan().clip(-160, 240), r"of the voxels are exactly -160, the lowest value: the scan was clipped"),
-        (scan().view(np.uint16).astype(np.int32), r"50.0% of the voxels lie outside .*stored as unsigned numbers"),
-        (scan()[:, :8], r"hold nothing above -200 HU, so no patient"),
-        (scan().astype(np.complex64), r"voxels of type complex64 are no HU"),
-    ],
-)
+WRONG = [
+    (np.zeros((0, 8, 8), np.int16), r"liver_003: the scan is empty \(0x8x8 voxels along z, y, x\)"),
+    (np.full((4, 8, 8), -1024, np.int16), r"every voxel is -1024, the scan is empty"),
+    (spoilt("nan"), r"3 of 1536 voxels are NaN or infinite. Replace them by -1024"),
+    (spoilt("infinite"), r"1 of 1536 voxels are NaN or infinite"),
+    ((scan(np.float64) + 1024) / 2000, r"no HU, but a scaled or standardised image. Export the CT in HU"),
+    ((scan(np.float64) + 500) / 500, r"scaled or standardised"),
+    ((scan(np.int32).clip(-160, 240) + 160) * 255 // 400, r"look like an 8-bit picture, not HU"),
+    (scan() + 1100, r"offset of 1024 \(48% of the voxels are within 150 of 1024.*Set scl_inter to -1024"),
+    (np.abs(scan()) // 2 + 5, r"no intensity is below 0 .*neither fat nor air"),
+    (scan().clip(-160, 240), r"of the voxels are exactly -160, the lowest value: the scan was clipped"),
+    (scan().view(np.uint16).astype(np.int32), r"50.0% of the voxels lie outside .*stored as unsigned numbers"),
+    (scan()[:, :8], r"hold nothing above -200 HU, so no patient"),
+    (scan().astype(np.complex64), r"voxels of type complex64 are no HU"),
+]
+
+
+@pytest.mark.parametrize(("voxels", "message"), WRONG)
 def test_what_is_no_hu_is_refused_and_says_why(voxels, message):
     with pytest.raises(FileError, match=message):
         hu(voxels)
+
+
+def judge(parts: list[np.ndarray], shape: tuple[int, ...]) -> str:
+    """What is said of a scan that is seen in parts; nothing if it may pass."""
+    try:
+        check = HounsfieldCheck(parts[0].dtype, shape, where="liver_003")
+        for part in parts:
+            check.add(part)
+        check.finish()
+    except FileError as error:
+        return str(error)
+    return ""
+
+
+@pytest.mark.parametrize("voxels", [scan(), *(voxels for voxels, _ in WRONG if voxels.size)])
+def test_a_scan_seen_in_parts_is_judged_as_a_whole(voxels):
+    whole = judge([voxels], voxels.shape)
+    slices = [voxels[place : place + 1] for place in range(len(voxels))]
+    by_value = np.sort(voxels.reshape(-1, 1, 1), axis=0)  # each part then has other extremes
+    for parts in (slices, slices[::-1], np.array_split(by_value, 7), np.array_split(by_value, 7)[::-1]):
+        assert judge(parts, voxels.shape) == whole
+
+
+@pytest.mark.parametrize("dtype", ["u1", "i1", "u2", "i2", "u4", "i4", "u8", "i8", "f4", "f8"])
+def test_every_number_type_is_clipped_to_int16(dtype):
+    wide = [-(2.0**40), -40000, -32768, -129, -1, 0, 200, 32767, 40000, 2.0**40]
+    limits = np.iinfo(dtype) if dtype[0] in "ui" else np.finfo(dtype)
+    held = np.array([value for value in wide if limits.min <= value <= limits.max]).astype(dtype)
+    expected = [min(max(int(value), -32768), 32767) for value in held]
+    converted = to_int16(held.reshape(1, 1, -1))
+    assert converted.dtype == np.int16
+    assert converted.ravel().tolist() == expected
 
 
 def test_real_scans_are_hu(shared_data):

@@ -1,5 +1,9 @@
 import gzip
 import itertools
+import os
+import subprocess
+import sys
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -402,3 +406,118 @@ def test_real_scans_equal_nibabels_and_come_back(shared_data, tmp_path):
         nifti.write(tmp_path / path.name, volume)
         for field in GRID_FIELDS:
             assert np.array_equal(nibabel.load(path).header[field], nibabel.load(tmp_path / path.name).header[field])
+
+
+# --- slab by slab
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 7, 100])
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
+@pytest.mark.parametrize("kind", ["plain", "scaled", "big-endian"])
+def test_slabs_together_are_what_is_read(tmp_path, kind, suffix, count):
+    path = tmp_path / f"a{suffix}"
+    if kind == "big-endian":
+        header = nibabel.Nifti1Header(endianness=">")
+        header.set_data_dtype(">i2")
+        nibabel.save(nibabel.Nifti1Image(scan((5, 4, 7)).astype(">i2"), AFFINE, header), path)
+    else:
+        saved(path, scan((5, 4, 7)))
+    if kind == "scaled":
+        patched(path, scl_slope=2, scl_inter=-1024)
+    whole = nifti.read(path)
+    with nifti.open_slabs(str(path)) as opened:
+        assert (opened.shape, opened.dtype) == (whole.shape, whole.voxels.dtype)
+        assert np.array_equal(opened.affine, whole.affine)
+        for _ in range(2):  # as often as one likes
+            firsts, slabs = zip(*opened.slabs(count), strict=True)
+            assert list(firsts) == list(range(0, 7, count))
+            assert all(slab.dtype == whole.voxels.dtype and slab.dtype.isnative for slab in slabs)
+            assert np.array_equal(np.concatenate(slabs), whole.voxels)
+    nifti.write(tmp_path / "b.nii.gz", replace(opened.grid, voxels=whole.voxels))
+    nifti.write(tmp_path / "c.nii.gz", whole)
+    assert (tmp_path / "b.nii.gz").read_bytes() == (tmp_path / "c.nii.gz").read_bytes()
+
+
+def test_the_grid_of_an_opened_file_takes_no_memory(tmp_path):
+    with nifti.open_slabs(saved(tmp_path / "a.nii.gz", scan())) as opened:
+        assert opened.grid.voxels.shape == opened.shape == (3, 4, 5)
+        assert opened.grid.voxels.strides == (0, 0, 0)
+        assert opened.grid.header is opened.header
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory):
+    """A file of noise that is decompressed in many blocks, and its voxels."""
+    voxels = np.random.default_rng(0).integers(-1000, 1000, (64, 200, 200)).astype(np.int16)
+    path = tmp_path_factory.mktemp("large") / "a.nii.gz"
+    nifti.write(path, Volume(voxels, np.eye(4)))
+    return path, voxels
+
+
+def test_what_a_truncated_file_holds_is_given_before_the_error(tmp_path, large):
+    path = tmp_path / "a.nii.gz"
+    path.write_bytes(large[0].read_bytes()[:-200_000])
+    seen = []
+    with nifti.open_slabs(path) as opened, pytest.raises(FileError, match=r"a\.nii\.gz is (truncated|damaged)"):
+        seen.extend(slab for _, slab in opened.slabs(1))
+    assert 10 < len(seen) < 64
+    assert np.array_equal(np.concatenate(seen), large[1][: len(seen)])
+
+
+def test_missing_voxels_are_counted_from_the_first_slab_on(tmp_path):
+    content = gzip.decompress(bytes_of(tmp_path))
+    path = tmp_path / "a.nii.gz"
+    path.write_bytes(gzip.compress(content[: 352 + 20 * 3200 + 100]))
+    with (
+        nifti.open_slabs(path) as opened,
+        pytest.raises(FileError, match="but the file ends after 64100 bytes of them"),
+    ):
+        list(opened.slabs(3))
+
+
+def test_a_wrong_checksum_is_found_at_the_end(tmp_path, large):
+    content = bytearray(large[0].read_bytes())
+    content[-6] ^= 0xFF
+    (tmp_path / "a.nii.gz").write_bytes(content)
+    seen = []
+    with nifti.open_slabs(tmp_path / "a.nii.gz") as opened, pytest.raises(FileError, match="damaged"):
+        seen.extend(slab for _, slab in opened.slabs(1))
+    assert len(seen) > 40  # the last block is not given away unchecked
+
+
+@pytest.mark.parametrize("error", [OSError("disk full"), EOFError("elsewhere"), FileNotFoundError("elsewhere")])
+def test_what_goes_wrong_between_slabs_is_not_blamed_on_the_file(tmp_path, error):
+    path = saved(tmp_path / "a.nii.gz", scan())
+
+    def read_and_fail():
+        with nifti.open_slabs(path) as opened:
+            for _ in opened.slabs(1):
+                raise error
+
+    with pytest.raises(type(error), match="disk full|elsewhere"):
+        read_and_fail()
+
+
+def test_leaving_early_leaves_no_thread_and_no_open_file(large):
+    before = threading.active_count()
+    with nifti.open_slabs(large[0]) as opened:
+        slabs = opened.slabs(1)
+        next(slabs)
+        assert threading.active_count() == before + 1
+        slabs.close()
+    assert threading.active_count() == before
+    with pytest.raises(ValueError, match="closed file"):
+        list(opened.slabs(1))
+
+
+def test_doubts_about_the_place_are_said_when_the_file_is_opened(tmp_path):
+    path = patched(saved(tmp_path / "a.nii.gz", scan()), sform_code=0, qform_code=0)
+    with pytest.warns(GridWarning, match="neither sform nor qform is set") as caught, nifti.open_slabs(path) as opened:
+        list(opened.slabs(1))
+    assert len(caught) == 1
+
+
+def test_importing_costs_no_nibabel():
+    command = "import sys, viscera.nifti; sys.exit('nibabel' in sys.modules)"
+    environment = os.environ | {"PYTHONPATH": ":".join(sys.path)}
+    assert subprocess.run([sys.executable, "-c", command], check=False, env=environment).returncode == 0

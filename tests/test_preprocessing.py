@@ -13,10 +13,19 @@ from viscera.config import ResizedSlices, ScannerGrid, SpacedSlices, SpacedVolum
 from viscera.datasets import Source
 from viscera.errors import FileError, GeometryError, LabelError
 from viscera.geometry import Geometry, geometry_from_json, geometry_to_json
+from viscera.intensity import hounsfield
 from viscera.labels import LabelSpace
-from viscera.preprocessing import case_name, describe, hu_statistics, prepare_case, prepare_image, prepare_labels
+from viscera.preprocessing import (
+    case_name,
+    describe,
+    hu_statistics,
+    prepare_case,
+    prepare_file,
+    prepare_image,
+    prepare_labels,
+)
 from viscera.synthesis import synthesize
-from viscera.volume import Turn, Volume, axial_turn, turn_volume
+from viscera.volume import Turn, Volume, axial_turn, turn_volume, with_voxels
 
 SPACE = LabelSpace("three", ("liver", "kidney", "spleen"))
 SMALL = ResizedSlices(size=(16, 16))
@@ -530,3 +539,100 @@ def test_on_the_scanners_grid_every_voxel_stays(turn, tmp_path):
     np.testing.assert_allclose(facts.geometry.prepared_affine, AFFINE, atol=1e-4)
     found = geometry_from_json(json.loads(json.dumps(geometry_to_json(facts.geometry))))
     assert (found.ladder, found.step, found.prepared_shape) == (None, None, (6, 32, 32))
+
+
+# --- slab by slab
+
+WAYS = [SMALL, SPACED, SpacedVolumes(spacing_mm=(3.0, 3.0, 3.0), margin_mm=4), ScannerGrid()]
+SLICE_BYTES = 96 * 110 * 2
+
+
+def whole(path: Path, way) -> tuple[np.ndarray, Geometry]:
+    """What reading all at once gives."""
+    ct = nifti.read(path)
+    return prepare_image(with_voxels(ct, hounsfield(ct, where="p1")), way)
+
+
+def require_same(path: Path, way, **settings) -> None:
+    image, geometry, grid = prepare_file(path, way, where="p1", **settings)
+    expected, straight = whole(path, way)
+    assert image.dtype == np.int16
+    assert image.flags.c_contiguous
+    np.testing.assert_array_equal(image, expected)
+    assert geometry_to_json(geometry) == geometry_to_json(straight)
+    assert grid.voxels.strides == (0, 0, 0)
+    assert geometry.shape == grid.shape
+    np.testing.assert_array_equal(grid.affine, nifti.read(path).affine)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_slab_by_slab_gives_the_same_image_however_the_file_is_oriented(tmp_path, way):
+    path = tmp_path / "p1.nii.gz"
+    turns = [Turn((0, 1, 2), flips) for flips in product([False, True], repeat=3)]
+    for turn in [*turns, Turn((0, 2, 1), (True, False, True)), Turn((2, 0, 1), (True, False, True))]:
+        nifti.write(path, turn_volume(patient((7, 96, 110)), turn), overwrite=True)
+        require_same(path, way, slab_bytes=3 * SLICE_BYTES)
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("slab_bytes", [1, SLICE_BYTES, 4 * SLICE_BYTES, 1 << 30])
+@pytest.mark.parametrize("slice_mm", [0.7, 5.0])
+def test_slabs_of_any_size_give_the_same_image(tmp_path, way, slab_bytes, slice_mm):
+    ct = with_slices_of(slice_mm, 9)
+    for flipped in (False, True):
+        path = tmp_path / f"{flipped}.nii.gz"
+        nifti.write(path, turn_volume(ct, Turn((0, 1, 2), (flipped, False, False))))
+        require_same(path, way, slab_bytes=slab_bytes)
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("keep_bytes", [0, 6 * SLICE_BYTES - 1, 6 * SLICE_BYTES])
+def test_a_scan_that_may_be_kept_gives_the_same_image(tmp_path, way, keep_bytes):
+    nifti.write(tmp_path / "p1.nii.gz", patient())
+    require_same(tmp_path / "p1.nii.gz", way, keep_bytes=keep_bytes)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_fractions_and_flecks_are_rounded_and_clipped_as_those_of_the_whole(tmp_path, way):
+    voxels = patient().voxels * np.float32(1.0001) + np.float32(0.3)
+    voxels[3, 50, 60] = 1e6
+    nifti.write(tmp_path / "p1.nii.gz", Volume(voxels, WORLD))
+    require_same(tmp_path / "p1.nii.gz", way, slab_bytes=1)
+
+
+def with_nan() -> np.ndarray:
+    voxels = scan().voxels.astype(np.float32)
+    voxels[1, 2, 3:5] = np.nan
+    voxels[4, 2, 3] = np.inf
+    return voxels
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(
+    ("voxels", "message"),
+    [
+        (with_nan(), r"p1: 3 of 6144 voxels are NaN or infinite"),
+        ((scan().voxels + 1100).astype(np.int16), r"p1: intensities from .* look stored with an offset of 1024"),
+        (scan().voxels.clip(-160, 240), r"p1: .* of the voxels are exactly -160, the lowest value"),
+        (np.full((3, 8, 8), -1024, np.int16), r"p1: every voxel is -1024"),
+    ],
+)
+def test_a_file_that_is_no_ct_is_refused_slab_by_slab_too(tmp_path, way, voxels, message):
+    nifti.write(tmp_path / "p1.nii.gz", Volume(voxels, AFFINE))
+    for refusing in (lambda path: prepare_file(path, way, where="p1", slab_bytes=1), lambda path: whole(path, way)):
+        with pytest.raises(FileError, match=message):
+            refusing(tmp_path / "p1.nii.gz")
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_file_that_ends_in_the_middle_of_a_slab_is_named(tmp_path, way):
+    path = tmp_path / "p1.nii.gz"
+    nifti.write(path, patient())
+    path.write_bytes(path.read_bytes()[:-2000])
+    with pytest.raises(FileError, match=r"p1\.nii\.gz is (truncated|damaged)"):
+        prepare_file(path, way, where="p1", slab_bytes=1)
+
+
+def test_real_scans_are_the_same_slab_by_slab(shared_data):
+    for path in sorted(shared_data.glob("totalsegmentator_example/*_ct.nii.gz")):
+        require_same(path, SpacedSlices(), slab_bytes=100_000)

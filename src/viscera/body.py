@@ -29,10 +29,35 @@ def find_body(hu: Int16[np.ndarray, "z y x"], spacing_mm: tuple[float, float, fl
     Returns:
         Rows and columns, on each side at most two steps of the coarse grid too wide; the whole slice where there is no body.
     """
-    whole = slice(0, hu.shape[1]), slice(0, hu.shape[2])
-    steps = [max(1, int(coarse / mm + 1e-3)) for coarse, mm in zip(COARSE_MM, spacing_mm, strict=True)]
-    z, y, x = (slice(None, None, step) for step in steps)
-    tissue = (hu[z, y, x] > TISSUE_HU).astype(np.uint8)
+    z, y, x = coarse_grid(spacing_mm)
+    return find_coarse_body(hu[z, y, x], hu.shape[1:], spacing_mm)
+
+
+def coarse_grid(spacing_mm: tuple[float, float, float]) -> tuple[slice, slice, slice]:
+    """Give which slices, rows and columns of a scan are looked at: from the first on, every so many.
+
+    Args:
+        spacing_mm: Along (z, y, x).
+    """
+    z, y, x = (
+        slice(0, None, max(1, int(coarse / mm + 1e-3))) for coarse, mm in zip(COARSE_MM, spacing_mm, strict=True)
+    )
+    return z, y, x
+
+
+def find_coarse_body(
+    hu: Int16[np.ndarray, "z y x"], size: tuple[int, int], spacing_mm: tuple[float, float, float]
+) -> tuple[slice, slice]:
+    """Give what ``find_body`` gives, from the voxels on the ``coarse_grid`` alone.
+
+    Args:
+        hu: Those voxels of axial slices.
+        size: Rows and columns of the scan.
+        spacing_mm: Of the scan, along (z, y, x).
+    """
+    whole = slice(0, size[0]), slice(0, size[1])
+    steps = [part.step for part in coarse_grid(spacing_mm)]
+    tissue = (hu > TISSUE_HU).astype(np.uint8)
     thick = np.zeros_like(tissue)
     for old, new in zip(tissue, thick, strict=True):
         new[:] = _solid(old)
@@ -41,7 +66,7 @@ def find_body(hu: Int16[np.ndarray, "z y x"], spacing_mm: tuple[float, float, fl
         return whole
     seen = _shadow(pieces, count)
     rows, columns = (
-        _widened(np.flatnonzero(seen.any(1 - axis)), step=steps[1 + axis], count=hu.shape[1 + axis]) for axis in (0, 1)
+        _widened(np.flatnonzero(seen.any(1 - axis)), step=steps[1 + axis], count=size[axis]) for axis in (0, 1)
     )
     lengths_mm = ((side.stop - side.start) * mm for side, mm in zip((rows, columns), spacing_mm[1:], strict=True))
     return whole if min(lengths_mm) < SMALLEST_MM else (rows, columns)

@@ -1,9 +1,10 @@
 """A trained network as a file for programs that know nothing of viscera, and a description of all that they need to use it.
 
 Folder: network.onnx, or network.xml and network.bin (OpenVINO), and model.json. Before the folder stands, the files are run
-and compared with fp32 torch; where organs would be lost nothing is written.
+and compared with fp32 torch; where organs would be lost nothing is written. export_folder.py reads it again.
 """
 
+import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -14,7 +15,7 @@ from itertools import compress
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Float32, Int
 
 from viscera.cases import Split, Store
 from viscera.config import (
@@ -28,10 +29,13 @@ from viscera.config import (
     WindowInference,
 )
 from viscera.errors import FileError, RunError, SettingError
+from viscera.export_folder import DESCRIPTION, FILES, FORMAT
 from viscera.files import sha256, write_json
 from viscera.graph import CannotRunError, shape_of, to_onnx
 from viscera.inference import Model
 from viscera.labels import colour
+from viscera.quantisation import drawn_inputs, quantised
+from viscera.recipe_json import recipe_to_json
 from viscera.resampling import AIR_HU, SMOOTH_ABOVE
 from viscera.runtime import (
     Foreign,
@@ -45,9 +49,6 @@ from viscera.runtime import (
 )
 from viscera.study.scoring import count_case, prepared_labels
 
-FORMAT = "viscera-export-1"
-FILES: dict[Foreign, tuple[str, ...]] = {"onnx": ("network.onnx",), "openvino": ("network.xml", "network.bin")}
-DESCRIPTION = "model.json"
 NOTICE = "Not a medical device: for research, not for diagnosis or treatment. No warranty of any kind."
 RANDOM_SLICES = 4
 
@@ -92,23 +93,26 @@ def export(
     out: Path,
     *,
     kind: Foreign = "onnx",
+    int8: bool = False,
     yardstick: Yardstick = Yardstick(),
     overwrite: bool = False,
     watch: Callable[[int, int], None] = lambda done, cases: None,
 ) -> Agreement:
-    """Write a network, its weights in fp32, and its description into a folder, once it has shown that it agrees with torch.
+    """Write a network and its description into a folder, once it has shown that it agrees with torch.
 
     Args:
         model: On the CPU, its network a torch module and not a runner of another runtime.
         out: The folder: new, empty or, with ``overwrite``, an earlier export.
         kind: Of the file.
+        int8: Most weights in int8 rather than all in fp32, for OpenVINO; scales are taken from training cases of the
+            yardstick's store (quantisation.py).
         yardstick: On what and how nearly it must agree.
         overwrite: Replace an earlier export.
         watch: Told of cases compared, and of all.
 
     Raises:
         FileError: The folder holds something else.
-        SettingError: A package is missing, or the network computes what the format does not know.
+        SettingError: A package is missing, the network computes what the format does not know, or int8 is not for it.
         RunError: An organ's Dice differs by more than the yardstick allows; or the store has no cases to measure on.
         StoreError: The store is another recipe's.
     """
@@ -118,16 +122,17 @@ def export(
         raise SettingError(
             f"--format {kind}: {' and '.join(missing)} not installed. Install it: pip install 'viscera[{kind}]'."
         )
+    drawn = _drawn(model, yardstick.store, kind=kind) if int8 else None
     with _folder(out) as part:
         try:
-            runner = _written(model, part, kind=kind)
+            runner = _written(model, part, kind=kind, drawn=drawn)
         except CannotRunError as error:
             raise SettingError(
                 f"--format {kind} cannot hold '{model.recipe.name}': {error}. Choose another format."
             ) from error
         agreement = measure(model, runner, yardstick=yardstick, watch=watch)
         _require_near(agreement, yardstick.dice_points)
-        facts = describe(model)
+        facts = describe(model) | {"precision": "fp32" if drawn is None else "int8"}
         facts["files"] = {name: sha256(part / name) for name in FILES[kind]}
         facts["agreement"] = (
             asdict(agreement) | {"allowed_dice_points": yardstick.dice_points} | {"runtime": runner_facts(runner)}
@@ -136,8 +141,29 @@ def export(
     return agreement
 
 
-def _written(model: Model, folder: Path, *, kind: Foreign) -> OnnxRunner | OpenVinoRunner:
-    """Write a network's files, and run them from there.
+def _drawn(model: Model, store: Store | None, *, kind: Foreign) -> list[Float32[np.ndarray, "1 channel y x"]]:
+    """Draw what the scales of an int8 network are taken from.
+
+    Raises:
+        SettingError: There is nothing to draw from, or nothing that would run it.
+        RunError: The store has no training cases.
+        StoreError: The store is another recipe's.
+    """
+    if kind != "openvino":
+        raise SettingError(
+            "--int8 is for --format openvino: other runtimes gain little by it. Choose that, or leave it out."
+        )
+    if store is None:
+        raise SettingError("--int8 needs real slices to take its scales from. Name a prepared store: --data STORE.")
+    if isinstance(model.recipe.inference, WindowInference):
+        raise SettingError(f"--int8 is for networks that see slices; '{model.recipe.name}' sees windows. Leave it out.")
+    return list(drawn_inputs(model, store, generator=np.random.default_rng(0)))
+
+
+def _written(
+    model: Model, folder: Path, *, kind: Foreign, drawn: Sequence[Float32[np.ndarray, "1 channel y x"]] | None
+) -> OnnxRunner | OpenVinoRunner:
+    """Write a network's files, in int8 where slices were drawn for that, and run them from there.
 
     Raises:
         CannotRunError: The format or the runtime cannot.
@@ -151,9 +177,11 @@ def _written(model: Model, folder: Path, *, kind: Foreign) -> OnnxRunner | OpenV
     else:
         import openvino
 
-        openvino.save_model(openvino.Core().read_model(graph), file, compress_to_fp16=False)
+        network = openvino.Core().read_model(graph) if drawn is None else quantised(graph, drawn)
+        openvino.save_model(network, file, compress_to_fp16=False)
         runner = OpenVinoRunner(file, shape)
-    require_agreement(runner, model.network, channels=channels)
+    if drawn is None:  # else random input is nothing like what the scales were made for; real cases are measured anyway
+        require_agreement(runner, model.network, channels=channels)
     return runner
 
 
@@ -227,7 +255,7 @@ def _require_near(agreement: Agreement, most: float) -> None:
             f"nothing is exported: on {agreement.measured_on} the Dice of {organ} differs by {far[organ]:+.2f} points from torch's "
             f"({agreement.dice_torch[organ]:.3f}), allowed are {most:g}"
             + (f"; too far are also {', '.join(name for name in far if name != organ)}" if len(far) > 1 else "")
-            + ". Measure on more cases, take another --format, or raise --dice-points."
+            + ". Measure on more cases, take another --format, leave --int8 out, or raise --dice-points."
         )
 
 
@@ -270,6 +298,7 @@ def describe(model: Model) -> dict[str, object]:
             "y": "from front to back (nibabel: P)",
             "x": "from the patient's right to left (nibabel: L)",
         },
+        "label_space": {"name": model.space.name, "organs": list(model.space.organs)},
         "steps": _steps(recipe),
         "units": {"image": "HU before intensity", "spacing": "mm"},
         "preparation": asdict(recipe.preparation),
@@ -277,6 +306,7 @@ def describe(model: Model) -> dict[str, object]:
         "intensity": asdict(recipe.intensity),
         "inference": asdict(recipe.inference),
         "postprocessing": asdict(recipe.postprocessing),
+        "settings": json.loads(recipe_to_json(recipe)),
     }
 
 

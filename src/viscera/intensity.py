@@ -3,6 +3,7 @@
 Nothing here imports torch: preparing needs none, and every worker process would pay for it.
 """
 
+import math
 from typing import TypeVar
 
 import numpy as np
@@ -22,6 +23,8 @@ LEAST_SPAN_HU = 20
 """Even one organ's noise spans more; scaled (0 to 1) and standardised (-3 to 3) images span less."""
 BEYOND_SHARE = 0.001
 """Share of voxels outside int16 that are taken for flecks (metal, reconstruction) and clipped."""
+PART_VOXELS = 1 << 20
+"""That are looked at together: few enough to stay in the processor's cache."""
 
 Image = TypeVar("Image")
 """A numpy array or a torch tensor."""
@@ -86,58 +89,112 @@ def hounsfield(volume: Volume, *, where: str) -> Int16[np.ndarray, "z y x"]:
         FileError: No voxels, all the same, NaN or infinite ones, or intensities that are no HU.
     """
     voxels = volume.voxels
-    if voxels.dtype.kind not in "iuf":
-        raise FileError(f"{where}: voxels of type {voxels.dtype} are no HU. Export the CT with one number per voxel.")
-    if voxels.size == 0:
-        shape = "x".join(map(str, voxels.shape))
-        raise FileError(f"{where}: the scan is empty ({shape} voxels along z, y, x). Export it again.")
-    low, high = float(voxels.min()), float(voxels.max())
-    if not np.isfinite([low, high]).all():
-        count = sum(int(np.count_nonzero(~np.isfinite(part))) for part in voxels)
-        raise FileError(
-            f"{where}: {count} of {voxels.size} voxels are NaN or infinite. "
-            "Replace them by -1024 (air), or export the CT again."
-        )
-    reason = _why_not_hu(voxels, low, high)
-    if reason:
-        raise FileError(f"{where}: {reason}")
-    return _to_int16(voxels, low, high)
+    check = HounsfieldCheck(voxels.dtype, voxels.shape, where=where)
+    count = max(1, PART_VOXELS // voxels[0].size)
+    parts = [voxels[first : first + count] for first in range(0, len(voxels), count)]
+    for part in parts:
+        check.add(part)
+    check.finish()
+    if voxels.dtype == np.int16:
+        return voxels
+    whole = np.empty(voxels.shape, np.int16)
+    for first, part in zip(range(0, len(voxels), count), parts, strict=True):
+        whole[first : first + count] = to_int16(part)
+    return whole
 
 
-def _why_not_hu(voxels: Shaped[np.ndarray, "z y x"], low: float, high: float) -> str:
-    """Say why intensities cannot be HU and what to do, or give ""."""
-    span = f"{low:g} to {high:g}"
-    if low == high:
-        return f"every voxel is {low:g}, the scan is empty. Export it again, or take it out of the data set."
-    if high - low < LEAST_SPAN_HU:
-        return f"intensities from {span} are no HU, but a scaled or standardised image. Export the CT in HU."
-    beyond = _share(voxels, -32768, 32767) if low < -32768 or high > 32767 else 0.0
-    if beyond > BEYOND_SHARE:
-        wrapped = " Negative HU may have been stored as unsigned numbers." if low >= 0 else ""
-        return (
-            f"{beyond:.1%} of the voxels lie outside -32768 to 32767 HU ({span}).{wrapped} Export the CT as int16 HU."
-        )
-    if high < TISSUE_HU:
-        return f"intensities from {span} HU hold nothing above {TISSUE_HU} HU, so no patient. Export the CT in HU."
-    if low >= 0:
-        return _why_not_negative(voxels, span, high)
-    at_lowest = np.count_nonzero(voxels == low) / voxels.size if low > CLIPPED_ABOVE_HU else 0.0
-    if at_lowest > CLIPPED_SHARE:
-        return (
-            f"{at_lowest:.0%} of the voxels are exactly {low:g}, the lowest value: the scan was clipped to a window "
-            f"({span}), and air can no longer be told from tissue. Export the CT unclipped."
-        )
-    return ""
+class HounsfieldCheck:
+    """Tells whether intensities can be HU, from a scan that is seen part by part, each part once.
+
+    Raises:
+        FileError: There are no voxels, or not one number per voxel.
+    """
+
+    def __init__(self, dtype: np.dtype, shape: tuple[int, ...], *, where: str) -> None:
+        """Begin.
+
+        Args:
+            dtype: Of the voxels.
+            shape: Of the whole scan.
+            where: The case or file, for messages.
+        """
+        if dtype.kind not in "iuf":
+            raise FileError(f"{where}: voxels of type {dtype} are no HU. Export the CT with one number per voxel.")
+        self._where, self._size = where, math.prod(shape)
+        if self._size == 0:
+            text = "x".join(map(str, shape))
+            raise FileError(f"{where}: the scan is empty ({text} voxels along z, y, x). Export it again.")
+        self._low, self._high = math.inf, -math.inf
+        self._endless = self._beyond = self._at_lowest = self._off_1024 = 0
+
+    def add(self, part: Shaped[np.ndarray, "part y x"]) -> None:
+        """Take in some of the scan's planes."""
+        lowest, highest = part.min(), part.max()
+        low, high = float(lowest), float(highest)
+        if not math.isfinite(low) or not math.isfinite(high):  # so is the whole, whatever else is in it
+            self._endless += part.size - int(np.count_nonzero(np.isfinite(part)))
+            return
+        if low < -32768 or high > 32767:
+            self._beyond += _outside(part, -32768, 32767)
+        if low < self._low:
+            self._at_lowest = 0
+        self._low, self._high = min(self._low, low), max(self._high, high)
+        # Only where it can matter in the end, which for most scans is nowhere.
+        if self._low == low > CLIPPED_ABOVE_HU:
+            self._at_lowest += int(np.count_nonzero(part == lowest))
+        if self._low >= 0:
+            self._off_1024 += _outside(part, 1024 - 150, 1024 + 150)
+
+    def finish(self) -> None:
+        """Judge the scan when all its parts were added.
+
+        Raises:
+            FileError: Voxels are all the same, NaN or infinite, or intensities are no HU.
+        """
+        if self._endless:
+            raise FileError(
+                f"{self._where}: {self._endless} of {self._size} voxels are NaN or infinite. "
+                "Replace them by -1024 (air), or export the CT again."
+            )
+        reason = self._why_not_hu()
+        if reason:
+            raise FileError(f"{self._where}: {reason}")
+
+    def _why_not_hu(self) -> str:
+        """Say why intensities cannot be HU and what to do, or give ""."""
+        low, high = self._low, self._high
+        span = f"{low:g} to {high:g}"
+        if low == high:
+            return f"every voxel is {low:g}, the scan is empty. Export it again, or take it out of the data set."
+        if high - low < LEAST_SPAN_HU:
+            return f"intensities from {span} are no HU, but a scaled or standardised image. Export the CT in HU."
+        beyond = self._beyond / self._size
+        if beyond > BEYOND_SHARE:
+            wrapped = " Negative HU may have been stored as unsigned numbers." if low >= 0 else ""
+            return (
+                f"{beyond:.1%} of the voxels lie outside -32768 to 32767 HU ({span}).{wrapped} "
+                "Export the CT as int16 HU."
+            )
+        if high < TISSUE_HU:
+            return f"intensities from {span} HU hold nothing above {TISSUE_HU} HU, so no patient. Export the CT in HU."
+        if low >= 0:
+            return _why_not_negative(span, high, near_1024=1 - self._off_1024 / self._size)
+        at_lowest = self._at_lowest / self._size
+        if at_lowest > CLIPPED_SHARE:
+            return (
+                f"{at_lowest:.0%} of the voxels are exactly {low:g}, the lowest value: the scan was clipped to a "
+                f"window ({span}), and air can no longer be told from tissue. Export the CT unclipped."
+            )
+        return ""
 
 
-def _why_not_negative(voxels: Shaped[np.ndarray, "z y x"], span: str, high: float) -> str:
+def _why_not_negative(span: str, high: float, *, near_1024: float) -> str:
     """Say what a scan is that holds nothing below 0, where fat and air would be."""
     if high <= 255:
         return f"intensities from {span} look like an 8-bit picture, not HU. Export the CT in HU."
-    soft_tissue = 1 - _share(voxels, 1024 - 150, 1024 + 150)
-    if soft_tissue > 0.05:
+    if near_1024 > 0.05:
         return (
-            f"intensities from {span} look stored with an offset of 1024 ({soft_tissue:.0%} of the voxels are "
+            f"intensities from {span} look stored with an offset of 1024 ({near_1024:.0%} of the voxels are "
             "within 150 of 1024, where water would be). Set scl_inter to -1024 in the header, or export the CT in HU."
         )
     return (
@@ -145,18 +202,20 @@ def _why_not_negative(voxels: Shaped[np.ndarray, "z y x"], span: str, high: floa
     )
 
 
-def _share(voxels: Shaped[np.ndarray, "z y x"], low: float, high: float) -> float:
-    """Give the share of voxels outside [low, high], slice by slice to save memory."""
-    return sum(int(np.count_nonzero((part < low) | (part > high))) for part in voxels) / voxels.size
+def _outside(part: Shaped[np.ndarray, "part y x"], low: float, high: float) -> int:
+    """Count the voxels outside [low, high]."""
+    return int(np.count_nonzero((part < low) | (part > high)))
 
 
-def _to_int16(voxels: Shaped[np.ndarray, "z y x"], low: float, high: float) -> Int16[np.ndarray, "z y x"]:
+def to_int16(voxels: Shaped[np.ndarray, "part y x"]) -> Int16[np.ndarray, "part y x"]:
+    """Round voxels to whole numbers and clip them to int16; what is int16 already is given back, NaN may become anything."""
     if voxels.dtype == np.int16:
         return voxels
-    fits = low >= -32768 and high <= 32767
-    if voxels.dtype.kind != "f" and fits:
-        return voxels.astype(np.int16)
-    whole = np.empty(voxels.shape, np.int16)
-    for old, new in zip(voxels, whole, strict=True):
-        new[:] = np.clip(np.rint(old), -32768, 32767)
-    return whole
+    low, high = -32768, 32767
+    if voxels.dtype.kind == "f":
+        voxels = np.rint(voxels)
+    else:
+        limits = np.iinfo(voxels.dtype)
+        low, high = max(low, limits.min), min(high, limits.max)
+    with np.errstate(invalid="ignore"):  # NaN: ``HounsfieldCheck`` finds it
+        return voxels.clip(low, high).astype(np.int16)

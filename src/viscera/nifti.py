@@ -1,41 +1,34 @@
 """Read and write NIfTI files (.nii, .nii.gz; NIfTI-1 and NIfTI-2).
 
-The header is nibabel's; isal decompresses the bytes straight into the array that is returned, so that a scan costs its
-own size in memory and no more. Files store (x, y, z) with x fastest; read backwards that is an array (z, y, x), which
-is what a Volume holds. What is written lies on exactly the grid that was read, and carries no free text that could name
-a patient. Turning to axial order is in volume.py, DICOM in dicom.py.
+isal decompresses the bytes straight into the array that is returned, so that a scan costs its own size in memory and no
+more; ``open_slabs`` gives it part by part, for those who can do with less. Files store (x, y, z) with x fastest; read
+backwards that is an array (z, y, x), which is what a Volume holds. What is written lies on exactly the grid that was
+read, and carries no free text that could name a patient. What headers say is in nifti_header.py, turning to axial order
+in volume.py.
 """
 
+import os
 import warnings
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from io import BufferedIOBase
 from pathlib import Path
 from typing import cast
 
-import nibabel
 import numpy as np
 from isal import igzip, igzip_threaded
 from jaxtyping import Float, Shaped
-from nibabel.spatialimages import HeaderDataError
 
-from viscera.errors import FileError, GeometryError
+from viscera.errors import FileError
 from viscera.files import replacing
-from viscera.volume import GRID_TOLERANCE_MM, Volume, check_affine
-
-Header = nibabel.Nifti1Header  # Nifti2Header is a subclass of it.
+from viscera.volume import Volume
 
 SUFFIXES = (".nii.gz", ".nii")
-FORMS_TOLERANCE_MM = 1.0
-"""sform and qform that place a corner further apart than this are reported."""
 GZIP_LEVEL = 1
 """isal's. On labels level 2 is no smaller and level 3 larger and five times slower; on CT levels 2 and 3 save 3 %."""
 MOST_COMPRESSION = 1032
 """Deflate cannot shrink data further than 1032:1, so a header that asks for more than this is not true to its file."""
-TEXT_FIELDS = ("descrip", "aux_file", "intent_name", "db_name", "data_type", "unused_str")
-UNITS = {1: "metres", 3: "micrometres"}
-KINDS = {128: "RGB colour", 2304: "RGBA colour", 32: "complex", 1792: "complex", 2048: "complex"}
 
 
 class GridWarning(UserWarning):
@@ -71,6 +64,132 @@ def find_files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if is_nifti(path) and path.is_file())
 
 
+class OpenVolume:
+    """A volume in an open file, its voxels not yet read; see ``open_slabs``.
+
+    Attributes:
+        grid: Its shape, place and header. The voxels are all 0 and take no memory.
+        dtype: Of the voxels that will be read.
+    """
+
+    def __init__(self, path: Path, file: BufferedIOBase) -> None:
+        """Read the header and check that the file can hold what it promises."""
+        from viscera.nifti_header import describe
+
+        self._path, self._file, self._packed = path, file, _is_packed(file, path)
+        with _unpacked(file, packed=self._packed, threaded=False) as stream:
+            found = describe(stream, path)
+        self._stored, self._offset, self._scaling = found.dtype, found.offset, found.scaling
+        self.dtype = np.dtype(np.float32) if found.scaling else found.dtype.newbyteorder("=")
+        self.grid = Volume(np.broadcast_to(np.int16(0), found.shape), found.affine, found.header)
+        self._promise = f"{'x'.join(map(str, self.shape[::-1]))} voxels of {self._stored.itemsize} bytes"
+        expected = int(np.prod(self.shape, dtype=object)) * self._stored.itemsize
+        if expected > os.fstat(file.fileno()).st_size * (MOST_COMPRESSION if self._packed else 1):
+            raise FileError(
+                f"{path}: its header promises {self._promise}, more than the file holds. Copy or export it again."
+            )
+        for doubt in found.doubts:
+            warnings.warn(f"{path}: {doubt}", GridWarning, stacklevel=5)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Voxels along (z, y, x)."""
+        return self.grid.shape
+
+    @property
+    def affine(self) -> Float[np.ndarray, "4 4"]:
+        """Index (z, y, x, 1) -> world RAS+ mm."""
+        return self.grid.affine
+
+    @property
+    def header(self) -> object:
+        """What ``write`` needs to write on the same grid."""
+        return self.grid.header
+
+    def slabs(self, count: int) -> Iterator[tuple[int, Shaped[np.ndarray, "part y x"]]]:
+        """Give the voxels in order, some planes along the array's first axis at a time.
+
+        They may be asked for several times, one time after the other. Only when the last slab has been asked for more is
+        the rest of the file read, whose end holds the checksum.
+
+        Args:
+            count: Planes of each slab, at least 1; the last slab may hold fewer.
+
+        Yields:
+            The index of the slab's first plane, and a new array with the slab's voxels.
+
+        Raises:
+            FileError: The file is damaged or ends early.
+        """
+        with _reading(self._path):
+            self._file.seek(0)
+            with _unpacked(self._file, packed=self._packed, threaded=True) as stream:
+                if len(stream.read(self._offset)) < self._offset:
+                    raise FileError(
+                        f"{self._path} is truncated: it ends before its first voxel. Copy or export it again."
+                    )
+                for first in range(0, self.shape[0], count):
+                    slab = np.empty((min(count, self.shape[0] - first), *self.shape[1:]), self._stored)
+                    self._fill(slab, stream, before=first * slab[0].nbytes)
+                    yield first, self._values(slab)
+                while stream.read(1 << 20):
+                    pass
+
+    def read(self) -> Volume:
+        """Read all voxels; see the function ``read``."""
+        [(_, voxels)] = self.slabs(self.shape[0])
+        return Volume(voxels, self.affine, self.header)
+
+    def _fill(self, slab: Shaped[np.ndarray, "part y x"], stream: BufferedIOBase, *, before: int) -> None:
+        """Read a slab, before which lie so many bytes of voxels."""
+        buffer = slab.reshape(-1).view(np.uint8).data
+        got = 0
+        while got < len(buffer):
+            count = stream.readinto(buffer[got:])
+            if not count:
+                raise FileError(
+                    f"{self._path}: its header promises {self._promise}, but the file ends after {before + got} bytes "
+                    "of them. Export it again."
+                )
+            got += count
+
+    def _values(self, stored: Shaped[np.ndarray, "part y x"]) -> Shaped[np.ndarray, "part y x"]:
+        """Give the machine's byte order to stored numbers, in place, and scale them where the header does."""
+        if not self._stored.isnative:
+            stored = stored.byteswap(inplace=True).view(self._stored.newbyteorder("="))
+        if self._scaling is None:
+            return stored
+        slope, inter = self._scaling
+        scaled = stored.astype(np.float32)
+        scaled *= np.float32(slope)
+        scaled += np.float32(inter)
+        return scaled
+
+
+@contextmanager
+def open_slabs(path: str | Path) -> Iterator[OpenVolume]:
+    """Open a scan or a label map whose voxels are to be read slab by slab, so that it is never whole in memory.
+
+    The header is read at once. For what the voxels are, see ``read``.
+
+    Raises:
+        FileError: The file is missing, damaged, no NIfTI, or holds something else than one 3D volume of numbers.
+        GeometryError: Its affine is no scanner's.
+
+    Warns:
+        GridWarning: See ``read``.
+
+    Example:
+        >>> with open_slabs("scan.nii.gz") as scan:  # doctest: +SKIP
+        ...     highest = max(slab.max() for _, slab in scan.slabs(16))
+    """
+    path = Path(path)
+    with ExitStack() as opened:
+        with _reading(path):  # not what is done between: errors there are not this file's
+            volume = OpenVolume(path, opened.enter_context(path.open("rb")))
+        yield volume
+
+
 def read(path: str | Path) -> Volume:
     """Read a scan or a label map.
 
@@ -86,16 +205,10 @@ def read(path: str | Path) -> Volume:
         GeometryError: Its affine is no scanner's.
 
     Warns:
-        GridWarning: sform and qform disagree by more than FORMS_TOLERANCE_MM, or neither is set.
+        GridWarning: sform and qform disagree by more than a millimetre, or neither is set.
     """
-    path = Path(path)
-    with _opened(path) as stream:
-        header = _read_header(stream, path)
-        shape = _shape(header, path)
-        dtype = _dtype(header, path)
-        affine = _affine(header, shape, path)
-        voxels = _read_voxels(stream, header, shape, dtype, path)
-    return Volume(_scaled(voxels, header, path), affine, header)
+    with open_slabs(path) as volume:
+        return volume.read()
 
 
 def write(path: str | Path, volume: Volume, *, overwrite: bool = False) -> None:
@@ -113,6 +226,8 @@ def write(path: str | Path, volume: Volume, *, overwrite: bool = False) -> None:
         FileError: The name is wrong, the file exists, cannot be written, or cannot hold such voxels.
         GeometryError: The volume's header belongs to another grid than its voxels and affine.
     """
+    from viscera.nifti_header import header_for
+
     path = Path(path)
     if not path.name.lower().endswith(SUFFIXES):
         raise FileError(f"{path}: the name must end in .nii.gz or .nii.")
@@ -120,7 +235,7 @@ def write(path: str | Path, volume: Volume, *, overwrite: bool = False) -> None:
     if voxels.dtype == bool:
         voxels = voxels.view(np.uint8)
     voxels = voxels.astype(voxels.dtype.newbyteorder("="), copy=False)
-    header = _header_for(volume, voxels, path)
+    header = header_for(volume, voxels, path).binaryblock
     try:
         with replacing(path, overwrite=overwrite) as part, part.open("wb") as stream:
             if path.name.lower().endswith(".gz"):
@@ -134,31 +249,15 @@ def write(path: str | Path, volume: Volume, *, overwrite: bool = False) -> None:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[BufferedIOBase]:
-    """Give the file's decompressed bytes; what goes wrong while they are read becomes a FileError."""
+def _reading(path: Path) -> Iterator[None]:
+    """Turn what goes wrong while a file is read into a FileError that names it."""
     if path.is_dir():
         raise FileError(f"{path} is a folder, not a NIfTI file.")
     if not path.name.lower().endswith(SUFFIXES):
         pair = " Convert the .hdr/.img pair to one .nii.gz." if path.suffix.lower() in (".hdr", ".img") else ""
         raise FileError(f"{path}: not a NIfTI file by its name, which should end in .nii.gz or .nii.{pair}")
     try:
-        with path.open("rb") as file:
-            magic = file.read(2)
-            file.seek(0)
-            named_gz, is_gz = path.name.lower().endswith(".gz"), magic == b"\x1f\x8b"
-            if not magic:
-                raise FileError(f"{path} is empty. Copy or export it again.")
-            if named_gz != is_gz:
-                state, name = ("", f"{path.name}.gz") if is_gz else ("not ", path.name[:-3])
-                raise FileError(
-                    f"{path}: its contents are {state}gzip-compressed. If it is NIfTI, rename it to {name}."
-                )
-            if not is_gz:
-                yield file
-                return
-            # Decompressing on a second thread while this one copies: 0.26 s against 0.33 s for 144 MB.
-            with igzip_threaded.open(file, "rb", threads=1) as stream:
-                yield cast("BufferedIOBase", stream)
+        yield
     except FileNotFoundError as error:
         raise FileError(f"{path}: no such file. Check the path.") from error
     except EOFError as error:
@@ -169,185 +268,36 @@ def _opened(path: Path) -> Iterator[BufferedIOBase]:
         raise FileError(f"{path} cannot be read: {error.strerror or error}.") from error
 
 
-def _read_header(stream: BufferedIOBase, path: Path) -> Header:
-    """Read the header and leave the stream at the first voxel."""
-    block = stream.read(348)
-    size = int.from_bytes(block[:4], "little"), int.from_bytes(block[:4], "big")
-    kind = nibabel.Nifti1Header
-    if 540 in size:
-        kind = nibabel.Nifti2Header
-        block += stream.read(540 - 348)
-    if len(block) < kind.sizeof_hdr or kind.sizeof_hdr not in size:
-        raise FileError(f"{path} is not NIfTI: it does not begin with a NIfTI header. Export it again as NIfTI.")
-    endianness = "<" if size[0] == kind.sizeof_hdr else ">"  # nibabel's own guess trusts a damaged dim
-    header = kind(block, endianness, check=False)
-    magic = bytes(header["magic"].item())[:3]
-    if magic in (b"ni1", b"ni2"):
-        raise FileError(f"{path}: this is half of a .hdr/.img pair. Convert the pair to one .nii.gz.")
-    if magic not in (b"n+1", b"n+2"):
-        raise FileError(f"{path} is not NIfTI: its magic is {magic!r}, not 'n+1' or 'n+2'. Export it again as NIfTI.")
-    offset = float(header["vox_offset"])
-    if not kind.sizeof_hdr <= offset < 2**31:
-        raise FileError(f"{path}: its header puts the voxels at byte {offset:g}. Export it again.")
-    skip = int(offset) - kind.sizeof_hdr
-    if len(stream.read(skip)) < skip:
-        raise FileError(f"{path} is truncated: it ends before its first voxel. Copy or export it again.")
-    return header
+def _is_packed(file: BufferedIOBase, path: Path) -> bool:
+    """Tell whether a file is gzip-compressed, which its name must say too."""
+    magic = file.read(2)
+    file.seek(0)
+    named_gz, is_gz = path.name.lower().endswith(".gz"), magic == b"\x1f\x8b"
+    if not magic:
+        raise FileError(f"{path} is empty. Copy or export it again.")
+    if named_gz != is_gz:
+        state, name = ("", f"{path.name}.gz") if is_gz else ("not ", path.name[:-3])
+        raise FileError(f"{path}: its contents are {state}gzip-compressed. If it is NIfTI, rename it to {name}.")
+    return is_gz
 
 
-def _shape(header: Header, path: Path) -> tuple[int, int, int]:
-    """Give the voxels along (z, y, x)."""
-    dim = [int(n) for n in header["dim"]]
-    sizes = dim[1 : 1 + dim[0]]
-    if not 1 <= dim[0] <= 7 or min(sizes) < 1:
-        raise FileError(f"{path}: its header gives impossible dimensions {dim}. Export it again.")
-    text = "x".join(map(str, sizes))
-    if len(sizes) < 3:
-        raise FileError(
-            f"{path} holds a {len(sizes)}D image ({text}). A scan needs three axes: export the whole series."
-        )
-    if any(n > 1 for n in sizes[3:]):
-        raise FileError(
-            f"{path} holds a {len(sizes)}D image ({text}). Save one 3D volume of it (one phase, one channel)."
-        )
-    return sizes[2], sizes[1], sizes[0]
-
-
-def _dtype(header: Header, path: Path) -> np.dtype:
-    """Give the type of the stored numbers, in the file's byte order."""
-    code = int(header["datatype"])
-    try:
-        dtype = header.get_data_dtype()
-    except (HeaderDataError, KeyError):
-        dtype = None
-    if code in KINDS:
-        raise FileError(
-            f"{path} holds {KINDS[code]} voxels. Export the scan's Hounsfield units, or one label per voxel."
-        )
-    if dtype is None or dtype.kind not in "iuf" or dtype.itemsize > 8:
-        raise FileError(f"{path}: voxels of type {code} cannot be read. Save them as int16 (scans) or uint8 (labels).")
-    return dtype
-
-
-def _affine(header: Header, shape: tuple[int, int, int], path: Path) -> Float[np.ndarray, "4 4"]:
-    """Give index (z, y, x, 1) -> world RAS+ mm."""
-    unit = int(header["xyzt_units"]) & 7
-    if unit in UNITS:
-        # nibabel ignores the unit and ITK obeys it: a silent choice could be wrong a thousandfold.
-        raise GeometryError(f"{path}: its header counts in {UNITS[unit]}. Rewrite it in millimetres (xyzt_units 2).")
-    try:
-        affine = _backwards(header.get_best_affine())
-        check_affine(affine)
-        _warn_of_forms(header, shape, path)
-    except (GeometryError, HeaderDataError, ValueError) as error:
-        raise GeometryError(f"{path}: {error}") from error
-    return affine
-
-
-def _warn_of_forms(header: Header, shape: tuple[int, int, int], path: Path) -> None:
-    """Warn if the place of the voxels is given twice and differently, or not at all."""
-    codes = int(header["sform_code"]), int(header["qform_code"])
-    if max(codes) <= 0:
-        text = "neither sform nor qform is set, so left and right are a guess (first voxel: right, back, feet)"
-        warnings.warn(f"{path}: {text}. Check the result.", GridWarning, stacklevel=5)
-    if min(codes) <= 0:
-        return
-    with suppress(HeaderDataError, ValueError):  # an unusable qform beside a good sform
-        apart_mm = _apart_mm(_backwards(header.get_sform()), _backwards(header.get_qform()), shape)
-        if not apart_mm <= FORMS_TOLERANCE_MM:
-            text = f"sform and qform place the volume up to {apart_mm:.1f} mm apart; the sform is used"
-            warnings.warn(f"{path}: {text}. Check the result, or correct the header.", GridWarning, stacklevel=5)
-
-
-def _backwards(affine: object) -> Float[np.ndarray, "4 4"]:
-    """Turn nibabel's affine of (x, y, z, 1) into one of (z, y, x, 1)."""
-    return np.asarray(cast("np.ndarray", affine), np.float64)[:, [2, 1, 0, 3]]
-
-
-def _apart_mm(a: Float[np.ndarray, "4 4"], b: Float[np.ndarray, "4 4"], shape: tuple[int, int, int]) -> float:
-    """Give the largest distance between the corners of a volume as two affines place it."""
-    corners = np.array([[z, y, x, 1] for z in (0, shape[0]) for y in (0, shape[1]) for x in (0, shape[2])]).T
-    return float(np.linalg.norm(((a - b) @ corners)[:3], axis=0).max())
-
-
-def _read_voxels(
-    stream: BufferedIOBase, header: Header, shape: tuple[int, int, int], dtype: np.dtype, path: Path
-) -> Shaped[np.ndarray, "z y x"]:
-    """Read the voxels, and the rest of the file, whose end holds the checksum."""
-    expected = int(np.prod(shape, dtype=object)) * dtype.itemsize
-    on_disk = path.stat().st_size
-    text = f"{'x'.join(map(str, shape[::-1]))} voxels of {dtype.itemsize} bytes"
-    if expected > on_disk * (MOST_COMPRESSION if path.name.lower().endswith(".gz") else 1):
-        raise FileError(f"{path}: its header promises {text}, more than the file holds. Copy or export it again.")
-    voxels = np.empty(shape, dtype)
-    buffer = voxels.reshape(-1).view(np.uint8).data
-    got = 0
-    while got < expected:
-        count = stream.readinto(buffer[got:])
-        if not count:
-            raise FileError(
-                f"{path}: its header promises {text}, but the file ends after {got} bytes of them. Export it again."
-            )
-        got += count
-    while stream.read(1 << 20):
-        pass
-    if not dtype.isnative:
-        voxels = voxels.byteswap(inplace=True).view(dtype.newbyteorder("="))
-    return voxels
-
-
-def _scaled(voxels: Shaped[np.ndarray, "z y x"], header: Header, path: Path) -> Shaped[np.ndarray, "z y x"]:
-    """Apply scl_slope and scl_inter where the header sets them."""
-    slope, inter = float(header["scl_slope"]), float(header["scl_inter"])
-    if not np.isfinite(slope) or slope == 0 or (slope, inter) == (1, 0):
-        return voxels
-    if not np.isfinite(inter):
-        raise FileError(f"{path}: its header scales voxels by {slope:g} but shifts them by {inter:g}. Export it again.")
-    scaled = voxels.astype(np.float32)
-    scaled *= np.float32(slope)
-    scaled += np.float32(inter)
-    return scaled
-
-
-def _header_for(volume: Volume, voxels: Shaped[np.ndarray, "z y x"], path: Path) -> Header:
-    """Give the header to write: the volume's own without its text, or a new one from the affine."""
-    if isinstance(volume.header, Header):
-        header = volume.header.as_byteswapped("<" if np.little_endian else ">")
-        apart_mm = _apart_mm(_backwards(header.get_best_affine()), volume.affine, volume.shape)
-        if _shape(header, path) != volume.shape or not apart_mm <= GRID_TOLERANCE_MM:
-            raise GeometryError(f"{path}: the volume's header describes another grid. Make a Volume without a header.")
+@contextmanager
+def _unpacked(file: BufferedIOBase, *, packed: bool, threaded: bool) -> Iterator[BufferedIOBase]:
+    """Give the decompressed bytes of an open file, which stays open."""
+    if not packed:
+        yield file
+    elif threaded:
+        # Decompressing on a second thread while this one copies: 0.26 s against 0.33 s for 144 MB.
+        with igzip_threaded.open(file, "rb", threads=1) as stream:
+            yield cast("BufferedIOBase", stream)
     else:
-        header = _new_header(volume, voxels)
-    try:
-        header.set_data_dtype(voxels.dtype)
-    except HeaderDataError as error:
-        raise FileError(f"{path}: NIfTI cannot hold voxels of type {voxels.dtype}. Use int16 or uint8.") from error
-    header["scl_slope"], header["scl_inter"] = 1, 0
-    header["cal_min"], header["cal_max"] = 0, 0  # the display window of other voxels
-    header["vox_offset"] = header.sizeof_hdr + 4
-    for field in set(TEXT_FIELDS) & set(header.keys()):
-        header[field] = b""
-    return header
+        with igzip.GzipFile(fileobj=file) as stream:
+            yield cast("BufferedIOBase", stream)
 
 
-def _new_header(volume: Volume, voxels: Shaped[np.ndarray, "z y x"]) -> Header:
-    """Describe a grid that came from no file."""
-    check_affine(volume.affine)
-    kind = nibabel.Nifti1Header if max(voxels.shape) < 2**15 else nibabel.Nifti2Header
-    header = kind(endianness="<" if np.little_endian else ">")
-    header.set_data_shape(voxels.shape[::-1])
-    affine = _backwards(volume.affine)  # its own inverse
-    header.set_qform(affine, code=1)
-    header.set_sform(affine, code=1)
-    if _apart_mm(_backwards(header.get_qform()), volume.affine, volume.shape) > GRID_TOLERANCE_MM:
-        header["qform_code"] = 0  # a quaternion cannot hold shear
-    header.set_xyzt_units("mm")
-    return header
-
-
-def _write_parts(stream: BufferedIOBase, header: Header, voxels: Shaped[np.ndarray, "z y x"]) -> None:
+def _write_parts(stream: BufferedIOBase, header: bytes, voxels: Shaped[np.ndarray, "z y x"]) -> None:
     """Write the header, an empty extension and the voxels, some MiB at a time."""
-    stream.write(header.binaryblock + b"\0\0\0\0")
+    stream.write(header + b"\0\0\0\0")
     buffer = voxels.reshape(-1).view(np.uint8).data
     for start in range(0, len(buffer), 1 << 22):
         stream.write(buffer[start : start + (1 << 22)])

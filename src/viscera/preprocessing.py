@@ -1,7 +1,7 @@
-"""From a raw scan to a Case: turned to axial order, resized or cut to the body, labels in the label space.
+"""From a raw scan and its labels to a Case: the image prepared (images.py), the labels alike and in the label space.
 
 ``prepare_image`` is what training and prediction share: a scan to be segmented takes the same way as those learnt from.
-Undoing it for a prediction is in inference.py; preparing whole data sets on all cores is in preparing.py.
+Preparing whole data sets on all cores is in preparing.py.
 """
 
 import hashlib
@@ -15,25 +15,31 @@ import numpy as np
 from jaxtyping import Bool, Int, Int16, Integer, UInt8
 
 from viscera import nifti
-from viscera.body import find_body
 from viscera.cases import Case, Facts, SourceFacts
-from viscera.config import Preparation, ResizedSlices, ScannerGrid, SpacedSlices, SpacedVolumes
+from viscera.config import Preparation
 from viscera.datasets import Source, read_labels
 from viscera.errors import LabelError, VisceraError
 from viscera.files import sha256
 from viscera.geometry import Geometry
+from viscera.images import prepare_file, prepare_image
 from viscera.intensity import hounsfield
 from viscera.labels import Fit, LabelSpace, fit
-from viscera.resampling import (
-    climb_image,
-    climb_labels,
-    resample_image,
-    resample_labels,
-    resize_image,
-    spaced_ladder,
-    spaced_raster,
-)
-from viscera.volume import Volume, axial_turn, require_same_grid, with_voxels
+from viscera.resampling import climb_labels, resample_labels
+from viscera.volume import require_same_grid, with_voxels
+
+__all__ = [
+    "PreparedLabels",
+    "case_name",
+    "count_voxels",
+    "describe",
+    "hu_statistics",
+    "label_files",
+    "prepare_case",
+    "prepare_file",
+    "prepare_image",
+    "prepare_labels",
+    "without_folders",
+]
 
 MOST_VALUE = 65535
 """Of labels; far above any label, and small enough to count each value."""
@@ -54,43 +60,6 @@ class PreparedLabels:
     known: Bool[np.ndarray, "z y x"] | None
     annotated: tuple[str, ...]
     notes: tuple[str, ...]
-
-
-def prepare_image(volume: Volume, preparation: Preparation) -> tuple[Int16[np.ndarray, "z y x"], Geometry]:
-    """Turn a scan to axial order, and resize its slices, or resample and cut them or the volume to the body.
-
-    Args:
-        volume: HU in any orientation. int16 is taken as it is; other types go through ``hounsfield``.
-        preparation: The size of the slices, of their pixels or voxels; or nothing.
-
-    Returns:
-        int16 HU, and the way back to the scanner's grid. However the file was oriented, the voxels are the same.
-
-    Raises:
-        GeometryError: The affine is no scanner's.
-        FileError: The voxels are no HU.
-    """
-    turn = axial_turn(volume.affine)
-    hu = volume.voxels if volume.voxels.dtype == np.int16 else hounsfield(volume, where="the scan")
-    axial = turn.apply(hu)
-    rows, columns = axial.shape[1:]
-    match preparation:
-        case ResizedSlices(size=size):
-            return resize_image(axial, size), Geometry(volume.shape, volume.affine, turn, size)
-        case ScannerGrid():
-            return np.ascontiguousarray(axial), Geometry(volume.shape, volume.affine, turn, (rows, columns))
-        case SpacedSlices(spacing_mm=spacing_mm):
-            along_z, within = None, (spacing_mm, spacing_mm)
-        case SpacedVolumes(spacing_mm=(along_z, *within)):
-            pass
-    lengths = np.linalg.norm(volume.affine[:3, :3], axis=0)
-    z, y, x = (float(lengths[axis]) for axis in turn.axes)
-    body = find_body(axial, (z, y, x))
-    raster = spaced_raster(body, (y, x), spacing_mm=(within[0], within[1]), margin_mm=preparation.margin_mm)
-    cut = resample_image(axial, raster)
-    ladder = None if along_z is None else spaced_ladder(len(cut), z, spacing_mm=along_z)
-    geometry = Geometry(volume.shape, volume.affine, turn, raster.size, raster.start, raster.step, ladder)
-    return cut if ladder is None else climb_image(cut, ladder), geometry
 
 
 def prepare_labels(

@@ -3,9 +3,10 @@
 A runner is called like the network, a tensor in, the logits out; ``labels`` gives the class of the largest logit, decided
 within the graph. So a runner takes the network's place in a ``Model``, and inference/ does not know which it is.
 
-OpenVINO gets the network as ONNX, in memory: that takes 0.2 s at each start, its own conversion of torch modules 1.7 to 2.7 s
-(width 16). Compiling takes 0.1 to 0.3 s for all recipes, so nothing is cached on disk. Batch and sides stay free, which costs
-nothing that could be measured (11.0 ms per slice of 256x256 against 11.4 with fixed ones); neither do the labels.
+OpenVINO gets the network as ONNX, in memory: torch writes that in 0.2 s, OpenVINO's own conversion of torch modules takes 1.7 to 2.7
+s (width 16). What was written and checked once is kept (graph_cache.py). Compiling takes 0.1 s; a compiled network on disk would
+be read in half of that, and be good for this processor only. Batch and sides stay free, which costs nothing that could be
+measured (11.0 ms per slice of 256x256 against 11.4 with fixed ones); neither do the labels.
 """
 
 import threading
@@ -22,6 +23,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from viscera.config import NetworkShape, UNetShape
 from viscera.graph import CannotRunError, folded, one_line, shape_of, to_onnx
+from viscera.graph_cache import GraphCache
 from viscera.machine import autocast_type
 
 if TYPE_CHECKING:
@@ -47,7 +49,7 @@ class Runner(Protocol):
 
     Attributes:
         name: The runtime.
-        precision: fp32, bf16 or fp16.
+        precision: fp32, bf16, fp16 or, of a network that was quantised, int8.
         streams: How many threads may call it at once, each on one core; more than 1 for slices on a CPU.
         stride: What the sides of its input must be multiples of.
         dimensions: 2 for slices, 3 for patches.
@@ -81,6 +83,7 @@ def choose_runner(
     channels: int,
     wanted: Literal["auto"] | RuntimeName = "auto",
     exact: bool = False,
+    cache: GraphCache | None = None,
 ) -> "TorchRunner | OpenVinoRunner | OnnxRunner":
     """Put a network on the runtime that is wanted, or on the fastest that there is: OpenVINO on a CPU, else torch.
 
@@ -93,13 +96,14 @@ def choose_runner(
         channels: Of its input: ``input_channels(recipe.network)``.
         wanted: A runtime, or auto.
         exact: fp32 rather than bf16 or fp16.
+        cache: Keeps the graph once it has been checked, so that the next start need not make and check it.
     """
     name = wanted
     if name == "auto":
         name = "openvino" if device.type == "cpu" and not missing_packages("openvino") else "torch"
     if name != "torch":
         try:
-            return _tried(name, network, device, channels=channels, exact=exact)
+            return _tried(name, network, device, channels=channels, exact=exact, cache=cache)
         except CannotRunError as error:
             warnings.warn(f"runtime '{name}' is not used: {error}. Torch is used instead.", stacklevel=2)
     return TorchRunner(network, device, exact=exact)
@@ -207,9 +211,12 @@ class OpenVinoRunner(nn.Module):
             "ENABLE_CPU_PINNING": False,  # two processes would be pinned to the same cores
         }
         try:
-            self.compiled = core.compile_model(core.read_model(graph), "CPU", settings)
+            network = core.read_model(graph)
+            self.compiled = core.compile_model(network, "CPU", settings)
         except RuntimeError as error:
             raise CannotRunError(f"OpenVINO cannot: {one_line(error)}") from error
+        if any(operation.get_type_name() == "FakeQuantize" for operation in network.get_ops()):
+            self.precision = "int8"
         self.classes = self.compiled.output("logits").get_partial_shape()[1].get_length()
         self.tensor = openvino.Tensor
         self.of_thread = threading.local()
@@ -293,7 +300,7 @@ class OnnxRunner(nn.Module):
 
 
 def _tried(
-    name: Foreign, network: nn.Module, device: torch.device, *, channels: int, exact: bool
+    name: Foreign, network: nn.Module, device: torch.device, *, channels: int, exact: bool, cache: GraphCache | None
 ) -> OpenVinoRunner | OnnxRunner:
     """Give a runner that has shown that it computes what torch does.
 
@@ -306,9 +313,14 @@ def _tried(
     if missing:
         raise CannotRunError(f"{' and '.join(missing)} not installed (pip install 'viscera[{name}]')")
     shape = shape_of(network)
-    graph = to_onnx(network, channels=channels, labels=shape[1] == 2)
+    how = (name, "exact" if exact else "mixed")
+    kept = cache.find(how, packages=PACKAGES[name]) if cache else None
+    graph = kept or to_onnx(network, channels=channels, labels=shape[1] == 2)
     runner = OnnxRunner(graph, shape) if name == "onnx" else OpenVinoRunner(graph, shape, exact=exact)
-    require_agreement(runner, network, channels=channels)
+    if kept is None:
+        require_agreement(runner, network, channels=channels)
+        if cache:
+            cache.keep(graph, how, packages=PACKAGES[name])
     return runner
 
 

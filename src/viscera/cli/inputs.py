@@ -3,10 +3,12 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from viscera.datasets import LAYOUTS, Problem, Source, find_sources
 from viscera.errors import RunError, SettingError, did_you_mean
-from viscera.preprocessing import case_name
+
+if TYPE_CHECKING:
+    from viscera.datasets import Problem, Source
 
 
 def data_set(text: str) -> tuple[str, Path]:
@@ -15,6 +17,8 @@ def data_set(text: str) -> tuple[str, Path]:
     Raises:
         SettingError: It is not of that form, or there is no such layout.
     """
+    from viscera.datasets import LAYOUTS
+
     layout, equals, folder = text.partition("=")
     if not equals:
         raise SettingError(f"a data set is named as LAYOUT=DIR, got '{text}'. Layouts: {', '.join(LAYOUTS)}.")
@@ -25,8 +29,10 @@ def data_set(text: str) -> tuple[str, Path]:
     return layout, Path(folder)
 
 
-def data_sets(texts: Sequence[str]) -> tuple[list[Source], list[Problem]]:
+def data_sets(texts: Sequence[str]) -> tuple[list["Source"], list["Problem"]]:
     """Find the cases of data sets named as LAYOUT=DIR."""
+    from viscera.datasets import find_sources
+
     sources, problems = [], []
     for text in texts:
         found, wrong = find_sources(*data_set(text))
@@ -35,13 +41,15 @@ def data_sets(texts: Sequence[str]) -> tuple[list[Source], list[Problem]]:
     return sources, problems
 
 
-def of_split(sources: Sequence[Source], run: Path | None, split: str) -> list[Source]:
+def of_split(sources: Sequence["Source"], run: Path | None, split: str) -> list["Source"]:
     """Keep the cases of a split of the store that a run was trained on; all where ``split`` is "all".
 
     Raises:
         RunError: The run does not say what its splits are.
         SettingError: None of the cases is in the split.
     """
+    from viscera.preprocessing import case_name
+
     if split == "all":
         return list(sources)
     facts = run / "run.json" if run else None

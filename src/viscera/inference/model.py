@@ -11,6 +11,7 @@ from viscera.config import Accelerator, Recipe, UNetShape, UpvShape, WindowInfer
 from viscera.errors import SettingError, WeightsError
 from viscera.export_folder import is_export, read_export
 from viscera.files import sha256
+from viscera.graph_cache import GraphCache
 from viscera.graph import CannotRunError
 from viscera.labels import TUMOUR, LabelSpace
 from viscera.machine import autocast_type, device_type, keep_pages
@@ -69,7 +70,11 @@ class Model:
 
 
 def load_model(
-    where: Path, *, accelerator: Accelerator = "auto", runtime: Literal["auto"] | RuntimeName | None = None
+    where: Path,
+    *,
+    accelerator: Accelerator = "auto",
+    runtime: Literal["auto"] | RuntimeName | None = None,
+    graphs: Path | None = None,
 ) -> Model:
     """Build a trained network.
 
@@ -77,8 +82,8 @@ def load_model(
         where: A weights file, the folder of a run (its best weights), or one that `viscera export` wrote, which has its own
             runtime.
         accelerator: Where to run it.
-        runtime: What runs it (runtime.py); auto: for slices the fastest that there is, for volumes torch, since what others take
-            of memory there has not been measured. None: torch's module as it was trained.
+        runtime: What runs it (runtime.py); auto: the fastest that there is. None: torch's module as it was trained.
+        graphs: Folder in which what was written for a runtime and checked is kept for the next start; None: nothing is kept.
 
     Raises:
         WeightsError: No weights there, or not for the network of their recipe; an exported network that was changed, cannot be
@@ -89,19 +94,21 @@ def load_model(
         return _exported(where, accelerator=accelerator, runtime=runtime)
     file = find_weights(where)
     device = device_type(accelerator)
-    weights = load_weights(file)
-    if device == "cpu":
-        keep_pages(spare=isinstance(weights.recipe.inference, WindowInference))
-    network = _build(weights, file.name).eval()
+    weights, digest = load_weights(file), sha256(file)
+    windows = isinstance(weights.recipe.inference, WindowInference)
+    if device == "cpu" and not windows:
+        keep_pages()
+    network, autocast = _build(weights, file.name).eval(), None
     if isinstance(weights.recipe.network, UNetShape | UpvShape):
         network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    windows = isinstance(weights.recipe.inference, WindowInference)
-    if runtime is not None and not (runtime == "auto" and windows):
-        channels = input_channels(weights.recipe.network)
-        network, autocast = choose_runner(network, torch.device(device), channels=channels, wanted=runtime), None
-    else:
+    if runtime is None:
         autocast = autocast_type("auto", device)
-    return Model(network.to(device), weights.recipe, weights.space, torch.device(device), autocast, sha256(file))
+    else:
+        channels, cache = input_channels(weights.recipe.network), GraphCache(graphs, digest) if graphs else None
+        network = choose_runner(network, torch.device(device), channels=channels, wanted=runtime, cache=cache)
+    if device == "cpu" and windows and getattr(network, "name", "torch") == "torch":
+        keep_pages(spare=True)
+    return Model(network.to(device), weights.recipe, weights.space, torch.device(device), autocast, digest)
 
 
 def _exported(where: Path, *, accelerator: Accelerator, runtime: Literal["auto"] | RuntimeName | None) -> Model:
@@ -117,7 +124,8 @@ def _exported(where: Path, *, accelerator: Accelerator, runtime: Literal["auto"]
         raise SettingError(
             f"{where} holds a network for {found.kind}, which runs on the CPU, not on '{accelerator}'. Leave --device out."
         )
-    keep_pages(spare=isinstance(found.recipe.inference, WindowInference))
+    if not isinstance(found.recipe.inference, WindowInference):
+        keep_pages()
     try:
         runner = (
             OnnxRunner(found.file, found.shape) if found.kind == "onnx" else OpenVinoRunner(found.file, found.shape)

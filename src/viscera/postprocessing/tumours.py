@@ -5,7 +5,6 @@ from dataclasses import dataclass
 import cc3d
 import numpy as np
 from jaxtyping import Bool, UInt8
-from scipy import ndimage
 
 from viscera.errors import GeometryError, LabelError
 from viscera.labels import TUMOUR, LabelSpace
@@ -117,6 +116,8 @@ def _host(organs: UInt8[np.ndarray, "z y x"], pieces: np.ndarray, number: int, *
     part, beneath = pieces[box] == number, organs[box]
     counts = _organ_counts(beneath[part], space)
     if not counts.any():
+        from scipy import ndimage  # 0.1 s, and most tumours lie in an organ
+
         reach = ndimage.binary_dilation(part, np.ones((3, 3, 3), bool))
         counts = _organ_counts(beneath[reach & ~part], space)
     return space.labels[int(counts.argmax())] if counts.any() else NOWHERE
