@@ -2,16 +2,29 @@
 
 import gzip
 import json
+import re
+import resource
+from pathlib import Path
 
+import cv2
 import nibabel
 import numpy as np
+import psutil
 import pytest
 import SimpleITK as sitk
+import torch
 
 from test_inference import Nearest, model, nearest
+from test_memory import hollow
 from viscera import nifti
-from viscera.errors import FileError, LabelError
-from viscera.prediction import Task, Wishes, find_tasks, organ_statistics, predict_all, predict_file
+from viscera.cli import main
+from viscera.config import SpacedSlices
+from viscera.efficiency import sample_efficiency
+from viscera.errors import FileError, LabelError, SettingError
+from viscera.machine import use_cores
+from viscera.memory import look_at, needed_mib
+from viscera.prediction import Wishes, organ_statistics, predict_all, predict_file
+from viscera.tasks import Task, find_tasks
 from viscera.volume import Volume
 
 MODEL = model((16, 16))
@@ -156,3 +169,150 @@ def test_inputs_that_make_no_sense_are_explained(tmp_path, files, output, messag
     (tmp_path / "in").mkdir(exist_ok=True) if files else None
     with pytest.raises(FileError, match=message):
         find_tasks(tmp_path / "in", tmp_path / output)
+
+
+def write_folder(folder, count: int) -> None:
+    """Write some scans, the second cut off in the middle of its voxels."""
+    folder.mkdir()
+    for number in range(count):
+        write_scan(folder / f"{number}.nii.gz", seed=number)
+    whole = (folder / "1.nii.gz").read_bytes()
+    (folder / "1.nii.gz").write_bytes(whole[: len(whole) * 2 // 3])
+
+
+@pytest.mark.parametrize("statistics", [False, True])
+def test_scans_that_overlap_get_what_each_gets_alone_and_a_truncated_one_leaves_nothing(tmp_path, statistics):
+    write_folder(tmp_path / "in", 5)
+    tasks = find_tasks(tmp_path / "in", tmp_path / "out")
+    told = []
+    wishes = Wishes(statistics=statistics)
+    failed = predict_all(tasks, MODEL, wishes=wishes, done=lambda task, how: told.append((task, how)))
+    assert [task for task, _ in told] == tasks
+    assert [(task, type(error)) for task, error in failed] == [(tasks[1], FileError)]
+    assert "truncated" in told[1][1]
+    assert {file.name for file in (tmp_path / "out").iterdir()} == {
+        "labels.ctbl", "labels.itksnap.txt", *(f"{number}.{end}" for number in (0, 2, 3, 4) for end in ("json", "nii.gz")),
+    }  # fmt: skip
+    for task in tasks[:1] + tasks[2:]:
+        facts = predict_file(Task(task.scan, tmp_path / "alone" / task.output.name), MODEL, wishes=wishes)
+        overlapped = json.loads(task.sidecar.read_text())
+        assert (tmp_path / "alone" / task.output.name).read_bytes() == task.output.read_bytes()
+        assert overlapped.get("statistics") == facts.get("statistics")
+        for found, plan in ((overlapped["run"], "overlapped"), (facts["run"], "alone")):
+            assert found["plan"] == plan
+            assert found["efficiency"]["overlapped"] is (plan == "overlapped")
+            assert found["seconds"].keys() >= {"read", "prepare", "network", "postprocess", "write"}
+
+
+def test_what_overlapping_scans_cost_adds_up_to_what_the_run_cost(tmp_path):
+    write_folder(tmp_path / "in", 4)
+    tasks = find_tasks(tmp_path / "in", tmp_path / "out")
+    with sample_efficiency() as meter:
+        predict_all(tasks, MODEL)
+    costs = [json.loads(task.sidecar.read_text())["run"]["efficiency"] for task in tasks if task.sidecar.exists()]
+    assert len(costs) == 3
+    assert all(cost["seconds"] > 0 for cost in costs)
+    assert sum(cost["seconds"] for cost in costs) <= meter.result.seconds + 0.01
+    assert sum(cost["cpu_area_percent_s"] for cost in costs) <= meter.result.cpu_area_percent_s + 1
+
+
+def test_an_interrupted_folder_holds_only_finished_scans_and_goes_on_from_there(tmp_path):
+    write_folder(tmp_path / "in", 6)
+    tasks = find_tasks(tmp_path / "in", tmp_path / "out")
+
+    def interrupt(task, how):
+        if task == tasks[2]:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        predict_all(tasks, MODEL, done=interrupt)
+    standing = {file.name for file in (tmp_path / "out").iterdir()}
+    finished = {name for name in standing if name.endswith(".nii.gz")}
+    assert {"0.nii.gz", "2.nii.gz"} <= finished
+    assert standing == finished | {name.replace(".nii.gz", ".json") for name in finished}
+    for name in finished:
+        assert nifti.read(tmp_path / "out" / name).shape == (5, 16, 16)
+    told = []
+    predict_all(tasks, MODEL, done=lambda task, how: told.append(how))
+    assert [how == "was done" for how in told] == [task.output.name in finished for task in tasks]
+
+
+def test_a_limit_too_small_for_one_scan_is_that_scans_failure_and_nothing_of_it_is_read(tmp_path):
+    (tmp_path / "in").mkdir()
+    for name in "ac":
+        write_scan(tmp_path / "in" / f"{name}.nii.gz")
+    hollow(tmp_path / "in" / "b.nii")  # 1 GiB of zeros would be refused as no HU
+    tasks = find_tasks(tmp_path / "in", tmp_path / "out")
+    most_mib = psutil.Process().memory_info().rss / 2**20 + 500
+    ((task, error),) = predict_all(tasks, MODEL, max_memory_mib=most_mib)
+    assert task == tasks[1]
+    assert re.fullmatch(
+        r"b.nii: --max-memory \S+: this scan needs at least \d+ MiB, .*Say --max-memory \d+ or more.", str(error)
+    )
+    assert [task.output.exists() for task in tasks] == [True, False, True]
+    run = json.loads(tasks[0].sidecar.read_text())["run"]
+    assert run["max_memory_mib"] == most_mib
+    with pytest.raises(SettingError, match=r"a.nii.gz: --max-memory 10: this scan needs at least"):
+        predict_file(tasks[0], MODEL, wishes=Wishes(overwrite=True), max_memory_mib=10)
+
+
+@pytest.mark.parametrize("preparation", [None, SpacedSlices(spacing_mm=3.0)])
+def test_a_scan_that_is_read_slab_by_slab_gets_the_same_labels(tmp_path, preparation):
+    shape = (160, 160, 480)
+    hu = np.random.default_rng(0).choice([-1000, -300, 0, 100, 300], shape).astype(np.float32)
+    nibabel.save(nibabel.Nifti1Image(hu, np.diag([-0.7, -0.8, 2.5, 1])), tmp_path / "scan.nii")
+    one = model((16, 16), preparation)
+    need = needed_mib(look_at(tmp_path / "scan.nii"), one, statistics=False)
+    assert need.slabs is not None
+    assert need.slabs < need.alone - 20
+    whole, slabs = Task(tmp_path / "scan.nii", tmp_path / "a.nii"), Task(tmp_path / "scan.nii", tmp_path / "b.nii")
+    predict_file(whole, one)
+    most_mib = psutil.Process().memory_info().rss / 2**20 + (need.slabs + need.alone) / 2
+    facts = predict_file(slabs, one, max_memory_mib=most_mib)
+    assert facts["run"]["plan"] == "slabs"
+    assert whole.output.read_bytes() == slabs.output.read_bytes()
+
+
+def no_folder(tmp_path):
+    (tmp_path / "file").touch()
+    return tmp_path / "file" / "out"
+
+
+@pytest.mark.parametrize("place", [no_folder, lambda _: Path("/proc/viscera")], ids=["below a file", "in /proc"])
+def test_where_nothing_can_be_written_every_scan_fails_and_says_so(tmp_path, place):
+    write_folder(tmp_path / "in", 3)
+    tasks = [
+        Task(task.scan, place(tmp_path) / task.output.name) for task in find_tasks(tmp_path / "in", tmp_path / "out")
+    ]
+    failed = predict_all(tasks, MODEL)
+    assert [task for task, _ in failed] == tasks
+    assert all(str(error).startswith("cannot write") for task, error in failed if task != tasks[1])
+    with pytest.raises(FileError, match="cannot write .*Ch(eck|oose)"):
+        predict_file(tasks[0], MODEL)
+
+
+def test_a_disk_that_is_full_is_that_scans_failure_and_leaves_no_part_of_it(tmp_path):
+    write_scan(tmp_path / "scan.nii.gz")
+    task = Task(tmp_path / "scan.nii.gz", tmp_path / "out" / "o.nii.gz")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50, hard))
+    try:
+        ((_, error),) = predict_all([task], MODEL)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert "cannot be written: File too large" in str(error)
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_cores_and_memory_are_what_was_asked_for_or_refused(tmp_path, capsys):
+    threads = torch.get_num_threads()
+    try:
+        assert use_cores(1) == torch.get_num_threads() == cv2.getNumThreads() == 1
+        assert use_cores() == torch.get_num_threads() >= 1
+    finally:
+        use_cores(threads)
+    write_scan(tmp_path / "scan.nii.gz")
+    command = ["predict", str(tmp_path / "scan.nii.gz"), str(tmp_path / "o.nii.gz"), "--weights", "nowhere"]
+    for option, message in ((["--jobs", "-1"], "--jobs must not be negative"), (["--max-memory", "0"], "above 0 MiB")):
+        assert main([*command, *option]) == 2
+        assert message in capsys.readouterr().err

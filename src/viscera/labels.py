@@ -278,7 +278,20 @@ FLARE14 = LabelSpace("flare14", (*FLARE13.organs, TUMOUR))
 TUMOUR_ONLY = LabelSpace("tumour", (TUMOUR,))
 """For a network of tumours, whatever their organ (gao2step's second)."""
 
-SPACES: dict[str, LabelSpace] = {space.name: space for space in (ZHANG12, FLARE13, FLARE14, ABDOMENCT1K, TUMOUR_ONLY)}
+STARTER19 = LabelSpace(
+    "starter19",
+    (
+        *("liver", "kidney_right", "kidney_left", "spleen", "pancreas", "gallbladder"),
+        *("stomach", "duodenum", "small_bowel", "colon", "rectum", "esophagus"),
+        *("aorta", "inferior_vena_cava", "adrenal_gland_right", "adrenal_gland_left"),
+        *("urinary_bladder", "femoral_head", "spinal_cord"),
+    ),
+)
+"""What the weights that come with viscera know."""
+
+SPACES: dict[str, LabelSpace] = {
+    space.name: space for space in (ZHANG12, FLARE13, FLARE14, ABDOMENCT1K, TUMOUR_ONLY, STARTER19)
+}
 
 
 @dataclass(frozen=True)

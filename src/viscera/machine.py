@@ -5,10 +5,12 @@ import resource
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
+import cv2
 import torch
 
 from viscera.config import Accelerator, Precision
@@ -47,6 +49,26 @@ def autocast_type(setting: Literal["auto"] | Precision, device: str) -> torch.dt
     return {"16-mixed": torch.float16, "bf16-mixed": torch.bfloat16, "32-true": None}[precision_of(setting, device)]
 
 
+def use_cores(count: int = 0) -> int:
+    """Let torch, OpenCV, and what runs networks compute on so many cores; before models are loaded, which keep to it.
+
+    Args:
+        count: 0: as many as torch takes by itself, which is all that this process may use (OMP_NUM_THREADS says otherwise).
+
+    Returns:
+        How many that are.
+
+    Raises:
+        SettingError: A negative number.
+    """
+    if count < 0:
+        raise SettingError(f"--jobs must not be negative, got {count}.")
+    cores = count or torch.get_num_threads()
+    torch.set_num_threads(cores)
+    cv2.setNumThreads(cores)
+    return cores
+
+
 def keep_pages(*, spare: bool = False) -> None:
     """Tell glibc to keep freed memory, instead of giving large blocks back and faulting their pages in again.
 
@@ -66,6 +88,13 @@ def keep_pages(*, spare: bool = False) -> None:
         mallopt(parameter, value)
 
 
+def give_pages_back() -> None:
+    """Give the pages of freed memory back to the system, which ``keep_pages`` keeps: to stay below a limit; 20 ms for a scan's."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    if trim is not None:
+        trim(0)
+
+
 def allow_open_files() -> None:
     """Let this process open as many files as the system allows it: every memory-mapped array keeps one open.
 
@@ -77,6 +106,12 @@ def allow_open_files() -> None:
 
 def peak_memory_mib() -> float:
     """Give the most memory that this process has held so far (resident set), in MiB."""
+    with suppress(
+        OSError
+    ):  # Linux: getrusage would give the peak of the process that started this one, if that is larger
+        for line in Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines():
+            if line.startswith("VmHWM:"):
+                return float(line.split()[1]) / 2**10
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
 

@@ -8,8 +8,10 @@ A label map takes its place after its NAME.json, so where both stand, the case i
 """
 
 import json
+from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -18,28 +20,19 @@ import torch
 from jaxtyping import Int16, UInt8
 
 from viscera import nifti
-from viscera.efficiency import sample_efficiency
+from viscera.efficiency import Efficiency, Meter, sample_efficiency
 from viscera.errors import FileError, VisceraError
 from viscera.files import write_json, write_text
-from viscera.inference import Model, only_organs, prepare_scan, segment_prepared
+from viscera.images import prepare_file
+from viscera.inference import Model, Prepared, Segmentation, only_organs, prepare_scan, segment_prepared
 from viscera.intensity import hounsfield
 from viscera.labels import LabelSpace, colour
-from viscera.machine import Stopwatch, peak_memory_mib
+from viscera.machine import Stopwatch, give_pages_back, peak_memory_mib
+from viscera.memory import Budget, one_at_a_time
+from viscera.pipeline import Stages, run_stages
 from viscera.runtime import runner_facts
+from viscera.tasks import Task, require_place
 from viscera.volume import Volume, with_voxels
-
-
-@dataclass(frozen=True)
-class Task:
-    """One scan to segment."""
-
-    scan: Path
-    output: Path
-
-    @property
-    def sidecar(self) -> Path:
-        """NAME.json beside the label map."""
-        return self.output.with_name(nifti.stem(self.output) + ".json")
 
 
 @dataclass(frozen=True)
@@ -55,47 +48,6 @@ class Wishes:
     organs: tuple[str, ...] = ()
     statistics: bool = False
     overwrite: bool = False
-
-
-def find_tasks(scan: Path, output: Path) -> list[Task]:
-    """List what a user asks for: one file to one file (or into a folder), or all scans of a folder into a folder.
-
-    A trailing _0000 (nnU-Net's channel number) is left out of the name of the label map.
-
-    Raises:
-        FileError: No such scan, a folder without any, or one output name for two scans.
-    """
-    if scan.is_file():
-        if nifti.is_nifti(output):
-            return [Task(scan, output)]
-        if output.exists() and not output.is_dir():
-            raise FileError(f"{output} is another kind of file. Give a name that ends in .nii.gz, or a folder.")
-        return [Task(scan, output / output_name(scan))]
-    if not scan.is_dir():
-        raise FileError(f"there is no scan at {scan}. Give a .nii or .nii.gz file, or a folder of them.")
-    require_folder(output, what=scan.name)
-    tasks = [Task(file, output / output_name(file)) for file in nifti.find_files(scan)]
-    if not tasks:
-        raise FileError(
-            f"{scan} holds no .nii or .nii.gz file. Give the folder that holds the scans themselves; convert DICOM series "
-            "first, for instance with dcm2niix."
-        )
-    names = [task.output.name for task in tasks]
-    twice = next((name for name in names if names.count(name) > 1), None)
-    if twice:
-        raise FileError(f"two scans in {scan} would both become {twice}. Rename one.")
-    return tasks
-
-
-def require_folder(output: Path, *, what: str) -> None:
-    """Raise FileError if the place for the label maps of several scans is, or is named as, a file."""
-    if nifti.is_nifti(output) or (output.exists() and not output.is_dir()):
-        raise FileError(f"{what} is a folder, so the output must be one too, not {output.name}. Give a folder's name.")
-
-
-def output_name(scan: Path) -> str:
-    """Give the label map's file name for a scan's."""
-    return nifti.stem(scan).removesuffix("_0000") + ".nii.gz"
 
 
 def is_done(task: Task, model: Model, wishes: Wishes) -> bool:
@@ -126,75 +78,28 @@ def predict_file(
     model: Model,
     *,
     wishes: Wishes = Wishes(),
+    max_memory_mib: float | None = None,
     watch: Callable[[int, int], None] = lambda done, slices: None,
 ) -> dict[str, object]:
     """Segment one scan, file to file.
+
+    Args:
+        task: Which.
+        model: From ``load_model``.
+        wishes: What to write.
+        max_memory_mib: The most that this process may hold; None: as much as is convenient.
+        watch: Told of the slices or windows done, and all of them.
 
     Returns:
         What was written to NAME.json.
 
     Raises:
-        FileError, GeometryError: The scan cannot be used.
+        FileError, GeometryError: The scan cannot be used, or the label map not be written.
         LabelError: An organ is wished for that the network does not know.
+        SettingError: The memory does not suffice.
     """
-    clock = Stopwatch({})
-    hidden = task.output.with_name(f".part.{task.output.name}")
-    with sample_efficiency(str(model.device)) as meter:
-        facts, shape = _segment_file(task, hidden, model, wishes=wishes, clock=clock, watch=watch)
-    facts["run"] = {
-        "viscera": version("viscera"),
-        "torch": torch.__version__,
-        "recipe": model.recipe.name,
-        "weights_sha256": model.weights_sha256,
-        "other_weights_sha256": model.sha256s,
-        "organs": list(wishes.organs),
-        "device": str(model.device),
-        "runtime": runner_facts(model.network)["name"],
-        "precision": model.precision,
-        "seconds": {stage: round(seconds, 3) for stage, seconds in clock.seconds.items()},
-        "peak_memory_mib": round(peak_memory_mib(), 1),
-        "shape": list(reversed(shape)),
-        "efficiency": meter.result.to_json(),
-    }
-    write_json(task.sidecar, facts)
-    hidden.replace(task.output)
-    return facts
-
-
-def _segment_file(
-    task: Task,
-    output: Path,
-    model: Model,
-    *,
-    wishes: Wishes,
-    clock: Stopwatch,
-    watch: Callable[[int, int], None],
-) -> tuple[dict[str, object], tuple[int, int, int]]:
-    """Read a scan, segment it, write its labels; give what is to be said of them, and the scan's shape."""
-    space = model.output_space
-    wanted = [space.index(organ) for organ in wishes.organs]
-    with clock.stage("read"):
-        ct = nifti.read(task.scan)
-    ct = with_voxels(ct, hounsfield(ct, where=task.scan.name))
-    with clock.stage("prepare"):
-        scan = prepare_scan(ct, model)
-    if not wishes.statistics:
-        ct = scan.grid  # what is not needed any more is forgotten: HU are for the statistics only
-    found = segment_prepared(scan, model, clock=clock, watch=watch)
-    labels = found.labels
-    if wanted:
-        labels = with_voxels(labels, only_organs(labels.voxels, wanted))
-    names = {index: organ for index, organ in space.labels.items() if not wanted or index in wanted}
-    facts: dict[str, object] = {"labels": {str(index): organ for index, organ in names.items()}}
-    if found.tumours is not None:
-        facts["tumours"] = found.tumours
-    if wishes.statistics:
-        with clock.stage("statistics"):
-            facts["statistics"] = organ_statistics(ct, labels.voxels, names)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with clock.stage("write"):
-        nifti.write(output, labels, overwrite=True)
-    return facts, ct.shape
+    with _Course(model, wishes, max_memory_mib=max_memory_mib, watch=watch) as course:
+        return course.write(course.work(course.read(task)))
 
 
 def predict_all(
@@ -202,16 +107,20 @@ def predict_all(
     model: Model,
     *,
     wishes: Wishes = Wishes(),
+    max_memory_mib: float | None = None,
     done: Callable[[Task, str], None] = lambda task, how: None,
     watch: Callable[[int, int], None] = lambda done, slices: None,
 ) -> list[tuple[Task, VisceraError]]:
-    """Segment scans one after the other; one that cannot be used does not stop the rest.
+    """Segment scans, the next one being read and the last one written under the network's time (pipeline.py).
+
+    A scan that cannot be used, or whose label map cannot be written, does not stop the rest.
 
     Args:
-        tasks: From ``find_tasks``.
+        tasks: From ``find_tasks`` (tasks.py).
         model: Loaded once.
         wishes: What to write.
-        done: Told after each scan how it went: "segmented", "was done" or the error's message.
+        max_memory_mib: The most that this process may hold; scans wait for each other where they do not fit together.
+        done: Told of each scan, in the order of the tasks, how it went: "segmented", "was done" or the error's message.
         watch: Told of the slices of the present scan.
 
     Returns:
@@ -219,20 +128,186 @@ def predict_all(
     """
     for organ in wishes.organs:
         model.output_space.index(organ)
-    failed = []
-    for task in tasks:
-        try:
-            how = "was done"
-            if not is_done(task, model, wishes):
-                predict_file(task, model, wishes=wishes, watch=watch)
-                how = "segmented"
-        except VisceraError as error:
-            how = str(error)
-            failed.append((task, error))
-        done(task, how)
+    standing = {task: _standing(task, model, wishes) for task in tasks}
+    failed: list[tuple[Task, VisceraError]] = []
+    left = deque(tasks)
+
+    def tell(outcome: object) -> None:
+        """Tell of the next task, and of those behind it that need no work."""
+        task = left.popleft()
+        if isinstance(outcome, VisceraError):
+            failed.append((task, outcome))
+        done(task, str(outcome) if isinstance(outcome, VisceraError | str) else "segmented")
+        tell_standing()
+
+    def tell_standing() -> None:
+        """Tell of the next tasks as long as they need no work."""
+        if left and standing[left[0]] is not None:
+            tell(standing[left[0]])
+
+    tell_standing()
+    todo = [task for task in tasks if standing[task] is None]
+    with _Course(model, wishes, max_memory_mib=max_memory_mib, watch=watch) as course:
+        stages = Stages(course.read, course.work, course.write)
+        run_stages(todo, stages, done=lambda task, outcome: tell(outcome), beside=course.beside)
     for folder in {task.output.parent for task in tasks if task.output.exists()}:
         write_colours(folder, model.output_space)
     return failed
+
+
+def _standing(task: Task, model: Model, wishes: Wishes) -> str | VisceraError | None:
+    """Say why a scan needs no work, or must not be worked on; None where it is to be segmented."""
+    try:
+        return "was done" if is_done(task, model, wishes) else None
+    except VisceraError as error:
+        return error
+
+
+@dataclass(frozen=True, eq=False)
+class _Scan:
+    """A scan between reading and the network; ``ct`` holds HU only where statistics are wished."""
+
+    task: Task
+    clock: Stopwatch
+    ct: Volume
+    prepared: Prepared
+    model: Model
+
+
+@dataclass(frozen=True, eq=False)
+class _Labelled:
+    """A scan between the network and writing."""
+
+    task: Task
+    clock: Stopwatch
+    ct: Volume
+    found: Segmentation
+
+
+class _Course:
+    """The stages of a run over scans, and what they share: the model, the wishes, the memory, what the run costs."""
+
+    def __init__(
+        self, model: Model, wishes: Wishes, *, max_memory_mib: float | None, watch: Callable[[int, int], None]
+    ) -> None:
+        space = model.output_space
+        self.model, self.wishes, self.watch = model, wishes, watch
+        self.wanted = [space.index(organ) for organ in wishes.organs]
+        self.budget = Budget(model, most_mib=max_memory_mib, statistics=wishes.statistics)
+        self.costs, self.meter = ExitStack(), Meter()
+
+    def __enter__(self) -> "_Course":
+        self._measure()
+        return self
+
+    def __exit__(self, *reason: object) -> None:
+        self.costs.close()
+
+    def beside(self, task: Task) -> bool:
+        """Tell whether a scan may be read while those before it are worked on."""
+        return self.budget.admit(task.scan)
+
+    def read(self, task: Task) -> _Scan:
+        """Read a scan, check it and prepare it."""
+        require_place(task.output)
+        clock = Stopwatch({})
+        if self.budget.plan(task.scan) == "slabs":
+            with clock.stage("prepare"):
+                prepared = _prepared_by_slabs(task.scan, self.model)
+            return _Scan(task, clock, prepared.grid, prepared, one_at_a_time(self.model))
+        with clock.stage("read"):
+            ct = nifti.read(task.scan)
+            ct = with_voxels(ct, hounsfield(ct, where=task.scan.name))
+        with clock.stage("prepare"):
+            prepared = prepare_scan(ct, self.model)
+        if not self.wishes.statistics:
+            ct = prepared.grid  # HU are for the statistics only
+        self._spare()
+        return _Scan(task, clock, ct, prepared, self.model)
+
+    def work(self, scan: _Scan) -> _Labelled:
+        """Give a scan's labels."""
+        found = segment_prepared(scan.prepared, scan.model, organs=self.wanted, clock=scan.clock, watch=self.watch)
+        if self.wanted:
+            found = replace(found, labels=with_voxels(found.labels, only_organs(found.labels.voxels, self.wanted)))
+        self._spare()
+        return _Labelled(scan.task, scan.clock, scan.ct, found)
+
+    def _spare(self) -> None:
+        """Give back what the stage before has left, where there is a limit."""
+        if self.budget.most_mib is not None:
+            give_pages_back()
+
+    def write(self, scan: _Labelled) -> dict[str, object]:
+        """Write a scan's labels and what is to be said of them; give the latter."""
+        task, clock, labels = scan.task, scan.clock, scan.found.labels
+        wanted = self.wanted
+        names = {
+            index: organ for index, organ in self.model.output_space.labels.items() if not wanted or index in wanted
+        }
+        facts: dict[str, object] = {"labels": {str(index): organ for index, organ in names.items()}}
+        if scan.found.tumours is not None:
+            facts["tumours"] = scan.found.tumours
+        if self.wishes.statistics:
+            with clock.stage("statistics"):
+                facts["statistics"] = organ_statistics(scan.ct, labels.voxels, names)
+        hidden = task.output.with_name(f".part.{task.output.name}")
+        try:
+            hidden.parent.mkdir(parents=True, exist_ok=True)
+            with clock.stage("write"):
+                nifti.write(hidden, labels, overwrite=True)
+            facts["run"] = self._facts_of_run(task, clock, labels.shape)
+            write_json(task.sidecar, facts)
+            hidden.replace(task.output)
+        except OSError as error:
+            raise FileError(f"cannot write {task.output}: {error.strerror or error}. Check folder and disk.") from error
+        finally:
+            with suppress(OSError):  # else it would hide the reason
+                hidden.unlink(missing_ok=True)
+        return facts
+
+    def _facts_of_run(self, task: Task, clock: Stopwatch, shape: tuple[int, int, int]) -> dict[str, object]:
+        """Say how and by what a scan was segmented."""
+        model, plan = self.model, self.budget.plan(task.scan)
+        return {
+            "viscera": version("viscera"),
+            "torch": torch.__version__,
+            "recipe": model.recipe.name,
+            "weights_sha256": model.weights_sha256,
+            "other_weights_sha256": model.sha256s,
+            "organs": list(self.wishes.organs),
+            "device": str(model.device),
+            "runtime": runner_facts(model.network)["name"],
+            "precision": model.precision,
+            "plan": plan,
+            "max_memory_mib": self.budget.most_mib,
+            "seconds": {stage: round(seconds, 3) for stage, seconds in clock.seconds.items()},
+            "peak_memory_mib": round(peak_memory_mib(), 1),
+            "shape": list(reversed(shape)),
+            "efficiency": {**self._cost().to_json(), "overlapped": plan == "overlapped"},
+        }
+
+    def _cost(self) -> Efficiency:
+        """Give what the run has cost since the last scan was written.
+
+        Of overlapping scans nobody can say which of them took what memory and CPU; so cut, at least their sums are true.
+        """
+        self.costs.close()
+        found = self.meter.result
+        self._measure()
+        return found
+
+    def _measure(self) -> None:
+        """Begin to measure what the next scan costs."""
+        self.meter = self.costs.enter_context(sample_efficiency(str(self.model.device)))
+
+
+def _prepared_by_slabs(scan: Path, model: Model) -> Prepared:
+    """Give what ``prepare_scan`` does, without the scan ever being whole in memory."""
+    networks = [network for network in (model, model.tumour, model.finder) if network is not None]
+    found = {each: prepare_file(scan, each, where=scan.name) for each in {one.recipe.preparation for one in networks}}
+    grid = next(iter(found.values()))[2]
+    return Prepared(grid, {each: (image, geometry) for each, (image, geometry, _) in found.items()})
 
 
 def organ_statistics(

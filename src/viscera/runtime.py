@@ -3,9 +3,9 @@
 A runner is called like the network, a tensor in, the logits out; ``labels`` gives the class of the largest logit, decided
 within the graph. So a runner takes the network's place in a ``Model``, and inference/ does not know which it is.
 
-OpenVINO gets the network as ONNX, in memory: torch writes that in 0.2 s, OpenVINO's own conversion of torch modules takes 1.7 to 2.7
-s (width 16). What was written and checked once is kept (graph_cache.py). Compiling takes 0.1 s; a compiled network on disk would
-be read in half of that, and be good for this processor only. Batch and sides stay free, which costs nothing that could be
+OpenVINO gets the network as ONNX, in memory: torch writes that in 0.2 s, OpenVINO's own conversion of torch modules takes 1.7 to
+2.7 s (width 16). What was written and checked once is kept (graph_cache.py). Compiling takes 0.1 s; a compiled network on disk
+would be read in half of that, and be good for this processor only. Batch and sides stay free, which costs nothing that could be
 measured (11.0 ms per slice of 256x256 against 11.4 with fixed ones); neither do the labels.
 """
 

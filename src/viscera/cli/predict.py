@@ -3,17 +3,20 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
-from viscera import nifti
 from viscera.cli.console import counted, progress, say, show_problems, show_table
 from viscera.cli.inputs import data_sets, of_split
+from viscera.cli.starting import kept_graphs, starting
 from viscera.config import Accelerator
-from viscera.datasets import Problem
 from viscera.errors import SettingError
+
+if TYPE_CHECKING:
+    from viscera.datasets import Problem
+    from viscera.inference import Model
 
 
 @dataclass(frozen=True)
@@ -22,7 +25,8 @@ class Options:
 
     The label map lies on exactly the scan's grid. NAME.json beside it says which index is which organ and how it was made;
     labels.ctbl and labels.itksnap.txt hold the colours for 3D Slicer and ITK-SNAP. Scans that are done are skipped, so the
-    same command goes on after an interruption; a scan that cannot be read stops no other.
+    same command goes on after an interruption; a scan that cannot be read stops no other. Of several scans, the next one is
+    read and the last one written while the network works.
     """
 
     scan: Annotated[Positional[str], arg(metavar="SCAN")]
@@ -30,7 +34,7 @@ class Options:
     output: Annotated[Positional[Path], arg(metavar="OUTPUT")]
     """The label map, or a folder for label maps."""
     weights: Path
-    """A run's folder (its best weights) or a .safetensors file."""
+    """A run's folder (its best weights), a .safetensors file, or a folder that `viscera export` wrote (int8, for instance)."""
     tumour: Path | None = None
     """A second run, for tumours (gao2step-tumour): it looks in and around the organs, and its finds override them."""
     finder: Path | None = None
@@ -47,8 +51,13 @@ class Options:
     device: Accelerator = "auto"
     """Where the network runs; auto takes a GPU where there is one."""
     runtime: Literal["auto", "torch", "openvino", "onnx"] = "auto"
-    """What runs the network on a CPU: auto takes OpenVINO for slices where it is installed (pip install "viscera[openvino]"), else
-    torch. NAME.json says which it was."""
+    """What runs the network on a CPU: auto takes OpenVINO where it is installed (pip install "viscera[openvino]"), else torch.
+    NAME.json says which it was."""
+    jobs: int = 0
+    """Cores to compute on; 0: all that there are."""
+    max_memory: Annotated[float | None, arg(metavar="MIB")] = None
+    """The most memory that predicting may take, in MiB. Scans are then read one after the other, or slab by slab, where that is
+    needed; one that does not fit is refused, and the least that works is said."""
     overwrite: bool = False
     """Replace label maps that stand there."""
 
@@ -56,8 +65,10 @@ class Options:
 def main(arguments: list[str]) -> int:
     """Run the verb."""
     options = tyro.cli(Options, args=arguments, prog="viscera predict", config=(FlagCreatePairsOff,))
-    from viscera.inference import load_model, with_others, with_region
-    from viscera.prediction import Wishes, find_tasks, predict_all
+    with starting():
+        from viscera import nifti_header  # noqa: F401 (what reading scans would load anyway)
+        from viscera.prediction import Wishes, predict_all
+        from viscera.tasks import find_tasks
 
     if options.finder and options.region in ("whole", "middle"):
         raise SettingError(
@@ -69,14 +80,10 @@ def main(arguments: list[str]) -> int:
         raise SettingError(f"--split {options.split} needs a data set as LAYOUT=DIR, not '{options.scan}'.")
     else:
         tasks = find_tasks(Path(options.scan), options.output)
-    model = load_model(options.weights, accelerator=options.device, runtime=options.runtime)
-    others = {"tumour": options.tumour, "finder": options.finder}
-    loaded = {
-        name: load_model(path, accelerator=options.device, runtime=options.runtime)
-        for name, path in others.items()
-        if path
-    }
-    model = with_others(with_region(model, options.region) if options.region else model, **loaded)
+    if options.max_memory is not None and not options.max_memory > 0:
+        raise SettingError(f"--max-memory must be above 0 MiB, got {options.max_memory:g}.")
+    with starting():
+        model = loaded_model(options)
     wishes = Wishes(options.organs, options.statistics, options.overwrite)
     with progress() as bar:
         scans = bar.add_task("scans", total=len(tasks))
@@ -85,6 +92,7 @@ def main(arguments: list[str]) -> int:
             tasks,
             model,
             wishes=wishes,
+            max_memory_mib=options.max_memory,
             done=lambda task, how: bar.advance(scans),
             watch=lambda done, total: bar.update(slices, completed=done, total=total),
         )
@@ -100,15 +108,34 @@ def main(arguments: list[str]) -> int:
     return 2 if failed else 0
 
 
-def problem_of(scan: Path, message: str) -> Problem:
+def loaded_model(options: Options) -> "Model":
+    """Load the networks that are asked for."""
+    from viscera.inference import load_model, with_others, with_region
+    from viscera.machine import use_cores
+
+    use_cores(options.jobs)
+    given = {"": options.weights, "tumour": options.tumour, "finder": options.finder}
+    loaded = {
+        name: load_model(path, accelerator=options.device, runtime=options.runtime, graphs=kept_graphs())
+        for name, path in given.items()
+        if path
+    }
+    model = loaded.pop("")
+    return with_others(with_region(model, options.region) if options.region else model, **loaded)
+
+
+def problem_of(scan: Path, message: str) -> "Problem":
     """Take a message apart into what is wrong and what to do: its last sentence."""
+    from viscera import nifti
+    from viscera.datasets import Problem
+
     what, _, remedy = message.rpartition(". ")
     return Problem(nifti.stem(scan), str(scan), what.removeprefix(f"{scan}: ").removeprefix(f"{scan.name}: "), remedy)
 
 
 def data_set_tasks(options: Options) -> list:
     """List the scans of a data set, perhaps of one split of the run whose weights are used."""
-    from viscera.prediction import Task, require_folder
+    from viscera.tasks import Task, require_folder
 
     require_folder(options.output, what=options.scan)
     sources = of_split(data_sets([options.scan])[0], options.weights, options.split)

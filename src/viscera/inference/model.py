@@ -11,8 +11,8 @@ from viscera.config import Accelerator, Recipe, UNetShape, UpvShape, WindowInfer
 from viscera.errors import SettingError, WeightsError
 from viscera.export_folder import is_export, read_export
 from viscera.files import sha256
-from viscera.graph_cache import GraphCache
 from viscera.graph import CannotRunError
+from viscera.graph_cache import GraphCache
 from viscera.labels import TUMOUR, LabelSpace
 from viscera.machine import autocast_type, device_type, keep_pages
 from viscera.networks import build_network
@@ -95,9 +95,6 @@ def load_model(
     file = find_weights(where)
     device = device_type(accelerator)
     weights, digest = load_weights(file), sha256(file)
-    windows = isinstance(weights.recipe.inference, WindowInference)
-    if device == "cpu" and not windows:
-        keep_pages()
     network, autocast = _build(weights, file.name).eval(), None
     if isinstance(weights.recipe.network, UNetShape | UpvShape):
         network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -106,8 +103,9 @@ def load_model(
     else:
         channels, cache = input_channels(weights.recipe.network), GraphCache(graphs, digest) if graphs else None
         network = choose_runner(network, torch.device(device), channels=channels, wanted=runtime, cache=cache)
-    if device == "cpu" and windows and getattr(network, "name", "torch") == "torch":
-        keep_pages(spare=True)
+    windows = isinstance(weights.recipe.inference, WindowInference)
+    if device == "cpu" and (not windows or getattr(network, "name", "torch") == "torch"):
+        keep_pages(spare=windows)  # from here on: what loading took may go
     return Model(network.to(device), weights.recipe, weights.space, torch.device(device), autocast, digest)
 
 

@@ -48,7 +48,7 @@ ZHANG2D = Recipe(
         step_epochs=2,
         step_gamma=0.2,
     ),
-    inference=SliceInference(batch_size=4),
+    inference=SliceInference(),
 )
 """As the code has it."""
 

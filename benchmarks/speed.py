@@ -1,0 +1,313 @@
+"""viscera and its peers on the same scans with the same weights, file to file, each pass in a process of its own.
+
+    python benchmarks/speed.py RUN [RUN ...] [--wide RUN] [--nnunet-python PATH] [--scan FILE ...] [--synthetic 824 512 512]
+
+Peers (nnU-Net, MONAI, the notebook's way: speed_*.py) can take a run whose recipe resizes slices, as zhang2d's; others are
+timed with viscera alone. With --wide, or made from the first such run (speed_weights.py), a network of 31 M parameters is
+timed too. A pass counts from the file to the written labels, after start-up, which is said beside it. Rivals take turns, so
+that a busy machine slows all alike. Then the 3D export (speed_export.py) and post-processing (speed_tidy.py).
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+import speed_export
+from machine import ROOT, facts, save
+from speed_child import HERE, Order, competing
+from speed_weights import save_widened
+from viscera import nifti
+from viscera.checkpoint import find_weights, load_weights
+from viscera.config import ResizedSlices, UNetShape, Window
+from viscera.networks import build_network, parameter_count
+from viscera.synthesis import synthesize
+from viscera.volume import Volume, with_voxels
+
+DATA = ROOT.parent / "shared" / "data"
+SCANS = (
+    DATA / "lidc" / "LIDC-IDRI-0314_chest_upper_abdomen_ct.nii.gz",
+    DATA / "hcc_tace" / "HCC_048_portal_venous_ct.nii.gz",
+)
+OURS = "viscera"
+EXACT = "viscera, torch fp32, every slice"
+WARM = 16
+"""Slices of the warm-up: so many that viscera meets its batches of 4 and smaller ones, which OpenVINO compiles at first sight."""
+PARTS = ("scans", "export", "tidy")
+
+
+@dataclass(frozen=True)
+class Rival:
+    """Who segments a scan.
+
+    Attributes:
+        name: For tables.
+        script: Its module in this folder.
+        rounds: How often.
+        how: See ``Order``.
+        python: Which runs it.
+    """
+
+    name: str
+    script: str
+    rounds: int
+    how: dict[str, str] = field(default_factory=dict)
+    python: str = sys.executable
+
+
+def main() -> None:
+    """Run the command."""
+    options = parsed()
+    content = facts("torch", "openvino", "monai", "numpy", "scipy", "nibabel", "simpleitk") | {
+        "threads": options.threads or os.cpu_count(),
+        "rounds": options.rounds,
+        "slow_rounds": options.slow_rounds,
+        "nnunet": nnunet_version(options.nnunet_python),
+        "notes": NOTES,
+    }
+    with tempfile.TemporaryDirectory(dir=options.work) as name:
+        folder = Path(name)
+        if "scans" in options.parts:
+            content["cases"] = cases = []
+            for scan in scans_of(options, folder):
+                for run, about in runs_of(options, folder):
+                    cases.append(timed_case(scan, run, about, options=options, folder=folder))
+                    save(options.name, content)  # hours of work are not lost to what comes later
+        if "export" in options.parts:
+            content["export"] = speed_export.compare(folder, options)
+            save(options.name, content)
+        if "tidy" in options.parts:
+            report = folder / "tidy.json"
+            words = [
+                sys.executable,
+                str(HERE / "speed_tidy.py"),
+                str(report),
+                str(options.rounds),
+                str(options.slow_rounds),
+            ]
+            subprocess.run(words, check=True)
+            content["tidy"] = json.loads(report.read_text())
+    print(save(options.name, content))
+
+
+NOTES = [
+    "A pass is file to file in a fresh process, after start-up (imports, weights, compiling) and a warm-up (a few slices of "
+    "the same scan), which are said beside it; peak memory is the process's, start_up_mib what of it was held before the pass.",
+    "network_s: seconds within the network's calls, over the number of calls that may run at once. outside_s: all else.",
+    "Peers get the network as torch has it, in fp32, as they run it on a CPU; viscera runs it in bf16 where the CPU can.",
+    "viscera skips slices that hold nothing; 'every slice' does not, and does the peers' work.",
+    "labels_unlike_exact_fraction: voxels other than those of viscera in fp32, every slice. The same steps on the same grid: "
+    "MONAI; nnU-Net with linear interpolation, but windows before it. Else it interpolates cubically; the notebook aligns corners.",
+]
+
+
+def parsed() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", type=Path, nargs="+", help="weights files or run folders")
+    parser.add_argument(
+        "--wide", type=Path, help="a trained zhang2d of width 64; else one is made of the first run that can be"
+    )
+    parser.add_argument("--no-wide", action="store_true", help="leave the network of 31 M parameters out")
+    parser.add_argument("--scan", type=Path, action="append", help="may be said several times")
+    parser.add_argument("--synthetic", type=int, nargs=3, metavar=("Z", "Y", "X"), help="also a synthetic patient")
+    parser.add_argument("--slices", type=int, help="only this many slices from the middle of each scan")
+    parser.add_argument(
+        "--nnunet-python", default="", help="a Python that imports nnunetv2 and viscera; else nnU-Net is left out"
+    )
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument(
+        "--slow-rounds", type=int, default=1, help="of the peers with the wide network, and of slow parts"
+    )
+    parser.add_argument("--threads", type=int, default=0, help="of each process; 0: as many as it takes")
+    parser.add_argument("--most-gib", type=float, default=16.0, help="memory that a process may take; it fails above")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
+    parser.add_argument("--export-grid", type=int, nargs=3, help=f"of the 3D export; {speed_export.GRID} if not said")
+    parser.add_argument("--name", default="speed", help="of the JSON in benchmarks/results")
+    parser.add_argument("--work", type=Path, help="where temporary files go")
+    return parser.parse_args()
+
+
+def nnunet_version(python: str) -> str:
+    """Give nnU-Net's version, or why it was left out."""
+    if not python:
+        return "left out: --nnunet-python was not said"
+    words = [python, "-c", "from importlib.metadata import version; import viscera; print(version('nnunetv2'))"]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"--nnunet-python {python}: {done.stderr.strip().splitlines()[-1]}")
+    return done.stdout.strip()
+
+
+def scans_of(options: argparse.Namespace, folder: Path) -> list[Path]:
+    """Give the scans, the synthetic one and crops written first."""
+    scans = list(options.scan or (SCANS if not options.synthetic else ()))
+    if options.synthetic:
+        shape = tuple(options.synthetic)
+        scans.append(folder / f"synthetic_{'x'.join(map(str, shape))}.nii.gz")
+        nifti.write(scans[-1], synthetic(shape))
+    if options.slices:
+        scans = [cropped(scan, folder / f"{nifti.stem(scan)}_crop.nii.gz", slices=options.slices) for scan in scans]
+    return scans
+
+
+def cropped(scan: Path, file: Path, *, slices: int) -> Path:
+    """Write the middle slices of a scan."""
+    whole = nifti.read(scan)
+    first = max(0, (whole.shape[0] - slices) // 2)
+    nifti.write(file, Volume(whole.voxels[first : first + slices], whole.affine), overwrite=True)
+    return file
+
+
+def synthetic(shape: tuple[int, int, int]) -> Volume:
+    """Give a synthetic patient; beyond 103 slices every slice is repeated, since drawing takes minutes."""
+    often = -(-shape[0] // 103)
+    patient = synthesize(np.random.default_rng(0), shape=(-(-shape[0] // often), *shape[1:]), orientation="axial")
+    affine = patient.ct.affine.copy()
+    affine[:3, 0] /= often
+    return Volume(np.repeat(patient.ct.voxels, often, axis=0)[: shape[0]], affine)
+
+
+def runs_of(options: argparse.Namespace, folder: Path) -> list[tuple[Path, dict[str, object]]]:
+    """Give the networks: (weights, what is to be said of them)."""
+    runs = [*options.runs, *([options.wide] if options.wide else [])]
+    found = [(run, about(run)) for run in runs]
+    narrow = next((run for run, said in found if said["peers"]), None)
+    if narrow and not options.wide and not options.no_wide:
+        file = folder / "wide.safetensors"
+        if not file.exists():
+            save_widened(narrow, file)
+        note = f"the trained network of {find_weights(narrow).parent.name} within one of width 64: its labels, the wide one's work"
+        found.append((file, about(file) | {"weights": note}))
+    return found
+
+
+def about(run: Path) -> dict[str, object]:
+    """Say what a run's network is, and whether peers can do its work."""
+    weights = load_weights(find_weights(run))
+    recipe = weights.recipe
+    plain = isinstance(recipe.network, UNetShape) and recipe.network.slices == 1 and recipe.contrast.method == "none"
+    network = build_network(recipe.network, classes=len(weights.space.classes))
+    return {
+        "recipe": recipe.name,
+        "classes": len(weights.space.classes),
+        "parameters": parameter_count(network),
+        "weights": "trained",
+        "peers": plain and isinstance(recipe.preparation, ResizedSlices) and isinstance(recipe.intensity, Window),
+    }
+
+
+def rivals_of(said: dict[str, object], options: argparse.Namespace) -> list[Rival]:
+    """List who segments with a network."""
+    rounds, slow = options.rounds, options.slow_rounds
+    openvino, skipping = {"runtime": "openvino"}, {"every_slice": "yes"}
+    wide = int(said["parameters"]) > 10e6  # type: ignore[call-overload]
+    beside = slow if wide else rounds
+    found = [
+        Rival(OURS, "speed_viscera", rounds, openvino),
+        Rival("viscera, every slice", "speed_viscera", rounds, openvino | skipping),
+        Rival("viscera, torch", "speed_viscera", rounds, {"runtime": "torch"}),
+        Rival(EXACT, "speed_viscera", slow, {"runtime": "torch", "exact": "yes"} | skipping),
+    ]
+    if not said["peers"]:
+        return found
+    found += [Rival("MONAI", "speed_monai", beside), Rival("the notebook's way", "speed_notebook", beside)]
+    if options.nnunet_python:
+        found.append(Rival("nnU-Net", "speed_nnunet", beside, python=options.nnunet_python))
+        if not wide:
+            linear = {"order": "1"}
+            found.append(Rival("nnU-Net, linear", "speed_nnunet", slow, linear, python=options.nnunet_python))
+    return found
+
+
+def timed_case(
+    scan: Path, run: Path, said: dict[str, object], *, options: argparse.Namespace, folder: Path
+) -> dict[str, object]:
+    """Let all segment one scan with one network."""
+    rivals = rivals_of(said, options)
+    warm = cropped(scan, folder / "warm_up.nii.gz", slices=WARM)
+    reports: dict[str, list[dict]] = {rival.name: [] for rival in rivals}
+    outs = {rival.name: folder / f"labels_{number}.nii.gz" for number, rival in enumerate(rivals)}
+    for number in range(max(rival.rounds for rival in rivals)):
+        first = number % len(rivals)  # nobody always comes after the same one
+        for rival in (*rivals[first:], *rivals[:first]):
+            if number >= rival.rounds or (reports[rival.name] and "failed" in reports[rival.name][-1]):
+                continue
+            order = Order(
+                str(scan),
+                str(outs[rival.name]),
+                run=str(find_weights(run)),
+                how=rival.how,
+                warm=str(warm),
+                most_gib=options.most_gib,
+            )
+            report = competing(rival.script, order, python=rival.python, threads=options.threads)
+            reports[rival.name].append(report)
+            told = report.get("failed") or f"{report['seconds']:.2f} s, {report['peak_mib']:.0f} MiB"
+            print(nifti.stem(scan), said["recipe"], rival.name, told, flush=True)
+    rows = [row_of(rival, reports[rival.name]) for rival in rivals]
+    add_ratios_(rows)
+    add_agreement_(rows, outs)
+    grid = nifti.read(scan).shape
+    return {"scan": nifti.stem(scan), "shape": "x".join(map(str, grid[::-1])), **said, "rows": rows}
+
+
+def row_of(rival: Rival, reports: list[dict]) -> dict[str, object]:
+    """Sum a rival's rounds up."""
+    failed = next((report["failed"] for report in reports if "failed" in report), None)
+    if failed:
+        return {"name": rival.name, "rounds": len(reports), "failed": failed}
+    stages = {
+        name: round(statistics.median(one["stages"].get(name, 0.0) for one in reports), 3)
+        for name in reports[0]["stages"]
+    }
+    network = statistics.median(one.get("network_s", one["stages"].get("network", 0.0)) for one in reports)
+    median = statistics.median(one["seconds"] for one in reports)
+    row: dict[str, object] = {
+        "name": rival.name,
+        "rounds": len(reports),
+        "median_s": median,
+        "seconds": [one["seconds"] for one in reports],
+        "start_up_s": statistics.median(report["start_up_s"] for report in reports),
+        "warm_up_s": statistics.median(report["warm_up_s"] for report in reports),
+        "network_s": round(network, 3),
+        "outside_s": round(median - network, 3),
+        "stages_s": stages,
+        "peak_mib": max(report["peak_mib"] for report in reports),
+        "start_up_mib": max(report["start_up_mib"] for report in reports),
+    }
+    return row | {name: reports[0][name] for name in ("slices_seen", "runtime", "precision") if name in reports[0]}
+
+
+def add_ratios_(rows: list[dict]) -> None:
+    """Say how many times as much of each a rival takes as viscera."""
+    ours = rows[0]
+    if "failed" in ours:
+        return
+    for row in rows:
+        if "failed" not in row:
+            row["times_ours"] = round(row["median_s"] / ours["median_s"], 1)
+            row["times_ours_outside"] = round(row["outside_s"] / max(ours["outside_s"], 1e-3), 1)
+            row["times_our_memory"] = round(row["peak_mib"] / ours["peak_mib"], 1)
+
+
+def add_agreement_(rows: list[dict], outs: dict[str, Path]) -> None:
+    """Say how many voxels each labels otherwise than viscera in fp32 on every slice."""
+    if not outs[EXACT].exists():
+        return
+    exact = nifti.read(outs[EXACT])
+    for row in rows:
+        if "failed" not in row:
+            labels = with_voxels(exact, nifti.read(outs[row["name"]]).voxels)
+            row["labels_unlike_exact_fraction"] = round(float(np.mean(labels.voxels != exact.voxels)), 7)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,30 @@
+"""starter: the network whose weights come with viscera, learnt from synthetic anatomy.
+
+viscera2d's network and losses for 19 organs. What differs, and why: real scans look otherwise than synthetic ones, so intensities
+and shapes are changed more than where both are real; of organs that a patient has once, only the largest piece is kept.
+In the spirit of SynthSeg (Billot et al. 2023, doi:10.1016/j.media.2023.102789).
+"""
+
+from dataclasses import replace
+
+from viscera.config import Postprocessing, RichAugmentation
+from viscera.recipes.viscera2d import VISCERA2D, of_width
+
+ONE_PIECE = ("liver", "kidney_right", "kidney_left", "spleen", "pancreas", "gallbladder", "stomach", "urinary_bladder")
+
+STARTER = replace(
+    VISCERA2D,
+    name="starter",
+    about="viscera2d of width 16 for 19 organs, to be trained on synthetic patients: the weights that come with viscera",
+    label_space="starter19",
+    network=of_width(16),
+    augmentation=RichAugmentation(
+        scale=0.2, stretch=0.08, gamma=0.35, contrast=0.2, brightness=0.05, noise=0.05, blur_pixels=1.2, probability=0.4
+    ),
+    postprocessing=Postprocessing(fill_holes=ONE_PIECE, largest_components=dict.fromkeys(ONE_PIECE, 1)),
+)
+"""1.9 M parameters."""
+
+STARTER_24 = replace(
+    STARTER, name="starter-24", about="starter of width 24: slower, for more data", network=of_width(24)
+)
