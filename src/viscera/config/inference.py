@@ -15,7 +15,7 @@ class SliceInference:
     __pydantic_config__ = STRICT
 
     kind: Literal["slices"] = "slices"
-    batch_size: Count = 4
+    batch_size: Count = 2
     """Slices per forward pass."""
     look_mm: Annotated[float, Ge(0)] = 10.0
     """Slices at most so far apart are segmented first; those between two that hold no organ are skipped. 0: none is."""
