@@ -115,6 +115,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument(
         "--wide", type=Path, help="a trained zhang2d of width 64; else one is made of the first run that can be"
     )
+    parser.add_argument("--int8", type=Path, help="the wide network, exported with --int8")
     parser.add_argument("--no-wide", action="store_true", help="leave the network of 31 M parameters out")
     parser.add_argument("--scan", type=Path, action="append", help="may be said several times")
     parser.add_argument("--synthetic", type=int, nargs=3, metavar=("Z", "Y", "X"), help="also a synthetic patient")
@@ -216,6 +217,8 @@ def rivals_of(said: dict[str, object], options: argparse.Namespace) -> list[Riva
         Rival("viscera, torch", "speed_viscera", rounds, {"runtime": "torch"}),
         Rival(EXACT, "speed_viscera", slow, {"runtime": "torch", "exact": "yes"} | skipping),
     ]
+    if wide and options.int8:
+        found.append(Rival("viscera, int8", "speed_viscera", rounds, openvino | {"weights": str(options.int8)}))
     if not said["peers"]:
         return found
     found += [Rival("MONAI", "speed_monai", beside), Rival("the notebook's way", "speed_notebook", beside)]

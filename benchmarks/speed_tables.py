@@ -1,14 +1,14 @@
-"""speed.json and unchanged.json as Markdown, for tables.py."""
+"""What speed.py, unchanged.py, less.py and int8.py measured, as Markdown for tables.py."""
 
 
-def speed(found: dict) -> str:
-    """Give file-to-file seconds and memory beside peers, the parts of a pass, the 3D export and post-processing."""
-    parts = [cases(found), stages(found)]
-    if "export" in found:
-        parts.append(export(found["export"]))
-    if "tidy" in found:
-        parts.append(tidy(found["tidy"]))
-    return "\n\n".join(part for part in parts if part)
+def whole(found: dict) -> str:
+    """Give file-to-file seconds and memory beside peers, and the stages of the first scan."""
+    return "\n\n".join((cases(found), stages(found)))
+
+
+def parts(found: dict) -> str:
+    """Give the 3D export and post-processing."""
+    return "\n\n".join(table(found[name]) for name, table in (("export", export), ("tidy", tidy)) if name in found)
 
 
 def cases(found: dict) -> str:
@@ -116,4 +116,56 @@ def unchanged(found: dict) -> str:
         "change in points, and the largest change of an organ of a patient:\n\n"
         "| on | step | voxels unlike | lowest Dice with plain | Dice with truth | points | largest |\n"
         f"|{'---|' * 7}\n" + "\n".join(rows)
+    )
+
+
+def less(found: dict) -> str:
+    """Give what skipping slices saves and costs."""
+    rows = []
+    for row in found["synthetic"]["rows"]:
+        points = row["dice_points"].values()
+        seconds = [next(one["median_s"] for one in scan["rows"] if one["way"] == row["way"]) for scan in found["scans"]]
+        rows.append(
+            f"| {row['way']} | {' | '.join(f'{each:.2f}' for each in seconds)} | {row['seconds']:.1f} "
+            f"| {min(points):+.3f} to {max(points):+.3f} |"
+        )
+    scans = " | ".join(
+        f"{scan['scan'].split('_')[0]} {'x'.join(map(str, scan['shape']))}, s" for scan in found["scans"]
+    )
+    return (
+        f"**Slices that are skipped** between two, so far apart, that hold no organ ({found['recipe']}, {found['runtime']}; "
+        f"reading and writing apart); {found['synthetic']['patients']} unseen synthetic patients, Dice points lost:\n\n"
+        f"| slices seen first | {scans} | synthetic, s | Dice points |\n|{'---|' * (len(found['scans']) + 3)}\n"
+        + "\n".join(rows)
+    )
+
+
+def int8(found: dict) -> str:
+    """Give a network's time and what its organs lose in each precision."""
+    rows = []
+    for row in found["rivals"]:
+        points = [abs(value) for value in row.get("dice_difference_points", {}).values()]
+        rows.append(f"| {row['name']} | {row['ms_per_slice']:.1f} | {format(max(points), '.3f') if points else '-'} |")
+    return (
+        f"**Precision**: {found['recipe']}, {found['threads']} thread(s), chunks of {found['chunk']}, median; the largest change "
+        "of an organ's Dice against torch in fp32, in points, on the test patients:\n\n"
+        "| what | ms per slice | Dice points |\n|---|---|---|\n" + "\n".join(rows)
+    )
+
+
+def bench(found: dict) -> str:
+    """Give what `viscera bench` measured on a real scan."""
+    stages = ("read", "prepare", "network", "postprocess", "write")
+    rows = [
+        f"| {name}, {one['precision']} | {' | '.join(format(one['median_s'][stage], '.2f') for stage in stages)} "
+        f"| {one['median_s']['file to file']:.2f} | {sorted(one['start_up_s'])[1]:.2f} | {one['peak_memory_mib']:.0f} "
+        f"| {one['peak_fraction']:.0%} |"
+        for name, one in found["runtimes"].items()
+    ]
+    scan = "x".join(str(found["scan"][side]) for side in ("columns", "rows", "slices"))
+    return (
+        f"**A scan of {scan}, file to file** (`viscera bench`, LIDC-IDRI-0314, {found['recipe']}, trained, 12 classes, a quiet "
+        "machine with two cores and AMX), medians of 5, seconds; the last column: what the network reaches of this machine's "
+        f"convolution peak:\n\n| runtime | {' | '.join(stages)} | file to file | start-up | peak memory, MiB | of the peak |\n"
+        f"|{'---|' * 10}\n" + "\n".join(rows)
     )

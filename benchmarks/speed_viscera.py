@@ -7,16 +7,23 @@ from dataclasses import replace
 from pathlib import Path
 
 from speed_child import Clock, Order, Segment, measured
+from viscera.cli.starting import kept_graphs, starting
 from viscera.inference import Model, load_model
 from viscera.prediction import Task, predict_file
 from viscera.runtime import TorchRunner
 
 
 def load(order: Order, clock: Clock) -> Segment:
-    """Load the network; ``how`` names the runtime, "exact" fp32 on torch, "every_slice" that none is skipped."""
+    """Load the network; ``how`` names the runtime, "exact" fp32 on torch, "every_slice" that none is skipped, "weights" others."""
     how = order.how
-    exact = "exact" in how
-    model = load_model(Path(order.run), accelerator="cpu", runtime=None if exact else how["runtime"])  # type: ignore[arg-type]
+    exact, weights = "exact" in how, Path(how.get("weights", order.run))
+    with starting():
+        model = load_model(
+            weights,
+            accelerator="cpu",
+            runtime=None if exact else how["runtime"],  # type: ignore[arg-type]
+            graphs=kept_graphs(),
+        )
     if exact:
         model = replace(model, network=TorchRunner(model.network, model.device, exact=True), autocast=None)
     if "every_slice" in how:

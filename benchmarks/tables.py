@@ -9,6 +9,8 @@ import json
 import sys
 from pathlib import Path
 
+import speed_tables
+
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 PACKAGE = ROOT / "src" / "viscera"
@@ -57,7 +59,14 @@ def results() -> str:
         "demo": demo,
         "real": real,
         "real_volumes": real,
-        "predict": predict,
+        "bench": speed_tables.bench,
+        "speed_lidc": speed_tables.whole,
+        "speed_hcc": speed_tables.cases,
+        "speed_large": speed_tables.cases,
+        "speed_parts": speed_tables.parts,
+        "unchanged": speed_tables.unchanged,
+        "less": speed_tables.less,
+        "int8": speed_tables.int8,
         "upsampling": upsampling,
         "files": files,
         "metrics": metrics,
@@ -263,20 +272,6 @@ def real(found: dict) -> str:
         f"**From one real patient to another**: {recipe} trained for {found['minutes']:.0f} minutes on one scan "
         "(labels made by TotalSegmentator), tested on 20 slices of another (likewise). As it is: one patient is not a "
         f"training set.\n\n| organ | Dice | NSD |\n|---|---|---|\n{rows}"
-    )
-
-
-def predict(found: dict) -> str:
-    """Give seconds and memory of segmenting real scans."""
-    rows = "\n".join(
-        f"| {row['scan']} | {row['shape']} | {row['recipe']} | {row['file_to_file_s']:.1f} | {row['network_s']:.1f} "
-        f"| {row['peak_mib']:.0f} |"
-        for row in found["scans"]
-    )
-    return (
-        "**Segmenting real scans** on two cores, one process each, start-up apart (zhang2d: untrained weights, for time only):\n\n"
-        "| scan | voxels | recipe | file to file, s | of that the network, s | peak memory, MiB |\n|---|---|---|---|---|---|\n"
-        + rows
     )
 
 

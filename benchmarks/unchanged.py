@@ -74,7 +74,7 @@ def steps_of(run: Path, int8: Path | None) -> dict[str, Model]:
         FAST: fast,
     }
     if int8:
-        quantised = load_model(int8, accelerator="cpu")
+        quantised = load_model(int8, accelerator="cpu", runtime="auto")
         steps |= {"int8, every slice": with_look(quantised, look_mm=0), "int8, slices skipped": quantised}
     return steps
 
