@@ -18,6 +18,7 @@ from bad_commands import EVALUATION, MIXING, OTHERS, PREDICTION, TRAIN, TRAIN_MI
 from bad_files import NAMES, PARTIAL, RECIPE, VOLUME, BadInput, hu, nifti, organs, pair, text
 from bad_looks import LOOKS, STUDIES
 from bad_scans import FOLDERS, SCANS
+from bad_speed import SPEED
 from bad_volumes import VOLUMES
 from viscera.cli import main
 
@@ -30,7 +31,19 @@ Exit code 2: something that you can put right; 0: done, with a note where you sh
 small files (`python tests/bad_inputs.py` writes this page anew, `tests/test_bad_inputs.py` checks exit codes and messages). A
 scan that cannot be used stops no other: the good ones beside it are prepared or segmented all the same.
 """
-BAD_INPUTS = [*SCANS, *FOLDERS, *TRAINING, *PREDICTION, *EVALUATION, *MIXING, *VOLUMES, *STUDIES, *LOOKS, *OTHERS]
+BAD_INPUTS = [
+    *SCANS,
+    *FOLDERS,
+    *TRAINING,
+    *PREDICTION,
+    *EVALUATION,
+    *MIXING,
+    *VOLUMES,
+    *SPEED,
+    *STUDIES,
+    *LOOKS,
+    *OTHERS,
+]
 
 
 def make_base(folder: Path) -> None:

@@ -89,6 +89,85 @@ WRONG = [
 ]
 
 
+def other_modality(kind: str) -> np.ndarray:
+    """An image that is no CT: dark air about a body (a third of the voxels) of random tissues."""
+    rng = np.random.default_rng(2)
+    body = np.zeros((6, 16, 16), bool)
+    body[:, 3:13, 3:13] = True
+    air, tissue = rng.uniform(0, 1, body.shape), rng.uniform(0.15, 1, body.shape)
+    share = np.where(body, tissue, 0.01 * air)  # of the brightest voxel
+    match kind:
+        case "8-bit":
+            return (255 * share).round().astype(np.uint8)
+        case "MR":
+            return (2000 * share).round().astype(np.int16)
+        case "MR, resampled":
+            return (2000 * share - 40 * air).round().astype(np.int16)
+        case "PET, SUV":
+            return (30 * share**3).astype(np.float32)
+        case "PET, low SUV":
+            return (9 * share**3).astype(np.float32)
+        case "PET, SUV, resampled":
+            return (30 * share**3 - 0.2 * air).astype(np.float32)
+        case "PET, Bq/ml":
+            return (30000 * share).astype(np.float32)
+        case "PET, hot Bq/ml":
+            return (90000 * share).astype(np.float32)
+        case _:  # PET, hot Bq/ml, resampled
+            return (90000 * share - 90 * air).astype(np.float32)
+
+
+WRONG += [
+    (other_modality("8-bit"), r"look like an 8-bit picture, not HU. Export the CT in HU"),
+    (
+        other_modality("MR"),
+        r"no intensity is below 0 .*neither fat nor air: not HU, perhaps MR, PET, or a CT that was masked",
+    ),
+    (
+        other_modality("MR, resampled"),
+        r"neither fat nor air, and 3\d% above 300, where only bone is, beside .*perhaps MR, PET",
+    ),
+    (other_modality("PET, SUV"), r"with fractions, are no HU: PET in SUV, or a scaled image. viscera segments CT only"),
+    (other_modality("PET, low SUV"), r"are no HU, but a scaled or standardised image, or PET in SUV. Export the CT"),
+    (other_modality("PET, SUV, resampled"), r"and \d\d% within 1 of 0, .*perhaps MR, PET, or a CT that was masked"),
+    (other_modality("PET, Bq/ml"), r"no intensity is below 0 .*perhaps PET in Bq/ml, or MR. viscera segments CT only"),
+    (
+        other_modality("PET, hot Bq/ml"),
+        r"of the voxels lie outside .*Perhaps PET in Bq/ml, or MR. viscera segments CT only",
+    ),
+    (other_modality("hot and resampled"), r"of the voxels lie outside .*Perhaps PET in Bq/ml, or MR"),
+    (np.arange(5, dtype=np.uint8).repeat(64).reshape(5, 8, 8), r"0 to 4 are no HU, but a label map, or a scaled image"),
+]
+
+
+def crop_without_air(kind: str) -> np.ndarray:
+    """HU of a crop in which there is no air."""
+    rng = np.random.default_rng(3)
+    tissue = rng.normal(60, 25, (6, 16, 16))
+    match kind:
+        case "inside of the liver":
+            tissue = rng.normal(45, 18, tissue.shape)
+        case "bone and fat":
+            tissue[:, 4:12] = rng.normal(600, 200, (6, 8, 16)).clip(200)
+            tissue[:, :2] = rng.normal(-100, 15, (6, 2, 16))
+        case "bone without fat":
+            tissue[:, 4:10] = rng.normal(600, 200, (6, 6, 16)).clip(200)
+        case "water":
+            tissue = rng.normal(0, 10, tissue.shape)
+        case "masked with 0, fat inside":
+            tissue[:, :9] = 0
+            tissue[:, 9:11] = rng.normal(-100, 15, (6, 2, 16))
+    return tissue.round().astype(np.int16)
+
+
+@pytest.mark.parametrize(
+    "kind", ["inside of the liver", "bone and fat", "bone without fat", "water", "masked with 0, fat inside"]
+)
+def test_a_ct_without_air_is_not_taken_for_another_modality(kind):
+    voxels = crop_without_air(kind)
+    assert (hu(voxels) == voxels).all()
+
+
 @pytest.mark.parametrize(("voxels", "message"), WRONG)
 def test_what_is_no_hu_is_refused_and_says_why(voxels, message):
     with pytest.raises(FileError, match=message):

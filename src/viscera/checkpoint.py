@@ -20,6 +20,7 @@ from viscera.errors import WeightsError
 from viscera.files import replacing, sha256, write_json
 from viscera.labels import LabelSpace
 from viscera.recipe_json import recipe_from_json, recipe_to_json
+from viscera.shipped import weights_path
 
 FORMAT = "viscera-weights-1"
 PICKLES = (".pth", ".pt", ".ckpt", ".bin")
@@ -71,11 +72,12 @@ def load_weights(path: Path) -> Weights:
 
 
 def find_weights(where: Path) -> Path:
-    """Give the weights file that a user means: the file itself, or a run's best (else last) weights.
+    """Give the weights file that a user means: the file itself, a run's best (else last) weights, or those that come with viscera.
 
     Raises:
         WeightsError: There is none.
     """
+    where = weights_path(where)
     if where.is_file():
         return where
     for name in ("best.safetensors", "last.safetensors"):

@@ -135,7 +135,8 @@ def needed_mib(look: Look, model: Model, *, statistics: bool) -> Need:
     workspace = max(workspace_bytes(look, network) for network in networks)
     raw = 2 if look.hounsfield else look.itemsize + 2
     reading = (max(raw * voxels, 2 * voxels + prepared) / MIB) + READ_MIB
-    writing = (kept + 2 * voxels) / MIB  # a copy of the labels where the file runs the other way
+    measured = 5 * voxels if statistics else 0  # of the largest organ's box: a copy, and its components as uint32
+    writing = (kept + measured + 2 * voxels) / MIB  # a copy of the labels where the file runs the other way
     slabs = None
     if look.in_order and not statistics:
         few = max(workspace_bytes(look, one_at_a_time(network)) for network in networks)

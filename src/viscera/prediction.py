@@ -9,7 +9,7 @@ A label map takes its place after its NAME.json, so where both stand, the case i
 
 import json
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from importlib.metadata import version
@@ -17,14 +17,23 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Int16, UInt8
+from jaxtyping import UInt8
 
 from viscera import nifti
 from viscera.efficiency import Efficiency, Meter, sample_efficiency
 from viscera.errors import FileError, VisceraError
 from viscera.files import write_json, write_text
 from viscera.images import prepare_file
-from viscera.inference import Model, Prepared, Segmentation, only_organs, prepare_scan, segment_prepared
+from viscera.inference import (
+    Certainty,
+    Model,
+    Prepared,
+    Segmentation,
+    certainty_of,
+    only_organs,
+    prepare_scan,
+    segment_prepared,
+)
 from viscera.intensity import hounsfield
 from viscera.labels import LabelSpace, colour
 from viscera.machine import Stopwatch, give_pages_back, peak_memory_mib
@@ -32,6 +41,7 @@ from viscera.memory import Budget, one_at_a_time
 from viscera.pipeline import Stages, run_stages
 from viscera.runtime import runner_facts
 from viscera.tasks import Task, require_place
+from viscera.trust import Organ, measure_organs, measure_scan, trust_to_json
 from viscera.volume import Volume, with_voxels
 
 
@@ -41,7 +51,7 @@ class Wishes:
 
     Attributes:
         organs: Only these, by name; empty for all that the network knows.
-        statistics: Also volume, HU and border per organ in NAME.json.
+        statistics: Also volume, HU and border per organ in NAME.json, and what speaks against the result.
         overwrite: Replace label maps that stand there.
     """
 
@@ -182,6 +192,7 @@ class _Labelled:
     clock: Stopwatch
     ct: Volume
     found: Segmentation
+    certainty: Certainty | None = None
 
 
 class _Course:
@@ -227,11 +238,14 @@ class _Course:
 
     def work(self, scan: _Scan) -> _Labelled:
         """Give a scan's labels."""
-        found = segment_prepared(scan.prepared, scan.model, organs=self.wanted, clock=scan.clock, watch=self.watch)
+        certainty = certainty_of(scan.model) if self.wishes.statistics else None
+        found = segment_prepared(
+            scan.prepared, scan.model, organs=self.wanted, certainty=certainty, clock=scan.clock, watch=self.watch
+        )
         if self.wanted:
             found = replace(found, labels=with_voxels(found.labels, only_organs(found.labels.voxels, self.wanted)))
         self._spare()
-        return _Labelled(scan.task, scan.clock, scan.ct, found)
+        return _Labelled(scan.task, scan.clock, scan.ct, found, certainty)
 
     def _spare(self) -> None:
         """Give back what the stage before has left, where there is a limit."""
@@ -246,11 +260,17 @@ class _Course:
             index: organ for index, organ in self.model.output_space.labels.items() if not wanted or index in wanted
         }
         facts: dict[str, object] = {"labels": {str(index): organ for index, organ in names.items()}}
+        if self.model.card is not None:
+            known = self.model.card.organs
+            facts["standing"] = {organ: known[organ].standing for organ in names.values() if organ in known}
         if scan.found.tumours is not None:
             facts["tumours"] = scan.found.tumours
         if self.wishes.statistics:
             with clock.stage("statistics"):
-                facts["statistics"] = organ_statistics(scan.ct, labels.voxels, names)
+                organs, certainty = measure_organs(scan.ct, labels.voxels, names), scan.certainty
+                edges = {} if certainty is None else {organ: certainty.edge(index) for index, organ in names.items()}
+                facts["statistics"] = _statistics(organs)
+                facts["trust"] = trust_to_json(organs, measure_scan(scan.ct), edges=edges)
         hidden = task.output.with_name(f".part.{task.output.name}")
         try:
             hidden.parent.mkdir(parents=True, exist_ok=True)
@@ -273,6 +293,8 @@ class _Course:
             "viscera": version("viscera"),
             "torch": torch.__version__,
             "recipe": model.recipe.name,
+            "weights": model.card.name if model.card else None,
+            "weights_version": model.card.version if model.card else None,
             "weights_sha256": model.weights_sha256,
             "other_weights_sha256": model.sha256s,
             "organs": list(self.wishes.organs),
@@ -317,26 +339,20 @@ def organ_statistics(
 
     An organ that touches the border may be cut off: its volume is then a lower bound.
     """
-    counts, sums, squares = np.zeros((3, 256))
-    hu: Int16[np.ndarray, "z y x"] = ct.voxels
-    for slice_labels, slice_hu in zip(labels, hu, strict=True):
-        flat, values = slice_labels.ravel(), slice_hu.ravel().astype(np.float64)
-        counts += np.bincount(flat, minlength=256)
-        sums += np.bincount(flat, values, minlength=256)
-        squares += np.bincount(flat, values**2, minlength=256)
-    faces = [labels[[0, -1]], labels[:, [0, -1]], labels[:, :, [0, -1]]]
-    border = set(np.unique(np.concatenate([face.ravel() for face in faces])).tolist())
-    found: dict[str, dict[str, float | bool | None]] = {}
-    for index, organ in names.items():
-        count = counts[index]
-        mean = sums[index] / count if count else None
-        found[organ] = {
-            "volume_ml": round(count * ct.voxel_ml, 3),
-            "mean_hu": None if mean is None else round(mean, 2),
-            "sd_hu": None if mean is None else round(max(squares[index] / count - mean**2, 0.0) ** 0.5, 2),
-            "touches_border": index in border,
+    return _statistics(measure_organs(ct, labels, names))
+
+
+def _statistics(organs: Mapping[str, Organ]) -> dict[str, dict[str, float | bool | None]]:
+    """Give what was measured on organs as NAME.json has it."""
+    return {
+        organ: {
+            "volume_ml": round(facts.volume_ml, 3),
+            "mean_hu": None if facts.mean_hu is None else round(facts.mean_hu, 2),
+            "sd_hu": None if facts.sd_hu is None else round(facts.sd_hu, 2),
+            "touches_border": facts.touches_border,
         }
-    return found
+        for organ, facts in organs.items()
+    }
 
 
 def write_colours(folder: Path, space: LabelSpace) -> None:

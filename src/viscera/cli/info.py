@@ -6,6 +6,7 @@ import os
 import platform
 import sys
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Annotated
 
 import tyro
@@ -14,8 +15,9 @@ from tyro.conf import FlagCreatePairsOff, Positional, arg
 from viscera.errors import SettingError, did_you_mean
 from viscera.labels import SPACES
 from viscera.recipes import RECIPES
+from viscera.shipped import FOLDER, Card, Figure, shipped_weights
 
-TOPICS = ("recipes", "layouts", "organs", "system")
+TOPICS = ("recipes", "layouts", "organs", "weights", "system")
 PACKAGES = (
     "viscera",
     "torch",
@@ -30,16 +32,22 @@ PACKAGES = (
 
 @dataclass(frozen=True)
 class Options:
-    """Tell what there is: recipes, layouts of data sets, organs and label spaces, this machine; or all of one recipe."""
+    """Tell what there is: recipes, layouts of data sets, organs and label spaces, weights, this machine; or all of one recipe."""
 
     topic: Annotated[Positional[str], arg(metavar="TOPIC")] = "all"
-    """recipes, layouts, organs, system, or a recipe's name (prints its JSON, to edit and train from)."""
+    """recipes, layouts, organs, weights (all that is known of those that come with viscera), system, or a recipe's name (prints its
+    JSON, to edit and train from)."""
     json: bool = False
     """For programs."""
 
 
-def main(arguments: list[str]) -> int:
-    """Run the verb."""
+def main(arguments: list[str], shipped: Path = FOLDER) -> int:
+    """Run the verb.
+
+    Args:
+        arguments: After the verb.
+        shipped: Where the weights that come with viscera are.
+    """
     options = tyro.cli(Options, args=arguments, prog="viscera info", config=(FlagCreatePairsOff,))
     if options.topic in RECIPES:
         sys.stdout.write(json.dumps(asdict(RECIPES[options.topic]), indent=2) + "\n")
@@ -49,18 +57,18 @@ def main(arguments: list[str]) -> int:
         raise SettingError(
             f"there is no topic '{options.topic}'.{did_you_mean(options.topic, names)} Choose one of {', '.join(names)}."
         )
-    facts = {topic: _facts(topic) for topic in (TOPICS if options.topic == "all" else (options.topic,))}
+    if options.topic == "weights":
+        return _show_weights(shipped, for_programs=options.json)
+    facts = {topic: _facts(topic, shipped) for topic in (TOPICS if options.topic == "all" else (options.topic,))}
     if options.json:
         sys.stdout.write(json.dumps(facts, indent=2) + "\n")
         return 0
     for topic, rows in facts.items():
-        width = max(len(name) for name in rows)
-        sys.stdout.write(f"{topic}\n")
-        sys.stdout.writelines(f"  {name:<{width}}  {what}\n" for name, what in rows.items())
+        sys.stdout.write("\n".join([topic, *_rows(rows)]) + "\n")
     return 0
 
 
-def _facts(topic: str) -> dict[str, str]:
+def _facts(topic: str, shipped: Path) -> dict[str, str]:
     match topic:
         case "recipes":
             return {name: recipe.about for name, recipe in RECIPES.items()}
@@ -70,8 +78,56 @@ def _facts(topic: str) -> dict[str, str]:
             return dict(LAYOUTS)
         case "organs":
             return {name: ", ".join(space.organs) for name, space in SPACES.items()}
+        case "weights":
+            return {card.name: f"{card.title} ({card.notice.partition(':')[0]})" for card in shipped_weights(shipped)}
         case _:
             return _system()
+
+
+def _show_weights(folder: Path, *, for_programs: bool) -> int:
+    """Show the cards of the weights that come with viscera, the way out where there are none."""
+    cards = shipped_weights(folder)
+    if for_programs:
+        sys.stdout.write(json.dumps({"weights": {card.name: asdict(card) for card in cards}}, indent=2) + "\n")
+    else:
+        sys.stdout.write(
+            "\n".join(map(_card_text, cards)) or f"none: {folder} holds no card. Train your own: viscera train\n"
+        )
+    return 0
+
+
+def _card_text(card: Card) -> str:
+    """Give a card for people."""
+    low, high = card.training_range.slice_spacing_mm
+    least, most = card.training_range.intensity_hu
+    evidence = {one.name: f"{one.what} ({'real' if one.real else 'synthetic'})" for one in card.evidence}
+    data = {one.name: f"{one.what} [{one.licence}]" for one in card.training_data}
+    parts = {
+        "trained": f"{card.date}, recipe {card.recipe}, commit {card.commit}, seeds {', '.join(map(str, card.seeds))}",
+        "knows": f"slices {low:g} to {high:g} mm apart, {least:g} to {most:g} HU, {card.training_range.scan_range}",
+        "sha256": card.sha256,
+    }
+    figures = {organ: ", ".join(map(_figure_text, one.figures)) or "-" for organ, one in card.organs.items()}
+    tested, others = ({organ: figures[organ] for organ in card.of_standing(one)} for one in ("shipped", "experimental"))
+    organs = {"organs, tested on real scans": tested, "experimental (--organs all)": others}
+    sections = organs | {"measured on": evidence, "learnt from": data}
+    lines = [f"{card.name} {card.version}: {card.title}", *_rows(parts)]
+    for title, rows in sections.items():
+        lines += [f"\n{title}", *(_rows(rows) if rows else ["  none"])]
+    lines += ["\nknown failures", *(f"  - {failure}" for failure in card.known_failures), f"\n{card.notice}"]
+    return "\n".join(lines) + "\n"
+
+
+def _figure_text(figure: Figure) -> str:
+    """Give a figure with its interval."""
+    interval = "" if figure.low is None or figure.high is None else f" ({figure.low:.3f} to {figure.high:.3f})"
+    return f"{figure.measure} {figure.mean:.3f}{interval} on {figure.on}, n = {figure.cases}"
+
+
+def _rows(rows: dict[str, str]) -> list[str]:
+    """Give names and what they are, in two columns."""
+    width = max(map(len, rows), default=0)
+    return [f"  {name:<{width}}  {what}" for name, what in rows.items()]
 
 
 def _system() -> dict[str, str]:

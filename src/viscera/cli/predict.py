@@ -13,6 +13,7 @@ from viscera.cli.inputs import data_sets, of_split
 from viscera.cli.starting import kept_graphs, starting
 from viscera.config import Accelerator
 from viscera.errors import SettingError
+from viscera.shipped import FOLDER, STARTER, as_shipped, find_shipped
 
 if TYPE_CHECKING:
     from viscera.datasets import Problem
@@ -33,8 +34,9 @@ class Options:
     """A .nii or .nii.gz file, a folder of them, or a data set as LAYOUT=DIR."""
     output: Annotated[Positional[Path], arg(metavar="OUTPUT")]
     """The label map, or a folder for label maps."""
-    weights: Path
-    """A run's folder (its best weights), a .safetensors file, or a folder that `viscera export` wrote (int8, for instance)."""
+    weights: Path | None = None
+    """A run's folder (its best weights), a .safetensors file, or a folder that `viscera export` wrote (int8, for instance).
+    Without it: the weights that come with viscera (viscera info weights)."""
     tumour: Path | None = None
     """A second run, for tumours (gao2step-tumour): it looks in and around the organs, and its finds override them."""
     finder: Path | None = None
@@ -43,9 +45,11 @@ class Options:
     """Of 3D networks, instead of the recipe's: find, only the windows that hold organs; whole, all windows; middle, only the
     middle 50 slices, as gao2step published it."""
     organs: tuple[str, ...] = ()
-    """Only these organs; all of the network's where none is named."""
+    """Only these organs, or all. Where none is named: all of the network's; of the weights that come with viscera those that were
+    tested on real scans. NAME.json marks the others as experimental."""
     statistics: bool = False
-    """Also write volume (ml), mean and SD (HU) and whether it touches the scan's border, per organ."""
+    """Also write volume (ml), mean and SD (HU) and whether it touches the scan's border, per organ; and what is doubtful: a
+    volume, HU, place or number of pieces that no such organ has, edges of which the network was not sure, no CT of an abdomen."""
     split: Literal["all", "training", "validation", "test"] = "all"
     """Of a data set, only the cases of this split of the run: test for an honest score."""
     device: Accelerator = "auto"
@@ -62,8 +66,13 @@ class Options:
     """Replace label maps that stand there."""
 
 
-def main(arguments: list[str]) -> int:
-    """Run the verb."""
+def main(arguments: list[str], shipped: Path = FOLDER) -> int:
+    """Run the verb.
+
+    Args:
+        arguments: After the verb.
+        shipped: Where the weights that come with viscera are.
+    """
     options = tyro.cli(Options, args=arguments, prog="viscera predict", config=(FlagCreatePairsOff,))
     with starting():
         from viscera import nifti_header  # noqa: F401 (what reading scans would load anyway)
@@ -83,8 +92,10 @@ def main(arguments: list[str]) -> int:
     if options.max_memory is not None and not options.max_memory > 0:
         raise SettingError(f"--max-memory must be above 0 MiB, got {options.max_memory:g}.")
     with starting():
-        model = loaded_model(options)
-    wishes = Wishes(options.organs, options.statistics, options.overwrite)
+        model = loaded_model(options, shipped)
+    if model.card is not None:
+        say(weights_line(model))
+    wishes = Wishes(wished_organs(options.organs, model), options.statistics, options.overwrite)
     with progress() as bar:
         scans = bar.add_task("scans", total=len(tasks))
         slices = bar.add_task("slices or windows", total=None)
@@ -108,13 +119,14 @@ def main(arguments: list[str]) -> int:
     return 2 if failed else 0
 
 
-def loaded_model(options: Options) -> "Model":
-    """Load the networks that are asked for."""
+def loaded_model(options: Options, folder: Path = FOLDER) -> "Model":
+    """Load the networks that are asked for, or the one that comes with viscera."""
     from viscera.inference import load_model, with_others, with_region
     from viscera.machine import use_cores
 
     use_cores(options.jobs)
-    given = {"": options.weights, "tumour": options.tumour, "finder": options.finder}
+    weights = options.weights and (as_shipped(options.weights, folder) or options.weights)
+    given = {"": weights or find_shipped(folder=folder), "tumour": options.tumour, "finder": options.finder}
     loaded = {
         name: load_model(path, accelerator=options.device, runtime=options.runtime, graphs=kept_graphs())
         for name, path in given.items()
@@ -122,6 +134,32 @@ def loaded_model(options: Options) -> "Model":
     }
     model = loaded.pop("")
     return with_others(with_region(model, options.region) if options.region else model, **loaded)
+
+
+def wished_organs(said: tuple[str, ...], model: "Model") -> tuple[str, ...]:
+    """Give the organs to be written, () for all.
+
+    Raises:
+        SettingError: All are asked for, and some by name.
+    """
+    if "all" not in said:
+        return said or model.default_organs
+    if len(said) > 1:
+        raise SettingError(f"--organs {' '.join(said)}: 'all' leaves none to be named. Say all, or the organs' names.")
+    return ()
+
+
+def weights_line(model: "Model") -> str:
+    """Say that the weights are those that come with viscera, and what is to be known of them."""
+    card = model.card
+    if card is None:
+        return ""
+    tested, others = (len(card.of_standing(standing)) for standing in ("shipped", "experimental"))
+    more = f", {others} more with --organs all" if others else ""
+    return (
+        f"weights: {card.name} {card.version} (comes with viscera; {counted(tested, 'organ')}{more}; not a medical device; "
+        "viscera info weights)"
+    )
 
 
 def problem_of(scan: Path, message: str) -> "Problem":
@@ -138,14 +176,17 @@ def data_set_tasks(options: Options) -> list:
     from viscera.tasks import Task, require_folder
 
     require_folder(options.output, what=options.scan)
-    sources = of_split(data_sets([options.scan])[0], options.weights, options.split)
+    sources = of_split(data_sets([options.scan])[0], options.weights or Path(STARTER), options.split)
     return [Task(source.image, options.output / f"{source.name}.nii.gz") for source in sources]
 
 
 def show_statistics(sidecar: Path) -> None:
     """Show one scan's statistics."""
-    rows = []
-    for organ, facts in json.loads(sidecar.read_text())["statistics"].items():
+    rows, found = [], json.loads(sidecar.read_text())
+    for organ, facts in found["statistics"].items():
         numbers = ["-" if facts[key] is None else f"{facts[key]:.1f}" for key in ("volume_ml", "mean_hu", "sd_hu")]
         rows.append((organ, *numbers, "yes" if facts["touches_border"] else ""))
     show_table("Organs", ("organ", "volume (ml)", "mean (HU)", "SD (HU)", "touches border"), rows)
+    for sign in [*found["trust"]["scan"], *(sign for signs in found["trust"]["organs"].values() for sign in signs)]:
+        if sign["kind"] != "border":
+            say(f"doubtful: {sign['message']}")

@@ -3,7 +3,7 @@
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 from annotated_types import Ge
@@ -12,12 +12,16 @@ from tyro.conf import Positional, arg
 from viscera.cli.console import progress, say
 from viscera.errors import SettingError, did_you_mean
 
+if TYPE_CHECKING:
+    from viscera.synthesis import Template
+
 
 @dataclass(frozen=True)
 class Options:
     """Write a data set of synthetic patients, with complete truth or with the organs that you name annotated.
 
-    For trying things out, for tests, and for studies in which the truth must be known. No patient's data went into it.
+    For trying things out, for tests, for studies in which the truth must be known, and to train networks for real scans on
+    (--variety rich). No patient's data goes into it, unless you give label maps as templates.
     """
 
     out: Annotated[Positional[Path], arg(metavar="OUT")]
@@ -37,6 +41,19 @@ class Options:
     tumours: bool = False
     """Give every patient one to four tumours. They are labelled where the layout and --annotate have a label for them,
     and belong to the organ that they grow in elsewhere."""
+    variety: Literal["plain", "rich"] = "plain"
+    """How much patients and scans differ: average abdomens in one kind of scan, or everything that networks for real
+    scans should have seen (scan ranges, contrast, lesions, body shapes, kernels, noise ...). --scan then counts only
+    together with --without scan_range."""
+    without: tuple[str, ...] = ()
+    """Ingredients of a rich variety to leave out, such as kidneys or noise."""
+    template: tuple[Path, ...] = ()
+    """Label maps to make the patients from, in turn, instead of procedural anatomy: deformed, their organs moved, resized and
+    painted anew. A JSON beside each names its values (`viscera predict` writes one)."""
+    template_image: tuple[Path, ...] = ()
+    """The scan of each template, for the body's outline and what the labels lack; its HU are not used."""
+    ignore_labels: tuple[str, ...] = ()
+    """Names in the templates to leave out, for instance those that viscera does not know."""
     jobs: int = 0
     """Processes; 0: one per core."""
 
@@ -46,6 +63,7 @@ def main(arguments: list[str]) -> int:
     options = tyro.cli(Options, args=arguments, prog="viscera synth")
     from viscera.datasets import LAYOUTS
     from viscera.synthesis.cohort import Cohort, write_cohort
+    from viscera.synthesis.variety import VARIETIES, without
 
     if options.layout not in LAYOUTS:
         hint = did_you_mean(options.layout, LAYOUTS)
@@ -54,6 +72,10 @@ def main(arguments: list[str]) -> int:
         raise SettingError("--cases must be at least 1, and --shape at least 16 in each direction.")
     if min(options.jobs, options.seed) < 0:
         raise SettingError(f"--jobs and --seed must not be negative, got {options.jobs} and {options.seed}.")
+    if options.without and options.variety == "plain":
+        raise SettingError(
+            "--without takes ingredients out of a rich variety, but --variety is plain. Add --variety rich."
+        )
     cohort = Cohort(
         options.layout,
         options.annotate,
@@ -62,9 +84,39 @@ def main(arguments: list[str]) -> int:
         options.shape,
         options.scan,
         options.tumours,
+        without(VARIETIES[options.variety], options.without),
+        read_templates(options),
     )
     with progress() as bar:
         task = bar.add_task("patients", total=options.cases)
         write_cohort(options.out, cohort, jobs=options.jobs or os.cpu_count() or 1, done=lambda: bar.advance(task))
     say(f"next: viscera prepare STORE --data {options.layout}={options.out}")
     return 0
+
+
+def read_templates(options: Options) -> "tuple[Template, ...]":
+    """Read the label maps that patients are to be made from, and say what was made up."""
+    from itertools import zip_longest
+
+    from viscera import nifti
+    from viscera.label_files import label_names
+    from viscera.synthesis import read_template
+
+    if options.template_image and len(options.template_image) != len(options.template):
+        raise SettingError(
+            f"--template-image names {len(options.template_image)} scans, --template {len(options.template)} label maps. Give one "
+            "scan for each label map, or none."
+        )
+    found = []
+    for path, image in zip_longest(options.template, options.template_image):
+        template = read_template(
+            nifti.read(path),
+            label_names(path).labels,
+            image=nifti.read(image) if image else None,
+            ignore=options.ignore_labels,
+            where=path.name,
+        )
+        for note in template.notes:
+            say(f"note: {path.name}: {note}")
+        found.append(template)
+    return tuple(found)

@@ -39,8 +39,8 @@ def main(arguments: list[str]) -> int:
             run: Folder for weights and logs.
             settings: Of the recipe.
             machine: Where to train.
-            start: Weights to begin with, to fine-tune them: a run's folder or a .safetensors file of the same network. Organs that
-                they do not know begin anew.
+            start: Weights to begin with, to fine-tune them: a run's folder or a .safetensors file of the same network, or starter:
+                those that come with viscera. Organs that they do not know begin anew.
             resume: Go on with the run that stands there; begin where none does.
             overwrite: Begin anew where a run stands.
         """

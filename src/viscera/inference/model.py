@@ -17,6 +17,7 @@ from viscera.labels import TUMOUR, LabelSpace
 from viscera.machine import autocast_type, device_type, keep_pages
 from viscera.networks import build_network
 from viscera.runtime import OnnxRunner, OpenVinoRunner, RuntimeName, choose_runner, input_channels
+from viscera.shipped import Card, Shipped, as_shipped
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,6 +33,7 @@ class Model:
         weights_sha256: Hash of the weights file.
         tumour: A second network, for tumours, whose finds override this one's; None without one.
         finder: A cheap network that says where this one is to look; None without one.
+        card: Of weights that come with viscera: organs by standing and more; None for all others.
     """
 
     network: torch.nn.Module
@@ -42,6 +44,15 @@ class Model:
     weights_sha256: str
     tumour: "Model | None" = None
     finder: "Model | None" = None
+    card: Card | None = None
+
+    @property
+    def default_organs(self) -> tuple[str, ...]:
+        """Which organs a user gets who names none: () for all; of weights that come with viscera those with evidence."""
+        if self.card is None or not self.card.of_standing("experimental"):
+            return ()
+        experimental = set(self.card.of_standing("experimental"))
+        return tuple(organ for organ in self.output_space.organs if organ not in experimental)
 
     @property
     def output_space(self) -> LabelSpace:
@@ -70,7 +81,7 @@ class Model:
 
 
 def load_model(
-    where: Path,
+    where: Path | Shipped,
     *,
     accelerator: Accelerator = "auto",
     runtime: Literal["auto"] | RuntimeName | None = None,
@@ -80,21 +91,27 @@ def load_model(
 
     Args:
         where: A weights file, the folder of a run (its best weights), or one that `viscera export` wrote, which has its own
-            runtime.
+            runtime; or weights that come with viscera, by their name (Path("starter")) or from ``find_shipped``.
         accelerator: Where to run it.
         runtime: What runs it (runtime.py); auto: the fastest that there is. None: torch's module as it was trained.
         graphs: Folder in which what was written for a runtime and checked is kept for the next start; None: nothing is kept.
 
     Raises:
         WeightsError: No weights there, or not for the network of their recipe; an exported network that was changed, cannot be
-            run here, or of which torch's module is wanted.
+            run here, or of which torch's module is wanted; weights that came with viscera and are others by now.
         SettingError: No such device, or another runtime than an exported network's.
     """
-    if is_export(where):
+    if isinstance(where, Shipped):
+        shipped, file = where, where.file
+    elif is_export(where):
         return _exported(where, accelerator=accelerator, runtime=runtime)
-    file = find_weights(where)
+    else:
+        shipped = as_shipped(where)
+        file = shipped.file if shipped else find_weights(where)
     device = device_type(accelerator)
     weights, digest = load_weights(file), sha256(file)
+    if shipped:
+        _require_own_card(shipped, weights)
     network, autocast = _build(weights, file.name).eval(), None
     if isinstance(weights.recipe.network, UNetShape | UpvShape):
         network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -103,10 +120,10 @@ def load_model(
     else:
         channels, cache = input_channels(weights.recipe.network), GraphCache(graphs, digest) if graphs else None
         network = choose_runner(network, torch.device(device), channels=channels, wanted=runtime, cache=cache)
-    windows = isinstance(weights.recipe.inference, WindowInference)
+    windows, card = isinstance(weights.recipe.inference, WindowInference), shipped.card if shipped else None
     if device == "cpu" and (not windows or getattr(network, "name", "torch") == "torch"):
         keep_pages(spare=windows)  # from here on: what loading took may go
-    return Model(network.to(device), weights.recipe, weights.space, torch.device(device), autocast, digest)
+    return Model(network.to(device), weights.recipe, weights.space, torch.device(device), autocast, digest, card=card)
 
 
 def _exported(where: Path, *, accelerator: Accelerator, runtime: Literal["auto"] | RuntimeName | None) -> Model:
@@ -177,3 +194,12 @@ def _build(weights: Weights, where: str) -> torch.nn.Module:
     network = build_network(weights.recipe.network, classes=classes, softmax=weights.recipe.softmax)
     fill_network(network, weights.tensors, where=where)
     return network
+
+
+def _require_own_card(shipped: Shipped, weights: Weights) -> None:
+    """Raise WeightsError where a card is of other organs than the weights."""
+    if tuple(shipped.card.organs) != weights.space.organs:
+        raise WeightsError(
+            f"{shipped.file} knows {', '.join(weights.space.organs)}, but its card is of {', '.join(shipped.card.organs)}. "
+            "Install viscera again (pip install --force-reinstall --no-deps viscera), or give other weights: --weights RUN."
+        )

@@ -18,6 +18,7 @@ from viscera.config import SliceInference, UNetShape
 from viscera.contrast import spread
 from viscera.errors import SettingError
 from viscera.geometry import Geometry
+from viscera.inference.certainty import Certainty
 from viscera.inference.model import Model
 from viscera.inference.upsampling import Enlargement, enlarged_labels
 from viscera.intensity import network_input
@@ -29,6 +30,7 @@ def label_slices(
     model: Model,
     *,
     organs: Sequence[int] = (),
+    certainty: Certainty | None = None,
     watch: Callable[[int, int], None] = lambda done, slices: None,
 ) -> UInt8[np.ndarray, "depth rows columns"]:
     """Give labels on the scanner's axial slices.
@@ -41,6 +43,7 @@ def label_slices(
         geometry: Where it lies.
         model: A 2D network.
         organs: Indices of those that are wanted: slices are skipped that seem to hold none of these; all organs where empty.
+        certainty: Takes in every chunk's logits; None where nobody asks.
         watch: Called with the slices done or skipped, and all of them.
     """
     settings = model.recipe.inference
@@ -55,7 +58,10 @@ def label_slices(
 
     def segmented(chunk: Sequence[int]) -> int:
         """Segment some slices; give their number."""
-        axial[chunk] = on_scanner(slice_logits(image, model, chunk), geometry)
+        logits = slice_logits(image, model, chunk)
+        if certainty is not None:
+            certainty.add(logits)
+        axial[chunk] = on_scanner(logits, geometry)
         return len(chunk)
 
     first = _seen_first(depth, step_mm=geometry.spacing_mm[0], look_mm=settings.look_mm)

@@ -94,8 +94,8 @@ def enlarged_labels(
     )
     labels = np.empty((len(logits), *size), np.uint8)
     for one, found in zip(logits.detach(), labels, strict=True):
-        planes = _planes(one)
-        cells = _cells(_first_largest(planes).reshape(old), rows, columns)
+        planes = planes_of(one)
+        cells = _cells(first_largest(planes).reshape(old), rows, columns)
         if np.count_nonzero(cells == OPEN) > MOSTLY_OPEN * cells.size:
             found[:] = plain_labels(one[None], enlargement)[0]
             continue
@@ -150,7 +150,7 @@ def side_of(old: int, size: int, *, factor: float | None = None, start: int = 0)
     return Side(low, np.minimum(low + 1, old - 1), weights[low, every], weights[low + 1, every], mixed=True)
 
 
-def _planes(logits: Float[Tensor, "class rows columns"]) -> Float32[np.ndarray, "class pixels"]:
+def planes_of(logits: Float[Tensor, "class rows columns"]) -> Float32[np.ndarray, "class pixels"]:
     """Give logits class by class."""
     # NumPy knows no bfloat16: it sees them as the upper halves of float32, and OpenCV, which transposes four times as fast as
     # torch, moves any two bytes.
@@ -166,7 +166,7 @@ def _planes(logits: Float[Tensor, "class rows columns"]) -> Float32[np.ndarray, 
     return planes.astype(np.float32, copy=False)
 
 
-def _first_largest(planes: Float32[np.ndarray, "class pixels"]) -> UInt8[np.ndarray, " pixels"]:
+def first_largest(planes: Float32[np.ndarray, "class pixels"]) -> UInt8[np.ndarray, " pixels"]:
     """Give the class of the largest logit, the first of equals: eight times as fast as max over the classes in torch."""
     largest, labels = planes[0].copy(), np.zeros(planes.shape[1], np.uint8)
     larger = np.empty(planes.shape[1], bool)
@@ -214,7 +214,7 @@ def _decide_open_(
     rows, columns, step = rows.at(y), columns.at(x), LOGITS_AT_ONCE // len(planes)
     for first in range(0, len(every), step):
         part = slice(first, first + step)
-        flat[every[part]] = _first_largest(mixed_logits(planes, rows.at(part), columns.at(part), width=width))
+        flat[every[part]] = first_largest(mixed_logits(planes, rows.at(part), columns.at(part), width=width))
 
 
 def mixed_logits(

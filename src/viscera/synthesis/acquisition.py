@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-from jaxtyping import Float, Int16
+from jaxtyping import Bool, Float, Int16
 
 from viscera.volume import Turn
 
@@ -101,28 +101,56 @@ def acquire(
     generator: np.random.Generator, image: Float[np.ndarray, "z y x"], scanner: Scanner
 ) -> Int16[np.ndarray, "z y x"]:
     """Give what the scanner stores for an ideal image: partial volume, noise, field of view."""
-    depth, height, width = image.shape
+    blurred = blur(image, scanner)
+    add_grain_(generator, blurred, scanner)
+    return store(blurred, disc(image.shape[1:]) if scanner.circular else None, OUTSIDE_HU)
+
+
+def blur(image: Float[np.ndarray, "z y x"], scanner: Scanner) -> Float[np.ndarray, "z y x"]:
+    """Give an image with the scanner's partial volume."""
     across = image * (1 - 2 * scanner.blur_slices)
     across[1:] += scanner.blur_slices * image[:-1]
     across[:-1] += scanner.blur_slices * image[1:]
     across[0] += scanner.blur_slices * image[0]
     across[-1] += scanner.blur_slices * image[-1]
-    y, x = np.linspace(-1, 1, height, dtype=np.float32)[:, None], np.linspace(-1, 1, width, dtype=np.float32)[None, :]
+    for number, plane in enumerate(across):
+        across[number] = cv2.GaussianBlur(plane, (0, 0), scanner.blur_pixels)
+    return across
+
+
+def _square_radius(shape: tuple[int, ...]) -> Float[np.ndarray, "y x"]:
+    y, x = (np.linspace(-1, 1, count, dtype=np.float32) for count in shape)
+    return y[:, None] ** 2 + x[None, :] ** 2
+
+
+def disc(shape: tuple[int, ...]) -> Bool[np.ndarray, "y x"]:
+    """Give what lies outside the disc that fills a slice."""
+    return _square_radius(shape) > 1
+
+
+def add_grain_(generator: np.random.Generator, image: Float[np.ndarray, "z y x"], scanner: Scanner) -> None:
+    """Add the scanner's noise."""
+    shape = image.shape[1:]
     # The middle of the body lies behind the most tissue, so it is noisiest.
-    strength = np.float32(scanner.noise_hu) * (0.75 + 0.5 * np.exp(-2.0 * (x**2 + y**2)))
-    outside = x**2 + y**2 > 1 if scanner.circular else None
-    stored = np.empty(image.shape, np.int16)
+    strength = np.float32(scanner.noise_hu) * (0.75 + 0.5 * np.exp(-2.0 * _square_radius(shape)))
     gain = _noise_gain(scanner.grain_pixels)
-    for number in range(depth):
-        plane = cv2.GaussianBlur(across[number], (0, 0), scanner.blur_pixels)
-        white = generator.standard_normal((height, width), dtype=np.float32)
+    for plane in image:
+        white = generator.standard_normal(shape, dtype=np.float32)
         grain = cv2.GaussianBlur(white, (0, 0), scanner.grain_pixels)
         grain -= cv2.blur(grain, (9, 9))
         plane += grain * strength * gain
+
+
+def store(
+    image: Float[np.ndarray, "z y x"], outside: Bool[np.ndarray, "y x"] | None, outside_hu: float
+) -> Int16[np.ndarray, "z y x"]:
+    """Give whole HU within what a scanner can store, and ``outside_hu`` outside the field of view."""
+    stored = np.empty(image.shape, np.int16)
+    for number, plane in enumerate(image):
+        kept = np.clip(plane, OUTSIDE_HU, 3071)
         if outside is not None:
-            plane[outside] = OUTSIDE_HU
-        np.rint(np.clip(plane, OUTSIDE_HU, 3071, out=plane), out=plane)
-        stored[number] = plane
+            kept[outside] = outside_hu
+        stored[number] = np.rint(kept, out=kept)
     return stored
 
 

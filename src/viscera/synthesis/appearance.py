@@ -1,5 +1,7 @@
 """How tissues look: HU by tissue and contrast phase, texture, vessels. The scanner itself is in acquisition.py."""
 
+from dataclasses import dataclass
+
 import numpy as np
 from jaxtyping import Float
 
@@ -62,10 +64,21 @@ def draw_phase(generator: np.random.Generator) -> str:
     return PHASES[generator.choice(len(PHASES), p=PHASE_PROBABILITY)]
 
 
-def _draw_means(
-    generator: np.random.Generator, phase: str
-) -> tuple[Float[np.ndarray, "tissue"], Float[np.ndarray, "tissue"]]:
-    """Give the mean HU and the texture's standard deviation of each tissue in one patient."""
+@dataclass(frozen=True, eq=False)
+class Palette:
+    """HU by tissue.
+
+    Attributes:
+        means: Mean of each tissue.
+        textures: Standard deviation of its texture.
+    """
+
+    means: Float[np.ndarray, "tissue"]
+    textures: Float[np.ndarray, "tissue"]
+
+
+def draw_palette(generator: np.random.Generator, phase: str) -> Palette:
+    """Draw the HU of each tissue in one patient."""
     means, textures = np.zeros(256, np.float32), np.zeros(256, np.float32)
     column = PHASES.index(phase)
     for tissue, (low, high, texture) in PLAIN_HU.items():
@@ -81,19 +94,18 @@ def _draw_means(
         means[Tissue.LIVER] -= generator.uniform(10, 32)  # fatty liver
     if phase == "delayed" and generator.random() < 0.5:
         means[Tissue.URINE] = generator.uniform(60, 220)
-    return means, textures
+    return Palette(means, textures)
 
 
-def render(generator: np.random.Generator, canvas: Canvas, phase: str) -> Float[np.ndarray, "z y x"]:
+def render(generator: np.random.Generator, canvas: Canvas, palette: Palette) -> Float[np.ndarray, "z y x"]:
     """Give the HU of an ideal scanner, without noise and blur.
 
     Args:
         generator: Source of randomness.
         canvas: A painted patient.
-        phase: One of PHASES.
+        palette: HU by tissue.
     """
-    means, textures = _draw_means(generator, phase)
-    grid = canvas.grid
+    means, textures, grid = palette.means, palette.textures, canvas.grid
     image = np.take(means, canvas.tissue)
     grain = np.take(textures, canvas.tissue)
     fine = draw_noise(generator, 5.5)

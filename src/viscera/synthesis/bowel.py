@@ -64,23 +64,29 @@ def draw_stomach(generator: np.random.Generator, body: Body) -> list[Organ]:
     lift = body.lift_mm + generator.normal(0, 4)
     sag = generator.uniform(0, 28)
     full = generator.uniform(0.78, 1.15)
+    plan, meals = body.plan.stomach, body.plan.meals
     course = np.array([
         (360, 22, 66), (345, 12, 68), (322, -8, 70), (298, -34, 64), (278 - sag, -52, 44), (268 - sag, -58, 16),
         (268 - 0.6 * sag, -50, -12), (272, -40, -30),
     ])  # fmt: skip
     course = jitter(generator, course + np.array((lift, 0, 0)), (2, 3, 3))
-    radii = np.array((30.0, 37, 36, 31, 27, 22, 15, 9)) * full
+    # A shift of the stomach fades towards the duodenum, which stays where it is.
+    course = course + np.array(plan.shift_mm) * np.linspace(1, 0, len(course))[:, None]
+    course = _in_belly(course, body)
+    radii = np.array((30.0, 37, 36, 31, 27, 22, 15, 9)) * full * plan.volume**0.4
     tube = spline(course, radii, step_mm=6)
     kind = generator.choice(5, p=(0.3, 0.25, 0.2, 0.15, 0.1))
     content = (Tissue.FOOD, Tissue.FLUID, Tissue.FOOD, Tissue.ORAL_CONTRAST, Tissue.FLUID)[kind]
+    content = meals.stomach or content
     level = generator.uniform(-60, -30)
+    level = level if meals.stomach_gas_mm is None else meals.stomach_gas_mm
     fillings = [
         Filling(content, (level - point[1]) / radius)
         for point, radius in zip(tube.points.tolist(), tube.radii_mm.tolist(), strict=True)
     ]
     stomach = _tube_organ(
         "stomach", Tissue.STOMACH_WALL, tube, _fill(tube, generator.uniform(4, 6), fillings, "stomach"),
-        180 + 320 * (full - 0.78) / 0.37 * generator.uniform(0.8, 1.1),
+        (180 + 320 * (full - 0.78) / 0.37 * generator.uniform(0.8, 1.1)) * plan.volume,
     )  # fmt: skip
     loop = np.array([
         course[-1] + np.array((0, 4, -8)),
@@ -89,11 +95,17 @@ def draw_stomach(generator: np.random.Generator, body: Body) -> list[Organ]:
     ])  # fmt: skip
     loop = jitter(generator, loop, (2, 2, 2))
     tube = spline(loop, np.array((10.0, 12.5, 13, 12.5, 11.5, 10.5, 10.5, 10)), step_mm=4)
-    gas = _stretches(generator, len(tube.points), 14, (Tissue.CHYME, Tissue.CHYME, Tissue.FLUID), gas_fraction=0.25)
+    contents = meals.small_bowel or (Tissue.CHYME, Tissue.CHYME, Tissue.FLUID)
+    gas = _stretches(generator, len(tube.points), 14, contents, gas_fraction=0.25)
     return [
         _tube_organ("duodenum", Tissue.BOWEL_WALL, tube, _fill(tube, 3.0, gas, "duodenum"), generator.uniform(50, 85)),
         stomach,
     ]
+
+
+def _in_belly(course: np.ndarray, body: Body) -> np.ndarray:
+    """Move a course to the front with a belly that is rounder than usual."""
+    return course * np.where((np.arange(3) == 1) & (course < 0), body.frame.belly, 1.0)
 
 
 def _stretches(
@@ -112,13 +124,14 @@ def _stretches(
 
 def draw_colon(generator: np.random.Generator, body: Body) -> list[Organ]:
     """Draw rectum and colon, from the anus to the caecum."""
-    waist, depth = body.frame.waist, body.frame.depth
+    waist, depth, meals = body.frame.waist, body.frame.depth, body.plan.meals
     lift = body.lift_mm + generator.normal(0, 5)
     rectum = np.array([(-32, 40, 0), (-12, 48, 0), (12, 56, 3), (40, 58, -4), (66, 50, 4), (88, 36, 0)])
     rectum = jitter(generator, rectum, (1, 2, 2.5))
     radii = np.array((10.0, 15, 18, 18, 16, 14)) * generator.uniform(0.9, 1.25)
     tube = spline(rectum, radii, step_mm=4)
-    filling = _stretches(generator, len(tube.points), 18, (Tissue.STOOL, Tissue.STOOL, Tissue.FLUID), gas_fraction=0.45)
+    contents = meals.colon or (Tissue.STOOL, Tissue.STOOL, Tissue.FLUID)
+    filling = _stretches(generator, len(tube.points), 18, contents, gas_fraction=0.45)
     organs = [_tube_organ("rectum", Tissue.COLON_WALL, tube, _fill(tube, 4.0, filling, "rectum"))]
     bend = generator.uniform(-30, 30)
     sag = generator.uniform(0, 45)
@@ -130,16 +143,21 @@ def draw_colon(generator: np.random.Generator, body: Body) -> list[Organ]:
         (112, 0, -82),
     ])  # fmt: skip
     course[11:18, 0] += 0.6 * lift
-    course = jitter(generator, course, (4, 4, 4)) * (1, depth, waist)
+    course[9:14, 0] += meals.flexure_mm * np.array((0.3, 0.8, 1.0, 1.0, 0.5))
+    course[13:18, 0] -= meals.transverse_mm * np.array((0.5, 1.0, 1.0, 1.0, 0.5))
+    course = _in_belly(jitter(generator, course, (4, 4, 4)) * (1, depth, waist), body)
     width = generator.uniform(0.85, 1.15)
     radii = (
         np.array((13, 13, 14, 14, 13, 13, 13, 14, 15, 15, 16, 18, 18, 19, 19, 20, 20, 21, 22, 24, 26, 27, 28, 24.0))
         * width
+        * meals.colon_width
     )
     tube = spline(course, radii * generator.uniform(0.88, 1.12, len(radii)), step_mm=4)
     tube = Tube(tube.points, tube.radii_mm * _haustra(generator, len(tube.points)))
     kinds = (Tissue.STOOL, Tissue.STOOL, Tissue.STOOL, Tissue.FLUID if generator.random() < 0.3 else Tissue.STOOL)
-    filling = _stretches(generator, len(tube.points), 16, kinds, gas_fraction=generator.uniform(0.4, 0.85))
+    gas_fraction = generator.uniform(0.4, 0.85)
+    gas_fraction = gas_fraction if meals.colon_gas is None else meals.colon_gas
+    filling = _stretches(generator, len(tube.points), 16, meals.colon or kinds, gas_fraction=gas_fraction)
     organs.append(
         _tube_organ("colon", Tissue.COLON_WALL, tube, _fill(tube, generator.uniform(2.2, 3.2), filling, "colon"))
     )
@@ -164,18 +182,21 @@ def draw_small_bowel(generator: np.random.Generator, body: Body, canvas: Canvas)
     free = canvas.tissue == Tissue.FREE
     spacing = tuple(float(axis[1] - axis[0]) for axis in (grid.z, grid.y, grid.x))
     z, y, x = grid.axes(grid.everything)
-    top = 232 + body.lift_mm + generator.uniform(-10, 10)
+    meals = body.plan.meals
+    top = 232 + body.lift_mm + generator.uniform(-10, 10) + np.where(x > 0, meals.small_bowel_top_mm, 0.0)
     region = free & (z > 48) & (z < top) & (y < 26) & (np.abs(x) < 112)
     clearance = edt.edt(region, anisotropy=spacing, black_border=True)
-    radius = generator.uniform(10.5, 13.0)
-    points = _walk(generator, clearance, (grid.z, grid.y, grid.x), radius)
+    radius = generator.uniform(10.5, 13.0) * meals.small_bowel_width
+    points = _walk(generator, clearance, (grid.z, grid.y, grid.x), radius, longest=meals.small_bowel_steps)
     if len(points) < 4:
         return []
     radii = radius * np.clip(1 + 0.16 * _smooth(generator.standard_normal(len(points)), 4), 0.65, 1.35)
     tube = spline(points, radii, step_mm=4)
     contrast = generator.random() < 0.25
     contents = (Tissue.CHYME, Tissue.CHYME, Tissue.FLUID, Tissue.ORAL_CONTRAST if contrast else Tissue.CHYME)
-    filling = _stretches(generator, len(tube.points), 22, contents, gas_fraction=generator.uniform(0.03, 0.16))
+    contents, gas_fraction = meals.small_bowel or contents, generator.uniform(0.03, 0.16)
+    gas_fraction = gas_fraction if meals.small_bowel_gas is None else meals.small_bowel_gas
+    filling = _stretches(generator, len(tube.points), 22, contents, gas_fraction=gas_fraction)
     detail = _fill(tube, generator.uniform(2.4, 3.2), filling, "small_bowel")
     return [_tube_organ("small_bowel", Tissue.BOWEL_WALL, tube, detail)]
 
@@ -190,6 +211,8 @@ def _walk(
     clearance: np.ndarray,
     axes: tuple[np.ndarray, np.ndarray, np.ndarray],
     radius: float,
+    *,
+    longest: int,
 ) -> Float[np.ndarray, "n 3"]:
     """Walk in steps of a radius, turning away from walls and from where the walk has been."""
     roomy = np.argwhere(clearance > radius * 0.9)
@@ -202,7 +225,7 @@ def _walk(
     heading = np.array((0.0, 0.0, 1.0))
     path = [here]
     stride = 1.1 * radius
-    for _ in range(200):
+    for _ in range(longest):
         turns = heading + 0.95 * generator.standard_normal((20, 3))
         turns /= np.linalg.norm(turns, axis=1, keepdims=True)
         ahead = here + stride * turns

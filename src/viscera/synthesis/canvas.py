@@ -96,6 +96,20 @@ class Tissue(IntEnum):
     FOOD = 34
     GENITAL = 35
     ESOPHAGUS = 36
+    MYOCARDIUM = 37
+    BLOOD_RIGHT = 38
+    BLOOD_LEFT = 39
+    EFFUSION = 40
+    COLLAPSED_LUNG = 41
+    ASCITES = 42
+    CYST = 43
+    SMALL_BOWEL_CONTRAST = 44
+    COLON_CONTRAST = 45
+    COLLAPSED = 46
+    """The lumen of an empty loop."""
+    AIRWAY = 47
+    METAL = 48
+    PULMONARY_ARTERY = 49
 
 
 @dataclass(frozen=True, eq=False)

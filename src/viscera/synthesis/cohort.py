@@ -3,7 +3,7 @@
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -14,7 +14,11 @@ from viscera.datasets import write_case
 from viscera.datasets.pairs import PAIRS
 from viscera.errors import DataSetError, SettingError
 from viscera.labels import FLARE13, PART_OF, SIDES, TUMOUR, ZHANG12, organ_name
+from viscera.synthesis.canvas import ORGANS
 from viscera.synthesis.patient import Patient, Scan, synthesize
+from viscera.synthesis.recasting import synthesize_from
+from viscera.synthesis.template import Template
+from viscera.synthesis.variety import PLAIN, Variety
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,8 @@ class Cohort:
         shape: Slices, rows and columns.
         scan: Which part of the body.
         tumours: Whether every patient has some. Where they are not annotated, the organs' labels go on beneath them.
+        variety: How much patients and scans differ.
+        templates: Label maps that the patients are made from, in turn; procedural anatomy where there is none.
     """
 
     layout: str
@@ -38,6 +44,8 @@ class Cohort:
     shape: tuple[int, int, int] = (96, 256, 256)
     scan: Scan = "abdomen"
     tumours: bool = False
+    variety: Variety = PLAIN
+    templates: tuple[Template, ...] = ()
 
 
 def write_cohort(folder: Path, cohort: Cohort, *, jobs: int, done: Callable[[], None] = lambda: None) -> None:
@@ -70,7 +78,7 @@ def write_cohort(folder: Path, cohort: Cohort, *, jobs: int, done: Callable[[], 
                 ct=patient.ct,
                 labels=patient.labels,
                 organs=patient.organs,
-                annotate=annotate,
+                annotate=tuple(name for name in annotate if name in patient.organs.values() or name not in ORGANS),
             )
             done()
 
@@ -80,7 +88,11 @@ def make_patient(cohort: Cohort, number: int) -> Patient:
     cv2.setNumThreads(1)
     tumours = "none" if not cohort.tumours else "labelled" if TUMOUR in _annotated(cohort) else "unlabelled"
     generator = np.random.default_rng([cohort.seed, number])
-    return synthesize(generator, shape=cohort.shape, scan=cohort.scan, tumours=tumours)
+    if cohort.templates:
+        template = cohort.templates[(number - 1) % len(cohort.templates)]
+        varied = replace(template, reshaping=replace(template.reshaping, variety=cohort.variety))
+        return synthesize_from(varied, generator, shape=cohort.shape, scan=cohort.scan, tumours=tumours)
+    return synthesize(generator, shape=cohort.shape, scan=cohort.scan, tumours=tumours, variety=cohort.variety)
 
 
 def _annotated(cohort: Cohort) -> tuple[str, ...]:

@@ -26,6 +26,35 @@ POWER = 2.35
 SKIN_MM = 2.0
 
 
+@dataclass(frozen=True)
+class Outline:
+    """Half-widths of wall and cavity, and fat about them, along the body: the tables above unless a patient differs.
+
+    Attributes:
+        levels: Heights at which all others are given.
+        wall_x: Of the muscle wall to the sides.
+        wall_y: Of the muscle wall to the back.
+        wall_front: Of the muscle wall to the front.
+        cavity_x: Of the cavity to the sides.
+        cavity_y: Of the cavity to the back.
+        cavity_front: Of the cavity to the front.
+        fat_x: Fat at the sides, in units of the patient's fat.
+        fat_front: In front.
+        fat_back: At the back.
+    """
+
+    levels: tuple[float, ...] = LEVELS
+    wall_x: tuple[float, ...] = WALL_X
+    wall_y: tuple[float, ...] = WALL_Y
+    wall_front: tuple[float, ...] = WALL_FRONT
+    cavity_x: tuple[float, ...] = CAVITY_X
+    cavity_y: tuple[float, ...] = CAVITY_Y
+    cavity_front: tuple[float, ...] = CAVITY_FRONT
+    fat_x: tuple[float, ...] = FAT_X
+    fat_front: tuple[float, ...] = FAT_FRONT
+    fat_back: tuple[float, ...] = FAT_BACK
+
+
 @dataclass(frozen=True, eq=False)
 class Frame:
     """What shapes the trunk.
@@ -39,6 +68,12 @@ class Frame:
         coarse: Unevenness over decimetres.
         fine: Unevenness over centimetres.
         heart: The heart.
+        outline: Its half-widths along the body.
+        chambers: What is blood in the heart; none for a heart of one tissue.
+        dome: Height of the diaphragm's rim beyond the usual, its fall to the back, how steeply it rises at the rim, and
+            how deep the heart lies in it.
+        belly: Factor on how far bowel and stomach lie in front.
+        arch_mm: Height of the aortic arch; None for an aorta that runs straight up.
     """
 
     fat_mm: float
@@ -49,16 +84,32 @@ class Frame:
     coarse: Noise
     fine: Noise
     heart: Blob
+    outline: Outline = Outline()
+    chambers: tuple[tuple[Blob, Tissue], ...] = ()
+    dome: tuple[float, float, float, float] = (0.0, 0.30, 1.0, 0.0)
+    belly: float = 1.0
+    arch_mm: float | None = None
 
     def half_width_mm(self) -> float:
         """Give the body's greatest half-width."""
-        return max(w * self.waist + f * self.fat_mm for w, f in zip(WALL_X, FAT_X, strict=True)) + 6
+        return (
+            max(w * self.waist + f * self.fat_mm for w, f in zip(self.outline.wall_x, self.outline.fat_x, strict=True))
+            + 6
+        )
 
     def depth_mm(self) -> tuple[float, float]:
         """Give how far the body reaches to the front and back (both positive)."""
-        front = max(w * self.depth + f * self.fat_mm for w, f in zip(WALL_Y, FAT_FRONT, strict=True))
-        back = max(w * self.depth + f * self.fat_mm for w, f in zip(WALL_Y, FAT_BACK, strict=True))
+        front = max(
+            w * self.depth + f * self.fat_mm for w, f in zip(self._front(), self.outline.fat_front, strict=True)
+        )
+        back = max(
+            w * self.depth + f * self.fat_mm for w, f in zip(self.outline.wall_y, self.outline.fat_back, strict=True)
+        )
         return front + 4, back + 4
+
+    def _front(self) -> tuple[float, ...]:
+        # The usual field of view is drawn about the tables' depth at the back, in front too.
+        return self.outline.wall_y if self.outline == Outline() else self.outline.wall_front
 
 
 def draw_frame(generator: np.random.Generator) -> Frame:
@@ -100,10 +151,15 @@ def paint_trunk_(frame: Frame, canvas: Canvas) -> None:
     grid = canvas.grid
     z, y, x = (axis.astype(np.float32) for axis in grid.axes(grid.everything))
     level = z.ravel()
-    wall_x, wall_y = profile(LEVELS, WALL_X, level) * frame.waist, profile(LEVELS, WALL_Y, level) * frame.depth
-    wall_front, cavity_front = (profile(LEVELS, values, level) * frame.depth for values in (WALL_FRONT, CAVITY_FRONT))
-    cavity_x, cavity_y = profile(LEVELS, CAVITY_X, level) * frame.waist, profile(LEVELS, CAVITY_Y, level) * frame.depth
-    fat = [profile(LEVELS, values, level) * frame.fat_mm + 2 for values in (FAT_X, FAT_FRONT, FAT_BACK)]
+    shape = frame.outline
+
+    def _along(values: tuple[float, ...], factor: float) -> np.ndarray:
+        return profile(shape.levels, values, level) * factor
+
+    wall_x, cavity_x = _along(shape.wall_x, frame.waist), _along(shape.cavity_x, frame.waist)
+    wall_y, cavity_y = _along(shape.wall_y, frame.depth), _along(shape.cavity_y, frame.depth)
+    wall_front, cavity_front = _along(shape.wall_front, frame.depth), _along(shape.cavity_front, frame.depth)
+    fat = [_along(values, frame.fat_mm) + 2 for values in (shape.fat_x, shape.fat_front, shape.fat_back)]
     uneven = frame.coarse(z, y, x)
     body = _squares(z, y, x, wall_x + fat[0], wall_front + fat[1], wall_y + fat[2]) + 0.03 * uneven
     natal = 0.25 * np.exp(-((x / 9) ** 2)) * np.clip((y - 70) / 40, 0, 1) * np.clip((70 - z) / 60, 0, 1)
@@ -133,12 +189,15 @@ def paint_trunk_(frame: Frame, canvas: Canvas) -> None:
 
 def _diaphragm(frame: Frame, y: np.ndarray, x: np.ndarray) -> np.ndarray:
     """Give the height of the diaphragm at each y, x."""
-    half_x, half_y = CAVITY_X[-2] * frame.waist, CAVITY_Y[-2] * frame.depth
+    here = frame.outline.levels.index(400.0)
+    half_x, half_y = frame.outline.cavity_x[here] * frame.waist, frame.outline.cavity_y[here] * frame.depth
     radius = np.clip((x / half_x) ** 2 + (y / half_y) ** 2, 0, 1)
     side = 1 / (1 + np.exp(-x / 12))
     top = frame.dome_right_mm * (1 - side) + frame.dome_left_mm * side - 9 * np.exp(-((x / 28) ** 2))
-    rim = 300 - 0.30 * y
-    return rim + (top - rim) * np.sqrt(1 - radius)
+    lift, fall, steep, dip = frame.dome
+    rim = 300 + lift - fall * y
+    height = rim + (top - rim) * np.sqrt(1 - (radius if steep == 1 else radius**steep))
+    return height - dip * np.exp(-(((x - 22) / 48) ** 2) - ((y + 30) / 45) ** 2) if dip else height
 
 
 def paint_chest_(frame: Frame, canvas: Canvas) -> None:
@@ -161,3 +220,6 @@ def paint_chest_(frame: Frame, canvas: Canvas) -> None:
     within = np.isin(canvas.tissue[heart_box], (Tissue.LUNG, Tissue.FAT)) & (grid.axes(heart_box)[0] > heights + 1)
     canvas.paint_(heart_box, within & (field > -4), Tissue.FAT, "fat")
     canvas.paint_(heart_box, within & (field > 0), Tissue.HEART, "heart")
+    for chamber, tissue in frame.chambers:
+        box, depth = evaluate(chamber, grid, reach_mm=0.0)
+        canvas.tissue[box][(depth > 0) & (canvas.label[box] == VALUE["heart"])] = tissue

@@ -8,13 +8,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from viscera.synthesis.canvas import Canvas, Detail, Organ, Tissue
-from viscera.synthesis.frame import CAVITY_X, CAVITY_Y, LEVELS, POWER, Frame
+from viscera.synthesis.canvas import Canvas, Organ, Tissue
+from viscera.synthesis.frame import POWER, Frame
 from viscera.synthesis.geometry import (
     Blob,
     Box,
     Field,
-    Noise,
     ellipsoid,
     evaluate,
     jitter,
@@ -23,6 +22,8 @@ from viscera.synthesis.geometry import (
     smooth_minimum,
     spline,
 )
+from viscera.synthesis.kidneys import draw_kidneys
+from viscera.synthesis.plans import AVERAGE, Plan
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,11 +34,13 @@ class Body:
         frame: The trunk.
         female: Uterus rather than prostate.
         lift_mm: How much higher or lower the upper organs lie than on average.
+        plan: How its organs depart from the average.
     """
 
     frame: Frame
     female: bool
     lift_mm: float
+    plan: Plan = AVERAGE
 
 
 def draw_retroperitoneum(generator: np.random.Generator, body: Body) -> list[Organ]:
@@ -45,14 +48,22 @@ def draw_retroperitoneum(generator: np.random.Generator, body: Body) -> list[Org
     return [
         *_vessels(generator, body),
         *_adrenals(generator, body),
-        *_kidneys(generator, body),
+        *draw_kidneys(
+            generator,
+            body.frame,
+            lift_mm=body.lift_mm,
+            left=body.plan.kidney_left,
+            right=body.plan.kidney_right,
+        ),
     ]
 
 
 def draw_upper_organs(generator: np.random.Generator, body: Body) -> list[Organ]:
     """Draw portal vein, pancreas, gallbladder, spleen and liver."""
     portal, pancreas = _pancreas(generator, body)
-    return [portal, _gallbladder(generator, body), pancreas, _spleen(generator, body), _liver(generator, body)]
+    gallbladder = _gallbladder(generator, body)
+    spleen, liver = _spleen(generator, body), _liver(generator, body)
+    return [portal, *([] if body.plan.gallbladder.missing else [gallbladder]), pancreas, spleen, liver]
 
 
 def draw_pelvic_organs(generator: np.random.Generator, body: Body) -> list[Organ]:
@@ -60,18 +71,23 @@ def draw_pelvic_organs(generator: np.random.Generator, body: Body) -> list[Organ
     volume = float(generator.choice((110.0, 190.0, 320.0)) * generator.uniform(0.85, 1.25))
     shift = generator.normal(0, 4)
     noise = body.frame.coarse
+    grown = body.plan.bladder.volume ** (1 / 3)
+    middle = 14 + 18 * grown  # an empty one lies low
 
     def _bladder(z: np.ndarray, y: np.ndarray, x: np.ndarray) -> np.ndarray:
-        height = np.where(z < 32, 30, 30 + 0.08 * volume)
-        square = ((x - shift) / 42) ** 2 + ((y + 28) / 32) ** 2 + ((z - 32) / height) ** 2
+        height = np.where(z < middle, 30, 30 + 0.08 * volume) * grown
+        square = ((x - shift) / (42 * grown)) ** 2 + ((y + 28) / (32 * grown)) ** 2 + ((z - middle) / height) ** 2
         return (1 - np.sqrt(square)) * 32 + 1.6 * noise(z, y, x)
 
     def _wall(canvas: Canvas, box: Box, field: Field, inside: np.ndarray) -> None:
         thin = 2.2 + field[inside].min() if inside.any() else 0.0
         canvas.tissue[box][inside & (field < thin)] = Tissue.BLADDER_WALL
 
-    low, high = np.array((-15.0, -85.0, -75.0)), np.array((130.0, 30.0, 75.0))
-    organs = [Organ("urinary_bladder", Tissue.URINE, Blob(low, high, _bladder), volume, 1.5, _wall)]
+    wide = max(1.0, grown)
+    low, high = np.array((-15.0, -85.0, -75.0)) * wide, np.array((130.0, 30.0, 75.0)) * wide
+    organs = [
+        Organ("urinary_bladder", Tissue.URINE, Blob(low, high, _bladder), volume * body.plan.bladder.volume, 1.5, _wall)
+    ]
     if body.female:
         turn = rotation_about(2, generator.uniform(-0.6, 0.6))
         place = (generator.uniform(45, 62), 22.0, generator.normal(0, 5))
@@ -82,8 +98,8 @@ def draw_pelvic_organs(generator: np.random.Generator, body: Body) -> list[Organ
 
 
 def _vessels(generator: np.random.Generator, body: Body) -> list[Organ]:
-    artery = generator.uniform(8.2, 10.8)
-    vein = generator.uniform(9.5, 12.5)
+    artery = generator.uniform(8.2, 10.8) * body.plan.vessels.artery
+    vein = generator.uniform(9.5, 12.5) * body.plan.vessels.vein
     fork = generator.uniform(165, 180)
     aorta = np.array(
         [(fork, 13, 2), (210, 11, 7), (260, 13, 8), (320, 20, 7), (370, 27, 10), (430, 34, 18), (560, 38, 22)]
@@ -91,6 +107,8 @@ def _vessels(generator: np.random.Generator, body: Body) -> list[Organ]:
     cava = np.array(
         [(fork - 12, 16, -14), (210, 13, -20), (260, 12, -22), (310, 8, -24), (350, 0, -26), (395, -6, -25)]
     )
+    if body.frame.arch_mm is not None:
+        aorta[-1] = (body.frame.arch_mm - 10, 38, 20)
     aorta, cava = jitter(generator, aorta, (0, 1.2, 2.0)), jitter(generator, cava, (0, 1.2, 2.0))
     organs = [
         Organ("aorta", Tissue.ARTERY, spline(aorta, artery * np.linspace(0.85, 1.15, 7), step_mm=3), margin_mm=1.5),
@@ -125,51 +143,6 @@ def paint_through_walls_(organs: list[Organ], canvas: Canvas) -> None:
         usable = np.isin(canvas.tissue[box], passable)
         canvas.paint_(box, usable & (field > -1.5), Tissue.FAT, "fat")
         canvas.paint_(box, usable & (field > 0), organ.tissue, organ.name)
-
-
-def _kidneys(generator: np.random.Generator, body: Body) -> list[Organ]:
-    organs = []
-    for side, name in ((1, "kidney_left"), (-1, "kidney_right")):
-        volume = generator.uniform(125, 205)
-        size = (volume / 155) ** (1 / 3)
-        centre = np.array((258 + (10 if side > 0 else -4) + generator.normal(0, 9) + body.lift_mm, 44, side * 68))
-        centre[1:] += generator.normal(0, (2.5, 3.5))
-        # The upper pole leans to the middle and the back; the hilum looks to the middle and the front.
-        turn = rotation_about(1, side * generator.uniform(0.1, 0.28)) @ rotation_about(
-            2, -generator.uniform(0.05, 0.25)
-        )
-        turn = rotation_about(0, -side * generator.uniform(0.4, 0.8)) @ turn
-        semi = np.array((56.0, 23.0, 29.0)) * size * generator.uniform(0.94, 1.06, 3)
-        hilum = centre + turn.T @ np.array((0.0, 0.0, -side * 24.0 * size))
-        sinus = ellipsoid(
-            tuple(hilum), (24 * size, 8.5 * size, 19 * size), rotation=turn, noise=body.frame.fine, noise_mm=2.0
-        )
-        shape = ellipsoid(tuple(centre), tuple(semi), rotation=turn, noise=body.frame.fine, noise_mm=1.1)
-        organs.append(Organ("fat", Tissue.FAT, sinus, detail=_renal_pelvis(body.frame.fine, hilum)))
-        organs.append(
-            Organ(name, Tissue.KIDNEY_CORTEX, shape, volume, generator.uniform(3, 9), _medulla(body.frame.fine))
-        )
-    return organs
-
-
-def _renal_pelvis(noise: Noise, hilum: np.ndarray) -> Detail:
-    def _paint(canvas: Canvas, box: Box, field: Field, inside: np.ndarray) -> None:
-        z, y, x = canvas.grid.axes(box)
-        canvas.tissue[box][inside & (field > 3.0) & (noise(z * 1.0, y, x) > 0.35)] = Tissue.KIDNEY_PELVIS
-        vessel = np.abs(z - hilum[0]) + 1.2 * np.abs(y - hilum[1]) < 7
-        canvas.tissue[box][inside & vessel & (np.abs(x) < abs(hilum[2]))] = Tissue.VEIN
-
-    return _paint
-
-
-def _medulla(noise: Noise) -> Detail:
-    def _paint(canvas: Canvas, box: Box, field: Field, inside: np.ndarray) -> None:
-        rim = field[inside].min() if inside.any() else 0.0
-        z, y, x = canvas.grid.axes(box)
-        deep = inside & (field > rim + 6.0 + 2.5 * noise(1.7 * z, 1.7 * y, 1.7 * x))
-        canvas.tissue[box][deep] = Tissue.KIDNEY_MEDULLA
-
-    return _paint
 
 
 def _adrenals(generator: np.random.Generator, body: Body) -> list[Organ]:
@@ -207,7 +180,7 @@ def _pancreas(generator: np.random.Generator, body: Body) -> tuple[Organ, Organ]
 
     reach = radii.max() + 3
     shape = Blob(tube.points.min(axis=0) - reach, tube.points.max(axis=0) + reach, _lobulated)
-    pancreas = Organ("pancreas", Tissue.PANCREAS, shape, generator.uniform(65, 110), 2.0)
+    pancreas = Organ("pancreas", Tissue.PANCREAS, shape, generator.uniform(65, 110) * body.plan.pancreas.volume, 2.0)
     splenic = course[2:] + np.array((3, 9, 0))
     trunk = np.array([(lift + 300, -12, -34), (lift + 316, -16, -48), (lift + 325, -14, -70)])
     vein = np.concatenate([splenic[::-1], course[1:2] + np.array((12, 10, 8)), trunk])
@@ -220,14 +193,18 @@ def _pancreas(generator: np.random.Generator, body: Body) -> tuple[Organ, Organ]
 def _gallbladder(generator: np.random.Generator, body: Body) -> Organ:
     turn = rotation_about(2, generator.uniform(0.5, 1.0)) @ rotation_about(1, generator.uniform(-0.3, 0.3))
     place = (266 + body.lift_mm + generator.normal(0, 5), -38 + generator.normal(0, 4), -52 + generator.normal(0, 6))
-    shape = ellipsoid(place, (32, 14, 14), rotation=turn, noise=body.frame.fine, noise_mm=1.0)
-    return Organ("gallbladder", Tissue.BILE, shape, generator.uniform(14, 48), 1.0)
+    plan = body.plan.gallbladder
+    up, back, left = plan.shift_mm
+    moved = (place[0] + up, place[1] + back, place[2] + left)
+    shape = ellipsoid(moved, (32, 14, 14), rotation=turn, noise=body.frame.fine, noise_mm=1.0)
+    return Organ("gallbladder", Tissue.BILE, shape, generator.uniform(14, 48) * plan.volume, 1.0)
 
 
 def _depth(frame: Frame, z: np.ndarray, y: np.ndarray, x: np.ndarray) -> np.ndarray:
     """Give the distance from the wall of the cavity, roughly, in mm."""
-    half_x = profile(LEVELS, CAVITY_X, z.ravel())[:, None, None] * frame.waist
-    half_y = profile(LEVELS, CAVITY_Y, z.ravel())[:, None, None] * frame.depth
+    outline = frame.outline
+    half_x = profile(outline.levels, outline.cavity_x, z.ravel())[:, None, None] * frame.waist
+    half_y = profile(outline.levels, outline.cavity_y, z.ravel())[:, None, None] * frame.depth
     square = (np.abs(x) / half_x) ** POWER + (np.abs(y) / half_y) ** POWER
     return (1 - square ** (1 / POWER)) * 100
 
@@ -235,32 +212,46 @@ def _depth(frame: Frame, z: np.ndarray, y: np.ndarray, x: np.ndarray) -> np.ndar
 def _spleen(generator: np.random.Generator, body: Body) -> Organ:
     thickness = generator.uniform(34, 46)
     centre = np.array((326 + body.lift_mm + generator.normal(0, 6), 40 + generator.normal(0, 6), 112))
-    long = generator.uniform(52, 64)
-    frame = body.frame
+    plan, frame = body.plan.spleen, body.frame
+    grown = plan.volume ** (1 / 3)
+    centre = centre + np.array(plan.shift_mm)
+    long, thickness = generator.uniform(52, 64) * grown, thickness * grown
 
     def _field(z: np.ndarray, y: np.ndarray, x: np.ndarray) -> np.ndarray:
         along = 0.35 * (z - centre[0]) + (y - centre[1])
-        square = ((z - centre[0]) / long) ** 2 + (along / 56) ** 2 + ((x - centre[2]) / 52) ** 2
+        square = ((z - centre[0]) / long) ** 2 + (along / (56 * grown)) ** 2 + ((x - centre[2]) / (52 * grown)) ** 2
         shell = thickness - _depth(frame, z, y, x) + 2.0 * frame.fine(z, y, x)
-        return smooth_minimum((1 - np.sqrt(square)) * 50, shell, 9.0) + 2.0 * frame.coarse(z, y, x)
+        return smooth_minimum((1 - np.sqrt(square)) * (50 * grown), shell, 9.0) + 2.0 * frame.coarse(z, y, x)
 
-    return Organ("spleen", Tissue.SPLEEN, Blob(centre - 70, centre + 75, _field), generator.uniform(130, 320), 1.0)
+    return Organ(
+        "spleen",
+        Tissue.SPLEEN,
+        Blob(centre - 70 * grown, centre + 75 * grown, _field),
+        generator.uniform(130, 320) * plan.volume,
+        1.0,
+    )
 
 
 def _liver(generator: np.random.Generator, body: Body) -> Organ:
     tip = 232 + body.lift_mm + generator.normal(0, 8)
     rise, left = generator.uniform(0.42, 0.62), generator.uniform(52, 88)
     fissure, tilt = generator.uniform(4, 20), generator.uniform(0.5, 0.9)
-    frame = body.frame
+    frame, plan = body.frame, body.plan.liver
+    tip, rise, left = tip + plan.tip_mm, max(rise + plan.rise, 0.2), left + plan.left_mm
 
     def _field(z: np.ndarray, y: np.ndarray, x: np.ndarray) -> np.ndarray:
         # Under the dome, above a lower surface that rises to the left, short of the spine and the stomach.
-        under = z - (tip + rise * np.maximum(x + 105, -10) + 0.18 * y) + 3.0 * frame.fine(z, y, x)
+        tongue = plan.riedel_mm / (1 + np.exp((x + 84) / 7)) if plan.riedel_mm else 0.0
+        under = z - (tip - tongue + rise * np.maximum(x + 105, -10) + 0.18 * y) + 3.0 * frame.fine(z, y, x)
+        if plan.uneven_mm:
+            under = under + plan.uneven_mm * frame.fine(1.4 * z - 120, 1.4 * y, 1.4 * x)
         border = (left - x - tilt * np.maximum(y + 45, 0)) * 0.8
         whole = smooth_minimum(under * 0.85, border, 26.0) + 4.0 * frame.coarse(z, y, x)
         cleft = 16 * np.exp(-(((x - fissure - 0.25 * y) / 3.2) ** 2)) * np.clip((335 + body.lift_mm - z) / 14, 0, 1)
         depth = _depth(frame, z, y, x)
-        return smooth_minimum(whole - cleft, depth * 1.2 + 12, 3.0)
+        return smooth_minimum(whole - cleft, depth * 1.2 + (12 + plan.wall_mm), 3.0)
 
-    low, high = np.array((190.0, -120, -150)), np.array((450.0, 110, 130))
-    return Organ("liver", Tissue.LIVER, Blob(low, high, _field), generator.uniform(1150, 1850), 0.8)
+    low, high = np.array((190.0 - 1.2 * plan.riedel_mm, -120, -150)), np.array((450.0, 110, 130))
+    if body.plan != AVERAGE:
+        low, high = low - np.array((20, 40, 20)), high + np.array((0, 20, 30))
+    return Organ("liver", Tissue.LIVER, Blob(low, high, _field), generator.uniform(1150, 1850) * plan.volume, 0.8)

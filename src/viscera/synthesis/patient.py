@@ -4,16 +4,21 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int16, UInt8
 
 from viscera.errors import SettingError, did_you_mean
 from viscera.labels import TUMOUR
-from viscera.synthesis.acquisition import Scanner, acquire, draw_scanner, paint_table_
-from viscera.synthesis.appearance import draw_phase, render
+from viscera.synthesis.acquisition import OUTSIDE_HU, Scanner, draw_scanner
+from viscera.synthesis.appearance import draw_palette, draw_phase, render
 from viscera.synthesis.bowel import draw_colon, draw_small_bowel, draw_stomach
 from viscera.synthesis.canvas import ORGANS, Canvas, Organ, blank_canvas, claim_, settle_
-from viscera.synthesis.frame import Frame, draw_frame, paint_chest_, paint_trunk_
+from viscera.synthesis.chest import grow_chest, paint_fluids_, paint_upper_chest_
+from viscera.synthesis.enhancement import vary_palette
+from viscera.synthesis.frame import Frame, Outline, draw_frame, paint_chest_, paint_trunk_
 from viscera.synthesis.geometry import Grid
+from viscera.synthesis.habitus import change_posture_, draw_breathing, draw_fatness, draw_heart, paint_arms_
+from viscera.synthesis.lesions import paint_lesions_, paint_texture_
+from viscera.synthesis.metal import paint_metal_
 from viscera.synthesis.organs import (
     Body,
     draw_pelvic_organs,
@@ -21,8 +26,12 @@ from viscera.synthesis.organs import (
     draw_upper_organs,
     paint_through_walls_,
 )
+from viscera.synthesis.plans import draw_plan
+from viscera.synthesis.scanning import View, scan_image
 from viscera.synthesis.skeleton import Skeleton, draw_skeleton, paint_skeleton_
 from viscera.synthesis.tumours import TUMOUR_VALUE, paint_tumours_, relabel_as_organs_
+from viscera.synthesis.variety import PLAIN, Streams, Variety, open_streams
+from viscera.synthesis.view import draw_range, draw_stretch
 from viscera.volume import Volume, turn_volume
 
 Scan = Literal["abdomen", "upper", "pelvis", "random"]
@@ -46,9 +55,10 @@ class Patient:
 
     Attributes:
         ct: HU (int16).
-        labels: What each voxel is (uint8), on the same grid; 0 is air, table, or outside the field of view's body.
+        labels: What each voxel is (uint8), on the same grid; 0 is air, table, outside the field of view's body, or
+            what has no name in ORGANS (in varied patients: great vessels of the chest, airways, bones of the arms).
         organs: {value in the labels: name}; all that a patient may hold.
-        phase: Contrast phase: none, arterial, portal or delayed.
+        phase: Contrast phase: none, arterial, portal or delayed; "wide" where HU were drawn without one.
     """
 
     ct: Volume
@@ -76,6 +86,7 @@ def synthesize(
     scan: Scan = "abdomen",
     orientation: Orientation = "random",
     tumours: Tumours = "none",
+    variety: Variety = PLAIN,
 ) -> Patient:
     """Make a patient and scan it.
 
@@ -89,36 +100,75 @@ def synthesize(
         tumours: "labelled" adds one to four lesions in liver, kidneys, pancreas, colon or spleen (none where the scan
             holds none of these) and the label viscera.labels.TUMOUR; "unlabelled" the same lesions, labelled as the
             organ that they grow in. The patient is the same in all else, to the bit.
+        variety: How much patients and scans differ; see variety.py. Where its scan_range is on, ``scan`` is not used.
 
     Raises:
         SettingError: A shape, spacing, scan, orientation or choice of tumours that is none.
     """
-    _check(shape, spacing_mm, scan, orientation=orientation, tumours=tumours)
-    chosen = str(generator.choice(list(RANGES_MM), p=(0.5, 0.3, 0.2)))
-    anatomy = _draw_anatomy(generator)
-    scanner = draw_scanner(generator, orientation=orientation)
-    grid, spacing = _place(generator, anatomy, shape, spacing_mm, chosen if scan == "random" else scan)
-    canvas = _paint(anatomy, grid)
-    phase = draw_phase(generator)
-    image = render(generator, canvas, phase)
-    paint_table_(
-        image, grid.y * anatomy.size[1], grid.x * anatomy.size[2], anatomy.frame.depth_mm()[1] * anatomy.size[1]
+    check_options(shape, spacing_mm, scan, orientation=orientation, tumours=tumours)
+    streams = open_streams(generator, variety)
+    chosen = str(streams["place"].choice(list(RANGES_MM), p=(0.5, 0.3, 0.2)))
+    anatomy = _draw_anatomy(streams, variety)
+    scanner = draw_scanner(streams["scanner"], orientation=orientation)
+    grid, spacing = _place(
+        streams, anatomy, shape, spacing_mm=spacing_mm, scan=chosen if scan == "random" else scan, variety=variety
     )
+    canvas = _paint(anatomy, grid)
+    _vary_canvas_(streams, variety, anatomy, canvas)
+    phase = draw_phase(streams["phase"])
+    image, shown = give_hu(streams, variety, canvas, phase)
     if tumours != "none":
         lesions = paint_tumours_(generator.spawn(1)[0], canvas, image, phase)
         if tumours == "unlabelled":
             relabel_as_organs_(canvas, lesions)
-    ct = acquire(generator, image, scanner)
-    labels = canvas.label
-    if scanner.circular:
-        labels[ct == -1024] = 0
-    affine = _affine(grid, anatomy.size, spacing, scanner)
+    ct, labels = _scan(streams, variety, image, canvas, anatomy=anatomy, scanner=scanner, spacing_mm=spacing)
+    affine = axial_affine(grid, anatomy.size, spacing, scanner)
     return Patient(
         turn_volume(Volume(ct, affine), scanner.turn),
         turn_volume(Volume(labels, affine), scanner.turn),
         dict(enumerate(ORGANS, start=1)) | ({TUMOUR_VALUE: TUMOUR} if tumours == "labelled" else {}),
-        phase,
+        shown,
     )
+
+
+def give_hu(streams: Streams, variety: Variety, canvas: Canvas, phase: str) -> tuple[Float[np.ndarray, "z y x"], str]:
+    """Give the HU of an ideal scanner, and the contrast phase as it is told to others."""
+    palette, shown = draw_palette(streams["render"], phase), phase
+    if variety.contrast:
+        palette, shown = vary_palette(streams["contrast"], palette, phase)
+    image = render(streams["render"], canvas, palette)
+    if variety.texture:
+        paint_texture_(streams["texture"], canvas, image, palette)
+    if variety.lesions:
+        paint_lesions_(streams["lesions"], canvas, image)
+    return image, shown
+
+
+def _scan(
+    streams: Streams,
+    variety: Variety,
+    image: Float[np.ndarray, "z y x"],
+    canvas: Canvas,
+    *,
+    anatomy: _Anatomy,
+    scanner: Scanner,
+    spacing_mm: tuple[float, float, float],
+) -> tuple[Int16[np.ndarray, "z y x"], UInt8[np.ndarray, "z y x"]]:
+    """Give what the scanner stores, and the truth within its field of view."""
+    view = View(
+        y_mm=canvas.grid.y * anatomy.size[1],
+        x_mm=canvas.grid.x * anatomy.size[2],
+        spacing_mm=spacing_mm,
+        back_mm=anatomy.frame.depth_mm()[1] * anatomy.size[1],
+        half_width_mm=anatomy.frame.half_width_mm() * anatomy.size[2],
+    )
+    ct, outside = scan_image(streams, variety, image, canvas, scanner=scanner, view=view)
+    labels = canvas.label
+    if variety.view and outside is not None:
+        labels[:, outside] = 0
+    elif scanner.circular and not variety.view:
+        labels[ct == OUTSIDE_HU] = 0
+    return ct, labels
 
 
 def organ_volumes_ml(patient: Patient) -> dict[str, float]:
@@ -127,7 +177,7 @@ def organ_volumes_ml(patient: Patient) -> dict[str, float]:
     return {name: float(counts[value]) * patient.labels.voxel_ml for value, name in patient.organs.items()}
 
 
-def _check(
+def check_options(
     shape: tuple[int, int, int],
     spacing_mm: tuple[float, float, float] | None,
     scan: str,
@@ -135,6 +185,7 @@ def _check(
     orientation: str,
     tumours: str,
 ) -> None:
+    """Raise SettingError unless a patient can be made so; see ``synthesize``."""
     if len(shape) != 3 or any(size < least for size, least in zip(shape, (4, 16, 16), strict=True)):
         raise SettingError(f"synthetic patient: shape must be at least 4x16x16 voxels (z, y, x), got {shape}.")
     if spacing_mm is not None and (len(spacing_mm) != 3 or not all(0.1 <= step <= 50 for step in spacing_mm)):
@@ -147,33 +198,73 @@ def _check(
             raise SettingError(f"synthetic patient: no {what} '{value}'.{near} Choose one of {known}.")
 
 
-def _draw_anatomy(generator: np.random.Generator) -> _Anatomy:
+def _draw_anatomy(streams: Streams, variety: Variety) -> _Anatomy:
     """Draw a patient and settle the volumes of the organs on a coarse canvas that holds the whole trunk."""
+    generator = streams["frame"]
     frame = draw_frame(generator)
     skeleton = draw_skeleton(generator, frame)
     size = np.array((generator.uniform(0.93, 1.06), generator.uniform(0.95, 1.06), generator.uniform(0.95, 1.06)))
-    body = Body(frame, female=bool(generator.random() < 0.5), lift_mm=generator.normal(0, 6))
-    coarse = SETTLING_MM
-    grid = Grid(
-        np.arange(-56, 440, coarse, dtype=np.float32),
-        np.arange(-130, 134, coarse, dtype=np.float32),
-        np.arange(-168, 172, coarse, dtype=np.float32),
-        coarse**3 * float(size.prod()) / 1000,
-    )
+    female, lift = bool(generator.random() < 0.5), generator.normal(0, 6)
+    frame, shift_mm = _vary_frame(streams, variety, frame)
+    body = Body(frame, female, lift + shift_mm, draw_plan(streams, variety))
+    grid = _settling_grid(frame, float(size.prod()))
     canvas = blank_canvas(grid)
     _paint_frame_(frame, skeleton, canvas)
-    rectum, colon = draw_colon(generator, body)
+    rectum, colon = draw_colon(streams["colon"], body)
     organs = [
-        *draw_retroperitoneum(generator, body),
-        *draw_pelvic_organs(generator, body),
+        *draw_retroperitoneum(streams["retroperitoneum"], body),
+        *draw_pelvic_organs(streams["pelvic organs"], body),
         rectum,
-        *draw_upper_organs(generator, body),
-        *draw_stomach(generator, body),
+        *draw_upper_organs(streams["upper organs"], body),
+        *draw_stomach(streams["stomach and duodenum"], body),
         colon,
     ]
     levels = [settle_(organ, canvas) for organ in organs]
-    bowel = draw_small_bowel(generator, body, canvas)
+    bowel = draw_small_bowel(streams["small bowel"], body, canvas)
     return _Anatomy(frame, skeleton, (*organs, *bowel), (*levels, *(0.0 for _ in bowel)), size)
+
+
+def _vary_frame(streams: Streams, variety: Variety, frame: Frame) -> tuple[Frame, float]:
+    """Give a varied trunk, and by how many mm its upper organs move with the domes."""
+    shift_mm = 0.0
+    if variety.scan_range:
+        frame = grow_chest(frame)
+    if variety.fatness:
+        frame = draw_fatness(streams["fatness"], frame)
+    if variety.heart:
+        frame = draw_heart(streams["heart"], frame)
+    if variety.breathing:
+        frame, shift_mm = draw_breathing(streams["breathing"], frame)
+    return frame, shift_mm
+
+
+def _settling_grid(frame: Frame, scale: float) -> Grid:
+    """Give the coarse grid of a trunk; ``scale`` is the true volume of a standard one."""
+    coarse = SETTLING_MM
+    half_x, half_y = 168.0, 130.0
+    if frame.outline != Outline():  # all that organs may claim must lie on it
+        half_x = max(half_x, coarse * np.ceil(max(frame.outline.wall_x) * frame.waist / coarse + 1))
+        half_y = max(half_y, coarse * np.ceil(max(frame.outline.wall_front) * frame.depth / coarse + 1))
+    return Grid(
+        np.arange(-56, 440, coarse, dtype=np.float32),
+        np.arange(-half_y, 134, coarse, dtype=np.float32),
+        np.arange(-half_x, half_x + 4, coarse, dtype=np.float32),
+        coarse**3 * scale / 1000,
+    )
+
+
+def _vary_canvas_(streams: Streams, variety: Variety, anatomy: _Anatomy, canvas: Canvas) -> None:
+    """Paint what varied patients have besides their organs, then turn and bend them."""
+    if variety.scan_range:
+        paint_upper_chest_(anatomy.frame, canvas)
+    if variety.fluids:
+        paint_fluids_(streams["fluids"], canvas, anatomy.frame)
+    if variety.metal:
+        paint_metal_(streams["metal"], canvas, anatomy.skeleton)
+    if variety.arms:
+        paint_arms_(streams["arms"], canvas, anatomy.frame)
+    if variety.posture:
+        change_posture_(streams["posture"], canvas)
 
 
 def _paint_frame_(frame: Frame, skeleton: Skeleton, canvas: Canvas) -> None:
@@ -193,22 +284,33 @@ def _paint(anatomy: _Anatomy, grid: Grid) -> Canvas:
 
 
 def _place(
-    generator: np.random.Generator,
+    streams: Streams,
     anatomy: _Anatomy,
     shape: tuple[int, int, int],
+    *,
     spacing_mm: tuple[float, float, float] | None,
     scan: str,
+    variety: Variety,
 ) -> tuple[Grid, tuple[float, float, float]]:
     """Draw the scan range and the field of view, and give the grid and its spacing."""
+    generator = streams["place"]
     low, high = RANGES_MM[scan]
     low, high = low + generator.uniform(-10, 5), high + generator.uniform(-10, 10)
+    if variety.scan_range:
+        length_mm = None if spacing_mm is None else shape[0] * spacing_mm[0] / float(anatomy.size[0])
+        low, high = draw_range(streams["scan_range"], length_mm)
     front, back = anatomy.frame.depth_mm()
     wide = 2 * anatomy.frame.half_width_mm() * anatomy.size[2] * generator.uniform(1.02, 1.15)
     deep = (front + back) * anatomy.size[1] * generator.uniform(1.05, 1.15)
+    stretch, (back_off, left_off) = draw_stretch(streams["view"].spawn(1)[0]) if variety.view else (1.0, (0.0, 0.0))
     if spacing_mm is None:
-        pixel = max(wide / shape[2], deep / shape[1])
+        pixel = max(wide / shape[2], deep / shape[1]) * stretch
         spacing_mm = ((high - low) * float(anatomy.size[0]) / shape[0], pixel, pixel)
-    middle = ((low + high) / 2, (back - front) / 2 + generator.uniform(-3, 12), generator.uniform(-5, 5))
+    middle = (
+        (low + high) / 2,
+        (back - front) / 2 + generator.uniform(-3, 12) + back_off * shape[1] * spacing_mm[1] / 2,
+        generator.uniform(-5, 5) + left_off * shape[2] * spacing_mm[2] / 2,
+    )
     z, y, x = (
         (centre + (np.arange(count) - (count - 1) / 2) * step / scale).astype(np.float32)
         for centre, count, step, scale in zip(middle, shape, spacing_mm, anatomy.size, strict=True)
@@ -216,7 +318,7 @@ def _place(
     return Grid(z, y, x, float(np.prod(spacing_mm)) / 1000), spacing_mm
 
 
-def _affine(
+def axial_affine(
     grid: Grid, size: Float[np.ndarray, "3"], spacing_mm: tuple[float, float, float], scanner: Scanner
 ) -> Float[np.ndarray, "4 4"]:
     """Give the affine of the axial volume: x to the left and y to the back are negative in RAS+."""

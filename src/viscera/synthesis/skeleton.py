@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from viscera.synthesis.canvas import VALUE, Canvas, Tissue
-from viscera.synthesis.frame import CAVITY_X, CAVITY_Y, LEVELS, WALL_X, WALL_Y, Frame
+from viscera.synthesis.frame import Frame
 from viscera.synthesis.geometry import Blob, Noise, Tube, ellipsoid, evaluate, profile, spline
 
 SPINE_LEVELS = (-40.0, 0.0, 40.0, 80.0, 115.0, 150.0, 200.0, 260.0, 330.0, 420.0, 520.0)
@@ -157,14 +157,15 @@ def _paint_sacrum_(skeleton: Skeleton, canvas: Canvas) -> None:
 
 def _paint_ribs_(skeleton: Skeleton, frame: Frame, canvas: Canvas) -> None:
     """Paint ribs 12 to 5 (numbered 0 to 7 from below) and the cartilages in front."""
+    shape, levels = frame.outline, frame.outline.levels
     for side in (-1, 1):
         for number in range(9):
             height = SACRUM_MM + (5.55 + number * 0.86) * VERTEBRA_MM
             length = (0.42, 0.62, 0.84, 0.90, 0.93, 0.96, 0.98, 1.0, 1.0)[number]
             t = np.linspace(0, length, 44)
             z = height - 105 * np.sin(np.pi * 0.5 * np.clip(t * 1.15, 0, 1)) ** 1.3 + 40 * np.clip(t - 0.75, 0, 1)
-            half_x = 0.5 * (profile(LEVELS, WALL_X, z) + profile(LEVELS, CAVITY_X, z)) * frame.waist
-            half_y = 0.5 * (profile(LEVELS, WALL_Y, z) + profile(LEVELS, CAVITY_Y, z)) * frame.depth
+            half_x = 0.5 * (profile(levels, shape.wall_x, z) + profile(levels, shape.cavity_x, z)) * frame.waist
+            half_y = 0.5 * (profile(levels, shape.wall_y, z) + profile(levels, shape.cavity_y, z)) * frame.depth
             angle = np.pi * (0.93 * t + 0.07)
             x, y = (
                 half_x * np.abs(np.sin(angle)) ** 0.86,

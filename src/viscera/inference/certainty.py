@@ -1,0 +1,127 @@
+"""How sure a 2D network was at the organs' edges, and how much of what it found was tidied away: summed up on the way to labels.
+
+Logits are forgotten chunk by chunk (slices.py), so what is to be known of them is taken from each chunk. Not here: from what value
+on an organ is doubtful (trust/).
+"""
+
+from dataclasses import dataclass
+from threading import Lock
+
+import numpy as np
+from jaxtyping import Bool, Float, Float32, UInt8
+from torch import Tensor
+
+from viscera.config import SliceInference, UNetShape
+from viscera.inference.model import Model
+from viscera.inference.upsampling import first_largest, planes_of
+
+
+@dataclass(frozen=True)
+class Edge:
+    """How sure the network was of one organ.
+
+    Attributes:
+        pixels: Of the prepared slices, of this organ, with another label above, below, left or right in the slice.
+        probability: Mean over them of the largest class's probability, in [1 / classes, 1]; None without pixels.
+        entropy_bits: Mean over them of the probabilities' entropy: 0 where one class is certain, 1 where two are equal;
+            None without pixels.
+        dropped_fraction: Share of the voxels that the network gave the organ of which post-processing made another label;
+            0 for none.
+    """
+
+    pixels: int
+    probability: float | None
+    entropy_bits: float | None
+    dropped_fraction: float
+
+
+class Certainty:
+    """Sums over the edges of all classes, to which several threads may add."""
+
+    def __init__(self, classes: int) -> None:
+        """Begin with nothing.
+
+        Args:
+            classes: Channels of the network, the background included.
+        """
+        self._classes, self._lock = classes, Lock()
+        self._pixels, self._probability, self._entropy = np.zeros((3, classes))
+        self._found, self._dropped = np.zeros((2, 256))
+
+    def add(self, logits: Float[Tensor, "slice class rows columns"]) -> None:
+        """Take in a chunk of slices.
+
+        Args:
+            logits: Finite, of a softmax.
+        """
+        sums = np.zeros((3, self._classes))
+        for one in logits.detach().cpu():
+            planes = planes_of(one)
+            labels = first_largest(planes).reshape(one.shape[1:])
+            places = np.flatnonzero(edges(labels))
+            if not places.size:
+                continue
+            which = labels.reshape(-1)[places]
+            largest, entropy = _confidence(planes.take(places, axis=1))
+            for total, values in zip(sums, (None, largest, entropy), strict=True):
+                total += np.bincount(which, values, minlength=self._classes)
+        with self._lock:
+            self._pixels += sums[0]
+            self._probability += sums[1]
+            self._entropy += sums[2]
+
+    def add_tidied(self, found: UInt8[np.ndarray, "z y x"], kept: UInt8[np.ndarray, "z y x"]) -> None:
+        """Take in what post-processing made of a label map.
+
+        Args:
+            found: The network's labels.
+            kept: Those after it.
+        """
+        for before, after in zip(found, kept, strict=True):
+            places = np.flatnonzero(before)
+            if not places.size:
+                continue
+            labels = before.reshape(-1)[places]
+            changed = after.reshape(-1)[places] != labels
+            self._found += np.bincount(labels, minlength=256)
+            self._dropped += np.bincount(labels[changed], minlength=256)
+
+    def edge(self, label: int) -> Edge:
+        """Give what is known of one class; nothing for one that the network does not have."""
+        pixels = int(self._pixels[label]) if label < self._classes else 0
+        dropped = float(self._dropped[label] / max(self._found[label], 1))
+        if not pixels:
+            return Edge(0, None, None, dropped)
+        return Edge(pixels, float(self._probability[label] / pixels), float(self._entropy[label] / pixels), dropped)
+
+
+def certainty_of(model: Model) -> Certainty | None:
+    """Give what sums up how sure a model is, or None where its output is no softmax over slices."""
+    shape = model.recipe.network
+    if not isinstance(model.recipe.inference, SliceInference):
+        return None
+    if isinstance(shape, UNetShape) and shape.heads != "softmax":
+        return None
+    return Certainty(len(model.space.classes))
+
+
+def edges(labels: UInt8[np.ndarray, "rows columns"]) -> Bool[np.ndarray, "rows columns"]:
+    """Give the pixels of organs with another label above, below, left or right of them; beyond the slice there is none."""
+    found = np.zeros(labels.shape, bool)
+    below, beside = labels[1:] != labels[:-1], labels[:, 1:] != labels[:, :-1]
+    found[1:] |= below
+    found[:-1] |= below
+    found[:, 1:] |= beside
+    found[:, :-1] |= beside
+    found &= labels > 0
+    return found
+
+
+def _confidence(logits: Float32[np.ndarray, "class n"]) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]:
+    """Give the largest probability at each pixel, and the entropy in bits."""
+    below = logits - logits.max(axis=0)
+    shares = np.exp(below)
+    total = shares.sum(axis=0)
+    # -sum p log p with p = exp(below) / total; a share that has become 0 adds nothing.
+    entropy = np.log(total) - (shares * below).sum(axis=0) / total
+    return 1 / total, entropy / np.log(2)
