@@ -38,7 +38,7 @@ def test_info_tells_recipes_layouts_and_organs_for_people_and_programs(capsys):
     text = capsys.readouterr().out
     assert all(word in text for word in (*RECIPES, "totalsegmentator", "urinary_bladder", "torch"))
     assert main(["info", "--json"]) == 0
-    assert set(json.loads(capsys.readouterr().out)) == {"recipes", "layouts", "organs", "system"}
+    assert set(json.loads(capsys.readouterr().out)) == {"recipes", "layouts", "organs", "weights", "system"}
     assert main(["info", "zhang2d"]) == 0
     assert json.loads(capsys.readouterr().out)["training"]["learning_rate"] == 6e-4
 
