@@ -119,6 +119,9 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--no-wide", action="store_true", help="leave the network of 31 M parameters out")
     parser.add_argument("--scan", type=Path, action="append", help="may be said several times")
     parser.add_argument("--synthetic", type=int, nargs=3, metavar=("Z", "Y", "X"), help="also a synthetic patient")
+    parser.add_argument(
+        "--only", nargs="+", default=(), metavar="NAME", help="only these rivals, by the names in the tables"
+    )
     parser.add_argument("--slices", type=int, help="only this many slices from the middle of each scan")
     parser.add_argument(
         "--nnunet-python", default="", help="a Python that imports nnunetv2 and viscera; else nnU-Net is left out"
@@ -234,7 +237,7 @@ def timed_case(
     scan: Path, run: Path, said: dict[str, object], *, options: argparse.Namespace, folder: Path
 ) -> dict[str, object]:
     """Let all segment one scan with one network."""
-    rivals = rivals_of(said, options)
+    rivals = [rival for rival in rivals_of(said, options) if rival.name in options.only or not options.only]
     warm = cropped(scan, folder / "warm_up.nii.gz", slices=WARM)
     reports: dict[str, list[dict]] = {rival.name: [] for rival in rivals}
     outs = {rival.name: folder / f"labels_{number}.nii.gz" for number, rival in enumerate(rivals)}
@@ -303,7 +306,7 @@ def add_ratios_(rows: list[dict]) -> None:
 
 def add_agreement_(rows: list[dict], outs: dict[str, Path]) -> None:
     """Say how many voxels each labels otherwise than viscera in fp32 on every slice."""
-    if not outs[EXACT].exists():
+    if EXACT not in outs or not outs[EXACT].exists():
         return
     exact = nifti.read(outs[EXACT])
     for row in rows:
