@@ -50,11 +50,10 @@ def label_slices(
     if not isinstance(settings, SliceInference):
         raise SettingError(f"recipe '{model.recipe.name}' segments windows, not slices.")
     axial = np.zeros(geometry.axial_shape, np.uint8)
-    # What a worker thread sets would hold for all threads that begin later.
     streams, threads = getattr(model.network, "streams", 1), torch.get_num_threads()
-    alone = {"max_workers": streams, "initializer": torch.set_num_threads, "initargs": (1,)}
-    pool = ThreadPoolExecutor(**alone) if streams > 1 else ThreadPoolExecutor(1)
-    depth, done = len(image), 0
+    each = 1 if streams > 1 else threads
+    pool = ThreadPoolExecutor(streams, initializer=torch.set_num_threads, initargs=(each,))
+    depth, size, done = len(image), settings.batch_size, 0
 
     def segmented(chunk: Sequence[int]) -> int:
         """Segment some slices; give their number."""
@@ -64,20 +63,23 @@ def label_slices(
         axial[chunk] = on_scanner(logits, geometry)
         return len(chunk)
 
+    def segment_all(chosen: Sequence[int]) -> None:
+        """Segment slices, chunk by chunk."""
+        nonlocal done
+        chunks = [chosen[start : start + size] for start in range(0, len(chosen), size)]
+        for work in as_completed([pool.submit(segmented, chunk) for chunk in chunks]):
+            done += work.result()
+            watch(done, depth)
+
     first = _seen_first(depth, step_mm=geometry.spacing_mm[0], look_mm=settings.look_mm)
     try:
-        for slices in (first, None):
-            chosen = _between(first, axial, organs) if slices is None else slices
-            size = settings.batch_size
-            chunks = [chosen[start : start + size] for start in range(0, len(chosen), size)]
-            for work in as_completed([pool.submit(segmented, chunk) for chunk in chunks]):
-                done += work.result()
-                watch(done, depth)
+        segment_all(first)
+        segment_all(_between(first, axial, organs))
         if done < depth:
             watch(depth, depth)
     finally:
         pool.shutdown(cancel_futures=True)
-        torch.set_num_threads(threads)
+        torch.set_num_threads(threads)  # a worker's number would hold for all threads that begin later
     return axial
 
 
