@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import speed_tables
+import starter_tables
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -49,6 +50,9 @@ def layouts() -> str:
 def results() -> str:
     """Give the tables of the results that there are: of benchmarks/results/NAME.json by the function below it."""
     tables = {
+        "starter": starter_tables.starter,
+        "few_shot": starter_tables.few_shot,
+        "trust": starter_tables.trust,
         "partial_labels": partial_labels,
         "ablation": ablation,
         "two_step": two_step,

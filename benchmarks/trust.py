@@ -20,7 +20,7 @@ import numpy as np
 
 from machine import ROOT, facts, save
 from viscera import nifti
-from viscera.inference import Edge, Model, certainty_of, load_model, prepare_scan, segment_prepared
+from viscera.inference import Edge, Model, certainty_of, handedness_of, load_model, prepare_scan, segment_prepared
 from viscera.intensity import hounsfield
 from viscera.labels import fit
 from viscera.metrics import confusion, overlap
@@ -177,16 +177,21 @@ def in_space(model: Model, labels: np.ndarray, organs: dict[int, str]) -> np.nda
 def judged(model: Model, ct: Volume, truth: np.ndarray | None) -> tuple[list[Found], dict]:
     """Segment one scan and give what is said of its organs and of itself."""
     names, certainty = model.space.labels, certainty_of(model)
-    labels = segment_prepared(prepare_scan(ct, model), model, certainty=certainty).labels.voxels
+    prepared = prepare_scan(ct, model)
+    labels = segment_prepared(prepared, model, certainty=certainty).labels.voxels
     start = time.perf_counter()
+    handedness = handedness_of(prepared.images[model.recipe.preparation][0], model)
+    handedness_s, start = time.perf_counter() - start, time.perf_counter()
     organs = measure_organs(ct, labels, names)
     organs_s = time.perf_counter() - start
     look = measure_scan(ct)
     scan_s = time.perf_counter() - start - organs_s
     edges = {} if certainty is None else {organ: certainty.edge(index) for index, organ in names.items()}
-    trust = signs(organs, look, edges=edges)
+    trust = signs(organs, look, edges=edges, handedness=handedness)
     rows = [Found("", "", organ, None, None, facts, edges.get(organ), ()) for organ, facts in organs.items()]
     said: dict = {"look": asdict(look), "seconds": {"organs": round(organs_s, 3), "scan": round(scan_s, 3)}}
+    said["seconds"]["handedness"] = round(handedness_s, 3)
+    said["handedness"] = handedness and asdict(handedness)
     if truth is not None:
         counts = confusion(np.ascontiguousarray(truth), np.ascontiguousarray(labels), len(names) + 1)
         scores = {organ: overlap(counts, index) for index, organ in names.items()}

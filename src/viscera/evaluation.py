@@ -15,6 +15,7 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Int, Shaped, UInt8
 
+from viscera.case_trust import CaseTrust, read_case_trust
 from viscera.datasets import Problem, Source
 from viscera.efficiency import CaseEfficiency, read_case_efficiency
 from viscera.errors import SettingError, VisceraError
@@ -345,7 +346,7 @@ def evaluate(
         remarks["every organ that is scored is annotated in its case's own data set"] = None
     problems = (*problems, *(problem for result in results for problem in result.problems))
     matrix = merge(result.confusion for result in results if result.confusion)
-    return Evaluation(rules.mode, scores, summary, problems, (*notes, *remarks), matrix, _costs(tasks))
+    return Evaluation(rules.mode, scores, summary, problems, (*notes, *remarks), matrix, _costs(tasks), _trusts(tasks))
 
 
 def _costs(tasks: Sequence[Task]) -> tuple[CaseEfficiency, ...]:
@@ -354,4 +355,10 @@ def _costs(tasks: Sequence[Task]) -> tuple[CaseEfficiency, ...]:
         read_case_efficiency(task.prediction.with_name(stem(task.prediction) + ".json"), case=task.case)
         for task in tasks
     )
+    return tuple(row for row in rows if row is not None)
+
+
+def _trusts(tasks: Sequence[Task]) -> tuple[CaseTrust, ...]:
+    """Give what speaks against the predictions, of those whose NAME.json has statistics."""
+    rows = (read_case_trust(task.prediction, case=task.case) for task in tasks)
     return tuple(row for row in rows if row is not None)

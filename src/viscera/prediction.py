@@ -26,10 +26,12 @@ from viscera.files import write_json, write_text
 from viscera.images import prepare_file
 from viscera.inference import (
     Certainty,
+    Handedness,
     Model,
     Prepared,
     Segmentation,
     certainty_of,
+    handedness_of,
     only_organs,
     prepare_scan,
     segment_prepared,
@@ -193,6 +195,7 @@ class _Labelled:
     ct: Volume
     found: Segmentation
     certainty: Certainty | None = None
+    handedness: Handedness | None = None
 
 
 class _Course:
@@ -239,13 +242,17 @@ class _Course:
     def work(self, scan: _Scan) -> _Labelled:
         """Give a scan's labels."""
         certainty = certainty_of(scan.model) if self.wishes.statistics else None
+        handedness = None
+        if self.wishes.statistics:
+            with scan.clock.stage("statistics"):
+                handedness = handedness_of(scan.prepared.images[scan.model.recipe.preparation][0], scan.model)
         found = segment_prepared(
             scan.prepared, scan.model, organs=self.wanted, certainty=certainty, clock=scan.clock, watch=self.watch
         )
         if self.wanted:
             found = replace(found, labels=with_voxels(found.labels, only_organs(found.labels.voxels, self.wanted)))
         self._spare()
-        return _Labelled(scan.task, scan.clock, scan.ct, found, certainty)
+        return _Labelled(scan.task, scan.clock, scan.ct, found, certainty, handedness)
 
     def _spare(self) -> None:
         """Give back what the stage before has left, where there is a limit."""
@@ -270,7 +277,7 @@ class _Course:
                 organs, certainty = measure_organs(scan.ct, labels.voxels, names), scan.certainty
                 edges = {} if certainty is None else {organ: certainty.edge(index) for index, organ in names.items()}
                 facts["statistics"] = _statistics(organs)
-                facts["trust"] = trust_to_json(organs, measure_scan(scan.ct), edges=edges)
+                facts["trust"] = trust_to_json(organs, measure_scan(scan.ct), edges=edges, handedness=scan.handedness)
         hidden = task.output.with_name(f".part.{task.output.name}")
         try:
             hidden.parent.mkdir(parents=True, exist_ok=True)

@@ -1,7 +1,7 @@
 """What a training run writes beside its weights: recipe, facts, one row per epoch.
 
     RUN/recipe.json       every setting, written once
-    RUN/run.json          versions, device, precision, cases of each split
+    RUN/run.json          versions, device, precision, cases of each split, which fresh patients
     RUN/log.jsonl, .csv   one row per epoch; TensorBoard and Weights & Biases on request
 
 Case names stand in run.json only, not in the weights: weights travel, and a case may be named after a patient.
@@ -12,6 +12,7 @@ import importlib.util
 import io
 import json
 import platform
+import shutil
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
@@ -47,19 +48,29 @@ def claim_run(run: Path, recipe: Recipe, *, resume: bool, overwrite: bool) -> No
         old = recipe_from_json(file.read_text(), where=str(file))
         longer = replace(old, training=replace(old.training, epochs=recipe.training.epochs))
         if longer != recipe:
-            differs = _difference(longer, recipe)
+            differs = _difference(*(json.loads(recipe_to_json(one)) for one in (longer, recipe)))
             raise SettingError(f"{run} was begun with other settings: {differs}. Say them again, or train anew.")
     elif file.is_file() and not overwrite:
         raise RunError(
             f"{run} holds a run already. Say --resume to go on, --overwrite to begin anew, or choose another folder."
         )
     elif file.is_file():
+        shutil.rmtree(run / "fresh", ignore_errors=True)
+        (run / "run.json").unlink(missing_ok=True)
         for name in (STATE, "log.jsonl", "log.csv", "best.safetensors", "best.json", "last.safetensors", "last.json"):
             (run / name).unlink(missing_ok=True)
     write_text(file, recipe_to_json(recipe) + "\n")
 
 
-def write_facts(run: Path, store: Store, *, training: Sequence[Case], device: str, precision: str) -> dict[str, object]:
+def write_facts(
+    run: Path,
+    store: Store,
+    *,
+    training: Sequence[Case],
+    device: str,
+    precision: str,
+    fresh: Row | None = None,
+) -> dict[str, object]:
     """Write run.json; give the part of it that goes into the weights, which names no case.
 
     Args:
@@ -68,9 +79,11 @@ def write_facts(run: Path, store: Store, *, training: Sequence[Case], device: st
         training: The cases that it is trained on: the store's training cases, perhaps without a fold.
         device: Where it is trained.
         precision: In which numbers.
+        fresh: Which patients are made for it (``Fresh.facts``); None: none.
 
     Raises:
         RunError: A run is to be resumed whose store has other cases by now.
+        SettingError: A run is to be resumed that had other fresh patients.
     """
     facts: dict[str, object] = {
         "viscera": version("viscera"),
@@ -82,9 +95,15 @@ def write_facts(run: Path, store: Store, *, training: Sequence[Case], device: st
     splits = {"training": [case.name for case in training]} | {
         split: store.names(split) for split in ("validation", "test")
     }
-    if (run / STATE).is_file() and (run / "run.json").is_file():
-        before = json.loads((run / "run.json").read_text())["splits"]
-        changed = sum(len(set(before[split]) ^ set(names)) for split, names in splits.items() if split != "test")
+    facts |= {} if fresh is None else {"fresh": dict(fresh)}
+    before: dict = json.loads((run / "run.json").read_text()) if (run / "run.json").is_file() else facts
+    if before.get("fresh") != facts.get("fresh"):
+        differs = _difference({"fresh": before.get("fresh")}, {"fresh": facts.get("fresh")})
+        raise SettingError(f"{run} was begun with other fresh patients: {differs}. Say them again, or train anew.")
+    if (run / STATE).is_file() and "splits" in before:
+        changed = sum(
+            len(set(before["splits"][split]) ^ set(names)) for split, names in splits.items() if split != "test"
+        )
         if changed:
             raise RunError(
                 f"{store.path} has changed since {run} was begun: {changed} training or validation cases came or went. "
@@ -152,7 +171,7 @@ def _flat(row: Row) -> dict[str, object]:
     return flat
 
 
-def _difference(old: Recipe, new: Recipe) -> str:
+def _difference(old: object, new: object) -> str:
     """Name the first setting that differs."""
 
     def find(a: object, b: object, name: str) -> str:
@@ -162,4 +181,4 @@ def _difference(old: Recipe, new: Recipe) -> str:
             return find(a.get(key), b.get(key), f"{name}.{key}".lstrip("."))
         return f"{name} was {a!r}, now {b!r}"
 
-    return find(json.loads(recipe_to_json(old)), json.loads(recipe_to_json(new)), "")
+    return find(old, new, "")

@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Float
 from scipy.stats import wilcoxon
 
+from viscera.case_trust import CaseTrust, case_trust_from_json
 from viscera.datasets import Problem
 from viscera.efficiency import CaseEfficiency, case_efficiency_from_json
 from viscera.errors import FileError, SettingError, did_you_mean
@@ -106,6 +107,7 @@ class Evaluation:
         notes: What else the reader should know.
         confusion: What is mistaken for what, over all cases; None in mode "slices".
         efficiency: What the predictions cost, of those whose NAME.json says so.
+        trust: What speaks against the predictions, of those whose NAME.json has statistics.
     """
 
     mode: str
@@ -115,6 +117,7 @@ class Evaluation:
     notes: tuple[str, ...] = ()
     confusion: Confusion | None = None
     efficiency: tuple[CaseEfficiency, ...] = ()
+    trust: tuple[CaseTrust, ...] = ()
 
     def of_group(self, group: str) -> tuple[Summary, ...]:
         """Give the means of "all", "annotated" or "unannotated" scores; the latter two stand apart only if both exist."""
@@ -133,6 +136,8 @@ class Evaluation:
             value["confusion"] = asdict(self.confusion)
         if self.efficiency:
             value["efficiency"] = [asdict(row) for row in self.efficiency]
+        if self.trust:
+            value["trust"] = [asdict(row) for row in self.trust]
         return json.dumps(_finite(value), indent=2, allow_nan=False) + "\n"
 
     def to_csv(self) -> str:
@@ -169,6 +174,7 @@ def evaluation_from_json(text: str, *, where: str) -> Evaluation:
             tuple(str(note) for note in value.get("notes", ())),
             confusion_from_json(value.get("confusion")),
             tuple(case_efficiency_from_json(row) for row in value.get("efficiency", ())),
+            tuple(case_trust_from_json(row) for row in value.get("trust", ())),
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise FileError(f"{where} is no evaluation ({error!r}). Write it with viscera evaluate --json.") from error

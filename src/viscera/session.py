@@ -5,7 +5,8 @@ The loop over it is in training.py.
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -31,6 +32,7 @@ from viscera.config import (
 )
 from viscera.errors import RunError, SettingError, StoreError, WeightsError
 from viscera.foreground import measure_foreground
+from viscera.fresh import Maker, Supply, apart, open_patients
 from viscera.intensity import network_input
 from viscera.labels import LabelSpace
 from viscera.losses import class_weights, deep_loss
@@ -39,6 +41,9 @@ from viscera.networks import build_network
 from viscera.sampling import Batch, Index, open_training, open_validation
 from viscera.schedule import moving_average
 from viscera.splits import SPLITS, Member, fold_of, unlabelled_cases
+
+IndexOf = Callable[[int], Index]
+"""What an epoch (from 0) draws from."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,22 +84,23 @@ class Session:
         return math.ceil(self.batches / self.recipe.training.accumulate)
 
 
-def begin(recipe: Recipe, store: Store, machine: Machine, *, start: Path | None = None) -> Session:
+def begin(recipe: Recipe, supply: Store | Supply, machine: Machine, *, start: Path | None = None) -> Session:
     """Build the network and the optimizer, and find what to learn from.
 
     Args:
         recipe: Every setting; the organs' HU are measured where it asks for them.
-        store: The cases.
+        supply: The cases.
         machine: Where to train.
         start: Weights to begin with (a run or a file); None: random ones.
 
     Raises:
         StoreError, RunError: The store is another recipe's, or holds nothing to train on.
-        SettingError, LabelError: The recipe does not fit the machine, or its own label space.
+        SettingError, LabelError: The recipe does not fit the machine, its own label space or the fresh patients.
         WeightsError: ``start`` is for another network.
     """
+    (store, fresh), plan = apart(supply), recipe.training
     store.require(space=recipe.space, preparation=recipe.preparation)
-    plan = recipe.training
+    taught = fresh_organs(supply, recipe)
     names = training_cases(store, recipe)
     if min(machine.devices, machine.threads) < 1:
         raise SettingError(
@@ -112,6 +118,7 @@ def begin(recipe: Recipe, store: Store, machine: Machine, *, start: Path | None 
     fabric.launch()
     torch.manual_seed(plan.seed)
     cases = [store.case(name) for name in names]
+    own = () if fresh is not None and fresh.only else cases
     recipe = with_measurements(recipe, cases, start)
     network = build_network(recipe.network, classes=len(recipe.space.classes), softmax=recipe.softmax)
     if start is not None:
@@ -120,7 +127,6 @@ def begin(recipe: Recipe, store: Store, machine: Machine, *, start: Path | None 
     optimizer = torch.optim.AdamW(network.parameters(), lr=plan.learning_rate, weight_decay=plan.weight_decay)
     wrapped, optimizer = fabric.setup(network, optimizer)
     weights = class_weights(recipe.loss.class_weights, store.voxels("training"))
-    reach = recipe.network.slices // 2 if isinstance(recipe.network, UNetShape) else 0
     validation = [store.case(name) for name in chosen_cases(store, store.names("validation"), recipe.sampling)]
     return Session(
         recipe=recipe,
@@ -130,11 +136,73 @@ def begin(recipe: Recipe, store: Store, machine: Machine, *, start: Path | None 
         optimizer=optimizer,  # type: ignore[arg-type]
         average=moving_average(wrapped.module, plan.average_decay) if plan.average_decay else None,  # type: ignore[arg-type]
         class_weights=weights.to(fabric.device),
-        unheard_of=unheard_of(cases, recipe.space).to(fabric.device),
-        training=open_training(cases, recipe.sampling, reach=reach, contrast=recipe.contrast),
-        validation=open_validation(validation, recipe.sampling, reach=reach, contrast=recipe.contrast),
+        unheard_of=unheard_of(own, recipe.space, taught).to(fabric.device),
+        training=training_index(cases, recipe),
+        validation=open_validation(validation, recipe.sampling, reach=reach_of(recipe), contrast=recipe.contrast),
         threads=machine.threads,
     )
+
+
+def reach_of(recipe: Recipe) -> int:
+    """Give how many neighbours on either side are seen with a slice."""
+    return recipe.network.slices // 2 if isinstance(recipe.network, UNetShape) else 0
+
+
+def training_index(cases: Sequence[Case], recipe: Recipe) -> Index:
+    """Number what an epoch draws from."""
+    return open_training(cases, recipe.sampling, reach=reach_of(recipe), contrast=recipe.contrast)
+
+
+@contextmanager
+def epoch_indices(session: Session, supply: Store | Supply, run: Path) -> Iterator[IndexOf]:
+    """Give what each epoch draws from: the store's cases, and patients that are made for it.
+
+    On all devices alike; the first one's process has the patients made, and the others wait for it.
+    """
+    if isinstance(supply, Store):
+        yield lambda epoch: session.training
+        return
+    kept = () if supply.fresh.only else session.training.cases
+    epochs = session.recipe.training.epochs
+    with Maker(run, supply, epochs=epochs) if session.fabric.is_global_zero else nullcontext() as maker:
+
+        def index_of(epoch: int) -> Index:
+            """Wait for the patients, and number everything."""
+            if maker is not None:
+                maker.need(epoch)
+            session.fabric.barrier()
+            return training_index([*kept, *open_patients(run, epoch, supply)], session.recipe)
+
+        yield index_of
+
+
+def fresh_organs(supply: Store | Supply, recipe: Recipe) -> set[str]:
+    """Give the organs that fresh patients annotate.
+
+    Raises:
+        SettingError: They annotate none, or not all where the sampling takes complete cases only; the store has no training
+            cases, which say how long an epoch is.
+    """
+    store, fresh = apart(supply)
+    if fresh is None:
+        return set()
+    if not store.names("training"):
+        raise SettingError(
+            f"{store.path} has no training cases, and fresh patients cannot stand for them: an epoch has as many steps as the "
+            "store's training cases ask for. Prepare a data set with labels too (viscera synth writes one)."
+        )
+    complete = isinstance(recipe.sampling, PatchSampling) and recipe.sampling.cases == "complete"
+    found = fresh.annotated(recipe.space)
+    for number, organs in enumerate(found, start=1):
+        missing = [organ for organ in recipe.space.organs if organ not in organs]
+        if not organs or (complete and missing):
+            who = f"template {number}" if fresh.templates else "procedural anatomy"
+            way = "Say --sampling.cases any, or take" if organs else "Take"
+            raise SettingError(
+                f"fresh patients: {who} does not annotate {', '.join(missing)}. {way} templates that show what is to be "
+                "learnt, or a label space that they fit."
+            )
+    return {organ for organs in found for organ in organs}
 
 
 def check_fit(recipe: Recipe) -> None:
@@ -284,10 +352,16 @@ def require_apart(store: Store) -> None:
                 )
 
 
-def unheard_of(cases: Sequence[Case], space: LabelSpace) -> Bool[Tensor, " class"]:
-    """Tell which organs no case annotates, with a warning: a network cannot learn them, so they count as background."""
-    taught = {organ for case in cases for organ in (*case.annotated, *case.pseudo_annotated)}
-    missing = [organ for organ in space.organs if organ not in taught]
+def unheard_of(cases: Sequence[Case], space: LabelSpace, taught: Collection[str] = ()) -> Bool[Tensor, " class"]:
+    """Tell which organs no case annotates, with a warning: a network cannot learn them, so they count as background.
+
+    Args:
+        cases: To learn from.
+        space: The classes.
+        taught: Organs that fresh patients annotate.
+    """
+    known = {*taught, *(organ for case in cases for organ in (*case.annotated, *case.pseudo_annotated))}
+    missing = [organ for organ in space.organs if organ not in known]
     if missing:
         warnings.warn(
             f"no training case annotates {', '.join(missing)}: the network will never find them. Add a data set that does, "

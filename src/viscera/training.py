@@ -36,6 +36,7 @@ from viscera.config import (
     WindowInference,
 )
 from viscera.errors import RunError
+from viscera.fresh import Supply, apart
 from viscera.losses import needed_distance
 from viscera.machine import precision_of
 from viscera.networks import check_slices
@@ -44,7 +45,7 @@ from viscera.progress import Progress, Sums, by_organ, class_counts, dice_and_io
 from viscera.recipe_json import check_recipe
 from viscera.sampling import Batch, draw_places, epoch_order, read_ahead, read_batch, step_generator
 from viscera.schedule import learning_rate
-from viscera.session import Session, begin, scaled, session_loss
+from viscera.session import IndexOf, Session, begin, epoch_indices, scaled, session_loss
 
 MEASURED = "measured_hu"
 """Where a run's state keeps the organs' HU (ForegroundScore)."""
@@ -68,7 +69,7 @@ class Watch:
 
 def train(
     recipe: Recipe,
-    store: Store,
+    supply: Store | Supply,
     run: Path,
     *,
     machine: Machine = Machine(),
@@ -80,7 +81,8 @@ def train(
 
     Args:
         recipe: Every setting.
-        store: Prepared with this recipe's preparation and label space.
+        supply: A store, prepared with this recipe's preparation and label space, or one with fresh patients for each epoch;
+            an epoch has as many steps with them as without.
         run: Folder for weights, log and state.
         machine: Where to train.
         start: Weights to begin with: a run or a file; None: random ones. A run that is resumed goes on from its own.
@@ -91,38 +93,47 @@ def train(
         The best weights' path.
 
     Raises:
-        RunError: A run stands there already; the loss is not finite; the device's memory does not suffice.
+        RunError: A run stands there already; the loss is not finite; memory does not suffice.
         SettingError: The recipe fits neither the store nor the run to be resumed.
     """
     recipe = check_recipe(recipe)
     check_patches(recipe)
-    session = begin(recipe, store, machine, start=start)
+    session = begin(recipe, supply, machine, start=start)
     fabric, plan = session.fabric, recipe.training
     if fabric.is_global_zero:
         runlog.claim_run(run, recipe, resume=existing == "resume", overwrite=existing == "overwrite")
     fabric.barrier()
     session, progress = resume_from(run / runlog.STATE, session)
-    facts = runlog.write_facts(
+    facts = write_facts(run, supply, session)
+    logs = [runlog.open_log(kind, run, recipe) for kind in machine.logs if fabric.is_global_zero]
+    with epoch_indices(session, supply, run) as index_of:
+        while progress.epoch < plan.epochs and not stale(progress, plan):
+            try:
+                run_epoch(session, progress, run, index_of=index_of, save_every_s=machine.save_every_s, watch=watch)
+            except torch.OutOfMemoryError as error:
+                raise out_of_memory(recipe, fabric.device) from error
+            row = close_epoch(session, progress)
+            if fabric.is_global_zero:
+                save_epoch(run, session, progress, facts=facts, row=row)
+                for log in logs:
+                    log(row)
+                watch.epoch(run)
+            fabric.barrier()
+    return run / "best.safetensors"
+
+
+def write_facts(run: Path, supply: Store | Supply, session: Session) -> dict[str, object]:
+    """Write run.json; give the part of it that goes into the weights."""
+    store, fresh = apart(supply)
+    device = session.fabric.device
+    return runlog.write_facts(
         run,
         store,
         training=session.training.cases,
-        device=str(fabric.device),
-        precision=precision_of(plan.precision, fabric.device.type),
+        device=str(device),
+        precision=precision_of(session.recipe.training.precision, device.type),
+        fresh=None if fresh is None else fresh.facts(),
     )
-    logs = [runlog.open_log(kind, run, recipe) for kind in machine.logs if fabric.is_global_zero]
-    while progress.epoch < plan.epochs and not stale(progress, plan):
-        try:
-            run_epoch(session, progress, run, save_every_s=machine.save_every_s, watch=watch)
-        except torch.OutOfMemoryError as error:
-            raise out_of_memory(recipe, fabric.device) from error
-        row = close_epoch(session, progress)
-        if fabric.is_global_zero:
-            save_epoch(run, session, progress, facts=facts, row=row)
-            for log in logs:
-                log(row)
-            watch.epoch(run)
-        fabric.barrier()
-    return run / "best.safetensors"
 
 
 def check_patches(recipe: Recipe) -> None:
@@ -147,10 +158,16 @@ def out_of_memory(recipe: Recipe, device: torch.device) -> RunError:
     )
 
 
-def run_epoch(session: Session, progress: Progress, run: Path, *, save_every_s: float, watch: Watch) -> None:
-    """Train from progress.step to the end of the epoch, saving the state every ``save_every_s`` seconds."""
-    plan, fabric = session.recipe.training, session.fabric
-    recipe, index = session.recipe, session.training
+def run_epoch(
+    session: Session, progress: Progress, run: Path, *, index_of: IndexOf, save_every_s: float, watch: Watch
+) -> None:
+    """Train from progress.step to the end of the epoch, saving the state every ``save_every_s`` seconds.
+
+    ``index_of`` an epoch is what it draws from; waiting for it counts as the epoch's time.
+    """
+    recipe, plan, fabric = session.recipe, session.recipe.training, session.fabric
+    saved = time.perf_counter()
+    index = index_of(progress.epoch)
     distance = needed_distance(recipe.loss)
     order = epoch_order(
         index, recipe.sampling, visits=session.visits, generator=step_generator(plan.seed, progress.epoch)
@@ -168,7 +185,7 @@ def run_epoch(session: Session, progress: Progress, run: Path, *, save_every_s: 
 
     session.network.train()
     sums = Sums.of(progress, fabric.device)
-    saved, first = time.perf_counter(), progress.step * plan.accumulate
+    first = progress.step * plan.accumulate
     for number, (batch, changes) in enumerate(
         read_ahead(read, session.batches, first=first, threads=session.threads), first
     ):

@@ -180,8 +180,13 @@ def together(found: Sequence[Evaluation], names: Sequence[str]) -> Evaluation:
         for folder, one in zip(folders, found, strict=True)
         for row in one.efficiency
     )
+    trust = tuple(
+        replace(row, case=f"{folder}/{row.case}")
+        for folder, one in zip(folders, found, strict=True)
+        for row in one.trust
+    )
     summary = summarise(scores, np.random.default_rng(0))
-    return Evaluation(found[0].mode, scores, summary, problems, notes, matrix, efficiency)
+    return Evaluation(found[0].mode, scores, summary, problems, notes, matrix, efficiency, trust)
 
 
 def show_scores(found: Evaluation) -> None:

@@ -3,17 +3,15 @@
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import tyro
 from annotated_types import Ge
 from tyro.conf import Positional, arg
 
 from viscera.cli.console import progress, say
+from viscera.cli.templates import read_templates
 from viscera.errors import SettingError, did_you_mean
-
-if TYPE_CHECKING:
-    from viscera.synthesis import Template
 
 
 @dataclass(frozen=True)
@@ -85,38 +83,10 @@ def main(arguments: list[str]) -> int:
         options.scan,
         options.tumours,
         without(VARIETIES[options.variety], options.without),
-        read_templates(options),
+        read_templates(options.template, options.template_image, ignore=options.ignore_labels),
     )
     with progress() as bar:
         task = bar.add_task("patients", total=options.cases)
         write_cohort(options.out, cohort, jobs=options.jobs or os.cpu_count() or 1, done=lambda: bar.advance(task))
     say(f"next: viscera prepare STORE --data {options.layout}={options.out}")
     return 0
-
-
-def read_templates(options: Options) -> "tuple[Template, ...]":
-    """Read the label maps that patients are to be made from, and say what was made up."""
-    from itertools import zip_longest
-
-    from viscera import nifti
-    from viscera.label_files import label_names
-    from viscera.synthesis import read_template
-
-    if options.template_image and len(options.template_image) != len(options.template):
-        raise SettingError(
-            f"--template-image names {len(options.template_image)} scans, --template {len(options.template)} label maps. Give one "
-            "scan for each label map, or none."
-        )
-    found = []
-    for path, image in zip_longest(options.template, options.template_image):
-        template = read_template(
-            nifti.read(path),
-            label_names(path).labels,
-            image=nifti.read(image) if image else None,
-            ignore=options.ignore_labels,
-            where=path.name,
-        )
-        for note in template.notes:
-            say(f"note: {path.name}: {note}")
-        found.append(template)
-    return tuple(found)

@@ -2,15 +2,64 @@
 
 import json
 import logging
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 from tyro.conf import AvoidSubcommands, FlagCreatePairsOff, Positional, arg
 
 from viscera.cli.console import progress, say
+from viscera.cli.templates import read_templates
 from viscera.config import Machine, Recipe
+from viscera.errors import SettingError
 from viscera.recipes import find_recipe
+
+if TYPE_CHECKING:
+    from viscera.fresh import Fresh
+
+
+@dataclass(frozen=True)
+class Beginning:
+    """How a run begins."""
+
+    start: Path | None = None
+    """Weights to begin with, to fine-tune them: a run's folder or a .safetensors file of the same network, or starter:
+    those that come with viscera. Organs that they do not know begin anew."""
+    resume: bool = False
+    """Go on with the run that stands there; begin where none does."""
+    overwrite: bool = False
+    """Begin anew where a run stands."""
+
+    @property
+    def existing(self) -> Literal["refuse", "resume", "overwrite"]:
+        """What to do where a run stands."""
+        return "resume" if self.resume else "overwrite" if self.overwrite else "refuse"
+
+
+@dataclass(frozen=True)
+class FreshOptions:
+    """Synthetic patients that are made while the network trains, for each epoch others."""
+
+    patients: int = 0
+    """For each epoch; 0: none. The steps of an epoch stay those of the store's training cases. Those of two epochs are in
+    RUN/fresh at a time: some 6 MB a patient."""
+    only: bool = False
+    """Learn from them alone, not from the store's training cases; validate on the store's all the same."""
+    seed: int = 0
+    """Another seed gives other patients."""
+    shape: tuple[int, int, int] = (96, 160, 160)
+    """Slices, rows and columns of a scan, before it is prepared as the store's were."""
+    variety: Literal["plain", "rich"] = "rich"
+    """How much patients and scans differ (see `viscera synth --help`)."""
+    template: tuple[Path, ...] = ()
+    """Label maps to make the patients from, in turn, instead of procedural anatomy; a JSON beside each names its values."""
+    template_image: tuple[Path, ...] = ()
+    """The scan of each template, for the body's outline and what the labels lack; its HU are not used."""
+    ignore_labels: tuple[str, ...] = ()
+    """Names in the templates to leave out."""
+    jobs: int = 0
+    """Processes that make them; 0: one per core but one, at most 8."""
 
 
 def main(arguments: list[str]) -> int:
@@ -24,9 +73,8 @@ def main(arguments: list[str]) -> int:
         *,
         settings: Annotated[Recipe, arg(name="")] = find_recipe(named),  # noqa: B008  (known only here)
         machine: Machine = Machine(),
-        start: Path | None = None,
-        resume: bool = False,
-        overwrite: bool = False,
+        fresh: FreshOptions = FreshOptions(),
+        beginning: Annotated[Beginning, arg(name="")] = Beginning(),
     ) -> int:
         """Train a recipe on the training cases of a store; every setting of the recipe can be said anew.
 
@@ -39,13 +87,10 @@ def main(arguments: list[str]) -> int:
             run: Folder for weights and logs.
             settings: Of the recipe.
             machine: Where to train.
-            start: Weights to begin with, to fine-tune them: a run's folder or a .safetensors file of the same network, or starter:
-                those that come with viscera. Organs that they do not know begin anew.
-            resume: Go on with the run that stands there; begin where none does.
-            overwrite: Begin anew where a run stands.
+            fresh: Synthetic patients beside the store's.
+            beginning: Of the run.
         """
-        existing = "resume" if resume else "overwrite" if overwrite else "refuse"
-        return train_and_show(settings, store, run, machine=machine, start=start, existing=existing)
+        return train_and_show(settings, store, run, machine=machine, fresh=fresh, beginning=beginning)
 
     config = (AvoidSubcommands, FlagCreatePairsOff)
     return tyro.cli(command, args=arguments, prog="viscera train", config=config)
@@ -57,14 +102,18 @@ def train_and_show(
     run: Path,
     *,
     machine: Machine,
-    start: Path | None = None,
-    existing: Literal["refuse", "resume", "overwrite"],
+    fresh: FreshOptions = FreshOptions(),
+    beginning: Beginning = Beginning(),
 ) -> int:
     """Train, with progress on stderr and curves in the run's folder."""
     from viscera.cases import open_store
     from viscera.figures import training_curves
+    from viscera.fresh import Supply
     from viscera.training import Watch, train
 
+    opened, made = open_store(store), read_fresh(fresh)
+    if made is not None:
+        say(f"making {made.patients} patients for the first epoch")
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # after its import, which sets it to INFO
     with progress() as bar:
         task = bar.add_task("epoch 1", total=None)
@@ -79,15 +128,44 @@ def train_and_show(
         watch = Watch(step, epoch)
         best = train(
             recipe,
-            open_store(store),
+            opened if made is None else Supply(opened, made),
             run,
             machine=machine,
-            start=start,
-            existing=existing,
+            start=beginning.start,
+            existing=beginning.existing,
             watch=watch,
         )
     say(f"weights: {best}\ncurves:  {run / 'curves.png'}\nnext:    viscera predict SCAN OUT --weights {run}")
     return 0
+
+
+def read_fresh(options: FreshOptions) -> "Fresh | None":
+    """Give what is to be made for each epoch, with the templates read; None where nothing is.
+
+    Raises:
+        SettingError: A setting out of its range, or settings of patients of which there are none.
+        VisceraError: A file is no template.
+    """
+    from viscera.fresh import Fresh
+    from viscera.synthesis.variety import VARIETIES
+
+    if options.patients == 0:
+        if options != FreshOptions():
+            raise SettingError(
+                "--fresh.patients is 0, but other --fresh settings are given. Say how many, or leave them out."
+            )
+        return None
+    return Fresh(
+        patients=options.patients,
+        only=options.only,
+        seed=options.seed,
+        shape=options.shape,
+        variety=VARIETIES[options.variety],
+        templates=read_templates(
+            options.template, options.template_image, ignore=options.ignore_labels, prefix="--fresh."
+        ),
+        jobs=options.jobs,
+    )
 
 
 def show_epoch(run: Path) -> None:

@@ -1,4 +1,4 @@
-"""The page of an evaluation: means with intervals, charts, best and worst cases with pictures, every score."""
+"""The page of an evaluation: means with intervals, charts, signs of doubt, best and worst cases with pictures, every score."""
 
 import base64
 import math
@@ -26,6 +26,7 @@ from viscera.report.page import (
     problem_table,
     without_folders,
 )
+from viscera.report.trust import trust_section
 from viscera.scores import ALL, ANNOTATED, GROUPS, MEAN, UNANNOTATED, Evaluation, Summary
 from viscera.volume import with_voxels
 
@@ -111,6 +112,11 @@ def evaluation_page(evaluation: Evaluation, title: str, pictures: Sequence[CaseF
         sections.append(_groups(evaluation, metric))
     if ranking:
         sections.append(_charts(evaluation, metric))
+    if evaluation.scores:
+        # An organ that truth and prediction lack has FLARE's best score, so that signs are held against the plain one.
+        held = "slice_dice" if evaluation.mode == "slices" else "dice"
+        sections.append(trust_section(evaluation.scores, evaluation.trust, metric=held, name=_heading(held)))
+    if ranking:
         text = f"By the mean {_heading(metric)} over the organs that each case annotates."
         sections.append(Section("Worst and best cases", text, table=_ranking_table(values, ranking, metric)))
     if evaluation.confusion is not None:

@@ -6,6 +6,7 @@ from math import floor, isfinite
 
 from viscera.errors import SettingError
 from viscera.inference.certainty import Edge
+from viscera.inference.handedness import Handedness
 from viscera.labels import TUMOUR
 from viscera.trust.measuring import Look, Organ
 from viscera.trust.orientation import orientation_signs, side_signs
@@ -31,6 +32,7 @@ class Limits:
         soft_fraction: Least share of the body without lung that has the HU of fat and organs.
         at_lowest_fraction: Most voxels that may have exactly the lowest value.
         at_highest_fraction: Most of the body's voxels that may have exactly the highest value, where this is no metal's.
+        mirror_gain: How much surer, in mean probability, the network may be of the scan's mirror image than of the scan.
         found_fraction: Least share of the organs looked for, where these are four or more.
         doubtful_fraction: Most of the organs found, where these are three or more, that may have signs other than the border.
     """
@@ -48,6 +50,7 @@ class Limits:
     soft_fraction: float = 0.7
     at_lowest_fraction: float = 0.75
     at_highest_fraction: float = 0.003
+    mirror_gain: float = 0.01
     found_fraction: float = 0.25
     doubtful_fraction: float = 0.5
 
@@ -59,7 +62,12 @@ ROUNDING_MM = 1e-3
 
 
 def signs(
-    organs: Mapping[str, Organ], look: Look, *, edges: Mapping[str, Edge] | None = None, limits: Limits = Limits()
+    organs: Mapping[str, Organ],
+    look: Look,
+    *,
+    edges: Mapping[str, Edge] | None = None,
+    handedness: Handedness | None = None,
+    limits: Limits = Limits(),
 ) -> Trust:
     """Give what speaks against a result, for each organ and for the scan.
 
@@ -67,6 +75,7 @@ def signs(
         organs: From ``measure_organs``; these and no others were looked for.
         look: From ``measure_scan``.
         edges: How sure the network was of each organ, where it is known.
+        handedness: How sure it was of the scan and of its mirror image, where it is known.
         limits: From where on a number is a sign.
     """
     sided = side_signs(organs, look)
@@ -82,7 +91,7 @@ def signs(
         for organ, facts in organs.items()
     }
     whole = (*_scan(look, limits), *_found(organs, limits), *_doubtful(found, organs, limits))
-    return Trust(found, (*whole, *orientation_signs(organs, look)))
+    return Trust(found, (*whole, *orientation_signs(organs, look), *_mirrored(handedness, limits)))
 
 
 def fitted_limits(
@@ -114,13 +123,16 @@ def fitted_limits(
     return replace(limits, **chosen)
 
 
-def trust_to_json(organs: Mapping[str, Organ], look: Look, *, edges: Mapping[str, Edge]) -> dict[str, object]:
+def trust_to_json(
+    organs: Mapping[str, Organ], look: Look, *, edges: Mapping[str, Edge], handedness: Handedness | None = None
+) -> dict[str, object]:
     """Give signs for JSON, and behind them the numbers that they come from.
 
     Args:
         organs: As for ``signs``.
         look: Likewise.
         edges: Likewise.
+        handedness: Likewise.
     """
     measured = {
         organ: {
@@ -131,15 +143,34 @@ def trust_to_json(organs: Mapping[str, Organ], look: Look, *, edges: Mapping[str
         for organ, facts in organs.items()
         if facts.shares
     }
-    scan = {key: _rounded(value) for key, value in asdict(look).items()}
-    return {**signs(organs, look, edges=edges).to_json(), "measured": {"scan": scan, "organs": measured}}
+    sure = {} if handedness is None else {"handedness": asdict(handedness)}
+    scan = {key: _rounded(value) for key, value in (asdict(look) | sure).items()}
+    return {
+        **signs(organs, look, edges=edges, handedness=handedness).to_json(),
+        "measured": {"scan": scan, "organs": measured},
+    }
 
 
 def _rounded(value: object) -> object:
     """Give numbers with as many digits as matter."""
     if isinstance(value, tuple):
         return [_rounded(part) for part in value]
+    if isinstance(value, dict):
+        return {key: _rounded(part) for key, part in value.items()}
     return round(value, 4) if isinstance(value, float) else value
+
+
+def _mirrored(handedness: Handedness | None, limits: Limits) -> Iterator[Sign]:
+    """Tell that the network knows the scan's mirror image better."""
+    if handedness is None or handedness.mirrored - handedness.as_is <= limits.mirror_gain:
+        return
+    yield Sign(
+        "mirrored",
+        round(handedness.mirrored - handedness.as_is, 3),
+        f"at most {limits.mirror_gain:g}",
+        f"the network is surer of the scan's mirror image (mean probability {handedness.mirrored:.3f} instead of "
+        f"{handedness.as_is:.3f}): left and right are exchanged in the scan's header, or in the patient (situs inversus)",
+    )
 
 
 def _border(organ: str, facts: Organ) -> Iterator[Sign]:
@@ -220,7 +251,7 @@ def _edge(organ: str, edge: Edge | None, limits: Limits) -> Iterator[Sign]:
             "edge_probability",
             round(edge.probability, 3),
             f"at least {limits.edge_probability:g}",
-            f"{organ}: the network is not sure where it ends (mean probability {edge.probability:.2f} at the edge, "
+            f"{organ}: the network is not sure where it ends (mean probability {edge.probability:.3f} at the edge, "
             f"at least {limits.edge_probability:g} expected)",
         )
     if edge.entropy_bits is not None and edge.entropy_bits > limits.edge_entropy_bits:
@@ -228,7 +259,7 @@ def _edge(organ: str, edge: Edge | None, limits: Limits) -> Iterator[Sign]:
             "edge_entropy",
             round(edge.entropy_bits, 3),
             f"at most {limits.edge_entropy_bits:g} bits",
-            f"{organ}: the network hesitates between several organs at its edge ({edge.entropy_bits:.2f} bits, at most "
+            f"{organ}: the network hesitates between several organs at its edge ({edge.entropy_bits:.3f} bits, at most "
             f"{limits.edge_entropy_bits:g} expected)",
         )
     if edge.dropped_fraction > limits.dropped_fraction:

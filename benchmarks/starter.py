@@ -1,0 +1,235 @@
+"""The weights that come with viscera: ways to train them, each measured on real scans that had no part in it.
+
+    python benchmarks/starter.py WORK [--arms ARM ...]     trains, two arms at a time; goes on where it was stopped
+    python benchmarks/starter.py WORK --score              measures only, the arms whose runs are there
+
+Everything is made by viscera's own commands: synthetic data sets, stores, runs. Arms differ in what they learn from: procedural
+patients (no patient at all); also patients made from the label map of one real patient, ts_example_ct_3mm (a network made those
+labels); also that patient's image; also what two arms agree on in unlabelled scans. Those that begin with another arm's weights
+draw equally many slices.
+
+Real scans to measure on: 20 slices of another patient (labels by a network, looked at by nobody); ts_example_ct_3mm itself for the
+arms that did not learn from it; a spleen of the Decathlon, in a file that has left and right the wrong way round, so it is turned
+here; three slices of a liver (DICOM SEG, semi-automatic).
+"""
+
+import argparse
+import json
+import shutil
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pydicom
+import SimpleITK
+
+from arms import Arm, train_all, training_minutes, viscera
+from machine import ROOT, facts, save
+from viscera.config import Recipe
+from viscera.recipes import STARTER, STARTER_24
+from viscera.scores import evaluation_from_json
+
+DATA = ROOT.parent / "shared" / "data"
+LEARNT = "totalsegmentator_example/ts_example_ct_3mm"
+UNSEEN = "totalsegmentator_example/ts_example_dicom_20slices"
+UNLABELLED = (
+    "hcc_tace/HCC_048_portal_venous",
+    "hcc_tace/HCC_006_LIVER_3PHASE",
+    "lidc/LIDC-IDRI-0314_chest_upper_abdomen",
+)
+SYNTHETIC = {
+    "procedural": ("--cases", 300, "--seed", 4001),
+    "template": (
+        *("--cases", 160, "--seed", 5001, "--template", DATA / f"{LEARNT}_label.nii.gz"),
+        *("--template-image", DATA / f"{LEARNT}_ct.nii.gz"),
+    ),
+}
+ON = replace(STARTER.training, epochs=1, visits_per_slice=0.5, learning_rate=1e-3)
+"""Going on from another arm: by half the slices, with a lower rate."""
+
+
+@dataclass(frozen=True)
+class Way:
+    """What an arm learns from.
+
+    Attributes:
+        about: In a few words, for the table.
+        recipe: And for how long.
+        data: Data sets, folders of WORK/data.
+        start: The arm whose weights it begins with.
+        teachers: The arms that fill in what the data sets do not annotate.
+    """
+
+    about: str
+    recipe: Recipe
+    data: tuple[str, ...]
+    start: str = ""
+    teachers: tuple[str, ...] = ()
+
+
+def longer(recipe: Recipe = STARTER) -> Recipe:
+    """Give the recipe of an arm that goes on: small data sets are drawn from more often."""
+    return replace(recipe, training=ON, sampling=replace(recipe.sampling, dataset_power=0.25))
+
+
+def of_epochs(recipe: Recipe, epochs: int) -> Recipe:
+    """Give the recipe for so many epochs."""
+    return replace(recipe, training=replace(recipe.training, epochs=epochs))
+
+
+BOTH = ("procedural", "template")
+WAYS = {
+    "procedural": Way("procedural patients: no patient at all", of_epochs(STARTER, 3), ("procedural",)),
+    "template": Way("and patients made from one label map", of_epochs(STARTER, 2), BOTH),
+    "longer": Way("template, and half an epoch more", longer(), BOTH, "template"),
+    "image": Way("template, and the image of that patient", longer(), (*BOTH, "image"), "template"),
+    "self_training": Way(
+        "template, and three unlabelled scans, filled in",
+        longer(),
+        (*BOTH, "unlabelled"),
+        "template",
+        ("procedural", "template"),
+    ),
+    "width_24": Way("as template, one epoch, of width 24", of_epochs(STARTER_24, 1), BOTH),
+}
+
+
+def make_data(work: Path, names: Iterable[str]) -> None:
+    """Write the data sets that are not there yet."""
+    for name in names:
+        folder = work / "data" / name
+        if folder.exists():
+            continue
+        making = folder.with_name(f"{name}.part")
+        shutil.rmtree(making, ignore_errors=True)
+        if name in SYNTHETIC:
+            viscera("synth", making, "--variety", "rich", "--shape", 112, 192, 192, *SYNTHETIC[name])
+        elif name == "image":
+            lay_out(making, "ts3mm", DATA / f"{LEARNT}_ct.nii.gz", DATA / f"{LEARNT}_label.nii.gz")
+        else:
+            making.mkdir(parents=True)
+            for scan in UNLABELLED:
+                shutil.copyfile(DATA / f"{scan}_ct.nii.gz", making / f"{Path(scan).name}.nii.gz")
+        making.rename(folder)
+
+
+def lay_out(folder: Path, case: str, ct: Path, labels: Path) -> None:
+    """Lay one scan of the shared data out as nnU-Net would."""
+    for part, file, suffix in (("imagesTr", ct, "_0000"), ("labelsTr", labels, "")):
+        (folder / part).mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(file, folder / part / f"{case}{suffix}.nii.gz")
+    names = json.loads(labels.with_name(labels.name.replace("_label.nii.gz", "_labels.json")).read_text())
+    describe(folder, {organ: int(value) for value, organ in names.items()})
+
+
+def describe(folder: Path, values: dict[str, int]) -> None:
+    """Write dataset.json of a data set of one case."""
+    content = {"channel_names": {"0": "CT"}, "labels": {"background": 0} | values, "numTraining": 1}
+    (folder / "dataset.json").write_text(json.dumps(content | {"file_ending": ".nii.gz"}))
+
+
+def make_tests(work: Path) -> None:
+    """Lay out the real scans to measure on."""
+    folder = work / "tests"
+    if folder.exists():
+        return
+    making = work / "tests.part"
+    shutil.rmtree(making, ignore_errors=True)
+    for name, file in (("20 slices", UNSEEN), ("3 mm", LEARNT), ("spleen", "msd_spleen/spleen_8")):
+        lay_out(making / name, name, DATA / f"{file}_ct.nii.gz", DATA / f"{file}_label.nii.gz")
+    for file in (making / "spleen").glob("*/*.nii.gz"):
+        image = SimpleITK.ReadImage(file)
+        turned = SimpleITK.GetImageFromArray(np.ascontiguousarray(SimpleITK.GetArrayFromImage(image)[..., ::-1]))
+        turned.CopyInformation(image)
+        SimpleITK.WriteImage(turned, file)
+    three_slices(making / "liver", "liver")
+    making.rename(folder)
+
+
+def three_slices(folder: Path, case: str) -> None:
+    """Lay out dcmqi's three slices, and the liver from their DICOM SEG."""
+    source = DATA / "dcmqi_liver"
+    files = sorted((source / "ct-3slice").glob("*.dcm"), key=lambda file: pydicom.dcmread(file).ImagePositionPatient[2])
+    image = SimpleITK.ReadImage([str(file) for file in files])
+    seg = pydicom.dcmread(source / "liver_seg.dcm")
+    found = np.zeros(image.GetSize()[::-1], np.uint8)
+    heights = [round(float(pydicom.dcmread(file).ImagePositionPatient[2]), 2) for file in files]
+    for mask, frame in zip(seg.pixel_array, seg.PerFrameFunctionalGroupsSequence, strict=True):
+        found[heights.index(round(float(frame.PlanePositionSequence[0].ImagePositionPatient[2]), 2))] = mask
+    labels = SimpleITK.GetImageFromArray(found)
+    labels.CopyInformation(image)
+    for part, voxels, suffix in (("imagesTr", image, "_0000"), ("labelsTr", labels, "")):
+        (folder / part).mkdir(parents=True, exist_ok=True)
+        SimpleITK.WriteImage(voxels, folder / part / f"{case}{suffix}.nii.gz")
+    describe(folder, {"liver": 1})
+
+
+def store_of(work: Path, way: Way) -> Path:
+    """Name the store of an arm."""
+    return work / "stores" / "-".join((*way.data, *(["filled_in"] if way.teachers else [])))
+
+
+def make_store(work: Path, way: Way) -> None:
+    """Prepare what an arm learns from; the only patient of a data set is for training."""
+    store = store_of(work, way)
+    if (store / "done").exists():
+        return
+    make_data(work, way.data)
+    data = [f"{'images' if name == 'unlabelled' else 'nnunet'}={work / 'data' / name}" for name in way.data]
+    viscera("prepare", store, "--data", *data, "--recipe", way.recipe.name)
+    if way.teachers:
+        viscera("pseudolabel", *(work / "runs" / teacher for teacher in way.teachers), store)
+    (store / "done").touch()
+
+
+def arm_of(work: Path, name: str) -> Arm:
+    """Give an arm's run."""
+    way = WAYS[name]
+    start = work / "runs" / way.start if way.start else None
+    return Arm(way.recipe, store_of(work, way), work / "runs" / name, start)
+
+
+def scores_of(work: Path, name: str) -> dict[str, dict]:
+    """Segment the real scans by an arm and score them: {scan: {organ: {dice, nsd}}}."""
+    way, run = WAYS[name], work / "runs" / name
+    found = {}
+    for test in sorted((work / "tests").iterdir()):
+        if test.name == "3 mm" and way.data != ("procedural",):
+            continue
+        out, file = run / "real" / test.name, run / "real" / f"{test.name}.json"
+        viscera("predict", f"nnunet={test}", out, "--weights", run, "--organs", "all", "--overwrite")
+        viscera("evaluate", f"nnunet={test}", out, "--json", file, "--overwrite")
+        scores = evaluation_from_json(file.read_text(), where=str(file)).scores
+        found[test.name] = {
+            score.organ: {key: round(score.values[key], 4) for key in ("dice", "nsd")} for score in scores
+        }
+    return found
+
+
+def main() -> None:
+    """Train, measure, write benchmarks/results/starter.json."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("work", type=Path)
+    parser.add_argument("--arms", nargs="+", choices=WAYS, default=list(WAYS))
+    parser.add_argument("--score", action="store_true", help="train nothing")
+    options = parser.parse_args()
+    for later in () if options.score else (False, True):
+        names = [name for name in options.arms if bool(WAYS[name].start) == later]
+        for name in names:
+            make_store(options.work, WAYS[name])
+        train_all(arm_of(options.work, name) for name in names)
+    make_tests(options.work)
+    trained = [name for name in WAYS if (options.work / "runs" / name / "trained").exists()]
+    rows = []
+    for name in trained:
+        run = options.work / "runs" / name
+        logged = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+        slices = logged[-1]["step"] * WAYS[name].recipe.training.batch_size
+        row = {"arm": name, "about": WAYS[name].about, "start": WAYS[name].start, "slices": slices}
+        rows.append(row | {"core_minutes": training_minutes([run]), "scans": scores_of(options.work, name)})
+    print(save("starter", facts("torch") | {"arms": rows}))
+
+
+if __name__ == "__main__":
+    main()
