@@ -3,6 +3,8 @@
 ABOUT = {
     "20 slices": "20 slices of another patient, labels by TotalSegmentator",
     "3 mm": "ts_example_ct_3mm, labels by TotalSegmentator",
+    "HCC_048_portal_venous": "kidneys of HCC_048, found by their HU",
+    "HCC_006_LIVER_3PHASE": "kidneys of HCC_006, found by their HU",
     "spleen": "spleen_8 of the Decathlon, labels by experts",
     "liver": "three slices, DICOM SEG of dcmqi",
 }
