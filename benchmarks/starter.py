@@ -48,8 +48,8 @@ SYNTHETIC = {
     "procedural_2": ("--cases", 100, "--seed", 4002),
     "template_2": ("--cases", 140, "--seed", 5002, *TEMPLATE),
 }
-FURTHER = 9_600
-"""Slices that an arm draws whose recipe is for one epoch, whatever its data sets hold."""
+FURTHER, FEW = 9_600, 6_400
+"""Slices that are drawn: by arms that go on from another one; by those that compare widths."""
 ONCE = replace(STARTER.training, epochs=1)
 ON = replace(ONCE, learning_rate=1e-3)
 
@@ -64,6 +64,7 @@ class Way:
         data: Data sets, folders of WORK/data.
         start: The arm whose weights it begins with.
         teachers: The arms that fill in what the data sets do not annotate.
+        slices: Drawn in one epoch, whatever the data sets hold; 0: as many as the recipe says.
     """
 
     about: str
@@ -71,6 +72,7 @@ class Way:
     data: tuple[str, ...]
     start: str = ""
     teachers: tuple[str, ...] = ()
+    slices: int = 0
 
 
 def of_epochs(recipe: Recipe, epochs: int) -> Recipe:
@@ -84,20 +86,25 @@ GOING_ON = replace(STARTER, training=ON, sampling=replace(STARTER.sampling, data
 WAYS = {
     "procedural": Way("procedural patients: no patient at all", of_epochs(STARTER, 3), ("procedural",)),
     "template": Way("and patients made from one label map", of_epochs(STARTER, 2), BOTH),
-    "longer": Way("template, then more of the same patients", GOING_ON, BOTH, "template"),
+    "longer": Way("template, then more of the same patients", GOING_ON, BOTH, "template", slices=FURTHER),
     "more_patients": Way(
-        "template, then other patients of the same kinds", GOING_ON, ("procedural_2", "template_2"), "template"
+        "template, then other patients of the same kinds",
+        GOING_ON,
+        ("procedural_2", "template_2"),
+        "template",
+        slices=FURTHER,
     ),
-    "image": Way("template, then the template's image too", GOING_ON, (*BOTH, "image"), "template"),
+    "image": Way("template, then the template's image too", GOING_ON, (*BOTH, "image"), "template", slices=FURTHER),
     "self_training": Way(
         "template, then three unlabelled scans too, filled in by procedural and template where they agree",
         GOING_ON,
         (*BOTH, "unlabelled"),
         "template",
         BOTH,
+        FURTHER,
     ),
-    "width_16": Way("as template, but few slices", replace(STARTER, training=ONCE), BOTH),
-    "width_24": Way("the same with width 24", replace(STARTER_24, training=ONCE), BOTH),
+    "width_16": Way("as template, but few slices", replace(STARTER, training=ONCE), BOTH, slices=FEW),
+    "width_24": Way("the same with width 24", replace(STARTER_24, training=ONCE), BOTH, slices=FEW),
 }
 
 
@@ -201,10 +208,10 @@ def make_store(work: Path, way: Way) -> None:
 def arm_of(work: Path, name: str) -> Arm:
     """Give an arm's run; its store must stand."""
     way, recipe = WAYS[name], WAYS[name].recipe
-    if recipe.training.epochs == 1:
+    if way.slices:
         store = open_store(store_of(work, way))
         slices = sum(len(store.case(one).image) for one in store.names("training"))
-        recipe = replace(recipe, training=replace(recipe.training, visits_per_slice=FURTHER / slices))
+        recipe = replace(recipe, training=replace(recipe.training, visits_per_slice=way.slices / slices))
     start = work / "runs" / way.start if way.start else None
     return Arm(recipe, store_of(work, way), work / "runs" / name, start)
 

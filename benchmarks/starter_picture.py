@@ -55,7 +55,10 @@ def main() -> None:
         axes[0, number].set_title(title, fontsize=10)
         for axis, picture in zip(axes[:, number], pictures, strict=False):
             axis.imshow(picture)
-    patches = [Patch(color=to_hex((shade[0] / 255, shade[1] / 255, shade[2] / 255)), label=organ) for organ, shade in legend.items()]
+    patches = [
+        Patch(color=to_hex((shade[0] / 255, shade[1] / 255, shade[2] / 255)), label=organ)
+        for organ, shade in legend.items()
+    ]
     figure.legend(handles=patches, loc="outside lower center", ncols=6, fontsize=8, frameon=False)
     figure.savefig(options.out, dpi=110)
     print(options.out)

@@ -38,6 +38,18 @@ def pair(scores: dict[str, float]) -> str:
     return f"{scores['dice']:.3f} / {scores['nsd']:.3f}"
 
 
+def speed(found: dict) -> str:
+    """Give seconds and memory of the command."""
+    rows = "\n".join(
+        f"| {row['scan']} | {row['way']} | {row['scan_s']:.2f} | {row['command_s']:.2f} | {row['peak_mib']:.0f} |"
+        for row in found["rows"]
+    )
+    return (
+        f"**`viscera predict SCAN LABELS`**, nothing but the package, {found['cores']} cores, medians of {found['rounds']}:\n\n"
+        f"| scan | said | file to file, s | whole command, s | MiB |\n|---|---|---|---|---|\n{rows}"
+    )
+
+
 def few_shot(found: dict) -> str:
     """Give what so many annotated patients of one's own bring."""
     counts = list(dict.fromkeys(row["patients"] for row in found["rows"]))

@@ -51,6 +51,7 @@ def results() -> str:
     """Give the tables of the results that there are: of benchmarks/results/NAME.json by the function below it."""
     tables = {
         "starter": starter_tables.starter,
+        "starter_speed": starter_tables.speed,
         "few_shot": starter_tables.few_shot,
         "trust": starter_tables.trust,
         "partial_labels": partial_labels,

@@ -354,3 +354,15 @@ def test_only_the_twenty_largest_parts_are_described_but_all_are_counted():
 def test_no_tumour_is_an_empty_report():
     report = tumour_report(*[np.zeros((2, 3, 4), kind) for kind in (np.uint8, bool)], space=ABDOMENCT1K, voxel_ml=1.0)
     assert asdict(report) == {"volume_ml": 0.0, "components": 0, "largest": (), "overlap_ml": {}}
+
+
+def test_settings_of_another_label_space_leave_out_what_this_one_has_not_but_no_misspelt_name():
+    settings = Postprocessing(
+        fill_holes=("Liver", "bladder", "lver"),
+        largest_components={"kidney": 2, "stomach": 1},
+        opening_mm={"colon": 1.0},
+    )
+    found = settings.fitted(ABDOMENCT1K)
+    assert found == Postprocessing(fill_holes=("Liver", "lver"), largest_components={"kidney": 2})
+    with pytest.raises(LabelError, match="lver"):
+        tidy(np.zeros((2, 2, 2), np.uint8), (1.0, 1.0, 1.0), settings=found, space=ABDOMENCT1K)

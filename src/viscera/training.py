@@ -97,6 +97,7 @@ def train(
         SettingError: The recipe fits neither the store nor the run to be resumed.
     """
     recipe = check_recipe(recipe)
+    recipe = replace(recipe, postprocessing=recipe.postprocessing.fitted(recipe.space))
     check_patches(recipe)
     session = begin(recipe, supply, machine, start=start)
     fabric, plan = session.fabric, recipe.training

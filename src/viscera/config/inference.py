@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 from annotated_types import Ge, Lt
 
 from viscera.config.ranges import STRICT, Count, Positive
+from viscera.labels import SPACES, LabelSpace, organ_name
 
 
 @dataclass(frozen=True)
@@ -62,3 +63,22 @@ class Postprocessing:
     """{organ: volume}: smaller connected components become background."""
     largest_components: dict[str, Count] = field(default_factory=dict)
     """{organ: how many of its largest connected components to keep}."""
+
+    def fitted(self, space: LabelSpace) -> "Postprocessing":
+        """Leave out organs that another label space has and this one has not: a recipe may be taken for another one.
+
+        Names that no label space knows stay: they are mistakes, which ``postprocessing.tidy`` tells of.
+        """
+        elsewhere = {organ for other in SPACES.values() for organ in other.organs} - set(space.organs)
+        named = {
+            "opening_mm": self.opening_mm,
+            "closing_mm": self.closing_mm,
+            "smallest_ml": self.smallest_ml,
+            "largest_components": self.largest_components,
+        }
+        tables = {
+            name: {organ: value for organ, value in table.items() if organ_name(organ) not in elsewhere}
+            for name, table in named.items()
+        }
+        filled = tuple(organ for organ in self.fill_holes if organ_name(organ) not in elsewhere)
+        return Postprocessing(fill_holes=filled, **tables)  # type: ignore[arg-type]
