@@ -24,6 +24,7 @@ from viscera.datasets import find_sources, write_case
 from viscera.labels import FLARE13
 from viscera.preparing import Plan, prepare_store
 from viscera.recipes import STARTER
+from viscera.scores import ALL
 from viscera.splits import Fractions
 from viscera.synthesis import RICH
 from viscera.synthesis.cohort import Cohort, make_patient
@@ -35,8 +36,8 @@ TEST = 8
 SHAPE = (80, 160, 160)
 STEPS = 150
 COHORT = Cohort("nnunet", FLARE13.organs, seed=9001, shape=SHAPE, variety=RICH)
-RATES = {"starter": 1e-3, "nothing": 2e-3}
-"""Learning rates: weights that know something already are moved less."""
+RATES = {"starter": 1e-3, "gently": 2e-4, "nothing": 2e-3}
+"""Learning rates: weights that know something already are moved less, or much less."""
 
 
 def shifted(ct: Volume, generator: np.random.Generator) -> Volume:
@@ -86,7 +87,12 @@ def arms(work: Path, start: Path) -> Iterator[tuple[str, int, Arm]]:
         path = store_of(work, count)
         store = open_store(path)
         slices = sum(len(store.case(name).image) for name in store.names("training"))
-        for name, times in (("starter", 1), ("nothing", 1), *([("nothing", 3)] if count in LONG else [])):
+        for name, times in (
+            ("starter", 1),
+            ("gently", 1),
+            ("nothing", 1),
+            *([("nothing", 3)] if count in LONG else []),
+        ):
             plan = replace(
                 STARTER.training,
                 epochs=1,
@@ -94,9 +100,10 @@ def arms(work: Path, start: Path) -> Iterator[tuple[str, int, Arm]]:
                 learning_rate=RATES[name],
             )
             recipe = replace(STARTER, name=f"{name}-{count}", label_space=FLARE13.name, training=plan)
-            way = f"{name}, {times * STEPS} steps"
+            begins = "nothing" if name == "nothing" else "starter"
+            way = f"{begins}, rate {RATES[name]:g}, {times * STEPS} steps"
             run = work / "runs" / f"{name}-{count}-{times}"
-            yield way, count, Arm(recipe, path, run, start if name == "starter" else None)
+            yield way, count, Arm(recipe, path, run, start if begins == "starter" else None)
 
 
 def main() -> None:
@@ -123,9 +130,9 @@ def main() -> None:
     own = work / "own.json"
     own.write_text('{"*": ' + str(list(FLARE13.organs)).replace("'", '"') + "}")
     rows = [
-        {"from": "starter, untouched", "patients": 0, **dice_of(scores_of(untouched, test, own), "annotated")},
+        {"from": "starter, untouched", "patients": 0, **dice_of(scores_of(untouched, test, own), ALL)},
         *(
-            {"from": way, "patients": count, **dice_of(scores_of(arm.run, test, own), "annotated")}
+            {"from": way, "patients": count, **dice_of(scores_of(arm.run, test, own), ALL)}
             for way, count, arm in trainings
         ),
     ]
