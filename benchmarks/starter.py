@@ -217,7 +217,7 @@ def arm_of(work: Path, name: str) -> Arm:
 
 
 def scores_of(work: Path, name: str) -> dict[str, dict]:
-    """Segment the real scans by an arm and score them: {scan: {organ: {dice, nsd}}}."""
+    """Segment the real scans by an arm and score them, once: {scan: {organ: {dice, nsd}}}."""
     way, run = WAYS[name], work / "runs" / name
     found: dict[str, dict] = {}
     for test in sorted((work / "tests").iterdir()):
@@ -226,8 +226,9 @@ def scores_of(work: Path, name: str) -> dict[str, dict]:
         if test.name == "kidneys" and "unlabelled" in way.data:
             continue
         out, file = run / "real" / test.name, run / "real" / f"{test.name}.json"
-        viscera("predict", f"nnunet={test}", out, "--weights", run, "--organs", "all", "--overwrite")
-        viscera("evaluate", f"nnunet={test}", out, "--json", file, "--overwrite")
+        if not file.exists():
+            viscera("predict", f"nnunet={test}", out, "--weights", run, "--organs", "all", "--overwrite")
+            viscera("evaluate", f"nnunet={test}", out, "--json", file, "--overwrite")
         for score in evaluation_from_json(file.read_text(), where=str(file)).scores:
             name = test.name if score.case == test.name else score.case
             values = {key: round(score.values[key], 4) for key in ("dice", "nsd")}
