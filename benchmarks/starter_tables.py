@@ -14,7 +14,7 @@ def starter(found: dict) -> str:
     """Give Dice and NSD of every arm on every real scan."""
     arms = found["arms"]
     lines = [
-        f"- *{row['arm']}*: {row['about']}; {row['slices']} slices, {row['core_minutes']:.0f} core minutes"
+        f"- *{row['arm']}*: {row['about']}; {row['slices']} slices, {row['core_minutes']:.0f} minutes beside other work"
         for row in arms
     ]
     parts = [
