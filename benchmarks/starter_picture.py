@@ -60,7 +60,7 @@ def main() -> None:
         for organ, shade in legend.items()
     ]
     figure.legend(handles=patches, loc="outside lower center", ncols=6, fontsize=8, frameon=False)
-    figure.savefig(options.out, dpi=110)
+    figure.savefig(options.out, dpi=85)
     print(options.out)
 
 

@@ -133,7 +133,6 @@ def main() -> None:
         "organ_signs": counted(found),
         "scan_signs": counted_scans(scans),
         "scans": scans,
-        "organs": [row_to_json(row) for row in found],
     }
     print(json.dumps(content["organ_signs"], indent=1))
     print(save(options.name, facts("torch", "numpy") | content))
@@ -257,24 +256,6 @@ def fit_to(found: list[Found]) -> Limits:
     good = [row for row in found if quality(row) == "good"]
     whole = [row.organ_facts for row in good if row.organ not in ("kidney", "femoral_head", "colon", "small_bowel")]
     return fitted_limits(whole, [row.edge for row in good if row.edge is not None], share=SHARE)
-
-
-def row_to_json(row: Found) -> dict[str, object]:
-    """Give a row for JSON."""
-    edge = None if row.edge is None else asdict(row.edge)
-    shares = [round(share, 3) for share in row.organ_facts.shares]
-    return {
-        "scan": row.scan,
-        "way": row.way,
-        "organ": row.organ,
-        "dice": row.dice and round(row.dice, 3),
-        "truth_ml": row.truth_ml and round(row.truth_ml, 1),
-        "ml": round(row.organ_facts.volume_ml, 1),
-        "pieces": row.organ_facts.pieces,
-        "shares": shares,
-        "edge": edge,
-        "signs": list(row.signs),
-    }
 
 
 if __name__ == "__main__":
