@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from viscera.cases import open_store
 from viscera.config import Recipe
 from viscera.recipe_json import recipe_to_json
 from viscera.scores import OrganScore, compare, evaluation_from_json, summarise
@@ -31,6 +32,13 @@ class Arm:
     store: Path
     run: Path
     start: Path | None = None
+
+
+def drawing(recipe: Recipe, store: Path, slices: int) -> Recipe:
+    """Give a recipe that draws so many slices of a store's training cases in an epoch."""
+    opened = open_store(store)
+    held = sum(len(opened.case(name).image) for name in opened.names("training"))
+    return replace(recipe, training=replace(recipe.training, visits_per_slice=slices / held))
 
 
 def run_all(arms: Iterable[Arm], test: Path) -> None:

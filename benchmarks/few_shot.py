@@ -9,6 +9,7 @@ Scored on eight other target patients.
 """
 
 import argparse
+import json
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
@@ -17,9 +18,8 @@ from pathlib import Path
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
-from arms import Arm, dice_of, run_all, scores_of, training_minutes, viscera
+from arms import Arm, dice_of, drawing, run_all, scores_of, training_minutes, viscera
 from machine import facts, save
-from viscera.cases import open_store
 from viscera.datasets import find_sources, write_case
 from viscera.labels import FLARE13
 from viscera.preparing import Plan, prepare_store
@@ -85,21 +85,15 @@ def arms(work: Path, start: Path) -> Iterator[tuple[str, int, Arm]]:
     """Give every training: from what, of how many patients, and the arm."""
     for count in COUNTS[1:]:
         path = store_of(work, count)
-        store = open_store(path)
-        slices = sum(len(store.case(name).image) for name in store.names("training"))
         for name, times in (
             ("starter", 1),
             ("gently", 1),
             ("nothing", 1),
             *([("nothing", 3)] if count in LONG else []),
         ):
-            plan = replace(
-                STARTER.training,
-                epochs=1,
-                visits_per_slice=times * STEPS * STARTER.training.batch_size / slices,
-                learning_rate=RATES[name],
-            )
+            plan = replace(STARTER.training, epochs=1, learning_rate=RATES[name])
             recipe = replace(STARTER, name=f"{name}-{count}", label_space=FLARE13.name, training=plan)
+            recipe = drawing(recipe, path, times * STEPS * plan.batch_size)
             begins = "nothing" if name == "nothing" else "starter"
             way = f"{begins}, rate {RATES[name]:g}, {times * STEPS} steps"
             run = work / "runs" / f"{name}-{count}-{times}"
@@ -128,7 +122,7 @@ def main() -> None:
         "--overwrite",
     )
     own = work / "own.json"
-    own.write_text('{"*": ' + str(list(FLARE13.organs)).replace("'", '"') + "}")
+    own.write_text(json.dumps({"*": FLARE13.organs}))
     rows = [
         {"from": "starter, untouched", "patients": 0, **dice_of(scores_of(untouched, test, own), ALL)},
         *(

@@ -21,16 +21,21 @@ SETTINGS = {
 }
 
 
-def data_set(folder: Path, case: str, scan: str) -> None:
-    """Lay one labelled scan out as nnU-Net would."""
+def data_set(folder: Path, case: str, scan: Path) -> None:
+    """Lay one labelled scan of the shared data, SCAN_ct.nii.gz and its labels, out as nnU-Net would."""
     for part, kind, suffix in (("imagesTr", "ct", "_0000"), ("labelsTr", "label", "")):
         (folder / part).mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(DATA / f"{scan}_{kind}.nii.gz", folder / part / f"{case}{suffix}.nii.gz")
-    labels = json.loads((DATA / f"{scan}_labels.json").read_text())
+        shutil.copyfile(f"{scan}_{kind}.nii.gz", folder / part / f"{case}{suffix}.nii.gz")
+    labels = json.loads(Path(f"{scan}_labels.json").read_text())
+    describe(folder, {organ: int(value) for value, organ in labels.items()})
+
+
+def describe(folder: Path, values: dict[str, int]) -> None:
+    """Write dataset.json of a data set."""
     content = {
         "channel_names": {"0": "CT"},
-        "labels": {"background": 0} | {organ: int(value) for value, organ in labels.items()},
-        "numTraining": 1,
+        "labels": {"background": 0} | values,
+        "numTraining": len([*folder.glob("labelsTr/*")]),
         "file_ending": ".nii.gz",
     }
     (folder / "dataset.json").write_text(json.dumps(content))
@@ -45,8 +50,8 @@ def run(*words: object) -> None:
 def main() -> None:
     """Prepare, train, predict, evaluate."""
     out, recipe = Path(sys.argv[1]), (sys.argv[2:] or ["zhang2d-small"])[0]
-    data_set(out / "one", "ts3mm", "ts_example_ct_3mm")
-    data_set(out / "other", "ts20", "ts_example_dicom_20slices")
+    data_set(out / "one", "ts3mm", DATA / "ts_example_ct_3mm")
+    data_set(out / "other", "ts20", DATA / "ts_example_dicom_20slices")
     run("prepare", out / "store", "--data", f"nnunet={out / 'one'}", "--recipe", recipe)
     start = time.perf_counter()
     run("train", recipe, out / "store", out / "run", "--resume", *SETTINGS[recipe])

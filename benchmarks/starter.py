@@ -26,9 +26,9 @@ import pydicom
 import SimpleITK
 
 import kidneys
-from arms import Arm, train_all, training_minutes, viscera
+from arms import Arm, drawing, train_all, training_minutes, viscera
 from machine import ROOT, facts, save
-from viscera.cases import open_store
+from real import data_set, describe
 from viscera.config import Recipe
 from viscera.recipes import STARTER, STARTER_24
 from viscera.scores import evaluation_from_json
@@ -41,12 +41,12 @@ UNLABELLED = (
     "hcc_tace/HCC_006_LIVER_3PHASE",
     "lidc/LIDC-IDRI-0314_chest_upper_abdomen",
 )
-TEMPLATE = ("--template", DATA / f"{LEARNT}_label.nii.gz", "--template-image", DATA / f"{LEARNT}_ct.nii.gz")
 SYNTHETIC = {
     "procedural": ("--cases", 300, "--seed", 4001),
-    "template": ("--cases", 160, "--seed", 5001, *TEMPLATE),
-    "procedural_2": ("--cases", 100, "--seed", 4002),
-    "template_2": ("--cases", 140, "--seed", 5002, *TEMPLATE),
+    "template": (
+        *("--cases", 160, "--seed", 5001, "--template", DATA / f"{LEARNT}_label.nii.gz"),
+        *("--template-image", DATA / f"{LEARNT}_ct.nii.gz"),
+    ),
 }
 FURTHER, FEW = 9_600, 6_400
 """Slices that are drawn: by arms that go on from another one; by those that compare widths."""
@@ -87,13 +87,6 @@ WAYS = {
     "procedural": Way("procedural patients: no patient at all", of_epochs(STARTER, 3), ("procedural",)),
     "template": Way("and patients made from one label map", of_epochs(STARTER, 2), BOTH),
     "longer": Way("template, then more of the same patients", GOING_ON, BOTH, "template", slices=FURTHER),
-    "more_patients": Way(
-        "template, then other patients of the same kinds",
-        GOING_ON,
-        ("procedural_2", "template_2"),
-        "template",
-        slices=FURTHER,
-    ),
     "image": Way("template, then the template's image too", GOING_ON, (*BOTH, "image"), "template", slices=FURTHER),
     "self_training": Way(
         "template, then three unlabelled scans too, filled in by procedural and template where they agree",
@@ -119,27 +112,12 @@ def make_data(work: Path, names: Iterable[str]) -> None:
         if name in SYNTHETIC:
             viscera("synth", making, "--variety", "rich", "--shape", 112, 192, 192, *SYNTHETIC[name])
         elif name == "image":
-            lay_out(making, "ts3mm", DATA / f"{LEARNT}_ct.nii.gz", DATA / f"{LEARNT}_label.nii.gz")
+            data_set(making, "ts3mm", DATA / LEARNT)
         else:
             making.mkdir(parents=True)
             for scan in UNLABELLED:
                 shutil.copyfile(DATA / f"{scan}_ct.nii.gz", making / f"{Path(scan).name}.nii.gz")
         making.rename(folder)
-
-
-def lay_out(folder: Path, case: str, ct: Path, labels: Path) -> None:
-    """Lay one scan of the shared data out as nnU-Net would."""
-    for part, file, suffix in (("imagesTr", ct, "_0000"), ("labelsTr", labels, "")):
-        (folder / part).mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(file, folder / part / f"{case}{suffix}.nii.gz")
-    names = json.loads(labels.with_name(labels.name.replace("_label.nii.gz", "_labels.json")).read_text())
-    describe(folder, {organ: int(value) for value, organ in names.items()})
-
-
-def describe(folder: Path, values: dict[str, int]) -> None:
-    """Write dataset.json of a data set of one case."""
-    content = {"channel_names": {"0": "CT"}, "labels": {"background": 0} | values, "numTraining": 1}
-    (folder / "dataset.json").write_text(json.dumps(content | {"file_ending": ".nii.gz"}))
 
 
 def make_tests(work: Path) -> None:
@@ -150,7 +128,7 @@ def make_tests(work: Path) -> None:
     making = work / "tests.part"
     shutil.rmtree(making, ignore_errors=True)
     for name, file in (("20 slices", UNSEEN), ("3 mm", LEARNT), ("spleen", "msd_spleen/spleen_8")):
-        lay_out(making / name, name, DATA / f"{file}_ct.nii.gz", DATA / f"{file}_label.nii.gz")
+        data_set(making / name, name, DATA / file)
     for scan, plan in kidneys.SCANS.items():
         file = DATA / "hcc_tace" / f"{scan}_ct.nii.gz"
         write_pair(making / "kidneys", scan, SimpleITK.ReadImage(file), kidneys.kidneys(file, plan))
@@ -209,9 +187,7 @@ def arm_of(work: Path, name: str) -> Arm:
     """Give an arm's run; its store must stand."""
     way, recipe = WAYS[name], WAYS[name].recipe
     if way.slices:
-        store = open_store(store_of(work, way))
-        slices = sum(len(store.case(one).image) for one in store.names("training"))
-        recipe = replace(recipe, training=replace(recipe.training, visits_per_slice=way.slices / slices))
+        recipe = drawing(recipe, store_of(work, way), way.slices)
     start = work / "runs" / way.start if way.start else None
     return Arm(recipe, store_of(work, way), work / "runs" / name, start)
 

@@ -12,11 +12,10 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
-import torch
 
+from test_training import rows, same, tensors
 from viscera import nifti
 from viscera.cases import Case, Store, open_store
-from viscera.checkpoint import load_weights
 from viscera.cli import main
 from viscera.config import (
     Machine,
@@ -54,19 +53,6 @@ STEPS = 4 * 4 * 2 // 4
 FRESH = Fresh(patients=2, shape=(16, 48, 48), variety=PLAIN, jobs=1)
 ON_CPU = Machine(accelerator="cpu", save_every_s=0)
 SMALL = Cohort("nnunet", seed=0, shape=(16, 48, 48))
-
-
-def tensors(run: Path) -> dict[str, torch.Tensor]:
-    return dict(load_weights(run / "last.safetensors").tensors)
-
-
-def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
-    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
-
-
-def rows(run: Path) -> list[dict]:
-    lines = (run / "log.jsonl").read_text().splitlines()
-    return [{key: value for key, value in json.loads(line).items() if key != "seconds"} for line in lines]
 
 
 def made(folder: Path, cohort: Cohort, number: int, *, space=ABDOMENCT1K, preparation=RECIPE.preparation) -> Case:

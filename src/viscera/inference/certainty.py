@@ -11,7 +11,6 @@ import numpy as np
 from jaxtyping import Bool, Float, Float32, UInt8
 from torch import Tensor
 
-from viscera.config import SliceInference, UNetShape
 from viscera.inference.model import Model
 from viscera.inference.upsampling import first_largest, planes_of
 
@@ -97,12 +96,7 @@ class Certainty:
 
 def certainty_of(model: Model) -> Certainty | None:
     """Give what sums up how sure a model is, or None where its output is no softmax over slices."""
-    shape = model.recipe.network
-    if not isinstance(model.recipe.inference, SliceInference):
-        return None
-    if isinstance(shape, UNetShape) and shape.heads != "softmax":
-        return None
-    return Certainty(len(model.space.classes))
+    return Certainty(len(model.space.classes)) if model.gives_slice_probabilities else None
 
 
 def edges(labels: UInt8[np.ndarray, "rows columns"]) -> Bool[np.ndarray, "rows columns"]:

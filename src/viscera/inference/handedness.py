@@ -10,7 +10,6 @@ import numpy as np
 from jaxtyping import Int16
 from torch import Tensor
 
-from viscera.config import SliceInference, UNetShape
 from viscera.inference.model import Model
 from viscera.inference.slices import slice_logits
 
@@ -44,10 +43,7 @@ def handedness_of(image: Int16[np.ndarray, "z y x"], model: Model) -> Handedness
     Returns:
         None where the network's output is no softmax over slices, or the slices show too little of any organ.
     """
-    shape = model.recipe.network
-    if not isinstance(model.recipe.inference, SliceInference):
-        return None
-    if isinstance(shape, UNetShape) and shape.heads != "softmax":
+    if not model.gives_slice_probabilities:
         return None
     slices = np.unique(np.linspace(0, len(image) - 1, LOOKS + 2).round().astype(int)[1:-1])
     found = [_certainty(ways, model, slices) for ways in (image, np.ascontiguousarray(image[:, :, ::-1]))]

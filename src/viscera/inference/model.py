@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 
 from viscera.checkpoint import Weights, fill_network, find_weights, load_weights
-from viscera.config import Accelerator, Recipe, UNetShape, UpvShape, WindowInference
+from viscera.config import Accelerator, Recipe, SliceInference, UNetShape, UpvShape, WindowInference
 from viscera.errors import SettingError, WeightsError
 from viscera.export_folder import is_export, read_export
 from viscera.files import sha256
@@ -60,6 +60,13 @@ class Model:
         if self.tumour is None or TUMOUR in self.space.organs:
             return self.space
         return LabelSpace(f"{self.space.name}+{TUMOUR}", (*self.space.organs, TUMOUR))
+
+    @property
+    def gives_slice_probabilities(self) -> bool:
+        """Whether the output is a softmax over slices, so that it tells how sure the network is."""
+        shape = self.recipe.network
+        softmax = not isinstance(shape, UNetShape) or shape.heads == "softmax"
+        return softmax and isinstance(self.recipe.inference, SliceInference)
 
     @property
     def margin_mm(self) -> float:
