@@ -20,13 +20,14 @@ import numpy as np
 
 from machine import ROOT, facts, save
 from viscera import nifti
-from viscera.inference import Edge, Model, certainty_of, handedness_of, load_model, prepare_scan, segment_prepared
+from viscera.inference import Model, certainty_of, handedness_of, load_model, prepare_scan, segment_prepared
 from viscera.intensity import hounsfield
 from viscera.labels import fit
 from viscera.metrics import confusion, overlap
 from viscera.synthesis import PLAIN, RICH, synthesize
 from viscera.synthesis.variety import without
 from viscera.trust import Limits, Organ, Trust, fitted_limits, measure_organs, measure_scan, signs
+from viscera.trust.certainty import Edge
 from viscera.volume import Turn, Volume, with_voxels
 
 DATA = ROOT.parent / "shared" / "data"

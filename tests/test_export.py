@@ -24,11 +24,11 @@ from viscera.exporting import FILES, Yardstick, describe, export, measure
 from viscera.files import sha256
 from viscera.graph import to_onnx
 from viscera.inference import Model, load_model, segment
+from viscera.inference.prepared import prepared_labels
 from viscera.labels import ABDOMENCT1K, colour
 from viscera.networks import build_network
 from viscera.preprocessing import prepare_image
 from viscera.runtime import PACKAGES, OnnxRunner, OpenVinoRunner
-from viscera.study.scoring import prepared_labels
 from viscera.volume import Turn, Volume, turn_volume
 
 EXAMPLES = Path(__file__).parents[1] / "examples"

@@ -9,9 +9,10 @@ from torch import nn
 
 from test_slices import model
 from viscera.config import UNetShape, WindowInference
-from viscera.inference import Handedness, handedness_of
+from viscera.inference import handedness_of
 from viscera.inference.handedness import LEAST_PIXELS
 from viscera.trust import Limits, measure_scan, signs, trust_to_json
+from viscera.trust.certainty import Handedness
 from viscera.volume import Volume
 
 

@@ -8,7 +8,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from viscera.case_trust import CaseTrust, read_case_trust
 from viscera.cli.evaluate import together
 from viscera.errors import FileError
 from viscera.evaluation import evaluate
@@ -18,6 +17,7 @@ from viscera.report.scores import evaluation_page
 from viscera.report.trust import MOST_ROWS, trust_section
 from viscera.scores import Evaluation, OrganScore, evaluation_from_json
 from viscera.trust import Sign, Trust
+from viscera.trust.sign import CaseTrust, read_case_trust
 from viscera.volume import Volume
 
 TITLE = "Signs that a result should not be trusted"

@@ -18,8 +18,10 @@ from viscera.cases import open_store
 from viscera.cli import main
 from viscera.cli.study import Options, places_of, plan_of, split_of, table
 from viscera.config import PartialLoss, Recipe, ResizedSlices, SliceInference, Training, UNetShape
+from viscera.counts import count_case
 from viscera.errors import FileError, RunError, SettingError, StoreError
 from viscera.inference import load_model
+from viscera.inference.prepared import prepared_labels
 from viscera.recipe_json import recipe_to_json
 from viscera.recipes import RECIPES
 from viscera.session import check_fit
@@ -34,7 +36,7 @@ from viscera.study.results import (
     study_from_json,
 )
 from viscera.study.runs import Children, Plan, in_parallel, reason, run_study
-from viscera.study.scoring import class_scores, count_case, prepared_labels, read_labels, score_run, write_labels
+from viscera.study.scoring import class_scores, read_labels, score_run, write_labels
 
 TINY = Recipe(
     name="tiny",

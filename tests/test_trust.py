@@ -10,7 +10,6 @@ import pytest
 from scipy import ndimage
 
 from viscera.errors import SettingError
-from viscera.inference import Edge
 from viscera.labels import STARTER19
 from viscera.trust import (
     PLAUSIBLE,
@@ -23,6 +22,7 @@ from viscera.trust import (
     signs,
     trust_to_json,
 )
+from viscera.trust.certainty import Edge
 from viscera.trust.plausible import ABOVE, IN_FRONT_OF, RIGHT_OF, SHOWN_BETWEEN, SHOWN_WITH
 from viscera.volume import Turn, Volume, turn_volume
 

@@ -15,7 +15,6 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Int, Shaped, UInt8
 
-from viscera.case_trust import CaseTrust, read_case_trust
 from viscera.datasets import Problem, Source
 from viscera.efficiency import CaseEfficiency, read_case_efficiency
 from viscera.errors import SettingError, VisceraError
@@ -28,6 +27,7 @@ from viscera.nifti import stem
 from viscera.own_organs import OwnOrgans, half_annotated, is_annotated, own_organs, read_own_organs
 from viscera.pairing import Pair, Task, case_name, find_tasks, match
 from viscera.scores import ANNOTATED, UNANNOTATED, Evaluation, OrganScore, summarise
+from viscera.trust.sign import CaseTrust, read_case_trust
 from viscera.volume import require_same_grid, to_axial, with_voxels
 
 __all__ = [

@@ -28,11 +28,13 @@ from viscera.config import (
     Window,
     WindowInference,
 )
+from viscera.counts import count_case
 from viscera.errors import FileError, RunError, SettingError
 from viscera.export_folder import DESCRIPTION, FILES, FORMAT
 from viscera.files import sha256, write_json
 from viscera.graph import CannotRunError, shape_of, to_onnx
 from viscera.inference import Model
+from viscera.inference.prepared import prepared_labels
 from viscera.labels import colour
 from viscera.quantisation import drawn_inputs, quantised
 from viscera.recipe_json import recipe_to_json
@@ -47,7 +49,6 @@ from viscera.runtime import (
     require_agreement,
     runner_facts,
 )
-from viscera.study.scoring import count_case, prepared_labels
 
 NOTICE = "Not a medical device: for research, not for diagnosis or treatment. No warranty of any kind."
 RANDOM_SLICES = 4

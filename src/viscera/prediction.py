@@ -26,7 +26,6 @@ from viscera.files import write_json, write_text
 from viscera.images import prepare_file
 from viscera.inference import (
     Certainty,
-    Handedness,
     Model,
     Prepared,
     Segmentation,
@@ -44,6 +43,7 @@ from viscera.pipeline import Stages, run_stages
 from viscera.runtime import runner_facts
 from viscera.tasks import Task, require_place
 from viscera.trust import Organ, measure_organs, measure_scan, trust_to_json
+from viscera.trust.certainty import Handedness
 from viscera.volume import Volume, with_voxels
 
 

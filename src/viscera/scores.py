@@ -15,11 +15,11 @@ import numpy as np
 from jaxtyping import Float
 from scipy.stats import wilcoxon
 
-from viscera.case_trust import CaseTrust, case_trust_from_json
 from viscera.datasets import Problem
 from viscera.efficiency import CaseEfficiency, case_efficiency_from_json
 from viscera.errors import FileError, SettingError, did_you_mean
 from viscera.mixups import Confusion, confusion_from_json
+from viscera.trust.sign import CaseTrust, case_trust_from_json
 
 MEAN = "mean"
 """Stands for the organ in rows about all organs."""

@@ -13,8 +13,8 @@ from jaxtyping import Bool, Int16, UInt8
 
 from viscera.config import Preparation, SliceInference
 from viscera.geometry import Geometry
-from viscera.inference.certainty import Certainty, Edge, certainty_of
-from viscera.inference.handedness import Handedness, handedness_of
+from viscera.inference.certainty import Certainty, certainty_of
+from viscera.inference.handedness import handedness_of
 from viscera.inference.model import Model, load_model, with_others, with_region
 from viscera.inference.region import blocks_of_labels, widened
 from viscera.inference.slices import decide, label_slices, slice_logits
@@ -27,8 +27,6 @@ from viscera.volume import Volume, with_voxels
 
 __all__ = [
     "Certainty",
-    "Edge",
-    "Handedness",
     "LogitReader",
     "Model",
     "Prepared",

@@ -4,7 +4,6 @@ Logits are forgotten chunk by chunk (slices.py), so what is to be known of them 
 on an organ is doubtful (trust/).
 """
 
-from dataclasses import dataclass
 from threading import Lock
 
 import numpy as np
@@ -13,25 +12,7 @@ from torch import Tensor
 
 from viscera.inference.model import Model
 from viscera.inference.upsampling import first_largest, planes_of
-
-
-@dataclass(frozen=True)
-class Edge:
-    """How sure the network was of one organ.
-
-    Attributes:
-        pixels: Of the prepared slices, of this organ, with another label above, below, left or right in the slice.
-        probability: Mean over them of the largest class's probability, in [1 / classes, 1]; None without pixels.
-        entropy_bits: Mean over them of the probabilities' entropy: 0 where one class is certain, 1 where two are equal;
-            None without pixels.
-        dropped_fraction: Share of the voxels that the network gave the organ of which post-processing made another label;
-            0 for none.
-    """
-
-    pixels: int
-    probability: float | None
-    entropy_bits: float | None
-    dropped_fraction: float
+from viscera.trust.certainty import Edge
 
 
 class Certainty:

@@ -4,33 +4,19 @@ A network labels by place as much as by looks: in a scan whose header has left a
 there is none, and what it finds gives the fault away less than how unsure it is.
 """
 
-from dataclasses import dataclass
-
 import numpy as np
 from jaxtyping import Int16
 from torch import Tensor
 
 from viscera.inference.model import Model
 from viscera.inference.slices import slice_logits
+from viscera.trust.certainty import Handedness
 
 LOOKS = 16
 """Slices, evenly spaced."""
 AT_ONCE = 4
 LEAST_PIXELS = 2000
 """Of organs, as it is and mirrored, below which neither can be said to be the right way round."""
-
-
-@dataclass(frozen=True)
-class Handedness:
-    """How sure a network was: the mean, over the pixels that it gave an organ, of the largest probability.
-
-    Attributes:
-        as_is: On the scan.
-        mirrored: On the scan with left and right exchanged.
-    """
-
-    as_is: float
-    mirrored: float
 
 
 def handedness_of(image: Int16[np.ndarray, "z y x"], model: Model) -> Handedness | None:

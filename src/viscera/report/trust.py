@@ -1,6 +1,6 @@
 """The section on signs that a result should not be trusted, and whether organs that raise them score worse here.
 
-The signs come from the evaluation, which found them beside the label maps (case_trust.py).
+The signs come from the evaluation, which found them beside the label maps (trust/sign.py).
 """
 
 import math
@@ -8,11 +8,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from viscera.case_trust import CaseTrust
 from viscera.figures.canvas import readable
 from viscera.labels import SIDES, organ_name
 from viscera.report.page import Cell, Row, Section, Table, number_cell
 from viscera.scores import OrganScore
+from viscera.trust.sign import CaseTrust
 
 MOST_ROWS = 50
 """Of the table. Where there are more, at most half of them are about whole scans, if organs need the others."""

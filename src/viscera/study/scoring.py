@@ -6,40 +6,23 @@ Scores on the scanner's grid, after tidying, are `viscera evaluate`'s.
 
 import math
 import zipfile
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Bool, Int16, Int64, UInt8
+from jaxtyping import UInt8
 
-from viscera.cases import Case, Split, Store
+from viscera.cases import Split, Store
 from viscera.checkpoint import find_weights, load_weights
-from viscera.config import Accelerator, SliceInference
+from viscera.config import Accelerator
+from viscera.counts import Counts, count_case
 from viscera.errors import RunError
 from viscera.files import replacing
-from viscera.inference import Model, decide, load_model, read_logits
+from viscera.inference import load_model
+from viscera.inference.prepared import prepared_labels
 from viscera.runlog import read_rows
 from viscera.scores import MEAN, OrganScore, Summary, summarise
 from viscera.study.results import CaseScore, CellResult, ClassScore
-
-VOLUME_SLICES = 4
-"""Slices of a 3D network's output that are decided at once."""
-
-
-@dataclass(frozen=True, eq=False)
-class Counts:
-    """What the scores of a case are made of.
-
-    Attributes:
-        case: Its name in the store.
-        patient: <data set>/<patient>: a patient's name is unique in its data set only.
-        voxels: {class: (voxels of intersection, of union)} of background and of the annotated organs.
-    """
-
-    case: str
-    patient: str
-    voxels: Mapping[str, tuple[int, int]]
 
 
 def score_run(
@@ -87,50 +70,6 @@ def score_run(
         classes=class_scores(counts, classes=model.space.classes, generator=np.random.default_rng(0)),
         cases=tuple(case_score(one) for one in counts),
     )
-
-
-def prepared_labels(image: Int16[np.ndarray, "z y x"], model: Model) -> UInt8[np.ndarray, "z y x"]:
-    """Give a network's labels of a prepared scan, on its own grid and not tidied."""
-    settings = model.recipe.inference
-    size = settings.batch_size if isinstance(settings, SliceInference) else VOLUME_SLICES
-    read = read_logits(image, model)
-    parts = [range(first, min(first + size, len(image))) for first in range(0, len(image), size)]
-    return np.concatenate([decide(read(part), image.shape[1:]) for part in parts])
-
-
-def count_case(case: Case, labels: UInt8[np.ndarray, "z y x"], *, classes: Sequence[str]) -> Counts:
-    """Count a case's intersections and unions, over known voxels, of background and of the organs that it annotates.
-
-    What the network calls an organ that the case does not annotate counts as background, as in the case's own labels.
-
-    Args:
-        case: With its labels.
-        labels: The network's, on the same grid.
-        classes: Background first.
-    """
-    kept = np.array([organ in case.annotated for organ in classes])
-    both, union = overlaps(case.truth, labels, kept=kept, known=case.known)
-    voxels = {
-        organ: (int(both[index]), int(union[index])) for index, organ in enumerate(classes) if index == 0 or kept[index]
-    }
-    return Counts(case.name, f"{case.dataset}/{case.patient}", voxels)
-
-
-def overlaps(
-    truth: UInt8[np.ndarray, "z y x"],
-    labels: UInt8[np.ndarray, "z y x"],
-    *,
-    kept: Bool[np.ndarray, " class"],
-    known: Bool[np.ndarray, "z y x"] | None,
-) -> tuple[Int64[np.ndarray, " class"], Int64[np.ndarray, " class"]]:
-    """Give the voxels of the intersection and of the union of each class; those that are not kept become background."""
-    classes = len(kept)
-    table = np.where(kept, np.arange(classes), 0).astype(np.uint8)
-    pairs = table[truth].astype(np.int64) * classes + table[labels]
-    matrix = np.bincount(pairs[known] if known is not None else pairs.ravel(), minlength=classes**2)
-    matrix = matrix.reshape(classes, classes)
-    both = matrix.diagonal()
-    return both, matrix.sum(0) + matrix.sum(1) - both
 
 
 def iou(both: int, union: int) -> float:

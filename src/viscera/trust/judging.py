@@ -5,9 +5,8 @@ from dataclasses import asdict, dataclass, replace
 from math import floor, isfinite
 
 from viscera.errors import SettingError
-from viscera.inference.certainty import Edge
-from viscera.inference.handedness import Handedness
 from viscera.labels import TUMOUR
+from viscera.trust.certainty import Edge, Handedness
 from viscera.trust.measuring import Look, Organ
 from viscera.trust.orientation import orientation_signs, side_signs
 from viscera.trust.plausible import PLAUSIBLE, SHOWN_BETWEEN, SHOWN_WITH
