@@ -15,11 +15,12 @@ from machine import facts, save
 from partial_labels import BASE as PARTIAL
 from partial_labels import TEST, TRAINING, make_data
 from viscera.config import PartialLoss, Preparation, Recipe, SliceAugmentation, SliceSampling, SpacedSlices
-from viscera.datasets import find_sources
-from viscera.preparing import Plan, prepare_store
-from viscera.recipes import VISCERA2D_16, ZHANG2D_SMALL
-from viscera.scores import GROUPS
-from viscera.splits import Fractions
+from viscera.datasets.layouts import find_sources
+from viscera.evaluation.scores import GROUPS
+from viscera.preparation.prepare import Plan, prepare_store
+from viscera.preparation.splits import Fractions
+from viscera.recipes.viscera2d import VISCERA2D_16
+from viscera.recipes.zhang2d import ZHANG2D_SMALL
 
 DESIGN = "two_overlapping"
 SEEDS = (0, 1)

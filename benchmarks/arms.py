@@ -11,10 +11,10 @@ from pathlib import Path
 
 import numpy as np
 
-from viscera.cases import open_store
 from viscera.config import Recipe
-from viscera.recipe_json import recipe_to_json
-from viscera.scores import OrganScore, compare, evaluation_from_json, summarise
+from viscera.config.recipe_json import recipe_to_json
+from viscera.evaluation.scores import OrganScore, compare, evaluation_from_json, summarise
+from viscera.preparation.store import open_store
 
 
 @dataclass(frozen=True)

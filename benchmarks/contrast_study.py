@@ -12,10 +12,10 @@ from pathlib import Path
 
 from arms import viscera
 from machine import facts, save
-from viscera.datasets import find_sources
-from viscera.preparing import Plan, prepare_store
-from viscera.recipes import RECIPES
-from viscera.splits import Fractions
+from viscera.datasets.layouts import find_sources
+from viscera.preparation.prepare import Plan, prepare_store
+from viscera.preparation.splits import Fractions
+from viscera.recipes.catalogue import RECIPES
 
 CASES, SHAPE, SEED, EPOCHS = 45, (40, 128, 128), 51, 14
 SHARES = Fractions(training=0.6, validation=0.2, test=0.2)

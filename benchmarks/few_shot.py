@@ -20,14 +20,15 @@ from scipy.ndimage import gaussian_filter
 
 from arms import Arm, dice_of, drawing, run_all, scores_of, training_minutes, viscera
 from machine import facts, save
-from viscera.datasets import find_sources, write_case
+from viscera.datasets.layouts import find_sources
+from viscera.datasets.synthetic import Cohort, make_patient
+from viscera.datasets.writing import write_case
+from viscera.evaluation.scores import ALL
 from viscera.labels import FLARE13
-from viscera.preparing import Plan, prepare_store
-from viscera.recipes import STARTER
-from viscera.scores import ALL
-from viscera.splits import Fractions
-from viscera.synthesis import RICH
-from viscera.synthesis.cohort import Cohort, make_patient
+from viscera.preparation.prepare import Plan, prepare_store
+from viscera.preparation.splits import Fractions
+from viscera.recipes.starter import STARTER
+from viscera.synthesis.variety import RICH
 from viscera.volume import Volume, with_voxels
 
 COUNTS = (0, 1, 2, 4, 8, 16)

@@ -12,7 +12,7 @@ import numpy as np
 import SimpleITK as Sitk
 
 from machine import ROOT, alternate, facts, rows, save
-from viscera import nifti
+from viscera.io import nifti
 from viscera.volume import Volume, with_voxels
 
 LIDC = ROOT.parent / "shared" / "data" / "lidc" / "LIDC-IDRI-0314_chest_upper_abdomen_ct.nii.gz"

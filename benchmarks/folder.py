@@ -13,8 +13,8 @@ from pathlib import Path
 from statistics import median
 
 from machine import ROOT, alternate, facts, save
-from viscera.inference import Model, load_model
-from viscera.prediction import Task, predict_all, predict_file
+from viscera.inference.model import Model, load_model
+from viscera.inference.predict import Task, predict_all, predict_file
 
 DATA = ROOT.parent / "shared" / "data"
 SCANS = (

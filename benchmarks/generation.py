@@ -22,12 +22,12 @@ from pathlib import Path
 from resource import RUSAGE_SELF, getrusage
 
 from machine import RESULTS, facts, save
-from viscera.cases import Store
 from viscera.cli.templates import read_templates
-from viscera.fresh import FIRST, make_fresh
-from viscera.recipes import find_recipe
-from viscera.synthesis import RICH
-from viscera.synthesis.cohort import Cohort, make_patient
+from viscera.datasets.synthetic import Cohort, make_patient
+from viscera.learning.synthetic_patients import FIRST, make_fresh
+from viscera.preparation.store import Store
+from viscera.recipes.catalogue import find_recipe
+from viscera.synthesis.variety import RICH
 
 MOST_CORES = 2
 

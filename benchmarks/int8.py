@@ -18,13 +18,14 @@ import torch
 from torch import nn
 
 from machine import alternate, facts, rows, save
-from viscera.cases import Store, open_store
 from viscera.config import SliceInference
-from viscera.exporting import Yardstick, measure
-from viscera.graph import shape_of, to_onnx
-from viscera.inference import Model, load_model, slice_logits
-from viscera.quantisation import SLICES, drawn_inputs, quantised
-from viscera.runtime import OpenVinoRunner, TorchRunner, input_channels
+from viscera.deployment.export import Yardstick, measure
+from viscera.deployment.int8 import SLICES, drawn_inputs, quantised
+from viscera.inference.model import Model, load_model
+from viscera.inference.slices import slice_logits
+from viscera.networks.onnx import shape_of, to_onnx
+from viscera.networks.runners import OpenVinoRunner, TorchRunner, input_channels
+from viscera.preparation.store import Store, open_store
 
 OURS = "openvino int8"
 CHUNKS = 16

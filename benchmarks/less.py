@@ -16,13 +16,15 @@ from statistics import median
 import numpy as np
 
 from machine import ROOT, facts, save
-from viscera import nifti
 from viscera.config import SliceInference
-from viscera.datasets import find_sources, read_labels
+from viscera.datasets.layouts import find_sources
+from viscera.datasets.read_labels import read_labels
 from viscera.datasets.sources import Source
-from viscera.inference import Model, Prepared, load_model, prepare_scan, segment_prepared
-from viscera.intensity import hounsfield
+from viscera.inference.model import Model, load_model
+from viscera.inference.segment import Prepared, prepare_scan, segment_prepared
+from viscera.io import nifti
 from viscera.labels import fit
+from viscera.preparation.intensity import hounsfield
 from viscera.volume import with_voxels
 
 DATA = ROOT.parent / "shared" / "data"

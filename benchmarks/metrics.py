@@ -22,9 +22,9 @@ import torch
 from monai.metrics import compute_dice, compute_hausdorff_distance, compute_surface_dice
 
 from machine import ROOT, alternate, facts, rows, save
-from viscera import nifti
-from viscera.label_files import read_names
-from viscera.metrics import confusion, organ_boxes, overlap, surface_scores
+from viscera.evaluation.metrics import confusion, organ_boxes, overlap, surface_scores
+from viscera.io import nifti
+from viscera.io.label_names import read_names
 
 REAL = ROOT.parent / "shared" / "data" / "totalsegmentator_example" / "ts_example_ct_3mm_label.nii.gz"
 ORGANS = [

@@ -11,8 +11,8 @@ import nibabel
 import numpy as np
 
 from machine import ROOT, facts, save
-from viscera.inference import load_model
-from viscera.prediction import Task, predict_file
+from viscera.inference.model import load_model
+from viscera.inference.predict import Task, predict_file
 
 SCAN = ROOT.parent / "shared" / "data" / "hcc_tace" / "HCC_048_portal_venous_ct.nii.gz"
 COPIES = {"flipped x": "RPS", "flipped y and z": "LAI", "transposed": "SAR", "transposed and flipped": "PIR"}

@@ -36,12 +36,13 @@ from viscera.config import (
     Training,
     UNetShape,
 )
-from viscera.datasets import find_sources, write_case
+from viscera.datasets.layouts import find_sources
+from viscera.datasets.synthetic import Cohort, make_patient
+from viscera.datasets.writing import write_case
+from viscera.evaluation.scores import GROUPS
 from viscera.labels import ABDOMENCT1K, SIDES, ZHANG12
-from viscera.preparing import Plan, prepare_store
-from viscera.scores import GROUPS
-from viscera.splits import Fractions
-from viscera.synthesis.cohort import Cohort, make_patient
+from viscera.preparation.prepare import Plan, prepare_store
+from viscera.preparation.splits import Fractions
 from viscera.synthesis.patient import Patient
 
 SHAPE = (64, 96, 96)

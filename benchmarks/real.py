@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 from machine import ROOT, facts, save
-from viscera.cli import main as viscera
+from viscera.cli.command import main as viscera
 
 DATA = ROOT.parent / "shared" / "data" / "totalsegmentator_example"
 SETTINGS = {

@@ -19,11 +19,11 @@ import numpy as np
 from arms import Arm, run_all, training_minutes, viscera
 from machine import facts, save
 from two_step import make_data, make_store
-from viscera import nifti
-from viscera.checkpoint import load_weights
 from viscera.config import Postprocessing, Recipe, Softmax
-from viscera.recipes import RUNET_SMALL
-from viscera.scores import compare, evaluation_from_json
+from viscera.evaluation.scores import compare, evaluation_from_json
+from viscera.io import nifti
+from viscera.networks.weights import load_weights
+from viscera.recipes.runet import RUNET_SMALL
 
 SEEDS = (0, 1, 2)
 EPOCHS = 8

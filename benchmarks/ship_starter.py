@@ -23,10 +23,10 @@ from pathlib import Path
 import pydantic
 
 from machine import ROOT, commit
+from viscera.deployment.bundling import Facts, ship
 from viscera.errors import SettingError
-from viscera.scores import Evaluation, evaluation_from_json
-from viscera.shipped import Shipped
-from viscera.shipping import Facts, ship
+from viscera.evaluation.scores import Evaluation, evaluation_from_json
+from viscera.networks.cards import Shipped
 
 
 def main(arguments: list[str] | None = None) -> Shipped:

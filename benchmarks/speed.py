@@ -24,11 +24,12 @@ import speed_export
 from machine import ROOT, facts, save
 from speed_child import HERE, Order, competing
 from speed_weights import save_widened
-from viscera import nifti
-from viscera.checkpoint import find_weights, load_weights
 from viscera.config import ResizedSlices, UNetShape, Window
-from viscera.networks import build_network, parameter_count
-from viscera.synthesis import synthesize
+from viscera.io import nifti
+from viscera.networks.build import build_network
+from viscera.networks.unet import parameter_count
+from viscera.networks.weights import find_weights, load_weights
+from viscera.synthesis.patient import synthesize
 from viscera.volume import Volume, with_voxels
 
 DATA = ROOT.parent / "shared" / "data"

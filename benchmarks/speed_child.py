@@ -139,8 +139,8 @@ def plain_network(run: str) -> tuple:
 
     What peers get: viscera's tricks (folding, channels last, kept memory) are viscera's.
     """
-    from viscera.checkpoint import fill_network, find_weights, load_weights
-    from viscera.networks import build_network
+    from viscera.networks.build import build_network
+    from viscera.networks.weights import fill_network, find_weights, load_weights
 
     weights = load_weights(find_weights(Path(run)))
     network = build_network(weights.recipe.network, classes=len(weights.space.classes))

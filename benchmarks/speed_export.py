@@ -72,10 +72,10 @@ def our_export(logits: np.ndarray, grid: tuple[int, ...]) -> Callable[[], np.nda
     """Give viscera's export."""
     import torch
 
-    from viscera.geometry import Geometry
     from viscera.inference.volumes import on_axial
     from viscera.inference.windows import Planes
-    from viscera.resampling import Ladder
+    from viscera.preparation.geometry import Geometry
+    from viscera.preparation.resampling import Ladder
     from viscera.volume import axial_turn
 
     z, y, x = logits.shape[1:]

@@ -15,7 +15,8 @@ from scipy import ndimage
 
 from machine import alternate, rows
 from metrics import ORGANS, label_maps
-from viscera.postprocessing import fill_holes, keep_largest_components
+from viscera.inference.postprocessing.components import keep_largest_components
+from viscera.inference.postprocessing.morphology import fill_holes
 
 LABELS = range(1, len(ORGANS) + 1)
 EACH = 20

@@ -7,10 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from speed_child import Clock, Order, Segment, measured
-from viscera.cli.starting import kept_graphs, starting
-from viscera.inference import Model, load_model
-from viscera.prediction import Task, predict_file
-from viscera.runtime import TorchRunner
+from viscera.cli.startup import kept_graphs, starting
+from viscera.inference.model import Model, load_model
+from viscera.inference.predict import Task, predict_file
+from viscera.networks.runners import TorchRunner
 
 
 def load(order: Order, clock: Clock) -> Segment:

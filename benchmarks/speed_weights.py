@@ -12,9 +12,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from viscera.checkpoint import Weights, find_weights, load_weights, save_weights
 from viscera.config import UNetShape
-from viscera.networks import build_network, parameter_count
+from viscera.networks.build import build_network
+from viscera.networks.unet import parameter_count
+from viscera.networks.weights import Weights, find_weights, load_weights, save_weights
 
 
 def save_widened(run: Path, file: Path, *, width: int = 64) -> int:

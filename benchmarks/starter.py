@@ -30,8 +30,8 @@ from arms import Arm, drawing, train_all, training_minutes, viscera
 from machine import ROOT, facts, save
 from real import data_set, describe
 from viscera.config import Recipe
-from viscera.recipes import STARTER, STARTER_24
-from viscera.scores import evaluation_from_json
+from viscera.evaluation.scores import evaluation_from_json
+from viscera.recipes.starter import STARTER, STARTER_24
 
 DATA = ROOT.parent / "shared" / "data"
 LEARNT = "totalsegmentator_example/ts_example_ct_3mm"

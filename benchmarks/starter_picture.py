@@ -18,8 +18,8 @@ from matplotlib.patches import Patch
 
 from arms import viscera
 from machine import ROOT
-from viscera import nifti
-from viscera.figures import Look, stills
+from viscera.figures.montage import Look, stills
+from viscera.io import nifti
 
 DATA = ROOT.parent / "shared" / "data"
 SCANS = {

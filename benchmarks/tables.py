@@ -28,8 +28,7 @@ def tree() -> str:
 
     contract = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"][0]
     rows = []
-    for layer in reversed(contract["layers"]):
-        name = layer.removeprefix("viscera.")
+    for name in [name.strip() for layer in reversed(contract["layers"]) for name in layer.split("|")]:
         file = PACKAGE / f"{name}.py"
         if file.exists():
             rows.append((f"{name}.py", first_line(file)))
@@ -41,7 +40,7 @@ def tree() -> str:
 
 def layouts() -> str:
     """Give the table of layouts."""
-    from viscera.datasets import LAYOUTS
+    from viscera.datasets.layouts import LAYOUTS
 
     rows = "\n".join(f"| `{name}` | {text} |" for name, text in LAYOUTS.items())
     return f"| layout | folder |\n|---|---|\n{rows}"

@@ -13,8 +13,8 @@ import torch
 
 from machine import facts, save
 from viscera.config import AddedBoundaryLoss, UNetShape
-from viscera.losses import boundary_loss
-from viscera.machine import keep_pages
+from viscera.learning.losses import boundary_loss
+from viscera.networks.device import keep_pages
 from viscera.networks.unet import UNet
 
 WAYS = ("torch as it comes", "bf16", "bf16, channels last", "bf16, channels last, pages kept")

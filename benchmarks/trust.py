@@ -19,15 +19,20 @@ from pathlib import Path
 import numpy as np
 
 from machine import ROOT, facts, save
-from viscera import nifti
-from viscera.inference import Model, certainty_of, handedness_of, load_model, prepare_scan, segment_prepared
-from viscera.intensity import hounsfield
+from viscera.evaluation.metrics import confusion, overlap
+from viscera.inference.certainty import certainty_of
+from viscera.inference.handedness import handedness_of
+from viscera.inference.model import Model, load_model
+from viscera.inference.segment import prepare_scan, segment_prepared
+from viscera.io import nifti
 from viscera.labels import fit
-from viscera.metrics import confusion, overlap
-from viscera.synthesis import PLAIN, RICH, synthesize
-from viscera.synthesis.variety import without
-from viscera.trust import Limits, Organ, Trust, fitted_limits, measure_organs, measure_scan, signs
-from viscera.trust.certainty import Edge
+from viscera.preparation.intensity import hounsfield
+from viscera.quality.certainty import Edge
+from viscera.quality.flags import Trust
+from viscera.quality.judging import Limits, fitted_limits, signs
+from viscera.quality.measuring import Organ, measure_organs, measure_scan
+from viscera.synthesis.patient import synthesize
+from viscera.synthesis.variety import PLAIN, RICH, without
 from viscera.volume import Turn, Volume, with_voxels
 
 DATA = ROOT.parent / "shared" / "data"

@@ -18,11 +18,11 @@ from pathlib import Path
 from arms import Arm, train_all, viscera
 from machine import facts, save
 from viscera.config import Recipe
-from viscera.datasets import find_sources
+from viscera.datasets.layouts import find_sources
 from viscera.labels import TUMOUR
-from viscera.preparing import Plan, prepare_store
-from viscera.recipes import RECIPES
-from viscera.splits import Fractions
+from viscera.preparation.prepare import Plan, prepare_store
+from viscera.preparation.splits import Fractions
+from viscera.recipes.catalogue import RECIPES
 
 COHORTS = {"training": (40, 1), "training_tumour": (200, 3001), "test": (8, 1001)}
 """{folder: (patients, seed)}. The 100 tumours of 40 patients are learnt by heart: on others the network then finds none."""

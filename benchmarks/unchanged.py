@@ -17,15 +17,18 @@ import numpy as np
 import torch
 
 from machine import ROOT, facts, save
-from viscera import nifti
-from viscera.datasets import Source, find_sources, read_labels
-from viscera.inference import Model, load_model, prepare_scan, segment, slice_logits
-from viscera.inference.slices import enlargement_of
+from viscera.datasets.layouts import find_sources
+from viscera.datasets.read_labels import read_labels
+from viscera.datasets.sources import Source
+from viscera.evaluation.metrics import confusion, overlap
+from viscera.inference.model import Model, load_model
+from viscera.inference.postprocessing.tidying import tidy
+from viscera.inference.segment import prepare_scan, segment
+from viscera.inference.slices import enlargement_of, slice_logits
 from viscera.inference.upsampling import plain_labels
-from viscera.intensity import hounsfield
+from viscera.io import nifti
 from viscera.labels import LabelSpace, fit
-from viscera.metrics import confusion, overlap
-from viscera.postprocessing import tidy
+from viscera.preparation.intensity import hounsfield
 from viscera.volume import Volume, with_voxels
 
 DATA = ROOT.parent / "shared" / "data"

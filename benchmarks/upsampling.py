@@ -16,12 +16,13 @@ import numpy as np
 import torch
 
 from machine import ROOT, alternate, facts, rows, save
-from viscera import nifti
 from viscera.config import Preparation, ResizedSlices, SpacedSlices
-from viscera.geometry import Geometry
-from viscera.inference import Model, load_model, prepare_scan, slice_logits
-from viscera.inference.slices import enlargement_of
+from viscera.inference.model import Model, load_model
+from viscera.inference.segment import prepare_scan
+from viscera.inference.slices import enlargement_of, slice_logits
 from viscera.inference.upsampling import Enlargement, enlarged_labels, plain_labels, side_of
+from viscera.io import nifti
+from viscera.preparation.geometry import Geometry
 
 SCAN = ROOT.parent / "shared" / "data" / "hcc_tace" / "HCC_048_portal_venous_ct.nii.gz"
 AT_ONCE = 4

@@ -18,11 +18,12 @@ import numpy as np
 import torch
 
 from machine import facts, save
-from viscera import nifti
-from viscera.checkpoint import Weights, save_weights
-from viscera.networks import build_network, parameter_count
-from viscera.recipes import GAO2STEP
-from viscera.synthesis import synthesize
+from viscera.io import nifti
+from viscera.networks.build import build_network
+from viscera.networks.unet import parameter_count
+from viscera.networks.weights import Weights, save_weights
+from viscera.recipes.gao2step import GAO2STEP
+from viscera.synthesis.patient import synthesize
 from viscera.volume import Volume
 
 SHAPE = (824, 512, 512)

@@ -16,12 +16,12 @@ from pathlib import Path
 import numpy as np
 
 from train_and_look import prepared, small_recipe, trained_and_scored
-from viscera.datasets import Source
-from viscera.figures import Look, montage, save
-from viscera.figures.canvas import GREY, INK, line_colour, new_figure, readable, style
-from viscera.nifti import read
-from viscera.pairing import Task, match
-from viscera.scores import MEAN, Comparison, Evaluation, compare
+from viscera.datasets.sources import Source
+from viscera.evaluation.pairing import Task, match
+from viscera.evaluation.scores import MEAN, Comparison, Evaluation, compare
+from viscera.figures.canvas import GREY, INK, line_colour, new_figure, readable, save, style
+from viscera.figures.montage import Look, montage
+from viscera.io.nifti import read
 
 # %% [markdown]
 # ## Differences, not means

@@ -16,13 +16,17 @@ from pathlib import Path
 
 import numpy as np
 
-from viscera.cases import Store, open_store
-from viscera.datasets import Source, find_sources, read_labels
-from viscera.figures import Look, ScanHu, hu_distribution, label_frequencies, montage, save
-from viscera.nifti import read
-from viscera.preparing import Plan, prepare_store
-from viscera.recipes import find_recipe
-from viscera.synthesis.cohort import Cohort, write_cohort
+from viscera.datasets.layouts import find_sources
+from viscera.datasets.read_labels import read_labels
+from viscera.datasets.sources import Source
+from viscera.datasets.synthetic import Cohort, write_cohort
+from viscera.figures.canvas import save
+from viscera.figures.data_set import ScanHu, hu_distribution, label_frequencies
+from viscera.figures.montage import Look, montage
+from viscera.io.nifti import read
+from viscera.preparation.prepare import Plan, prepare_store
+from viscera.preparation.store import Store, open_store
+from viscera.recipes.catalogue import find_recipe
 
 # %% [markdown]
 # ## Intensities of each organ

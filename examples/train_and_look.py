@@ -15,22 +15,26 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from viscera.cases import Store, open_store
 from viscera.config import Recipe, ResizedSlices, UNetShape
-from viscera.datasets import Source, find_sources
-from viscera.evaluation import evaluate
-from viscera.figures import dice_bars, montage, save, training_curves
-from viscera.inference import load_model
-from viscera.nifti import read
-from viscera.pairing import Task, match
-from viscera.prediction import Task as Scan
-from viscera.prediction import predict_all
-from viscera.preparing import Plan, prepare_store
-from viscera.preprocessing import case_name
-from viscera.recipes import find_recipe
-from viscera.scores import Evaluation
-from viscera.synthesis.cohort import Cohort, write_cohort
-from viscera.training import Watch, train
+from viscera.datasets.layouts import find_sources
+from viscera.datasets.sources import Source
+from viscera.datasets.synthetic import Cohort, write_cohort
+from viscera.evaluation.evaluate import evaluate
+from viscera.evaluation.pairing import Task, match
+from viscera.evaluation.scores import Evaluation
+from viscera.figures.canvas import save
+from viscera.figures.curves import training_curves
+from viscera.figures.montage import montage
+from viscera.figures.scores import dice_bars
+from viscera.inference.model import load_model
+from viscera.inference.predict import Task as Scan
+from viscera.inference.predict import predict_all
+from viscera.io.nifti import read
+from viscera.learning.training import Watch, train
+from viscera.preparation.case import case_name
+from viscera.preparation.prepare import Plan, prepare_store
+from viscera.preparation.store import Store, open_store
+from viscera.recipes.catalogue import find_recipe
 
 # %% [markdown]
 # ## The recipe
@@ -125,6 +129,6 @@ if __name__ == "__main__":
     if notebook:
         from IPython.display import display
 
-        from viscera.notebook import browse
+        from viscera.reports.notebook import browse
 
         display(browse(case.image, found, truth=case))

@@ -20,7 +20,7 @@ from bad_looks import LOOKS, STUDIES
 from bad_scans import FOLDERS, SCANS
 from bad_speed import SPEED
 from bad_volumes import VOLUMES
-from viscera.cli import main
+from viscera.cli.command import main
 
 BAR = r"\|"
 """A vertical bar within a cell of a table."""

@@ -26,8 +26,8 @@ def shared_data() -> Path:
 @pytest.fixture(scope="session")
 def make_case() -> Callable:
     """Give a function that makes a Case in memory."""
-    from viscera.cases import Case
-    from viscera.geometry import Geometry
+    from viscera.preparation.geometry import Geometry
+    from viscera.preparation.store import Case
     from viscera.volume import Turn
 
     def make(name, *, annotated, labels, known=None, image=None):
@@ -48,10 +48,10 @@ def small_store(tmp_path_factory, make_case) -> Path:
 
     Data set "a" annotates both, "b" the liver only; six patients with four slices of 16x16 each.
     """
-    from viscera.cases import Facts, SourceFacts, create_store, write_case
     from viscera.config import ResizedSlices
-    from viscera.files import write_json
+    from viscera.io.atomic import write_json
     from viscera.labels import ABDOMENCT1K
+    from viscera.preparation.store import Facts, SourceFacts, create_store, write_case
 
     store = create_store(tmp_path_factory.mktemp("store"), space=ABDOMENCT1K, preparation=ResizedSlices(size=(16, 16)))
     splits = dict(zip("abcdef", ("training", "training", "training", "validation", "training", "test"), strict=True))

@@ -9,8 +9,9 @@ from torch.nn import functional
 
 from viscera.config import AttentionUNetShape
 from viscera.errors import SettingError
-from viscera.networks import build_network, parameter_count
 from viscera.networks.attention_unet import AttentionUNet, Gate
+from viscera.networks.build import build_network
+from viscera.networks.unet import parameter_count
 
 SMALL = AttentionUNetShape(widths=(4, 6, 8))
 

@@ -8,12 +8,16 @@ import pytest
 import torch
 from scipy import ndimage, stats
 
-from viscera.augmentation import RichChanges, SliceChanges, change_batch, draw_changes
-from viscera.augmentation.deformation import sampling_grid
-from viscera.augmentation.white_noise import draw_seeds, white_noise
 from viscera.config import RichAugmentation, SliceAugmentation
 from viscera.errors import SettingError
-from viscera.sampling import NO_ORGAN_DISTANCE_PIXELS, Batch, boundary_distance, step_generator
+from viscera.learning.augmentation.changes import change_batch, draw_changes
+from viscera.learning.augmentation.deformation import sampling_grid
+from viscera.learning.augmentation.rich import RichChanges
+from viscera.learning.augmentation.turned import SliceChanges
+from viscera.learning.augmentation.white_noise import draw_seeds, white_noise
+from viscera.learning.sampling.batch import Batch
+from viscera.learning.sampling.reading import step_generator
+from viscera.learning.sampling.slices import NO_ORGAN_DISTANCE_PIXELS, boundary_distance
 
 NOTHING = RichAugmentation(
     rotation_degrees=0,

@@ -7,12 +7,16 @@ import pytest
 import torch
 from scipy import ndimage, stats
 
-from viscera.augmentation import RichChanges, SliceChanges, VolumeChanges, change_batch, draw_changes
-from viscera.augmentation.volume import smoothed, with_gamma
-from viscera.augmentation.white_noise import white_noise
 from viscera.config import RichAugmentation, SliceAugmentation, VolumeAugmentation
 from viscera.errors import SettingError
-from viscera.sampling import NO_ORGAN_DISTANCE_PIXELS, Batch, step_generator
+from viscera.learning.augmentation.changes import change_batch, draw_changes
+from viscera.learning.augmentation.rich import RichChanges
+from viscera.learning.augmentation.turned import SliceChanges
+from viscera.learning.augmentation.volume import VolumeChanges, smoothed, with_gamma
+from viscera.learning.augmentation.white_noise import white_noise
+from viscera.learning.sampling.batch import Batch
+from viscera.learning.sampling.reading import step_generator
+from viscera.learning.sampling.slices import NO_ORGAN_DISTANCE_PIXELS
 
 ALWAYS = VolumeAugmentation(flip_x=1, flip_y=1, smooth=1, noise=1, gamma=1, shift=1)
 NEVER = VolumeAugmentation(flip_x=0, flip_y=0, smooth=0, noise=0, gamma=0, shift=0)

@@ -13,8 +13,8 @@ import pytest
 import torch
 from torch import nn
 
-from viscera import nifti
-from viscera.benching import (
+from viscera.cli.bench import conclusion, main, table_rows
+from viscera.deployment.bench import (
     LAUNCHER,
     WHOLE,
     Bench,
@@ -27,13 +27,13 @@ from viscera.benching import (
     write_synthetic_scan,
     write_untrained_weights,
 )
-from viscera.checkpoint import load_weights
-from viscera.cli.bench import conclusion, main, table_rows
+from viscera.deployment.flops import flops, noted_calls
 from viscera.errors import FileError, RunError, SettingError, VisceraError
-from viscera.flops import flops, noted_calls
-from viscera.inference import load_model
-from viscera.recipes import RECIPES
-from viscera.runtime import missing_packages
+from viscera.inference.model import load_model
+from viscera.io import nifti
+from viscera.networks.runners import missing_packages
+from viscera.networks.weights import load_weights
+from viscera.recipes.catalogue import RECIPES
 
 SMALL = RECIPES["zhang2d-small"]
 NEEDED = {"torch", "openvino", "onnx"}
@@ -51,7 +51,7 @@ def measured(tmp_path_factory):
         shown = []
         patch.setattr("viscera.cli.bench.show_table", lambda title, columns, rows: shown.append((title, columns, rows)))
         patch.setattr("tempfile.tempdir", str(folder))
-        patch.setattr("viscera.benching.Plan", partial(Plan, peak_seconds=0.001, peak_sizes=((8, 16),)))
+        patch.setattr("viscera.deployment.bench.Plan", partial(Plan, peak_seconds=0.001, peak_sizes=((8, 16),)))
         assert main([*words, "--runtime", *runtimes, "--json", str(folder / "bench.json")]) == 0
     torch.set_num_threads(threads)
     return folder, runtimes, shown
@@ -134,7 +134,7 @@ def test_an_interruption_leaves_nothing(tmp_path, monkeypatch):
     def interrupted(*arguments, **more):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("viscera.benching.convolution_loads", interrupted)
+    monkeypatch.setattr("viscera.deployment.bench.convolution_loads", interrupted)
     words = ["--recipe", "zhang2d-small", "--shape", "8", "64", "64", "--rounds", "1", "--runtime", "torch"]
     with pytest.raises(KeyboardInterrupt):
         main([*words, "--json", str(tmp_path / "b.json")])
@@ -145,7 +145,7 @@ def test_rounds_alternate_and_every_step_is_told(tmp_path, monkeypatch):
     runtimes = tuple(name for name in ("torch", "onnx") if not missing_packages(name))
     write_synthetic_scan(tmp_path / "s.nii.gz", shape=(4, 16, 16))
     write_untrained_weights(tmp_path / "w.safetensors", SMALL)
-    monkeypatch.setattr("viscera.benching._start_up", lambda scan, weights, name, *, plan, folder: (3.0, 100.0))
+    monkeypatch.setattr("viscera.deployment.bench._start_up", lambda scan, weights, name, *, plan, folder: (3.0, 100.0))
     plan, told = Plan(runtimes, rounds=2, device="cpu", peak_seconds=0.001, peak_sizes=((8, 16),)), []
     found = bench(tmp_path / "s.nii.gz", tmp_path / "w.safetensors", plan=plan, folder=tmp_path, watch=told.append)
     assert len(told) == steps(plan)
@@ -162,7 +162,7 @@ def test_rounds_alternate_and_every_step_is_told(tmp_path, monkeypatch):
 def test_a_runtime_that_is_not_installed_is_named_with_the_remedy(tmp_path, monkeypatch):
     write_synthetic_scan(tmp_path / "s.nii.gz", shape=(4, 16, 16))
     write_untrained_weights(tmp_path / "w.safetensors", SMALL)
-    monkeypatch.setattr("viscera.benching.missing_packages", lambda name: ["onnxruntime"])
+    monkeypatch.setattr("viscera.deployment.bench.missing_packages", lambda name: ["onnxruntime"])
     with pytest.raises(SettingError, match=r"--runtime onnx: onnxruntime not installed.*pip install 'viscera\[onnx\]'"):
         bench(tmp_path / "s.nii.gz", tmp_path / "w.safetensors", plan=Plan(("onnx",)), folder=tmp_path)
 
@@ -278,5 +278,5 @@ def test_the_sentence_says_what_limits_and_what_would_help(monkeypatch):
     )
     preparing = replace(SPEED, seconds={"prepare": [1.5], WHOLE: [2.0]})
     assert sentence(speeds={"openvino": preparing}).endswith("No setting changes that.")
-    monkeypatch.setattr("viscera.runtime.missing_packages", lambda name: ["openvino"])
+    monkeypatch.setattr("viscera.networks.runners.missing_packages", lambda name: ["openvino"])
     assert "pip install 'viscera[openvino]'" in sentence(usual="torch", speeds={"torch": SPEED})

@@ -5,9 +5,9 @@ import json
 import numpy as np
 import pytest
 
-from viscera import nifti
-from viscera.body import coarse_grid, find_body, find_coarse_body
-from viscera.synthesis import synthesize
+from viscera.io import nifti
+from viscera.preparation.body import coarse_grid, find_body, find_coarse_body
+from viscera.synthesis.patient import synthesize
 from viscera.volume import axial_turn, turn_volume
 
 SPACING_MM = (5.0, 1.0, 1.0)

@@ -6,7 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from viscera.cases import (
+from viscera.config import ResizedSlices, SpacedSlices
+from viscera.errors import StoreError
+from viscera.labels import LabelSpace
+from viscera.preparation.geometry import Geometry, geometry_from_json, geometry_to_json
+from viscera.preparation.store import (
     Case,
     Facts,
     SourceFacts,
@@ -19,10 +23,6 @@ from viscera.cases import (
     remove_leftovers,
     write_case,
 )
-from viscera.config import ResizedSlices, SpacedSlices
-from viscera.errors import StoreError
-from viscera.geometry import Geometry, geometry_from_json, geometry_to_json
-from viscera.labels import LabelSpace
 from viscera.volume import Turn, Volume, axial_turn, to_axial
 
 SPACE = LabelSpace("two", ("liver", "spleen"))

@@ -9,8 +9,8 @@ import torch
 
 from test_slices import LIVER, Painted, model, scan
 from viscera.config import UNetShape, WindowInference
-from viscera.inference import Certainty, certainty_of, prepare_scan, segment_prepared
-from viscera.inference.certainty import edges
+from viscera.inference.certainty import Certainty, certainty_of, edges
+from viscera.inference.segment import prepare_scan, segment_prepared
 
 
 def by_hand(logits: torch.Tensor, label: int) -> tuple[int, float, float]:

@@ -7,11 +7,11 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from viscera.checkpoint import Weights, find_weights, load_state, load_weights, save_state, save_weights
 from viscera.config import UNetShape
 from viscera.errors import WeightsError
 from viscera.labels import ZHANG12
 from viscera.networks.unet import UNet
+from viscera.networks.weights import Weights, find_weights, load_state, load_weights, save_state, save_weights
 from viscera.recipes.zhang2d import ZHANG2D
 
 

@@ -9,8 +9,8 @@ import nibabel
 import numpy as np
 import pytest
 
-from viscera.cli import VERBS, main
-from viscera.recipes import RECIPES
+from viscera.cli.command import VERBS, main
+from viscera.recipes.catalogue import RECIPES
 
 README = Path(__file__).parents[1] / "README.md"
 HEAVY = ("torch", "matplotlib", "scipy", "cv2", "pydantic", "nibabel")
@@ -18,7 +18,7 @@ HEAVY = ("torch", "matplotlib", "scipy", "cv2", "pydantic", "nibabel")
 
 @pytest.mark.parametrize("arguments", [["--help"], ["info", "recipes"], ["info", "system"], ["train", "--help"]])
 def test_help_and_info_import_nothing_heavy(arguments):
-    code = f"import sys; from viscera.cli import main\ntry: main({arguments!r})\nexcept SystemExit: pass\n"
+    code = f"import sys; from viscera.cli.command import main\ntry: main({arguments!r})\nexcept SystemExit: pass\n"
     code += f"print([name for name in {HEAVY!r} if name in sys.modules], file=sys.stderr)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stderr.strip().splitlines()[-1] == "[]"
@@ -68,7 +68,7 @@ def _recipe(name: str) -> str:
 
 
 def test_what_is_annotated_in_each_data_set_is_what_its_cases_annotate(way):
-    from viscera.cases import open_store
+    from viscera.preparation.store import open_store
 
     store = open_store(way / "store")
     annotated = {store.case(name).dataset: set(store.case(name).annotated) for name in store.names()}

@@ -5,9 +5,9 @@ from dataclasses import replace
 import pytest
 
 from viscera.config import AddedBoundaryLoss, SummedBoundaryLoss, Training, Window
+from viscera.config.recipe_json import check_recipe, recipe_from_json, recipe_to_json
 from viscera.errors import SettingError
-from viscera.recipe_json import check_recipe, recipe_from_json, recipe_to_json
-from viscera.recipes import RECIPES, find_recipe
+from viscera.recipes.catalogue import RECIPES, find_recipe
 from viscera.recipes.zhang2d import ZHANG2D, ZHANG2D_PAPER
 
 

@@ -13,8 +13,7 @@ from skimage import exposure
 from torch import nn
 
 from bad_files import RECIPE
-from viscera.checkpoint import Weights, load_weights, save_weights
-from viscera.cli import main
+from viscera.cli.command import main
 from viscera.config import (
     Contrast,
     ForegroundScore,
@@ -29,16 +28,20 @@ from viscera.config import (
     VolumeAugmentation,
     WindowInference,
 )
-from viscera.contrast import air_hu, spread
+from viscera.config.recipe_json import recipe_from_json, recipe_to_json
 from viscera.errors import RunError, SettingError
-from viscera.foreground import measure_foreground
-from viscera.inference import Model, read_logits, segment, slice_logits, with_others
+from viscera.inference.model import Model, with_others
+from viscera.inference.segment import segment
+from viscera.inference.slices import slice_logits
+from viscera.inference.volumes import read_logits
 from viscera.inference.windows import places, plan_of
 from viscera.labels import ABDOMENCT1K, TUMOUR_ONLY
-from viscera.recipe_json import recipe_from_json, recipe_to_json
-from viscera.recipes import RECIPES
-from viscera.sampling import open_training, open_validation, read_batch
-from viscera.session import scaled, with_measurements
+from viscera.learning.foreground_hu import measure_foreground
+from viscera.learning.sampling.index import open_training, open_validation, read_batch
+from viscera.learning.setup import scaled, with_measurements
+from viscera.networks.weights import Weights, load_weights, save_weights
+from viscera.preparation.contrast import air_hu, spread
+from viscera.recipes.catalogue import RECIPES
 from viscera.volume import Volume
 
 METHODS = ("none", "equalisation", "clahe")

@@ -6,17 +6,12 @@ import nibabel
 import numpy as np
 import pytest
 
-from viscera import nifti
-from viscera.datasets import (
-    LAYOUTS,
-    AnnotationWarning,
-    OverlapWarning,
-    Problem,
-    find_sources,
-    read_labels,
-    write_case,
-)
+from viscera.datasets.layouts import LAYOUTS, AnnotationWarning, find_sources
+from viscera.datasets.read_labels import OverlapWarning, read_labels
+from viscera.datasets.sources import Problem
+from viscera.datasets.writing import write_case
 from viscera.errors import DataSetError, FileError, GeometryError, LabelError, SettingError
+from viscera.io import nifti
 from viscera.labels import ABDOMENCT1K, FLARE13, ZHANG12, fit
 from viscera.volume import Volume
 

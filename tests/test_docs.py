@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from bad_inputs import call
-from viscera.cases import open_store
 from viscera.datasets.annotations import read_annotations
+from viscera.preparation.store import open_store
 
 PAGE = Path(__file__).parents[1] / "docs" / "mixing_data_sets.md"
 SMALLER = {

@@ -7,7 +7,7 @@ import threading
 import pytest
 import torch
 
-from viscera.efficiency import (
+from viscera.quality.efficiency import (
     TOLERATED_GPU_MIB,
     TOLERATED_S,
     CaseEfficiency,

@@ -7,10 +7,9 @@ import numpy as np
 import pytest
 from scipy.stats import wilcoxon
 
-from viscera import nifti
-from viscera.datasets import Source
+from viscera.datasets.sources import Source
 from viscera.errors import FileError, GeometryError, LabelError
-from viscera.evaluation import (
+from viscera.evaluation.evaluate import (
     TOLERANCES_MM,
     Pair,
     Rules,
@@ -20,10 +19,11 @@ from viscera.evaluation import (
     read_names,
     score_case,
 )
-from viscera.label_files import label_names
+from viscera.evaluation.metrics import surface_scores
+from viscera.evaluation.scores import OrganScore, bootstrap_interval, compare, evaluation_from_json, summarise
+from viscera.io import nifti
+from viscera.io.label_names import label_names
 from viscera.labels import LabelSpace
-from viscera.metrics import surface_scores
-from viscera.scores import OrganScore, bootstrap_interval, compare, evaluation_from_json, summarise
 from viscera.volume import Volume
 
 AFFINE = np.array([[0, 0, 2.0, 0], [0, 1.0, 0, 0], [3.0, 0, 0, 0], [0, 0, 0, 1]])

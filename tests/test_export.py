@@ -14,21 +14,22 @@ import pytest
 import torch
 from torch import nn
 
-from viscera import nifti
-from viscera.cases import open_store
-from viscera.checkpoint import Weights, save_weights
-from viscera.cli import main
+from viscera.cli.command import main
 from viscera.config import Contrast, Recipe, ResizedSlices, SpacedSlices, UNetShape, Window
+from viscera.deployment.export import FILES, Yardstick, describe, export, measure
 from viscera.errors import FileError, RunError, SettingError, StoreError, WeightsError
-from viscera.exporting import FILES, Yardstick, describe, export, measure
-from viscera.files import sha256
-from viscera.graph import to_onnx
-from viscera.inference import Model, load_model, segment
+from viscera.inference.model import Model, load_model
 from viscera.inference.prepared import prepared_labels
+from viscera.inference.segment import segment
+from viscera.io import nifti
+from viscera.io.atomic import sha256
 from viscera.labels import ABDOMENCT1K, colour
-from viscera.networks import build_network
-from viscera.preprocessing import prepare_image
-from viscera.runtime import PACKAGES, OnnxRunner, OpenVinoRunner
+from viscera.networks.build import build_network
+from viscera.networks.onnx import to_onnx
+from viscera.networks.runners import PACKAGES, OnnxRunner, OpenVinoRunner
+from viscera.networks.weights import Weights, save_weights
+from viscera.preparation.case import prepare_image
+from viscera.preparation.store import open_store
 from viscera.volume import Turn, Volume, turn_volume
 
 EXAMPLES = Path(__file__).parents[1] / "examples"

@@ -7,16 +7,20 @@ import pytest
 from PIL import Image
 
 from viscera.errors import GeometryError, LabelError, SettingError
-from viscera.figures import (
+from viscera.figures.montage import Look, choose_slices, montage, stills
+from viscera.figures.pictures import (
+    AGREE,
     AGREEMENT_COLOURS,
-    Look,
+    FALSE,
+    MISSED,
+    OTHER,
+    UNJUDGED,
     agreement,
-    montage,
+    grey,
+    outlines,
     overlay,
-    stills,
+    resize_labels,
 )
-from viscera.figures.montage import choose_slices
-from viscera.figures.pictures import AGREE, FALSE, MISSED, OTHER, UNJUDGED, grey, outlines, resize_labels
 from viscera.figures.sheet import bar_length_mm
 from viscera.labels import COLOURS, SLICER_COLOURS, colour
 from viscera.volume import Turn, Volume, turn_volume

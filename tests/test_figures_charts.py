@@ -10,25 +10,14 @@ from matplotlib.colors import to_rgb
 from PIL import Image
 
 from viscera.errors import FileError
-from viscera.figures import (
-    Epoch,
-    ScanHu,
-    best_epoch,
-    confusion_figure,
-    curves_figure,
-    dice_bars,
-    dice_boxes,
-    hu_distribution,
-    inline_svg,
-    label_frequencies,
-    read_log,
-    save,
-    training_curves,
-)
-from viscera.figures.canvas import INK, line_colour
+from viscera.evaluation.confusion import Confusion
+from viscera.evaluation.scores import Summary
+from viscera.figures.canvas import INK, inline_svg, line_colour, save
+from viscera.figures.confusion import confusion_figure
+from viscera.figures.curves import Epoch, best_epoch, curves_figure, read_log, training_curves
+from viscera.figures.data_set import ScanHu, hu_distribution, label_frequencies
+from viscera.figures.scores import dice_bars, dice_boxes
 from viscera.labels import COLOURS
-from viscera.mixups import Confusion
-from viscera.scores import Summary
 
 LIVER = Summary("liver", "dice", 0.9, 0.8, 0.95, 7)
 

@@ -10,13 +10,13 @@ import pytest
 import surface_distance
 from scipy.ndimage import gaussian_filter
 
-from viscera.cli import main
+from viscera.cli.command import main
 from viscera.errors import SettingError
-from viscera.evaluation import Rules, evaluate, evaluate_pair, score_case
-from viscera.flare import FlareScores, flare_scores
+from viscera.evaluation.evaluate import Rules, evaluate, evaluate_pair, score_case
+from viscera.evaluation.flare import FlareScores, flare_scores
+from viscera.evaluation.pairing import Pair
+from viscera.evaluation.scores import evaluation_from_json
 from viscera.labels import LabelSpace
-from viscera.pairing import Pair
-from viscera.scores import evaluation_from_json
 from viscera.volume import Volume
 
 TARGETS = {

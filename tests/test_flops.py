@@ -5,10 +5,10 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from viscera.flops import LAYERS, Chain, Load, convolution_loads, convolution_peak, flops
-from viscera.networks import build_network
-from viscera.recipes import RECIPES
-from viscera.runtime import PACKAGES, input_channels
+from viscera.deployment.flops import LAYERS, Chain, Load, convolution_loads, convolution_peak, flops
+from viscera.networks.build import build_network
+from viscera.networks.runners import PACKAGES, input_channels
+from viscera.recipes.catalogue import RECIPES
 
 CPU = torch.device("cpu")
 

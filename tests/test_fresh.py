@@ -14,9 +14,7 @@ import psutil
 import pytest
 
 from test_training import rows, same, tensors
-from viscera import nifti
-from viscera.cases import Case, Store, open_store
-from viscera.cli import main
+from viscera.cli.command import main
 from viscera.config import (
     Machine,
     PatchSampling,
@@ -27,18 +25,22 @@ from viscera.config import (
     Training,
     UNetShape,
 )
-from viscera.datasets import Source
+from viscera.config.recipe_json import recipe_to_json
+from viscera.datasets.sources import Source
+from viscera.datasets.synthetic import Cohort, make_patient
 from viscera.errors import RunError, SettingError
-from viscera.fresh import FIRST, Fresh, Maker, Supply, make_fresh, open_patients
+from viscera.io import nifti
 from viscera.labels import ABDOMENCT1K, STARTER19, LabelSpace
-from viscera.preprocessing import prepare_case
-from viscera.recipe_json import recipe_to_json
-from viscera.runlog import claim_run
-from viscera.session import begin, epoch_indices, fresh_organs
-from viscera.synthesis import ORGANS, PLAIN, RICH, synthesize
-from viscera.synthesis.cohort import Cohort, make_patient
-from viscera.synthesis.template import Reshaping, Template
-from viscera.training import Watch, train
+from viscera.learning.run_folder import claim_run
+from viscera.learning.setup import begin, epoch_indices, fresh_organs
+from viscera.learning.synthetic_patients import FIRST, Fresh, Maker, Supply, make_fresh, open_patients
+from viscera.learning.training import Watch, train
+from viscera.preparation.case import prepare_case
+from viscera.preparation.store import Case, Store, open_store
+from viscera.synthesis.canvas import ORGANS
+from viscera.synthesis.patient import synthesize
+from viscera.synthesis.template.template import Reshaping, Template
+from viscera.synthesis.variety import PLAIN, RICH
 
 RECIPE = Recipe(
     name="tiny",
@@ -198,7 +200,8 @@ def test_a_folder_that_cannot_be_written_to_is_said(supply, tmp_path):
 
 def test_processes_end_with_a_run_that_is_killed(small_store, tmp_path):
     code = (
-        "from pathlib import Path; from viscera.cases import open_store; from viscera.fresh import *\n"
+        "from pathlib import Path\nfrom viscera.preparation.store import open_store\n"
+        "from viscera.learning.synthetic_patients import *\n"
         "if __name__ == '__main__':\n"
         f"    supply = Supply(open_store(Path({str(small_store)!r})), Fresh(patients=1, shape=(16, 48, 48), jobs=1))\n"
         f"    maker = Maker(Path({str(tmp_path)!r}), supply, epochs=1); maker.need(0)\n"

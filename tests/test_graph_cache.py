@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from viscera import graph_cache
-from viscera.graph_cache import MOST_GRAPHS, GraphCache, cache_folder
+from viscera.networks import graph_cache
+from viscera.networks.graph_cache import MOST_GRAPHS, GraphCache, cache_folder
 
 HOW = ("openvino", "mixed")
 GRAPH = b"graph" * 1000
@@ -66,7 +66,7 @@ def test_graph_is_not_found_after_a_network_was_programmed_anew(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     keep(tmp_path, GRAPH)
-    monkeypatch.setattr(graph_cache, "SOURCES", ("graph.py",))
+    monkeypatch.setattr(graph_cache, "SOURCES", ("onnx.py",))
     assert find(tmp_path) is None
 
 

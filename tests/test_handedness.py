@@ -9,10 +9,10 @@ from torch import nn
 
 from test_slices import model
 from viscera.config import UNetShape, WindowInference
-from viscera.inference import handedness_of
-from viscera.inference.handedness import LEAST_PIXELS
-from viscera.trust import Limits, measure_scan, signs, trust_to_json
-from viscera.trust.certainty import Handedness
+from viscera.inference.handedness import LEAST_PIXELS, handedness_of
+from viscera.quality.certainty import Handedness
+from viscera.quality.judging import Limits, signs, trust_to_json
+from viscera.quality.measuring import measure_scan
 from viscera.volume import Volume
 
 

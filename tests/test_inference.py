@@ -20,9 +20,11 @@ from viscera.config import (
     UNetShape,
     Window,
 )
-from viscera.inference import Model, decide, only_organs, segment, slice_logits
+from viscera.inference.model import Model
+from viscera.inference.segment import only_organs, segment
+from viscera.inference.slices import decide, slice_logits
 from viscera.labels import ABDOMENCT1K
-from viscera.preprocessing import prepare_image
+from viscera.preparation.case import prepare_image
 from viscera.volume import Turn, Volume, to_axial, turn_volume
 
 CENTRES_HU = (-300.0, -100.0, 0.0, 100.0, 300.0)

@@ -8,7 +8,7 @@ import torch
 
 from viscera.config import Window
 from viscera.errors import FileError
-from viscera.intensity import HounsfieldCheck, apply_window, hounsfield, to_int16
+from viscera.preparation.intensity import HounsfieldCheck, apply_window, hounsfield, to_int16
 from viscera.volume import Volume
 
 
@@ -207,7 +207,7 @@ def test_every_number_type_is_clipped_to_int16(dtype):
 
 
 def test_real_scans_are_hu(shared_data):
-    from viscera import nifti
+    from viscera.io import nifti
 
     for file in sorted(shared_data.glob("*/*_ct.nii.gz")):
         ct = nifti.read(file)
@@ -234,7 +234,7 @@ def test_the_image_itself_is_not_changed():
 
 
 def test_preparing_needs_no_torch():
-    command = "import sys, viscera.preparing; sys.exit('torch' in sys.modules)"
+    command = "import sys, viscera.preparation.prepare; sys.exit('torch' in sys.modules)"
     done = subprocess.run(
         [sys.executable, "-c", command], check=False, env=os.environ | {"PYTHONPATH": ":".join(sys.path)}
     )

@@ -7,7 +7,7 @@ import torch
 
 from viscera.config import AddedBoundaryLoss, SummedBoundaryLoss
 from viscera.errors import SettingError
-from viscera.losses import boundary_loss, class_weights
+from viscera.learning.losses import boundary_loss, class_weights
 
 WEIGHTS = torch.tensor([0.3, 2.0, 1.0])
 

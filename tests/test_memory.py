@@ -12,8 +12,8 @@ import torch
 from test_inference import model
 from viscera.config import Postprocessing, ResizedSlices, ScannerGrid, SpacedSlices, SpacedVolumes
 from viscera.errors import FileError, SettingError
-from viscera.images import prepare_image
-from viscera.memory import Budget, Look, look_at, needed_mib, one_at_a_time, prepared_size, prepared_voxels
+from viscera.inference.memory import Budget, Look, look_at, needed_mib, one_at_a_time, prepared_size, prepared_voxels
+from viscera.preparation.image import prepare_image
 from viscera.volume import Volume
 
 SCAN = Look((275, 512, 512), (2.5, 0.7, 0.7), 2, True)

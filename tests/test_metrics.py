@@ -14,9 +14,9 @@ from monai.metrics import compute_dice, compute_iou
 from scipy.ndimage import gaussian_filter
 from surface_distance.lookup_tables import create_table_neighbour_code_to_surface_area
 
-from viscera import metrics
 from viscera.errors import GeometryError, LabelError, SettingError
-from viscera.metrics import (
+from viscera.evaluation import metrics
+from viscera.evaluation.metrics import (
     SurfaceScores,
     bounding_box,
     confusion,

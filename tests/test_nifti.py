@@ -15,9 +15,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from nibabel.orientations import apply_orientation, inv_ornt_aff
 
-from viscera import nifti
 from viscera.errors import FileError, GeometryError
-from viscera.nifti import GridWarning
+from viscera.io import nifti
+from viscera.io.nifti import GridWarning
 from viscera.volume import Volume
 
 DTYPES = ["uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64", "float32", "float64"]
@@ -518,6 +518,6 @@ def test_doubts_about_the_place_are_said_when_the_file_is_opened(tmp_path):
 
 
 def test_importing_costs_no_nibabel():
-    command = "import sys, viscera.nifti; sys.exit('nibabel' in sys.modules)"
+    command = "import sys, viscera.io.nifti; sys.exit('nibabel' in sys.modules)"
     environment = os.environ | {"PYTHONPATH": ":".join(sys.path)}
     assert subprocess.run([sys.executable, "-c", command], check=False, env=environment).returncode == 0

@@ -6,11 +6,11 @@ import pytest
 import torch
 from monai.losses import DiceLoss
 
-from viscera.cases import UNSURE
 from viscera.config import PartialLoss, SigmoidLoss
 from viscera.errors import SettingError
-from viscera.losses import loss_of, partial_loss, sigmoid_loss
-from viscera.sampling import Batch
+from viscera.learning.losses import loss_of, partial_loss, sigmoid_loss
+from viscera.learning.sampling.batch import Batch
+from viscera.preparation.store import UNSURE
 
 CLASSES = 4
 LOSSES = {
@@ -250,9 +250,9 @@ def test_exclusion_pushes_unannotated_organs_off_annotated_ones_only():
 
 
 def test_the_loss_and_the_networks_heads_must_fit(small_store, tmp_path):
-    from viscera.cases import open_store
     from viscera.config import Recipe, ResizedSlices, UNetShape
-    from viscera.training import train
+    from viscera.learning.training import train
+    from viscera.preparation.store import open_store
 
     recipe = Recipe(
         label_space="abdomenct1k",

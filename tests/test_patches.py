@@ -7,11 +7,9 @@ import pytest
 import torch
 from scipy import ndimage, stats
 
-from viscera.cases import UNSURE
 from viscera.config import PatchSampling
 from viscera.labels import LabelSpace
-from viscera.sampling import NO_ORGAN_DISTANCE_PIXELS, step_generator
-from viscera.sampling.patches import (
+from viscera.learning.sampling.patches import (
     PatchIndex,
     draw_patch_places,
     fixed_patch_places,
@@ -19,6 +17,9 @@ from viscera.sampling.patches import (
     patch_start,
     read_patches,
 )
+from viscera.learning.sampling.reading import step_generator
+from viscera.learning.sampling.slices import NO_ORGAN_DISTANCE_PIXELS
+from viscera.preparation.store import UNSURE
 
 SPACE = LabelSpace("two", ("liver", "spleen"))
 SHAPE = (7, 14, 19)

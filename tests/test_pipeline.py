@@ -7,7 +7,7 @@ import weakref
 import pytest
 
 from viscera.errors import FileError, VisceraError
-from viscera.pipeline import Stages, run_stages
+from viscera.inference.pipeline import Stages, run_stages
 
 WAIT_S = 20
 """Only a fault waits so long."""

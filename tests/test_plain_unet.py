@@ -9,8 +9,9 @@ from torch import nn
 
 from viscera.config import PlainUNetShape
 from viscera.errors import SettingError, WeightsError
-from viscera.networks import build_network, parameter_count
+from viscera.networks.build import build_network
 from viscera.networks.plain_unet import PlainUNet, from_plain_conv_unet
+from viscera.networks.unet import parameter_count
 
 SMALL = PlainUNetShape(widths=(4, 6, 8))
 

@@ -12,17 +12,11 @@ from scipy import ndimage
 
 from viscera.config.inference import Postprocessing
 from viscera.errors import GeometryError, LabelError, SettingError
+from viscera.inference.postprocessing.components import drop_small_components, keep_largest_components
+from viscera.inference.postprocessing.morphology import close_organs, fill_holes, open_organs
+from viscera.inference.postprocessing.tidying import tidy
+from viscera.inference.postprocessing.tumours import merge_tumour, tumour_report
 from viscera.labels import ABDOMENCT1K, TUMOUR, LabelSpace
-from viscera.postprocessing import (
-    close_organs,
-    drop_small_components,
-    fill_holes,
-    keep_largest_components,
-    merge_tumour,
-    open_organs,
-    tidy,
-    tumour_report,
-)
 
 SPACING_MM = (2.5, 0.8, 0.7)
 RADII_MM = {1: 1.9, 2: 3.1, 3: 0.75}

@@ -16,15 +16,15 @@ import torch
 
 from test_inference import Nearest, model, nearest
 from test_memory import hollow
-from viscera import nifti
-from viscera.cli import main
+from viscera.cli.command import main
 from viscera.config import SpacedSlices
-from viscera.efficiency import sample_efficiency
 from viscera.errors import FileError, LabelError, SettingError
-from viscera.machine import use_cores
-from viscera.memory import look_at, needed_mib
-from viscera.prediction import Wishes, organ_statistics, predict_all, predict_file
-from viscera.tasks import Task, find_tasks
+from viscera.inference.jobs import Task, find_tasks
+from viscera.inference.memory import look_at, needed_mib
+from viscera.inference.predict import Wishes, organ_statistics, predict_all, predict_file
+from viscera.io import nifti
+from viscera.networks.device import use_cores
+from viscera.quality.efficiency import sample_efficiency
 from viscera.volume import Volume
 
 MODEL = model((16, 16))

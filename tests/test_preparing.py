@@ -14,13 +14,12 @@ import numpy as np
 import psutil
 import pytest
 
-from viscera import nifti
-from viscera.cases import open_store
 from viscera.config import ResizedSlices
-from viscera.datasets import Problem, Source
+from viscera.datasets.sources import Problem, Source
 from viscera.errors import DataSetError, StoreError
+from viscera.io import nifti
 from viscera.labels import LabelSpace
-from viscera.preparing import (
+from viscera.preparation.prepare import (
     BYTES_PER_PROCESS,
     BYTES_PER_VOXEL,
     Plan,
@@ -29,6 +28,7 @@ from viscera.preparing import (
     fitting_jobs,
     prepare_store,
 )
+from viscera.preparation.store import open_store
 from viscera.volume import Volume
 
 SPACE = LabelSpace("two", ("liver", "spleen"))
@@ -302,7 +302,7 @@ import sys
 from pathlib import Path
 sys.path[:0] = {paths!r}
 import test_preparing as t
-from viscera.preparing import Plan
+from viscera.preparation.prepare import Plan
 if __name__ == "__main__":
     folder = Path(sys.argv[1])
     sources = [t.Source(name, "amos", name, folder / "amos/images" / (name + ".nii.gz"),
@@ -315,7 +315,7 @@ if __name__ == "__main__":
 def start(folder: Path, store: Path, *, count: int) -> subprocess.Popen:
     """Start preparing in a process of its own."""
     script = folder / "script.py"
-    src, tests = Path(nifti.__file__).parents[1], Path(__file__).parent
+    src, tests = Path(nifti.__file__).parents[2], Path(__file__).parent
     script.write_text(SCRIPT.format(paths=[str(src), str(tests)], count=count))
     environment = os.environ | {"PYTHONPATH": str(src)}
     command = [sys.executable, str(script), str(folder), str(store)]

@@ -7,15 +7,12 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from viscera import nifti
-from viscera.cases import facts_to_json
 from viscera.config import ResizedSlices, ScannerGrid, SpacedSlices, SpacedVolumes
-from viscera.datasets import Source
+from viscera.datasets.sources import Source
 from viscera.errors import FileError, GeometryError, LabelError
-from viscera.geometry import Geometry, geometry_from_json, geometry_to_json
-from viscera.intensity import hounsfield
+from viscera.io import nifti
 from viscera.labels import LabelSpace
-from viscera.preprocessing import (
+from viscera.preparation.case import (
     case_name,
     describe,
     hu_statistics,
@@ -24,7 +21,10 @@ from viscera.preprocessing import (
     prepare_image,
     prepare_labels,
 )
-from viscera.synthesis import synthesize
+from viscera.preparation.geometry import Geometry, geometry_from_json, geometry_to_json
+from viscera.preparation.intensity import hounsfield
+from viscera.preparation.store import facts_to_json
+from viscera.synthesis.patient import synthesize
 from viscera.volume import Turn, Volume, axial_turn, turn_volume, with_voxels
 
 SPACE = LabelSpace("three", ("liver", "kidney", "spleen"))

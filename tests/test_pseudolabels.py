@@ -15,8 +15,7 @@ import torch
 from scipy.spatial import distance
 from torch import nn
 
-from viscera.cases import UNSURE, open_store, write_case
-from viscera.cli import main
+from viscera.cli.command import main
 from viscera.cli.pseudolabel import summary
 from viscera.config import (
     Machine,
@@ -30,12 +29,12 @@ from viscera.config import (
     Window,
 )
 from viscera.errors import RunError, SettingError, StoreError
-from viscera.files import write_json
-from viscera.inference import Model
+from viscera.inference.model import Model
+from viscera.io.atomic import write_json
 from viscera.labels import ABDOMENCT1K, FLARE13
-from viscera.pseudolabels.acceptance import Acceptance, Finding, judge, together
-from viscera.pseudolabels.consensus import fill_case
-from viscera.pseudolabels.filling import (
+from viscera.learning.pseudolabels.acceptance import Acceptance, Finding, judge, together
+from viscera.learning.pseudolabels.consensus import fill_case
+from viscera.learning.pseudolabels.filling import (
     TABLE,
     Watch,
     open_organs,
@@ -43,8 +42,16 @@ from viscera.pseudolabels.filling import (
     remove_all,
     usual_volumes,
 )
-from viscera.pseudolabels.teachers import Seen, Teacher, TeacherWarning, check_teachers, find_teacher, read_seen
-from viscera.splits import unlabelled_cases
+from viscera.learning.pseudolabels.teachers import (
+    Seen,
+    Teacher,
+    TeacherWarning,
+    check_teachers,
+    find_teacher,
+    read_seen,
+)
+from viscera.preparation.splits import unlabelled_cases
+from viscera.preparation.store import UNSURE, open_store, write_case
 
 RECIPE = Recipe(
     name="tiny",
@@ -525,7 +532,7 @@ def test_what_a_run_saw_is_read_from_its_files(store_path, tmp_path):
 @pytest.fixture(scope="module")
 def runs(small_store, tmp_path_factory) -> list[Path]:
     """Train two teachers for two epochs."""
-    from viscera.training import train
+    from viscera.learning.training import train
 
     folders = []
     for seed in (0, 1):
@@ -535,7 +542,7 @@ def runs(small_store, tmp_path_factory) -> list[Path]:
     return folders
 
 
-@pytest.mark.filterwarnings("always::viscera.pseudolabels.teachers.TeacherWarning")
+@pytest.mark.filterwarnings("always::viscera.learning.pseudolabels.teachers.TeacherWarning")
 def test_from_the_command_line_two_runs_fill_in_the_spleen_that_a_data_set_lacks(runs, store_path, small_store, capsys):
     shutil.copy(small_store / "splits.json", store_path / "splits.json")
     words = ["pseudolabel", *map(str, runs), str(store_path)]

@@ -10,15 +10,16 @@ import torch
 from openvino import opset13 as nodes
 from torch import nn
 
-from viscera.cases import open_store
 from viscera.config import Recipe, ResizedSlices, UNetShape, Window, WindowInference
+from viscera.deployment.export import Yardstick, export
+from viscera.deployment.int8 import drawn_inputs, quantised
 from viscera.errors import RunError, SettingError, StoreError
-from viscera.exporting import Yardstick, export
-from viscera.graph import CannotRunError, to_onnx
-from viscera.inference import Model, slice_logits
+from viscera.inference.model import Model
+from viscera.inference.slices import slice_logits
 from viscera.labels import ABDOMENCT1K
-from viscera.networks import build_network
-from viscera.quantisation import drawn_inputs, quantised
+from viscera.networks.build import build_network
+from viscera.networks.onnx import CannotRunError, to_onnx
+from viscera.preparation.store import open_store
 
 RECIPE = Recipe(
     name="tiny",

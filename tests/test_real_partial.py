@@ -13,16 +13,17 @@ import pytest
 import torch
 
 from bad_inputs import call
-from viscera import nifti
-from viscera.cases import Store, open_store
 from viscera.config import PartialLoss
-from viscera.datasets import write_case
-from viscera.inference import load_model
-from viscera.label_files import read_names
-from viscera.losses import loss_of
+from viscera.datasets.writing import write_case
+from viscera.inference.model import load_model
+from viscera.io import nifti
+from viscera.io.label_names import read_names
+from viscera.learning.losses import loss_of
+from viscera.learning.sampling.index import read_batch
+from viscera.learning.sampling.slices import SliceIndex
 from viscera.networks.unet import UNet
-from viscera.recipes import find_recipe
-from viscera.sampling import SliceIndex, read_batch
+from viscera.preparation.store import Store, open_store
+from viscera.recipes.catalogue import find_recipe
 from viscera.volume import Volume, require_same_grid
 
 NAME = "ts_example_ct_3mm"

@@ -6,13 +6,16 @@ import numpy as np
 import pytest
 import torch
 
-from viscera.augmentation import change_batch, draw_changes
 from viscera.config import Recipe, SliceSampling, UNetShape, UpvShape
-from viscera.losses import class_weights, deep_loss, needed_distance
-from viscera.networks import UNet, build_network, parameter_count
-from viscera.recipes import RECIPES
-from viscera.sampling import draw_places, epoch_order, open_training, read_batch, step_generator
-from viscera.session import check_fit, scaled, with_measurements
+from viscera.learning.augmentation.changes import change_batch, draw_changes
+from viscera.learning.losses import class_weights, deep_loss, needed_distance
+from viscera.learning.sampling.index import draw_places, open_training, read_batch
+from viscera.learning.sampling.order import epoch_order
+from viscera.learning.sampling.reading import step_generator
+from viscera.learning.setup import check_fit, scaled, with_measurements
+from viscera.networks.build import build_network
+from viscera.networks.unet import UNet, parameter_count
+from viscera.recipes.catalogue import RECIPES
 
 GENTLE = 2e-3
 """The first step of Adam overshoots with runet's 0.01."""

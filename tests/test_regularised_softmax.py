@@ -7,8 +7,8 @@ import torch
 
 from viscera.config import AttentionUNetShape, PlainUNetShape, Softmax, UNetShape
 from viscera.errors import SettingError
-from viscera.networks import Regularised, build_network
-from viscera.networks.regularised_softmax import RegularisedSoftmax, div, grad
+from viscera.networks.build import build_network
+from viscera.networks.regularised_softmax import Regularised, RegularisedSoftmax, div, grad
 
 SPACES = [(5, 7), (4, 5, 6), (1, 6), (1, 1, 1)]
 

@@ -11,24 +11,25 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from viscera.cases import Case, Facts, SourceFacts, create_store, open_store, write_case
 from viscera.config import Recipe, ResizedSlices, Training, UNetShape
-from viscera.datasets import write_case as write_data_case
-from viscera.efficiency import CaseEfficiency, Efficiency
+from viscera.config.recipe_json import recipe_to_json
+from viscera.datasets.writing import write_case as write_data_case
 from viscera.errors import FileError, RunError, StoreError
-from viscera.evaluation import Rules, evaluate
+from viscera.evaluation.evaluate import Rules, evaluate
+from viscera.evaluation.pairing import Task
+from viscera.evaluation.scores import evaluation_from_json
 from viscera.figures.pictures import AGREE, AGREEMENT_COLOURS, FALSE, MISSED, OTHER, UNJUDGED
-from viscera.geometry import Geometry
+from viscera.io.nifti import write
 from viscera.labels import LabelSpace
-from viscera.nifti import write
-from viscera.pairing import Task
-from viscera.preparing import Plan, prepare_store
-from viscera.recipe_json import recipe_to_json
-from viscera.report import CaseFiles, write_report
-from viscera.report.page import Cell, Page, Row, Section, Table, facts_table, render, without_folders
-from viscera.report.scores import picture as picture_of
-from viscera.scores import evaluation_from_json
-from viscera.training import train
+from viscera.learning.training import train
+from viscera.preparation.geometry import Geometry
+from viscera.preparation.prepare import Plan, prepare_store
+from viscera.preparation.store import Case, Facts, SourceFacts, create_store, open_store, write_case
+from viscera.quality.efficiency import CaseEfficiency, Efficiency
+from viscera.reports.page import Cell, Page, Row, Section, Table, facts_table, render, without_folders
+from viscera.reports.scores import CaseFiles
+from viscera.reports.scores import picture as picture_of
+from viscera.reports.write import write_report
 from viscera.volume import Volume, axial_turn
 
 AFFINE = np.array([[0, 0, -2.0, 30], [0, -2.0, 0, 20], [4.0, 0, 0, -50], [0, 0, 0, 1]])

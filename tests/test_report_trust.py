@@ -10,14 +10,13 @@ import pytest
 
 from viscera.cli.evaluate import together
 from viscera.errors import FileError
-from viscera.evaluation import evaluate
-from viscera.nifti import write
-from viscera.report.page import Page, render
-from viscera.report.scores import evaluation_page
-from viscera.report.trust import MOST_ROWS, trust_section
-from viscera.scores import Evaluation, OrganScore, evaluation_from_json
-from viscera.trust import Sign, Trust
-from viscera.trust.sign import CaseTrust, read_case_trust
+from viscera.evaluation.evaluate import evaluate
+from viscera.evaluation.scores import Evaluation, OrganScore, evaluation_from_json
+from viscera.io.nifti import write
+from viscera.quality.flags import CaseTrust, Sign, Trust, read_case_trust
+from viscera.reports.page import Page, render
+from viscera.reports.scores import evaluation_page
+from viscera.reports.trust import MOST_ROWS, trust_section
 from viscera.volume import Volume
 
 TITLE = "Signs that a result should not be trusted"
@@ -251,5 +250,5 @@ def test_damaged_signs_of_an_evaluation_are_refused(trust):
 
 
 def test_a_report_needs_no_torch():
-    code = "import sys, viscera.report; sys.exit('torch' in sys.modules)"
+    code = "import sys, viscera.reports.write; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

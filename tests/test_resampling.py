@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from scipy.ndimage import map_coordinates
 
 from viscera.errors import SettingError
-from viscera.resampling import (
+from viscera.preparation.resampling import (
     AIR_HU,
     Ladder,
     Raster,

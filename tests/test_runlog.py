@@ -7,8 +7,8 @@ import json
 import pytest
 
 from viscera.errors import SettingError
+from viscera.learning.run_folder import open_log, read_rows, write_row
 from viscera.recipes.zhang2d import ZHANG2D
-from viscera.runlog import open_log, read_rows, write_row
 
 
 def row(epoch: int, loss: float) -> dict:

@@ -11,11 +11,12 @@ import torch
 from torch import nn
 
 from viscera.config import AttentionUNetShape, PlainUNetShape, Recipe, UNetShape, UpvShape
-from viscera.graph import CannotRunError, folded, to_onnx
-from viscera.inference import Model, slice_logits
+from viscera.inference.model import Model
+from viscera.inference.slices import slice_logits
 from viscera.labels import ABDOMENCT1K
-from viscera.networks import build_network
-from viscera.runtime import (
+from viscera.networks.build import build_network
+from viscera.networks.onnx import CannotRunError, folded, to_onnx
+from viscera.networks.runners import (
     PACKAGES,
     OnnxRunner,
     OpenVinoRunner,
@@ -164,8 +165,8 @@ import sys, warnings
 sys.modules["openvino"] = sys.modules["onnxruntime"] = None  # as if not installed
 import torch
 from viscera.config import UNetShape
-from viscera.networks import build_network
-import viscera.runtime as runtime
+from viscera.networks.build import build_network
+import viscera.networks.runners as runtime
 network = build_network(UNetShape(widths=(4, 8)), classes=3).eval()
 for wanted in ("auto", "openvino", "onnx"):
     with warnings.catch_warnings(record=True) as caught:

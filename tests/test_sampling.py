@@ -7,18 +7,13 @@ import pytest
 import torch
 from scipy import ndimage
 
-from viscera.cases import UNSURE
 from viscera.config import SliceSampling
 from viscera.labels import LabelSpace
-from viscera.sampling import (
-    NO_ORGAN_DISTANCE_PIXELS,
-    SliceIndex,
-    boundary_distance,
-    epoch_order,
-    read_ahead,
-    read_batch,
-    step_generator,
-)
+from viscera.learning.sampling.index import read_batch
+from viscera.learning.sampling.order import epoch_order
+from viscera.learning.sampling.reading import read_ahead, step_generator
+from viscera.learning.sampling.slices import NO_ORGAN_DISTANCE_PIXELS, SliceIndex, boundary_distance
+from viscera.preparation.store import UNSURE
 
 SPACE = LabelSpace("two", ("liver", "spleen"))
 

@@ -8,11 +8,11 @@ import math
 import numpy as np
 import pytest
 
-from viscera import nifti
-from viscera.cli import main
-from viscera.datasets import Source
+from viscera.cli.command import main
+from viscera.datasets.sources import Source
 from viscera.errors import DataSetError, FileError, LabelError, SettingError, StoreError
-from viscera.evaluation import (
+from viscera.evaluation.confusion import Confusion, merge, mix_ups
+from viscera.evaluation.evaluate import (
     OwnOrgans,
     Pair,
     Rules,
@@ -22,10 +22,10 @@ from viscera.evaluation import (
     read_own_organs,
     score_case,
 )
+from viscera.evaluation.scores import OrganScore, bootstrap_interval, compare, evaluation_from_json, summarise
+from viscera.evaluation.source_annotations import half_annotated, is_annotated
+from viscera.io import nifti
 from viscera.labels import LabelSpace
-from viscera.mixups import Confusion, merge, mix_ups
-from viscera.own_organs import half_annotated, is_annotated
-from viscera.scores import OrganScore, bootstrap_interval, compare, evaluation_from_json, summarise
 from viscera.volume import Volume
 
 AFFINE = np.array([[0, 0, 2.0, 0], [0, 1.0, 0, 0], [3.0, 0, 0, 0], [0, 0, 0, 1]])

@@ -11,17 +11,16 @@ import numpy as np
 import pytest
 import torch
 
-from viscera.checkpoint import Weights, load_weights, save_weights
 from viscera.cli import info, predict
 from viscera.config import ResizedSlices, UNetShape
+from viscera.deployment.bundling import Facts, halve, ship
 from viscera.errors import LabelError, SettingError, WeightsError
-from viscera.inference import load_model
+from viscera.evaluation.scores import Evaluation, Summary
+from viscera.inference.model import load_model
 from viscera.labels import ABDOMENCT1K, FLARE13
-from viscera.networks import build_network
-from viscera.recipes.viscera2d import VISCERA2D
-from viscera.scores import Evaluation, Summary
-from viscera.session import start_from
-from viscera.shipped import (
+from viscera.learning.setup import start_from
+from viscera.networks.build import build_network
+from viscera.networks.cards import (
     Evidence,
     TrainingData,
     TrainingRange,
@@ -30,7 +29,8 @@ from viscera.shipped import (
     shipped_weights,
     weights_path,
 )
-from viscera.shipping import Facts, halve, ship
+from viscera.networks.weights import Weights, load_weights, save_weights
+from viscera.recipes.viscera2d import VISCERA2D
 
 NAN = float("nan")
 RECIPE = replace(

@@ -9,8 +9,9 @@ from torch import nn
 
 from viscera.config import Recipe, ResizedSlices, SliceInference, Window, WindowInference
 from viscera.errors import SettingError
-from viscera.inference import Model, prepare_scan, segment_prepared, slice_logits
-from viscera.inference.slices import label_slices, on_scanner
+from viscera.inference.model import Model
+from viscera.inference.segment import prepare_scan, segment_prepared
+from viscera.inference.slices import label_slices, on_scanner, slice_logits
 from viscera.inference.upsampling import Enlargement, plain_labels
 from viscera.labels import ABDOMENCT1K
 from viscera.volume import Volume

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from viscera.errors import SettingError
-from viscera.splits import Fractions, Member, divide, fold_of, group_by_patient
+from viscera.preparation.splits import Fractions, Member, divide, fold_of, group_by_patient
 
 
 def cohort(dataset: str, patients: int, *, start: int = 0) -> list[Member]:

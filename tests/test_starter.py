@@ -5,15 +5,16 @@ import json
 import numpy as np
 import pytest
 
-from viscera import nifti
-from viscera.cli import main
-from viscera.inference import load_model, segment
-from viscera.intensity import hounsfield
+from viscera.cli.command import main
+from viscera.evaluation.metrics import confusion, overlap
+from viscera.inference.model import load_model
+from viscera.inference.segment import segment
+from viscera.io import nifti
 from viscera.labels import STARTER19, fit
-from viscera.metrics import confusion, overlap
-from viscera.shipped import find_shipped
-from viscera.synthesis import RICH, synthesize
-from viscera.synthesis.variety import without
+from viscera.networks.cards import find_shipped
+from viscera.preparation.intensity import hounsfield
+from viscera.synthesis.patient import synthesize
+from viscera.synthesis.variety import RICH, without
 from viscera.volume import with_voxels
 
 

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from viscera.cli.starting import kept_graphs, starting
+from viscera.cli.startup import kept_graphs, starting
 
 HEAVY = ("torch", "scipy", "nibabel", "openvino", "onnx", "pydicom", "matplotlib", "cv2", "lightning_fabric")
 
 LOADED = """
 import sys
-from viscera.cli import main
+from viscera.cli.command import main
 try:
     main({arguments!r})
 except SystemExit:
@@ -41,7 +41,7 @@ def test_help_of_a_verb_loads_nothing_heavy(verb: str) -> None:
 
 
 def test_predicting_slices_needs_no_scipy() -> None:
-    script = "import sys, viscera.inference, viscera.prediction; print('scipy' in sys.modules)"
+    script = "import sys, viscera.inference.segment, viscera.inference.predict; print('scipy' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
 

@@ -14,19 +14,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from viscera.cases import open_store
-from viscera.cli import main
+from viscera.cli.command import main
 from viscera.cli.study import Options, places_of, plan_of, split_of, table
 from viscera.config import PartialLoss, Recipe, ResizedSlices, SliceInference, Training, UNetShape
-from viscera.counts import count_case
+from viscera.config.recipe_json import recipe_to_json
 from viscera.errors import FileError, RunError, SettingError, StoreError
-from viscera.inference import load_model
+from viscera.evaluation.counts import count_case
+from viscera.inference.model import load_model
 from viscera.inference.prepared import prepared_labels
-from viscera.recipe_json import recipe_to_json
-from viscera.recipes import RECIPES
-from viscera.session import check_fit
-from viscera.study.grid import STUDIES, Cell, make_cells, parse_grid, recipe_of, recipes_of
-from viscera.study.results import (
+from viscera.learning.setup import check_fit
+from viscera.learning.study.grid import STUDIES, Cell, make_cells, parse_grid, recipe_of, recipes_of
+from viscera.learning.study.results import (
     CaseScore,
     CellResult,
     ClassScore,
@@ -35,8 +33,10 @@ from viscera.study.results import (
     cell_to_json,
     study_from_json,
 )
-from viscera.study.runs import Children, Plan, in_parallel, reason, run_study
-from viscera.study.scoring import class_scores, read_labels, score_run, write_labels
+from viscera.learning.study.runs import Children, Plan, in_parallel, reason, run_study
+from viscera.learning.study.scoring import class_scores, read_labels, score_run, write_labels
+from viscera.preparation.store import open_store
+from viscera.recipes.catalogue import RECIPES
 
 TINY = Recipe(
     name="tiny",

@@ -13,21 +13,21 @@ from PIL import Image
 from scipy.stats import wilcoxon
 
 from test_report import load_page
-from viscera.cases import Case, Facts, SourceFacts, create_store, open_store, write_case
 from viscera.config import Contrast, Recipe, ResizedSlices, Window
-from viscera.contrast import spread
+from viscera.config.recipe_json import recipe_to_json
 from viscera.errors import FileError
-from viscera.figures import Epoch
+from viscera.evaluation.scores import MEAN
+from viscera.figures.curves import Epoch
 from viscera.figures.study import Curve, Dot, iou_curves, iou_dots, loss_curves, mean_iou
-from viscera.geometry import Geometry
 from viscera.labels import ABDOMENCT1K
-from viscera.recipe_json import recipe_to_json
-from viscera.report.effects import Effect, effects, findings, varied
-from viscera.report.error_grids import case_mean, error_grids, judged_slice
-from viscera.report.study import best_cell, study_page, write_study_report
-from viscera.scores import MEAN
-from viscera.study.results import CaseScore, CellResult, ClassScore, Study
-from viscera.study.scoring import write_labels
+from viscera.learning.study.results import CaseScore, CellResult, ClassScore, Study
+from viscera.learning.study.scoring import write_labels
+from viscera.preparation.contrast import spread
+from viscera.preparation.geometry import Geometry
+from viscera.preparation.store import Case, Facts, SourceFacts, create_store, open_store, write_case
+from viscera.reports.effects import Effect, effects, findings, varied
+from viscera.reports.error_grids import case_mean, error_grids, judged_slice
+from viscera.reports.study import best_cell, study_page, write_study_report
 from viscera.volume import axial_turn
 
 SHAPE = (6, 32, 48)

@@ -7,9 +7,10 @@ import pytest
 
 from viscera.errors import SettingError
 from viscera.labels import ZHANG12
-from viscera.synthesis import ORGANS, organ_volumes_ml, synthesize
-from viscera.synthesis.appearance import PHASES
-from viscera.synthesis.geometry import Grid, Tube, draw_noise, ellipsoid, evaluate, spline
+from viscera.synthesis.appearance.tissues import PHASES
+from viscera.synthesis.canvas import ORGANS
+from viscera.synthesis.patient import organ_volumes_ml, synthesize
+from viscera.synthesis.shapes import Grid, Tube, draw_noise, ellipsoid, evaluate, spline
 from viscera.volume import same_grid, to_axial
 
 SMALL = (24, 64, 64)

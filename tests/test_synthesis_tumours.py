@@ -8,15 +8,13 @@ import pytest
 from scipy import ndimage
 
 from viscera.cli import synth
-from viscera.datasets import find_sources, read_labels
+from viscera.datasets.layouts import find_sources
+from viscera.datasets.read_labels import read_labels
+from viscera.datasets.synthetic import Cohort, default_organs, make_patient, write_cohort
 from viscera.errors import LabelError, SettingError
 from viscera.labels import FLARE14, TUMOUR
-from viscera.synthesis import synthesize
-from viscera.synthesis.appearance import PHASES
-from viscera.synthesis.canvas import VALUE, Tissue, blank_canvas
-from viscera.synthesis.cohort import Cohort, default_organs, make_patient, write_cohort
-from viscera.synthesis.geometry import Grid
-from viscera.synthesis.tumours import (
+from viscera.synthesis.appearance.tissues import PHASES
+from viscera.synthesis.appearance.tumours import (
     BULGE_MM,
     MOST,
     PHASE_CONTRAST,
@@ -25,6 +23,9 @@ from viscera.synthesis.tumours import (
     TUMOUR_VALUE,
     paint_tumours_,
 )
+from viscera.synthesis.canvas import VALUE, Tissue, blank_canvas
+from viscera.synthesis.patient import synthesize
+from viscera.synthesis.shapes import Grid
 from viscera.volume import Volume
 
 SMALL = (32, 80, 80)

@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 
 from viscera.errors import GeometryError, LabelError, SettingError
-from viscera.synthesis import ORGANS, organ_volumes_ml, synthesize
-from viscera.synthesis.canvas import VALUE, Tissue
-from viscera.synthesis.filling import gas_in_front
-from viscera.synthesis.label_maps import meaning
-from viscera.synthesis.recasting import synthesize_from
-from viscera.synthesis.reshaping import draw_warp
-from viscera.synthesis.template import FINE_MM, UNCHANGED, Reshaping, read_template
-from viscera.synthesis.thorax import grow_thorax, needs_thorax
+from viscera.synthesis.canvas import ORGANS, VALUE, Tissue
+from viscera.synthesis.patient import organ_volumes_ml, synthesize
+from viscera.synthesis.template.contents import gas_in_front
+from viscera.synthesis.template.label_maps import meaning
+from viscera.synthesis.template.patient import synthesize_from
+from viscera.synthesis.template.reshaping import draw_warp
+from viscera.synthesis.template.template import FINE_MM, UNCHANGED, Reshaping, read_template
+from viscera.synthesis.template.thorax import grow_thorax, needs_thorax
 from viscera.volume import Turn, Volume, turn_volume, with_voxels
 
 NAMES = dict(enumerate(ORGANS, start=1))

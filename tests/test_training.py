@@ -13,8 +13,6 @@ import numpy as np
 import pytest
 import torch
 
-from viscera.cases import open_store
-from viscera.checkpoint import load_weights
 from viscera.config import (
     Machine,
     PartialLoss,
@@ -27,13 +25,16 @@ from viscera.config import (
     Training,
     UNetShape,
 )
+from viscera.config.recipe_json import recipe_from_json, recipe_to_json
 from viscera.errors import RunError, SettingError, StoreError
-from viscera.inference import load_model, slice_logits
-from viscera.progress import Progress, class_counts, dice_and_iou
-from viscera.recipe_json import recipe_from_json, recipe_to_json
-from viscera.schedule import learning_rate, moving_average
-from viscera.session import begin
-from viscera.training import Watch, stale, train
+from viscera.inference.model import load_model
+from viscera.inference.slices import slice_logits
+from viscera.learning.progress import Progress, class_counts, dice_and_iou
+from viscera.learning.schedule import learning_rate, moving_average
+from viscera.learning.setup import begin
+from viscera.learning.training import Watch, stale, train
+from viscera.networks.weights import load_weights
+from viscera.preparation.store import open_store
 
 RECIPE = Recipe(
     name="tiny",
@@ -317,7 +318,7 @@ def test_scores_of_an_epoch_are_means_over_cases_that_have_the_organ():
 
 
 def test_counts_leave_out_unknown_pixels_and_unannotated_classes():
-    from viscera.sampling import Batch
+    from viscera.learning.sampling.batch import Batch
 
     labels = torch.tensor([[[1, 1], [2, 0]]], dtype=torch.uint8)
     logits = torch.nn.functional.one_hot(torch.tensor([[[1, 2], [2, 1]]]), 3).permute(0, 3, 1, 2).float()

@@ -11,19 +11,10 @@ from scipy import ndimage
 
 from viscera.errors import SettingError
 from viscera.labels import STARTER19
-from viscera.trust import (
-    PLAUSIBLE,
-    Limits,
-    Look,
-    Organ,
-    fitted_limits,
-    measure_organs,
-    measure_scan,
-    signs,
-    trust_to_json,
-)
-from viscera.trust.certainty import Edge
-from viscera.trust.plausible import ABOVE, IN_FRONT_OF, RIGHT_OF, SHOWN_BETWEEN, SHOWN_WITH
+from viscera.quality.certainty import Edge
+from viscera.quality.judging import Limits, fitted_limits, signs, trust_to_json
+from viscera.quality.measuring import Look, Organ, measure_organs, measure_scan
+from viscera.quality.plausible import ABOVE, IN_FRONT_OF, PLAUSIBLE, RIGHT_OF, SHOWN_BETWEEN, SHOWN_WITH
 from viscera.volume import Turn, Volume, turn_volume
 
 AXIAL = np.array([[0, 0, -2.0, 90], [0, -3.0, 0, 70], [5.0, 0, 0, -40], [0, 0, 0, 1]])

@@ -9,8 +9,6 @@ import numpy as np
 import pytest
 
 from bad_inputs import call
-from viscera import nifti
-from viscera.cases import UNSURE, Store, open_store, write_case
 from viscera.config import (
     AddedBoundaryLoss,
     PartialLoss,
@@ -23,14 +21,17 @@ from viscera.config import (
     UNetShape,
     Window,
 )
-from viscera.files import write_json
+from viscera.config.recipe_json import recipe_to_json
+from viscera.io import nifti
+from viscera.io.atomic import write_json
 from viscera.labels import ABDOMENCT1K, LabelSpace
-from viscera.recipe_json import recipe_to_json
-from viscera.report.store import store_page
-from viscera.sampling import PatchIndex, read_batch, step_generator
-from viscera.sampling.patches import draw_patch_places, patch_start
-from viscera.session import chosen_cases, training_cases
-from viscera.splits import unlabelled_cases
+from viscera.learning.sampling.index import read_batch
+from viscera.learning.sampling.patches import PatchIndex, draw_patch_places, patch_start
+from viscera.learning.sampling.reading import step_generator
+from viscera.learning.setup import chosen_cases, training_cases
+from viscera.preparation.splits import unlabelled_cases
+from viscera.preparation.store import UNSURE, Store, open_store, write_case
+from viscera.reports.store import store_page
 from viscera.volume import Volume
 
 RECIPE = Recipe(
@@ -157,7 +158,7 @@ def done(command: str) -> str:
     return text
 
 
-@pytest.mark.filterwarnings("always::viscera.pseudolabels.teachers.TeacherWarning")
+@pytest.mark.filterwarnings("always::viscera.learning.pseudolabels.teachers.TeacherWarning")
 def test_from_a_folder_of_scans_to_a_student_that_learnt_from_them(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "200")

@@ -8,9 +8,7 @@ import pytest
 import torch
 from torch.nn.functional import interpolate
 
-from viscera.geometry import Geometry
-from viscera.inference import decide
-from viscera.inference.slices import on_scanner
+from viscera.inference.slices import decide, on_scanner
 from viscera.inference.upsampling import (
     LOGITS_AT_ONCE,
     SMALL,
@@ -20,6 +18,7 @@ from viscera.inference.upsampling import (
     plain_labels,
     side_of,
 )
+from viscera.preparation.geometry import Geometry
 from viscera.volume import Turn
 
 SIZES = [

@@ -7,12 +7,13 @@ import pytest
 import torch
 from torch import nn
 
-from viscera.checkpoint import Weights, fill_network, load_weights, save_weights
 from viscera.config import Recipe, ResizedSlices, SliceSampling, SpacedSlices, UpvShape
 from viscera.errors import SettingError
-from viscera.networks import build_network, check_slices, parameter_count
-from viscera.networks.upv import UpvUNet, check_size
-from viscera.recipes import RECIPES
+from viscera.networks.build import build_network
+from viscera.networks.unet import parameter_count
+from viscera.networks.upv import UpvUNet, check_size, check_slices
+from viscera.networks.weights import Weights, fill_network, load_weights, save_weights
+from viscera.recipes.catalogue import RECIPES
 
 SMALL = UpvShape(depth=4, width=4, most=16)
 BOTH = pytest.mark.parametrize("variant", [1, 2])

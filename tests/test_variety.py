@@ -6,23 +6,23 @@ import numpy as np
 import pytest
 
 from viscera.cli.synth import main
+from viscera.datasets.synthetic import Cohort, make_patient
 from viscera.errors import SettingError
-from viscera.synthesis import ORGANS, PLAIN, RICH, Variety, organ_volumes_ml, synthesize
-from viscera.synthesis.appearance import PHASES, draw_palette
-from viscera.synthesis.canvas import VALUE, Tissue, blank_canvas, settle_
-from viscera.synthesis.chest import TOP_MM, paint_fluids_
-from viscera.synthesis.cohort import Cohort, make_patient
-from viscera.synthesis.enhancement import MOMENT_HU, MOMENTS, vary_palette
-from viscera.synthesis.frame import draw_frame
-from viscera.synthesis.geometry import Grid
-from viscera.synthesis.habitus import change_posture_, draw_breathing, draw_fatness, draw_heart, paint_arms_
-from viscera.synthesis.kidneys import draw_kidneys
-from viscera.synthesis.metal import paint_metal_
-from viscera.synthesis.plans import AVERAGE, KidneyPlan, draw_plan
-from viscera.synthesis.protocol import add_noise_, beam_loss, blur_varied, change_gain_
-from viscera.synthesis.skeleton import draw_skeleton
-from viscera.synthesis.variety import INGREDIENTS, open_streams, without
-from viscera.synthesis.view import HIGHEST_MM, LOWEST_MM, draw_outside, draw_range
+from viscera.synthesis.anatomy.chest import TOP_MM, paint_fluids_
+from viscera.synthesis.anatomy.frame import draw_frame
+from viscera.synthesis.anatomy.habitus import change_posture_, draw_breathing, draw_fatness, draw_heart, paint_arms_
+from viscera.synthesis.anatomy.kidneys import draw_kidneys
+from viscera.synthesis.anatomy.metal import paint_metal_
+from viscera.synthesis.anatomy.plans import AVERAGE, KidneyPlan, draw_plan
+from viscera.synthesis.anatomy.skeleton import draw_skeleton
+from viscera.synthesis.appearance.enhancement import MOMENT_HU, MOMENTS, vary_palette
+from viscera.synthesis.appearance.tissues import PHASES, draw_palette
+from viscera.synthesis.canvas import ORGANS, VALUE, Tissue, blank_canvas, settle_
+from viscera.synthesis.patient import organ_volumes_ml, synthesize
+from viscera.synthesis.scanner.field_of_view import HIGHEST_MM, LOWEST_MM, draw_outside, draw_range
+from viscera.synthesis.scanner.protocol import add_noise_, beam_loss, blur_varied, change_gain_
+from viscera.synthesis.shapes import Grid
+from viscera.synthesis.variety import INGREDIENTS, PLAIN, RICH, Variety, open_streams, without
 
 TINY = {"shape": (14, 32, 32), "spacing_mm": (28.0, 13.0, 13.0), "orientation": "axial"}
 IMAGE_ONLY = ("contrast", "lesions", "texture", "kernel", "noise", "streaks", "metal", "gain")

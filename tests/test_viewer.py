@@ -12,13 +12,15 @@ import nibabel
 import numpy as np
 import pytest
 
-from viscera import nifti
-from viscera.cli import main
+from viscera.cli.command import main
 from viscera.errors import FileError, GeometryError, LabelError
+from viscera.evaluation.pairing import Pair
 from viscera.figures.pictures import AGREE, FALSE, MISSED, UNJUDGED
+from viscera.io import nifti
 from viscera.labels import LabelSpace, colour
-from viscera.pairing import Pair
-from viscera.viewer import compare_scene, label_scene, pack, render, site, write_page
+from viscera.reports.viewer.page import pack, render, write_page
+from viscera.reports.viewer.scene import compare_scene, label_scene
+from viscera.reports.viewer.serve import site
 from viscera.volume import Turn, Volume, turn_volume
 
 SHAPE = (4, 5, 6)
@@ -173,17 +175,17 @@ def test_the_page_holds_its_volumes_and_asks_for_nothing():
 
 
 def niivue():
-    from viscera.viewer import page
+    from viscera.reports.viewer import page
 
-    return (page.files("viscera") / "viewer" / "static" / "niivue.umd.js").read_text(encoding="utf-8")
+    return (page.files("viscera.reports.viewer") / "static" / "niivue.umd.js").read_text(encoding="utf-8")
 
 
 def test_niivue_is_the_file_that_its_readme_names():
     import hashlib
 
-    from viscera.viewer import page
+    from viscera.reports.viewer import page
 
-    readme = (page.files("viscera") / "viewer" / "static" / "README.md").read_text(encoding="utf-8")
+    readme = (page.files("viscera.reports.viewer") / "static" / "README.md").read_text(encoding="utf-8")
     assert hashlib.sha256(niivue().encode()).hexdigest() in readme
     assert "</script" not in niivue()  # would end the element that it lies in
 
@@ -322,7 +324,7 @@ def test_the_command_serves_until_it_is_interrupted(files, capsys, monkeypatch):
         seen.append(answer(running.url)[:15])
         raise KeyboardInterrupt
 
-    from viscera.viewer import Site
+    from viscera.reports.viewer.serve import Site
 
     before = threading.active_count()
     monkeypatch.setattr(Site, "wait", interrupted)

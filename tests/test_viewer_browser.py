@@ -12,9 +12,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from viscera.evaluation.pairing import Pair
 from viscera.labels import LabelSpace, colour
-from viscera.pairing import Pair
-from viscera.viewer import compare_scene, label_scene, pack, render, site, write_page
+from viscera.reports.viewer.page import pack, render, write_page
+from viscera.reports.viewer.scene import compare_scene, label_scene
+from viscera.reports.viewer.serve import site
 from viscera.volume import Turn, Volume, turn_volume
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")

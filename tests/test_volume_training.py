@@ -12,8 +12,6 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from viscera.cases import Case, Facts, SourceFacts, create_store, open_store, write_case
-from viscera.checkpoint import load_weights
 from viscera.config import (
     AttentionUNetShape,
     ForegroundScore,
@@ -36,16 +34,22 @@ from viscera.config import (
     WindowInference,
 )
 from viscera.errors import RunError, SettingError, WeightsError
-from viscera.files import write_json
-from viscera.foreground import measure_foreground
-from viscera.inference import load_model, read_logits, segment, with_others, with_region
+from viscera.inference.model import load_model, with_others, with_region
+from viscera.inference.segment import segment
+from viscera.inference.volumes import read_logits
+from viscera.io.atomic import write_json
 from viscera.labels import ABDOMENCT1K
-from viscera.losses import deep_loss, loss_of
-from viscera.recipes import RECIPES
-from viscera.sampling import Batch, draw_places, open_training, read_batch, step_generator
-from viscera.schedule import learning_rate
-from viscera.session import check_fit
-from viscera.training import Watch, train
+from viscera.learning.foreground_hu import measure_foreground
+from viscera.learning.losses import deep_loss, loss_of
+from viscera.learning.sampling.batch import Batch
+from viscera.learning.sampling.index import draw_places, open_training, read_batch
+from viscera.learning.sampling.reading import step_generator
+from viscera.learning.schedule import learning_rate
+from viscera.learning.setup import check_fit
+from viscera.learning.training import Watch, train
+from viscera.networks.weights import load_weights
+from viscera.preparation.store import Case, Facts, SourceFacts, create_store, open_store, write_case
+from viscera.recipes.catalogue import RECIPES
 from viscera.volume import Volume
 
 AXIAL = np.array([[0, 0, -2.0, 0], [0, -2.0, 0, 0], [5.0, 0, 0, 0], [0, 0, 0, 1]])

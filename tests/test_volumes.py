@@ -21,12 +21,13 @@ from viscera.config import (
     WindowInference,
 )
 from viscera.errors import SettingError
-from viscera.inference import Model, prepare_scan, segment, segment_prepared, with_others, with_region
+from viscera.inference.model import Model, with_others, with_region
 from viscera.inference.region import blocks_of, first_look, widened, windows_of
+from viscera.inference.segment import prepare_scan, segment, segment_prepared
 from viscera.inference.volumes import read_logits
 from viscera.inference.windows import Plan, finished_planes, gaussian, holds, places, smaller
 from viscera.labels import ABDOMENCT1K, TUMOUR_ONLY
-from viscera.preprocessing import prepare_image
+from viscera.preparation.case import prepare_image
 from viscera.volume import Volume
 
 CENTRES_HU = (-1000.0, -100.0, 0.0, 100.0, 300.0)

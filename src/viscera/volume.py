@@ -1,7 +1,7 @@
 """Volume: voxels on a grid in the scanner's world, and how to turn it so that slices are axial.
 
 Arrays are (z, y, x). The affine maps the index column (z, y, x, 1) to world millimetres (x, y, z, 1) in RAS+: right,
-anterior and superior are positive. Reading and writing files is in nifti.py; changing the grid itself in resampling.py.
+anterior and superior are positive. Reading and writing files is in io/; changing the grid itself in preparation/resampling.py.
 """
 
 from dataclasses import dataclass, replace
@@ -22,7 +22,7 @@ class Volume:
     Attributes:
         voxels: Array (z, y, x) in the order of the file, whatever the orientation.
         affine: 4x4, index (z, y, x, 1) -> world RAS+ mm (x, y, z, 1).
-        header: How the file that it came from described the grid; only nifti.py looks inside. Kept by
+        header: How the file that it came from described the grid; only io/nifti.py looks inside. Kept by
             ``dataclasses.replace(volume, voxels=...)``, so that what is written lies on exactly the grid that was read.
     """
 

@@ -18,7 +18,7 @@ from viscera.config import Accelerator
 from viscera.errors import FileError, SettingError
 
 if TYPE_CHECKING:
-    from viscera.benching import Bench
+    from viscera.deployment.bench import Bench
 
 
 @dataclass(frozen=True)
@@ -66,10 +66,10 @@ def main(arguments: list[str]) -> int:
         )
     if options.scan and options.shape != Options.shape:
         raise SettingError("--shape is for the synthetic scan, and SCAN has a shape of its own. Leave one of them out.")
-    from viscera.benching import Plan, bench, runtimes_here, runtimes_of, steps
-    from viscera.files import write_json
-    from viscera.machine import device_type, use_cores
-    from viscera.recipes import find_recipe
+    from viscera.deployment.bench import Plan, bench, runtimes_here, runtimes_of, steps
+    from viscera.io.atomic import write_json
+    from viscera.networks.device import device_type, use_cores
+    from viscera.recipes.catalogue import find_recipe
 
     use_cores(options.jobs)
     device = device_type(options.device)
@@ -107,8 +107,8 @@ def main(arguments: list[str]) -> int:
 
 def inputs(options: Options, folder: Path) -> tuple[Path, Path]:
     """Give the scan and the weights, made in the folder where the user has none."""
-    from viscera.benching import write_synthetic_scan, write_untrained_weights
-    from viscera.recipes import find_recipe
+    from viscera.deployment.bench import write_synthetic_scan, write_untrained_weights
+    from viscera.recipes.catalogue import find_recipe
 
     scan, weights = options.scan, options.weights
     if scan is None:
@@ -123,7 +123,7 @@ def inputs(options: Options, folder: Path) -> tuple[Path, Path]:
 
 def table_rows(found: "Bench") -> list[tuple[str, ...]]:
     """Give the rows of the table: what, then its value for each runtime; seconds as the median and (least-most)."""
-    from viscera.benching import WHOLE
+    from viscera.deployment.bench import WHOLE
 
     speeds = list(found.speeds.values())
     stages = dict.fromkeys(stage for speed in speeds for stage in speed.seconds if stage != WHOLE)
@@ -149,7 +149,7 @@ def spread(seconds: Sequence[float]) -> str:
 
 def conclusion(found: "Bench") -> str:
     """Say what limits the usual runtime here, and what would help."""
-    from viscera.benching import WHOLE
+    from viscera.deployment.bench import WHOLE
 
     speed = found.speeds[found.usual]
     whole = speed.median(WHOLE)
@@ -168,9 +168,9 @@ def advice(found: "Bench", largest: str) -> str:
         found: What was measured.
         largest: The stage that takes longest.
     """
-    from viscera.benching import WHOLE
     from viscera.config import SliceInference
-    from viscera.runtime import missing_packages
+    from viscera.deployment.bench import WHOLE
+    from viscera.networks.runners import missing_packages
 
     speed, whole = found.speeds[found.usual], found.speeds[found.usual].median(WHOLE)
     medians = {name: one.median(WHOLE) for name, one in found.speeds.items()}

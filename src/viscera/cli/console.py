@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-    from viscera.datasets import Problem
+    from viscera.datasets.sources import Problem
 
 
 def say(text: str) -> None:

@@ -11,9 +11,9 @@ from typing import Annotated
 import tyro
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
-from viscera import nifti
 from viscera.cli.console import say
 from viscera.errors import SettingError
+from viscera.io import nifti
 
 SHAPE = ("96", "128", "128")
 VISITS = "0.7"
@@ -98,7 +98,7 @@ def step(verb: str, *words: object) -> None:
     Raises:
         SettingError: It did not end well.
     """
-    from viscera.cli import run
+    from viscera.cli.command import run
 
     arguments = [str(word) for word in words]
     say(f"\n$ viscera {verb} {shlex.join(arguments)}")

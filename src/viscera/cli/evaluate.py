@@ -14,13 +14,13 @@ from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 from viscera.cli.console import progress, say, show_problems, show_table
 from viscera.cli.inputs import data_sets, of_split
-from viscera.datasets import Source
+from viscera.datasets.sources import Source
 from viscera.errors import FileError, SettingError
-from viscera.evaluation import Rules, evaluate, read_own_organs
-from viscera.files import write_text
-from viscera.mixups import BACKGROUND, MixUp, merge, mix_ups
-from viscera.pairing import find_tasks
-from viscera.scores import ALL, GROUPS, UNANNOTATED, Evaluation, Summary, compare, summarise
+from viscera.evaluation.confusion import BACKGROUND, MixUp, merge, mix_ups
+from viscera.evaluation.evaluate import Rules, evaluate, read_own_organs
+from viscera.evaluation.pairing import find_tasks
+from viscera.evaluation.scores import ALL, GROUPS, UNANNOTATED, Evaluation, Summary, compare, summarise
+from viscera.io.atomic import write_text
 
 SHOWN = {
     "volume": ("dice", "nsd", "iou", "hd95_mm", "volume_error_ml"),
@@ -281,7 +281,8 @@ def show_comparison(second: Evaluation, first: Evaluation) -> None:
 
 def write_html(html: Path, options: Options, found: Evaluation, predictions: Sequence[Path]) -> None:
     """Write the report, with pictures where the scans are known: those of data sets."""
-    from viscera.report import CaseFiles, write_report
+    from viscera.reports.scores import CaseFiles
+    from viscera.reports.write import write_report
 
     pictures = []
     for name, prediction in zip(options.files[::2], predictions, strict=True):

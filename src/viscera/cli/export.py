@@ -45,9 +45,9 @@ def main(arguments: list[str]) -> int:
     options = tyro.cli(Options, args=arguments, prog="viscera export", config=(FlagCreatePairsOff,))
     if not options.dice_points >= 0:
         raise SettingError(f"--dice-points must not be negative, got {options.dice_points:g}.")
-    from viscera.cases import open_store
-    from viscera.exporting import Yardstick, export
-    from viscera.inference import load_model
+    from viscera.deployment.export import Yardstick, export
+    from viscera.inference.model import load_model
+    from viscera.preparation.store import open_store
 
     store = open_store(options.data) if options.data else None
     model = load_model(options.run, accelerator="cpu")

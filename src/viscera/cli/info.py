@@ -14,8 +14,8 @@ from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 from viscera.errors import SettingError, did_you_mean
 from viscera.labels import SPACES
-from viscera.recipes import RECIPES
-from viscera.shipped import FOLDER, Card, Figure, shipped_weights
+from viscera.networks.cards import FOLDER, Card, Figure, shipped_weights
+from viscera.recipes.catalogue import RECIPES
 
 TOPICS = ("recipes", "layouts", "organs", "weights", "system")
 PACKAGES = (
@@ -73,7 +73,7 @@ def _facts(topic: str, shipped: Path) -> dict[str, str]:
         case "recipes":
             return {name: recipe.about for name, recipe in RECIPES.items()}
         case "layouts":
-            from viscera.datasets import LAYOUTS
+            from viscera.datasets.layouts import LAYOUTS
 
             return dict(LAYOUTS)
         case "organs":

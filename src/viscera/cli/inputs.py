@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from viscera.errors import RunError, SettingError, did_you_mean
 
 if TYPE_CHECKING:
-    from viscera.datasets import Problem, Source
+    from viscera.datasets.sources import Problem, Source
 
 
 def data_set(text: str) -> tuple[str, Path]:
@@ -17,7 +17,7 @@ def data_set(text: str) -> tuple[str, Path]:
     Raises:
         SettingError: It is not of that form, or there is no such layout.
     """
-    from viscera.datasets import LAYOUTS
+    from viscera.datasets.layouts import LAYOUTS
 
     layout, equals, folder = text.partition("=")
     if not equals:
@@ -31,7 +31,7 @@ def data_set(text: str) -> tuple[str, Path]:
 
 def data_sets(texts: Sequence[str]) -> tuple[list["Source"], list["Problem"]]:
     """Find the cases of data sets named as LAYOUT=DIR."""
-    from viscera.datasets import find_sources
+    from viscera.datasets.layouts import find_sources
 
     sources, problems = [], []
     for text in texts:
@@ -48,7 +48,7 @@ def of_split(sources: Sequence["Source"], run: Path | None, split: str) -> list[
         RunError: The run does not say what its splits are.
         SettingError: None of the cases is in the split.
     """
-    from viscera.preprocessing import case_name
+    from viscera.preparation.case import case_name
 
     if split == "all":
         return list(sources)

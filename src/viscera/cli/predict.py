@@ -10,14 +10,14 @@ from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 from viscera.cli.console import counted, progress, say, show_problems, show_table
 from viscera.cli.inputs import data_sets, of_split
-from viscera.cli.starting import kept_graphs, starting
+from viscera.cli.startup import kept_graphs, starting
 from viscera.config import Accelerator
 from viscera.errors import SettingError
-from viscera.shipped import FOLDER, STARTER, as_shipped, find_shipped
+from viscera.networks.cards import FOLDER, STARTER, as_shipped, find_shipped
 
 if TYPE_CHECKING:
-    from viscera.datasets import Problem
-    from viscera.inference import Model
+    from viscera.datasets.sources import Problem
+    from viscera.inference.model import Model
 
 
 @dataclass(frozen=True)
@@ -75,9 +75,9 @@ def main(arguments: list[str], shipped: Path = FOLDER) -> int:
     """
     options = tyro.cli(Options, args=arguments, prog="viscera predict", config=(FlagCreatePairsOff,))
     with starting():
-        from viscera import nifti_header  # noqa: F401 (what reading scans would load anyway)
-        from viscera.prediction import Wishes, predict_all
-        from viscera.tasks import find_tasks
+        from viscera.inference.jobs import find_tasks
+        from viscera.inference.predict import Wishes, predict_all
+        from viscera.io import nifti_header  # noqa: F401 (what reading scans would load anyway)
 
     if options.finder and options.region in ("whole", "middle"):
         raise SettingError(
@@ -121,8 +121,8 @@ def main(arguments: list[str], shipped: Path = FOLDER) -> int:
 
 def loaded_model(options: Options, folder: Path = FOLDER) -> "Model":
     """Load the networks that are asked for, or the one that comes with viscera."""
-    from viscera.inference import load_model, with_others, with_region
-    from viscera.machine import use_cores
+    from viscera.inference.model import load_model, with_others, with_region
+    from viscera.networks.device import use_cores
 
     use_cores(options.jobs)
     weights = options.weights and (as_shipped(options.weights, folder) or options.weights)
@@ -164,8 +164,8 @@ def weights_line(model: "Model") -> str:
 
 def problem_of(scan: Path, message: str) -> "Problem":
     """Take a message apart into what is wrong and what to do: its last sentence."""
-    from viscera import nifti
-    from viscera.datasets import Problem
+    from viscera.datasets.sources import Problem
+    from viscera.io import nifti
 
     what, _, remedy = message.rpartition(". ")
     return Problem(nifti.stem(scan), str(scan), what.removeprefix(f"{scan}: ").removeprefix(f"{scan.name}: "), remedy)
@@ -173,7 +173,7 @@ def problem_of(scan: Path, message: str) -> "Problem":
 
 def data_set_tasks(options: Options) -> list:
     """List the scans of a data set, perhaps of one split of the run whose weights are used."""
-    from viscera.tasks import Task, require_folder
+    from viscera.inference.jobs import Task, require_folder
 
     require_folder(options.output, what=options.scan)
     sources = of_split(data_sets([options.scan])[0], options.weights or Path(STARTER), options.split)

@@ -11,7 +11,7 @@ from viscera.cli.console import counted, progress, say, show_problems
 from viscera.cli.inputs import data_sets
 from viscera.config import Recipe
 from viscera.errors import SettingError
-from viscera.recipes import find_recipe
+from viscera.recipes.catalogue import find_recipe
 
 
 @dataclass(frozen=True)
@@ -49,8 +49,8 @@ def main(arguments: list[str]) -> int:
 
 def prepare(options: Options, recipe: Recipe) -> int:
     """Find the cases, prepare them, tell what became of them."""
-    from viscera.cases import open_store
-    from viscera.preparing import Plan, prepare_store
+    from viscera.preparation.prepare import Plan, prepare_store
+    from viscera.preparation.store import open_store
 
     sources, problems = data_sets(options.data)
     with progress() as bar:

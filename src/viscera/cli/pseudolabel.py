@@ -12,10 +12,10 @@ from tyro.conf import FlagCreatePairsOff, Positional, arg
 from viscera.cli.console import counted, progress, say, show_table
 from viscera.config import Accelerator
 from viscera.errors import SettingError
-from viscera.pseudolabels.acceptance import Acceptance, Verdict
+from viscera.learning.pseudolabels.acceptance import Acceptance, Verdict
 
 if TYPE_CHECKING:
-    from viscera.cases import Store
+    from viscera.preparation.store import Store
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Options:
 def main(arguments: list[str]) -> int:
     """Run the verb."""
     options = tyro.cli(Options, args=arguments, prog="viscera pseudolabel", config=(FlagCreatePairsOff,))
-    from viscera.cases import open_store
+    from viscera.preparation.store import open_store
 
     if not options.paths:
         raise SettingError("name two or more runs and a store: viscera pseudolabel RUN RUN STORE.")
@@ -58,7 +58,7 @@ def main(arguments: list[str]) -> int:
 
 def remove(runs: Sequence[Path], store: "Store") -> int:
     """Take the pseudo-labels out again."""
-    from viscera.pseudolabels.filling import remove_all
+    from viscera.learning.pseudolabels.filling import remove_all
 
     if runs:
         raise SettingError(f"--remove takes the store alone, got {counted(len(runs), 'run')} as well.")
@@ -68,9 +68,9 @@ def remove(runs: Sequence[Path], store: "Store") -> int:
 
 def pseudolabel(options: Options, runs: Sequence[Path], store: "Store") -> int:
     """Let the runs label the store, and show what was accepted."""
-    from viscera.pseudolabels.filling import TABLE, Watch, open_organs, pseudolabel_store
-    from viscera.pseudolabels.teachers import find_teacher
-    from viscera.splits import unlabelled_cases
+    from viscera.learning.pseudolabels.filling import TABLE, Watch, open_organs, pseudolabel_store
+    from viscera.learning.pseudolabels.teachers import find_teacher
+    from viscera.preparation.splits import unlabelled_cases
 
     lacking = open_organs(store)
     free, shown = unlabelled_cases(store)

@@ -29,7 +29,7 @@ class Options:
 def main(arguments: list[str]) -> int:
     """Run the verb."""
     options = tyro.cli(Options, args=arguments, prog="viscera report", config=(FlagCreatePairsOff,))
-    from viscera.report import write_report
+    from viscera.reports.write import write_report
 
     target = options.target
     out = options.out or (target / "report.html" if target.is_dir() else target.with_suffix(".html"))

@@ -16,13 +16,13 @@ from tyro.conf import FlagCreatePairsOff, Positional, arg
 from viscera.cli.console import counted, say
 from viscera.config import Accelerator
 from viscera.errors import RunError, SettingError
-from viscera.recipes import find_recipe
-from viscera.study.grid import STUDIES, make_cells, parse_grid, recipes_of, short_names, text_of
+from viscera.learning.study.grid import STUDIES, make_cells, parse_grid, recipes_of, short_names, text_of
+from viscera.recipes.catalogue import find_recipe
 
 if TYPE_CHECKING:
-    from viscera.cases import Store
-    from viscera.study.results import CellResult, ClassScore, Study
-    from viscera.study.runs import Plan, Workers
+    from viscera.learning.study.results import CellResult, ClassScore, Study
+    from viscera.learning.study.runs import Plan, Workers
+    from viscera.preparation.store import Store
 
 
 @dataclass(frozen=True)
@@ -62,8 +62,8 @@ class Options:
 def main(arguments: list[str]) -> int:
     """Run the verb."""
     options = tyro.cli(Options, args=arguments, prog="viscera study", config=(FlagCreatePairsOff,))
-    from viscera.cases import open_store
-    from viscera.study.runs import Watch, run_study
+    from viscera.learning.study.runs import Watch, run_study
+    from viscera.preparation.store import open_store
 
     store = open_store(options.store)
     plan = plan_of(options, store)
@@ -80,7 +80,7 @@ def main(arguments: list[str]) -> int:
     say(f"table:  {options.out / 'table.csv'}")
     failed = [cell.name for cell in study.results if cell.failure]
     if len(failed) < len(study.results):
-        from viscera.report.study import write_study_report
+        from viscera.reports.study import write_study_report
 
         say(f"report: {write_study_report(study, options.out, store, places=places)}")
     if failed:
@@ -95,8 +95,8 @@ def plan_of(options: Options, store: "Store") -> "Plan":
         SettingError: No such study or recipe, or a setting that is wrong.
         RunError: The store has no cases to score.
     """
-    from viscera.session import check_fit
-    from viscera.study.runs import Plan
+    from viscera.learning.setup import check_fit
+    from viscera.learning.study.runs import Plan
 
     known = STUDIES.get(options.name)
     if known is None and not options.grid:
@@ -153,8 +153,8 @@ def places_of(words: Sequence[str], store: "Store") -> list[tuple[str, int]]:
 
 def workers_of(options: Options) -> "Workers":
     """Share devices and cores among the runs."""
-    from viscera.machine import device_type
-    from viscera.study.runs import Workers
+    from viscera.learning.study.runs import Workers
+    from viscera.networks.device import device_type
 
     devices: tuple[str, ...] = ()
     if device_type(options.device) == "cuda":

@@ -59,8 +59,8 @@ class Options:
 def main(arguments: list[str]) -> int:
     """Run the verb."""
     options = tyro.cli(Options, args=arguments, prog="viscera synth")
-    from viscera.datasets import LAYOUTS
-    from viscera.synthesis.cohort import Cohort, write_cohort
+    from viscera.datasets.layouts import LAYOUTS
+    from viscera.datasets.synthetic import Cohort, write_cohort
     from viscera.synthesis.variety import VARIETIES, without
 
     if options.layout not in LAYOUTS:

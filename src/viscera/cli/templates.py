@@ -9,7 +9,7 @@ from viscera.cli.console import say
 from viscera.errors import SettingError
 
 if TYPE_CHECKING:
-    from viscera.synthesis import Template
+    from viscera.synthesis.template.template import Template
 
 
 def read_templates(
@@ -27,9 +27,9 @@ def read_templates(
         SettingError: Not as many scans as label maps.
         VisceraError: A file is no template.
     """
-    from viscera import nifti
-    from viscera.label_files import label_names
-    from viscera.synthesis import read_template
+    from viscera.io import nifti
+    from viscera.io.label_names import label_names
+    from viscera.synthesis.template.template import read_template
 
     if images and len(images) != len(labels):
         raise SettingError(

@@ -13,10 +13,10 @@ from viscera.cli.console import progress, say
 from viscera.cli.templates import read_templates
 from viscera.config import Machine, Recipe
 from viscera.errors import SettingError
-from viscera.recipes import find_recipe
+from viscera.recipes.catalogue import find_recipe
 
 if TYPE_CHECKING:
-    from viscera.fresh import Fresh
+    from viscera.learning.synthetic_patients import Fresh
 
 
 @dataclass(frozen=True)
@@ -106,10 +106,10 @@ def train_and_show(
     beginning: Beginning = Beginning(),
 ) -> int:
     """Train, with progress on stderr and curves in the run's folder."""
-    from viscera.cases import open_store
-    from viscera.figures import training_curves
-    from viscera.fresh import Supply
-    from viscera.training import Watch, train
+    from viscera.figures.curves import training_curves
+    from viscera.learning.synthetic_patients import Supply
+    from viscera.learning.training import Watch, train
+    from viscera.preparation.store import open_store
 
     opened, made = open_store(store), read_fresh(fresh)
     if made is not None:
@@ -146,7 +146,7 @@ def read_fresh(options: FreshOptions) -> "Fresh | None":
         SettingError: A setting out of its range, or settings of patients of which there are none.
         VisceraError: A file is no template.
     """
-    from viscera.fresh import Fresh
+    from viscera.learning.synthetic_patients import Fresh
     from viscera.synthesis.variety import VARIETIES
 
     if options.patients == 0:

@@ -13,8 +13,8 @@ from viscera.errors import FileError, SettingError
 from viscera.labels import ColourScheme
 
 if TYPE_CHECKING:
-    from viscera.pairing import Pair, Task
-    from viscera.viewer import Scene
+    from viscera.evaluation.pairing import Pair, Task
+    from viscera.reports.viewer.scene import Scene
 
 NAMELESS = "Nothing names the labels: they are called label_N, N being the value in the file."
 
@@ -70,9 +70,9 @@ def main(arguments: list[str]) -> int:
 
 def draw(options: Options, picture: Path) -> None:
     """Write a montage."""
-    from viscera import nifti
-    from viscera.figures import Look, montage
-    from viscera.pairing import case_name
+    from viscera.evaluation.pairing import case_name
+    from viscera.figures.montage import Look, montage
+    from viscera.io import nifti
     from viscera.volume import require_same_grid
 
     refuse_existing(picture, overwrite=options.overwrite)
@@ -96,8 +96,8 @@ def draw(options: Options, picture: Path) -> None:
 
 def write(options: Options) -> None:
     """Write the page."""
-    from viscera.nifti import stem
-    from viscera.viewer import write_page
+    from viscera.io.nifti import stem
+    from viscera.reports.viewer.page import write_page
 
     page = options.html or Path(f"{stem(options.labels)}.html")
     if not page.name.lower().endswith((".html", ".htm")):
@@ -109,7 +109,8 @@ def write(options: Options) -> None:
 
 def serve(options: Options) -> None:
     """Serve the page until Ctrl-C."""
-    from viscera.viewer import pack, render, site
+    from viscera.reports.viewer.page import pack, render
+    from viscera.reports.viewer.serve import site
 
     scene = scene_of(options)
     try:
@@ -122,9 +123,9 @@ def serve(options: Options) -> None:
 
 def scene_of(options: Options) -> "Scene":
     """Read the files and decide what is shown."""
-    from viscera import nifti
-    from viscera.pairing import case_name
-    from viscera.viewer import compare_scene, label_scene
+    from viscera.evaluation.pairing import case_name
+    from viscera.io import nifti
+    from viscera.reports.viewer.scene import compare_scene, label_scene
     from viscera.volume import require_same_grid
 
     title, where = case_name(options.labels), options.labels.name
@@ -146,8 +147,8 @@ def matched(options: Options) -> "tuple[Pair, tuple[str, ...]]":
     """Read labels and truth in one label space, by the names of the organs, or by value where neither has names."""
     from tempfile import TemporaryDirectory
 
-    from viscera.files import write_json
-    from viscera.pairing import match
+    from viscera.evaluation.pairing import match
+    from viscera.io.atomic import write_json
 
     task = task_of(options)
     if isinstance(task.truth, Path) and names_of(options.labels)[1] and names_of(task.truth)[1]:
@@ -164,14 +165,14 @@ def found_values(labels: Path) -> set[int]:
     """Give the labels that a file holds, without 0; what is no label is left to ``match`` to refuse."""
     import numpy as np
 
-    from viscera import nifti
+    from viscera.io import nifti
 
     return {int(value) for value in np.unique(nifti.read(labels).voxels) if 0 < value <= 255}
 
 
 def names_of(labels: Path) -> tuple[dict[int, str], tuple[str, ...]]:
     """Give {value: organ} of a label file; where nothing names them, none, and a note that says so."""
-    from viscera.label_files import names_beside
+    from viscera.io.label_names import names_beside
 
     names = names_beside(labels)
     return ({}, (NAMELESS,)) if names is None else (dict(names.labels), ())
@@ -196,7 +197,7 @@ def task_of(options: Options) -> "Task":
         FileError: The data set does not hold the case.
     """
     from viscera.cli.inputs import data_sets
-    from viscera.pairing import Task, case_name, find_tasks
+    from viscera.evaluation.pairing import Task, case_name, find_tasks
 
     if "=" in options.truth and not Path(options.truth).exists():
         return find_tasks(data_sets([options.truth])[0], options.labels)[0][0]

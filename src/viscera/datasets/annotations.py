@@ -12,7 +12,7 @@ from pathlib import Path
 
 from viscera.datasets.sources import Source, read_json
 from viscera.errors import DataSetError, LabelError, did_you_mean
-from viscera.files import write_json
+from viscera.io.atomic import write_json
 from viscera.labels import SIDES, organ_name
 
 FILE = "annotated.json"

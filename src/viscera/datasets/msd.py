@@ -6,10 +6,10 @@ Source: Antonelli et al. 2022, doi:10.1038/s41467-022-30695-9; Simpson et al. 20
 from collections.abc import Mapping
 from pathlib import Path
 
-from viscera import nifti
 from viscera.datasets.sources import Found, Problem, files_by_case, named_organs, pair_files, read_json, section
 from viscera.errors import DataSetError
-from viscera.files import write_json
+from viscera.io import nifti
+from viscera.io.atomic import write_json
 
 CASE_NAME = "case_{:03d}"
 LABEL_NAMES = {"colon cancer primaries": "colon_tumour"}

@@ -6,10 +6,10 @@ Source: github.com/MIC-DKFZ/nnUNet, documentation/dataset_format.md.
 from collections.abc import Mapping
 from pathlib import Path
 
-from viscera import nifti
 from viscera.datasets.sources import Found, Problem, files_by_case, named_organs, pair_files, read_json, section
 from viscera.errors import DataSetError
-from viscera.files import write_json
+from viscera.io import nifti
+from viscera.io.atomic import write_json
 from viscera.labels import organ_name
 
 CASE_NAME = "case_{:04d}"

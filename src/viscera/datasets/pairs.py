@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
-from viscera import nifti
 from viscera.datasets.sources import Found, Problem, Source, files_by_case, pair_files
 from viscera.errors import VisceraError
+from viscera.io import nifti
 from viscera.labels import ABDOMENCT1K, FLARE13, TUMOUR
 
 READERS = 4

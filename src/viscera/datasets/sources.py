@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from viscera import nifti
 from viscera.errors import DataSetError
+from viscera.io import nifti
 from viscera.labels import PART_OF, TUMOUR, organ_name
 
 

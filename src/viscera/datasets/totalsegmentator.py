@@ -6,8 +6,8 @@ Source: Wasserthal et al. 2023, doi:10.1148/ryai.230024.
 
 from pathlib import Path
 
-from viscera import nifti
 from viscera.datasets.sources import Found, Problem, Source
+from viscera.io import nifti
 from viscera.labels import organ_name
 
 CASE_NAME = "s{:04d}"

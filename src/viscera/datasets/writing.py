@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Integer, UInt8
 
-from viscera import nifti
 from viscera.datasets import msd, nnunet, pairs, totalsegmentator
 from viscera.datasets.annotations import REST, possible_organs, read_annotations, record
 from viscera.datasets.sources import Source, files_by_case, read_json
 from viscera.errors import LabelError, SettingError, did_you_mean
+from viscera.io import nifti
 from viscera.labels import PART_OF, SIDES, organ_name
 from viscera.volume import Volume, require_same_grid, with_voxels
 

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from viscera.files import replacing
+from viscera.io.atomic import replacing
 from viscera.labels import colour
 
 INK = "#1d2733"

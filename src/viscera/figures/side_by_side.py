@@ -1,6 +1,6 @@
 """One slice of a scan in columns: CT, truth, prediction, agreement, with side marks and a scale bar, as an RGB array.
 
-montage.py chooses slices and draws a sheet; here any slice is drawn, quickly enough to be leafed through (notebook.py).
+montage.py chooses slices and draws a sheet; here any slice is drawn, quickly enough to be leafed through (reports/notebook.py).
 """
 
 from collections.abc import Collection, Mapping, Sequence

@@ -1,7 +1,7 @@
 """Charts of a study of many models: loss and IoU against epochs, IoU per organ with intervals.
 
 Models are told apart twice over, by colour and by marker, so that the charts can be read without colours. What the models
-are, and which of them share a panel, is decided in report/study.py.
+are, and which of them share a panel, is decided in reports/study.py.
 """
 
 import math

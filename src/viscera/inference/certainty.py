@@ -12,7 +12,7 @@ from torch import Tensor
 
 from viscera.inference.model import Model
 from viscera.inference.upsampling import first_largest, planes_of
-from viscera.trust.certainty import Edge
+from viscera.quality.certainty import Edge
 
 
 class Certainty:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from viscera.inference.model import Model
 from viscera.inference.slices import slice_logits
-from viscera.trust.certainty import Handedness
+from viscera.quality.certainty import Handedness
 
 LOOKS = 16
 """Slices, evenly spaced."""

@@ -6,18 +6,18 @@ from typing import Literal
 
 import torch
 
-from viscera.checkpoint import Weights, fill_network, find_weights, load_weights
 from viscera.config import Accelerator, Recipe, SliceInference, UNetShape, UpvShape, WindowInference
 from viscera.errors import SettingError, WeightsError
-from viscera.export_folder import is_export, read_export
-from viscera.files import sha256
-from viscera.graph import CannotRunError
-from viscera.graph_cache import GraphCache
+from viscera.io.atomic import sha256
 from viscera.labels import TUMOUR, LabelSpace
-from viscera.machine import autocast_type, device_type, keep_pages
-from viscera.networks import build_network
-from viscera.runtime import OnnxRunner, OpenVinoRunner, RuntimeName, choose_runner, input_channels
-from viscera.shipped import Card, Shipped, as_shipped
+from viscera.networks.build import build_network
+from viscera.networks.cards import Card, Shipped, as_shipped
+from viscera.networks.device import autocast_type, device_type, keep_pages
+from viscera.networks.exported import is_export, read_export
+from viscera.networks.graph_cache import GraphCache
+from viscera.networks.onnx import CannotRunError
+from viscera.networks.runners import OnnxRunner, OpenVinoRunner, RuntimeName, choose_runner, input_channels
+from viscera.networks.weights import Weights, fill_network, find_weights, load_weights
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,7 +100,7 @@ def load_model(
         where: A weights file, the folder of a run (its best weights), or one that `viscera export` wrote, which has its own
             runtime; or weights that come with viscera, by their name (Path("starter")) or from ``find_shipped``.
         accelerator: Where to run it.
-        runtime: What runs it (runtime.py); auto: the fastest that there is. None: torch's module as it was trained.
+        runtime: What runs it (networks/runners.py); auto: the fastest that there is. None: torch's module as it was trained.
         graphs: Folder in which what was written for a runtime and checked is kept for the next start; None: nothing is kept.
 
     Raises:

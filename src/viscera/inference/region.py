@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Int, Int16, Shaped, UInt8
 
-from viscera.geometry import Geometry
 from viscera.inference.model import Model
 from viscera.inference.windows import BLOCK, Plan, coarse_plan, finished_planes, holds, places
-from viscera.resampling import climb_labels, resample_labels
+from viscera.preparation.geometry import Geometry
+from viscera.preparation.resampling import climb_labels, resample_labels
 
 FIRST_PASS_PAYS = 3
 """Windows in all per window of a first pass, from which on the first pass is worth its time."""

@@ -15,13 +15,13 @@ from jaxtyping import Float, Int16, UInt8
 from torch import Tensor
 
 from viscera.config import SliceInference, UNetShape
-from viscera.contrast import spread
 from viscera.errors import SettingError
-from viscera.geometry import Geometry
 from viscera.inference.certainty import Certainty
 from viscera.inference.model import Model
 from viscera.inference.upsampling import Enlargement, enlarged_labels
-from viscera.intensity import network_input
+from viscera.preparation.contrast import spread
+from viscera.preparation.geometry import Geometry
+from viscera.preparation.intensity import network_input
 
 
 def label_slices(

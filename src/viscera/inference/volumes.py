@@ -11,7 +11,6 @@ from torch import Tensor
 
 from viscera.config import SliceInference, WindowInference
 from viscera.errors import SettingError
-from viscera.geometry import Geometry
 from viscera.inference.model import Model
 from viscera.inference.region import first_look, found_blocks, widened, windows_of
 from viscera.inference.slices import on_scanner, slice_logits
@@ -25,6 +24,7 @@ from viscera.inference.windows import (
     smaller,
     warn_of_memory,
 )
+from viscera.preparation.geometry import Geometry
 
 Watch = Callable[[int, int], None]
 

@@ -15,10 +15,10 @@ from jaxtyping import Bool, Float, Int16
 from torch import Tensor
 
 from viscera.config import PatchSampling, WindowInference
-from viscera.contrast import spread
 from viscera.errors import SettingError
 from viscera.inference.model import Model
-from viscera.intensity import network_input
+from viscera.preparation.contrast import spread
+from viscera.preparation.intensity import network_input
 
 BLOCK = 8
 """Voxels along each side of a block of ``wanted`` maps: what is to be looked at is known to so many voxels."""

@@ -11,7 +11,7 @@ from enum import IntEnum
 import numpy as np
 from jaxtyping import Bool, UInt8
 
-from viscera.synthesis.geometry import Box, Field, Grid, Shape, evaluate
+from viscera.synthesis.shapes import Box, Field, Grid, Shape, evaluate
 
 ORGANS: tuple[str, ...] = (
     "urinary_bladder",
@@ -55,7 +55,7 @@ VALUE: dict[str, int] = {name: value for value, name in enumerate(ORGANS, start=
 
 
 class Tissue(IntEnum):
-    """What the X-ray sees; appearance.py gives each its HU."""
+    """What the X-ray sees; synthesis/appearance/tissues.py gives each its HU."""
 
     AIR = 0
     SKIN = 1

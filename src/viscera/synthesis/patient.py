@@ -8,30 +8,30 @@ from jaxtyping import Float, Int16, UInt8
 
 from viscera.errors import SettingError, did_you_mean
 from viscera.labels import TUMOUR
-from viscera.synthesis.acquisition import OUTSIDE_HU, Scanner, draw_scanner
-from viscera.synthesis.appearance import draw_palette, draw_phase, render
-from viscera.synthesis.bowel import draw_colon, draw_small_bowel, draw_stomach
-from viscera.synthesis.canvas import ORGANS, Canvas, Organ, blank_canvas, claim_, settle_
-from viscera.synthesis.chest import grow_chest, paint_fluids_, paint_upper_chest_
-from viscera.synthesis.enhancement import vary_palette
-from viscera.synthesis.frame import Frame, Outline, draw_frame, paint_chest_, paint_trunk_
-from viscera.synthesis.geometry import Grid
-from viscera.synthesis.habitus import change_posture_, draw_breathing, draw_fatness, draw_heart, paint_arms_
-from viscera.synthesis.lesions import paint_lesions_, paint_texture_
-from viscera.synthesis.metal import paint_metal_
-from viscera.synthesis.organs import (
+from viscera.synthesis.anatomy.bowel import draw_colon, draw_small_bowel, draw_stomach
+from viscera.synthesis.anatomy.chest import grow_chest, paint_fluids_, paint_upper_chest_
+from viscera.synthesis.anatomy.frame import Frame, Outline, draw_frame, paint_chest_, paint_trunk_
+from viscera.synthesis.anatomy.habitus import change_posture_, draw_breathing, draw_fatness, draw_heart, paint_arms_
+from viscera.synthesis.anatomy.metal import paint_metal_
+from viscera.synthesis.anatomy.organs import (
     Body,
     draw_pelvic_organs,
     draw_retroperitoneum,
     draw_upper_organs,
     paint_through_walls_,
 )
-from viscera.synthesis.plans import draw_plan
-from viscera.synthesis.scanning import View, scan_image
-from viscera.synthesis.skeleton import Skeleton, draw_skeleton, paint_skeleton_
-from viscera.synthesis.tumours import TUMOUR_VALUE, paint_tumours_, relabel_as_organs_
+from viscera.synthesis.anatomy.plans import draw_plan
+from viscera.synthesis.anatomy.skeleton import Skeleton, draw_skeleton, paint_skeleton_
+from viscera.synthesis.appearance.enhancement import vary_palette
+from viscera.synthesis.appearance.lesions import paint_lesions_, paint_texture_
+from viscera.synthesis.appearance.tissues import draw_palette, draw_phase, render
+from viscera.synthesis.appearance.tumours import TUMOUR_VALUE, paint_tumours_, relabel_as_organs_
+from viscera.synthesis.canvas import ORGANS, Canvas, Organ, blank_canvas, claim_, settle_
+from viscera.synthesis.scanner.acquisition import OUTSIDE_HU, Scanner, draw_scanner
+from viscera.synthesis.scanner.field_of_view import draw_range, draw_stretch
+from viscera.synthesis.scanner.scanning import View, scan_image
+from viscera.synthesis.shapes import Grid
 from viscera.synthesis.variety import PLAIN, Streams, Variety, open_streams
-from viscera.synthesis.view import draw_range, draw_stretch
 from viscera.volume import Volume, turn_volume
 
 Scan = Literal["abdomen", "upper", "pelvis", "random"]

@@ -1,0 +1,120 @@
+"""Many synthetic patients as a data set on disk, in any layout, with any organs annotated."""
+
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
+from multiprocessing import get_context
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from viscera.datasets.pairs import PAIRS
+from viscera.datasets.writing import write_case
+from viscera.errors import DataSetError, SettingError
+from viscera.labels import FLARE13, PART_OF, SIDES, TUMOUR, ZHANG12, organ_name
+from viscera.synthesis.canvas import ORGANS
+from viscera.synthesis.patient import Patient, Scan, synthesize
+from viscera.synthesis.template.patient import synthesize_from
+from viscera.synthesis.template.template import Template
+from viscera.synthesis.variety import PLAIN, Variety
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """What a synthetic data set holds.
+
+    Attributes:
+        layout: How it lies on disk, one of datasets.LAYOUTS.
+        annotate: Organs that are labelled; empty for all that the layout can hold.
+        cases: Number of patients.
+        seed: Patient n depends on (seed, n) only, so a larger cohort begins with a smaller one's patients.
+        shape: Slices, rows and columns.
+        scan: Which part of the body.
+        tumours: Whether every patient has some. Where they are not annotated, the organs' labels go on beneath them.
+        variety: How much patients and scans differ.
+        templates: Label maps that the patients are made from, in turn; procedural anatomy where there is none.
+    """
+
+    layout: str
+    annotate: tuple[str, ...] = ()
+    cases: int = 10
+    seed: int = 0
+    shape: tuple[int, int, int] = (96, 256, 256)
+    scan: Scan = "abdomen"
+    tumours: bool = False
+    variety: Variety = PLAIN
+    templates: tuple[Template, ...] = ()
+
+
+def write_cohort(folder: Path, cohort: Cohort, *, jobs: int, done: Callable[[], None] = lambda: None) -> None:
+    """Write a synthetic data set.
+
+    Args:
+        folder: New or empty.
+        cohort: What it holds.
+        jobs: Processes.
+        done: Called after each patient.
+
+    Raises:
+        DataSetError: The folder is not empty.
+        LabelError: The layout cannot hold an organ.
+        SettingError: Tumours are to be annotated, but the patients have none.
+    """
+    if folder.is_dir() and any(folder.iterdir()):
+        raise DataSetError(f"{folder} is not empty. Give a new folder for the synthetic data set.")
+    annotate = _annotated(cohort)
+    if TUMOUR in annotate and not cohort.tumours:
+        raise SettingError("tumours are to be annotated, but the patients have none. Ask for them (--tumours).")
+    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+        tasks = deque(pool.submit(make_patient, cohort, number) for number in range(1, cohort.cases + 1))
+        for number in range(1, cohort.cases + 1):
+            patient = tasks.popleft().result()
+            write_case(
+                cohort.layout,
+                folder,
+                number=number,
+                ct=patient.ct,
+                labels=patient.labels,
+                organs=patient.organs,
+                annotate=tuple(name for name in annotate if name in patient.organs.values() or name not in ORGANS),
+            )
+            done()
+
+
+def make_patient(cohort: Cohort, number: int) -> Patient:
+    """Give patient ``number`` (from 1) of a cohort."""
+    cv2.setNumThreads(1)
+    tumours = "none" if not cohort.tumours else "labelled" if TUMOUR in _annotated(cohort) else "unlabelled"
+    generator = np.random.default_rng([cohort.seed, number])
+    if cohort.templates:
+        template = cohort.templates[(number - 1) % len(cohort.templates)]
+        varied = replace(template, reshaping=replace(template.reshaping, variety=cohort.variety))
+        return synthesize_from(varied, generator, shape=cohort.shape, scan=cohort.scan, tumours=tumours)
+    return synthesize(generator, shape=cohort.shape, scan=cohort.scan, tumours=tumours, variety=cohort.variety)
+
+
+def _annotated(cohort: Cohort) -> tuple[str, ...]:
+    """Give the names of what a cohort annotates."""
+    chosen = cohort.annotate or default_organs(cohort.layout, tumours=cohort.tumours)
+    return tuple(organ_name(organ) for organ in chosen)
+
+
+def default_organs(layout: str, *, tumours: bool = False) -> tuple[str, ...]:
+    """Give the organs that a synthetic data set annotates unless told otherwise: all that the layout can hold.
+
+    Layouts that can hold any organ get those of zhang2d and FLARE, left and right apart.
+
+    Args:
+        layout: How the data set lies on disk.
+        tumours: Whether the patients have tumours.
+    """
+    organs = [organ for organ in ZHANG12.organs + FLARE13.organs if organ not in SIDES]
+    organs = dict.fromkeys([*organs, *(side for organ in ZHANG12.organs for side in SIDES.get(organ, ()))])
+    if tumours:
+        organs[TUMOUR] = None
+    if layout not in PAIRS:
+        return tuple(organs)
+    held = set(PAIRS[layout].organs.values())
+    return tuple(organ for organ in organs if organ in held or PART_OF.get(organ) in held)

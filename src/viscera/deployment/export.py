@@ -1,0 +1,383 @@
+"""A trained network as a file for programs that know nothing of viscera, and a description of all that they need to use it.
+
+Folder: network.onnx, or network.xml and network.bin (OpenVINO), and model.json. Before the folder stands, the files are run
+and compared with fp32 torch; where organs would be lost nothing is written. networks/exported.py reads it again.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from importlib.metadata import version
+from itertools import compress
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float32, Int
+
+from viscera.config import (
+    ForegroundScore,
+    Postprocessing,
+    Recipe,
+    ResizedSlices,
+    SpacedSlices,
+    SpacedVolumes,
+    Window,
+    WindowInference,
+)
+from viscera.config.recipe_json import recipe_to_json
+from viscera.deployment.int8 import drawn_inputs, quantised
+from viscera.errors import FileError, RunError, SettingError
+from viscera.evaluation.counts import count_case
+from viscera.inference.model import Model
+from viscera.inference.prepared import prepared_labels
+from viscera.io.atomic import sha256, write_json
+from viscera.labels import colour
+from viscera.networks.exported import DESCRIPTION, FILES, FORMAT
+from viscera.networks.onnx import CannotRunError, shape_of, to_onnx
+from viscera.networks.runners import (
+    Foreign,
+    OnnxRunner,
+    OpenVinoRunner,
+    TorchRunner,
+    input_channels,
+    missing_packages,
+    require_agreement,
+    runner_facts,
+)
+from viscera.preparation.resampling import AIR_HU, SMOOTH_ABOVE
+from viscera.preparation.store import Split, Store
+
+NOTICE = "Not a medical device: for research, not for diagnosis or treatment. No warranty of any kind."
+RANDOM_SLICES = 4
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How near a written network's labels are to those of torch in fp32.
+
+    Attributes:
+        measured_on: Cases of a split of a store, or random HU.
+        slices: How many slices (or planes of prepared scans).
+        differing_fraction: Of voxels, whose label differs.
+        dice_difference_points: {organ: its Dice minus torch's, times 100}, Dice over the voxels of all cases that annotate the
+            organ; organs that none of them shows are left out. Empty for random HU.
+        dice_torch: {organ: torch's Dice, 0 to 1}, likewise.
+    """
+
+    measured_on: str
+    slices: int
+    differing_fraction: float
+    dice_difference_points: dict[str, float]
+    dice_torch: dict[str, float]
+
+
+@dataclass(frozen=True, eq=False)
+class Yardstick:
+    """What a written network is measured with.
+
+    Attributes:
+        store: Prepared cases; None: random HU, which show no loss of organs.
+        split: Whose cases.
+        dice_points: The most that an organ's Dice may differ from torch's, in hundredths.
+    """
+
+    store: Store | None = None
+    split: Split = "validation"
+    dice_points: float = 0.5
+
+
+def export(
+    model: Model,
+    out: Path,
+    *,
+    kind: Foreign = "onnx",
+    int8: bool = False,
+    yardstick: Yardstick = Yardstick(),
+    overwrite: bool = False,
+    watch: Callable[[int, int], None] = lambda done, cases: None,
+) -> Agreement:
+    """Write a network and its description into a folder, once it has shown that it agrees with torch.
+
+    Args:
+        model: On the CPU, its network a torch module and not a runner of another runtime.
+        out: The folder: new, empty or, with ``overwrite``, an earlier export.
+        kind: Of the file.
+        int8: Most weights in int8 rather than all in fp32, for OpenVINO; scales are taken from training cases of the
+            yardstick's store (int8.py).
+        yardstick: On what and how nearly it must agree.
+        overwrite: Replace an earlier export.
+        watch: Told of cases compared, and of all.
+
+    Raises:
+        FileError: The folder holds something else.
+        SettingError: A package is missing, the network computes what the format does not know, or int8 is not for it.
+        RunError: An organ's Dice differs by more than the yardstick allows; or the store has no cases to measure on.
+        StoreError: The store is another recipe's.
+    """
+    _require_free(out, overwrite=overwrite)
+    missing = missing_packages(kind)
+    if missing:
+        raise SettingError(
+            f"--format {kind}: {' and '.join(missing)} not installed. Install it: pip install 'viscera[{kind}]'."
+        )
+    drawn = _drawn(model, yardstick.store, kind=kind) if int8 else None
+    with _folder(out) as part:
+        try:
+            runner = _written(model, part, kind=kind, drawn=drawn)
+        except CannotRunError as error:
+            raise SettingError(
+                f"--format {kind} cannot hold '{model.recipe.name}': {error}. Choose another format."
+            ) from error
+        agreement = measure(model, runner, yardstick=yardstick, watch=watch)
+        _require_near(agreement, yardstick.dice_points)
+        facts = describe(model) | {"precision": "fp32" if drawn is None else "int8"}
+        facts["files"] = {name: sha256(part / name) for name in FILES[kind]}
+        facts["agreement"] = (
+            asdict(agreement) | {"allowed_dice_points": yardstick.dice_points} | {"runtime": runner_facts(runner)}
+        )
+        write_json(part / DESCRIPTION, facts)
+    return agreement
+
+
+def _drawn(model: Model, store: Store | None, *, kind: Foreign) -> list[Float32[np.ndarray, "1 channel y x"]]:
+    """Draw what the scales of an int8 network are taken from.
+
+    Raises:
+        SettingError: There is nothing to draw from, or nothing that would run it.
+        RunError: The store has no training cases.
+        StoreError: The store is another recipe's.
+    """
+    if kind != "openvino":
+        raise SettingError(
+            "--int8 is for --format openvino: other runtimes gain little by it. Choose that, or leave it out."
+        )
+    if store is None:
+        raise SettingError("--int8 needs real slices to take its scales from. Name a prepared store: --data STORE.")
+    if isinstance(model.recipe.inference, WindowInference):
+        raise SettingError(f"--int8 is for networks that see slices; '{model.recipe.name}' sees windows. Leave it out.")
+    return list(drawn_inputs(model, store, generator=np.random.default_rng(0)))
+
+
+def _written(
+    model: Model, folder: Path, *, kind: Foreign, drawn: Sequence[Float32[np.ndarray, "1 channel y x"]] | None
+) -> OnnxRunner | OpenVinoRunner:
+    """Write a network's files, in int8 where slices were drawn for that, and run them from there.
+
+    Raises:
+        CannotRunError: The format or the runtime cannot.
+    """
+    channels, shape = input_channels(model.recipe.network), shape_of(model.network)
+    graph = to_onnx(model.network, channels=channels, labels=True)
+    file = folder / FILES[kind][0]
+    if kind == "onnx":
+        file.write_bytes(graph)
+        runner = OnnxRunner(file, shape)
+    else:
+        import openvino
+
+        network = openvino.Core().read_model(graph) if drawn is None else quantised(graph, drawn)
+        openvino.save_model(network, file, compress_to_fp16=False)
+        runner = OpenVinoRunner(file, shape)
+    if drawn is None:  # else random input is nothing like what the scales were made for; real cases are measured anyway
+        require_agreement(runner, model.network, channels=channels)
+    return runner
+
+
+def measure(
+    model: Model,
+    runner: OnnxRunner | OpenVinoRunner,
+    *,
+    yardstick: Yardstick,
+    watch: Callable[[int, int], None] = lambda done, cases: None,
+) -> Agreement:
+    """Compare a runner's labels with those of torch in fp32, on the prepared grid and before anything is tidied.
+
+    Raises:
+        RunError: The store has no labelled cases in the split.
+        StoreError: The store is another recipe's.
+    """
+    exact = replace(model, network=TorchRunner(model.network, model.device, exact=True), autocast=None)
+    other = replace(model, network=runner, autocast=None)
+    if yardstick.store is None:
+        return _on_random(exact, other)
+    yardstick.store.require(space=model.space, preparation=model.recipe.preparation)
+    names = yardstick.store.names(yardstick.split)
+    if not names:
+        raise RunError(
+            f"{yardstick.store.path} has no {yardstick.split} cases to measure on. Choose another --split, or leave --data out."
+        )
+    classes, slices, differing, voxels = model.space.classes, 0, 0, 0
+    overlaps = np.zeros((2, len(classes), 2), np.int64)  # of torch and the other: each class's intersection and union
+    for number, name in enumerate(names, 1):
+        case = yardstick.store.case(name)
+        found = [prepared_labels(case.image, one) for one in (exact, other)]
+        slices, voxels = slices + len(case.image), voxels + case.image.size
+        differing += int(np.count_nonzero(found[0] != found[1]))
+        for total, labels in zip(overlaps, found, strict=True):
+            for organ, pair in count_case(case, labels, classes=classes).voxels.items():
+                total[classes.index(organ)] += pair
+        watch(number, len(names))
+    where = f"{len(names)} {yardstick.split} cases of a prepared store"
+    shown = [bool(count) for count in yardstick.store.voxels(yardstick.split)]
+    return Agreement(where, slices, differing / voxels, *_dice(overlaps[:, shown], list(compress(classes, shown))))
+
+
+def _dice(overlaps: Int[np.ndarray, "2 class 2"], classes: Sequence[str]) -> tuple[dict[str, float], dict[str, float]]:
+    """Give {organ: difference in points} and {organ: torch's Dice} of classes that the truth shows."""
+    # Both masks together have as many voxels as their intersection and their union.
+    dice = 2 * overlaps[..., 0] / overlaps.sum(-1)
+    both = {organ: pair for organ, pair in zip(classes, dice.T.tolist(), strict=True) if organ != "background"}
+    return (
+        {organ: round(100 * (other - first), 4) for organ, (first, other) in both.items()},
+        {organ: round(first, 5) for organ, (first, _) in both.items()},
+    )
+
+
+def _on_random(exact: Model, other: Model) -> Agreement:
+    """Compare labels of slices of random HU."""
+    preparation, stride = exact.recipe.preparation, shape_of(exact.network)[0]
+    side = max(64, 2 * stride)
+    rows, columns = preparation.size if isinstance(preparation, ResizedSlices) else (side, side)
+    depth = RANDOM_SLICES if shape_of(exact.network)[1] == 2 else side
+    image = np.random.default_rng(0).integers(-1000, 1000, (depth, rows, columns)).astype(np.int16)
+    first, second = (prepared_labels(image, one) for one in (exact, other))
+    return Agreement("random HU", depth, float((first != second).mean()), {}, {})
+
+
+def _require_near(agreement: Agreement, most: float) -> None:
+    """Raise unless every organ's Dice is near enough to torch's."""
+    far = {organ: points for organ, points in agreement.dice_difference_points.items() if not abs(points) <= most}
+    if far:
+        organ = max(far, key=lambda name: abs(far[name]))
+        raise RunError(
+            f"nothing is exported: on {agreement.measured_on} the Dice of {organ} differs by {far[organ]:+.2f} points from torch's "
+            f"({agreement.dice_torch[organ]:.3f}), allowed are {most:g}"
+            + (f"; too far are also {', '.join(name for name in far if name != organ)}" if len(far) > 1 else "")
+            + ". Measure on more cases, take another --format, leave --int8 out, or raise --dice-points."
+        )
+
+
+def describe(model: Model) -> dict[str, object]:
+    """Give all that a program needs to use a written network, for JSON: what goes in and how it is made, what comes out."""
+    recipe, (stride, dimensions) = model.recipe, shape_of(model.network)
+    axes = ["z", "y", "x"][-dimensions:]
+    sides: list[int | None] = [None] * dimensions
+    if isinstance(recipe.preparation, ResizedSlices):
+        sides = list(recipe.preparation.size)
+    channels = input_channels(recipe.network)
+    return {
+        "format": FORMAT,
+        "viscera": version("viscera"),
+        "notice": NOTICE,
+        "recipe": recipe.name,
+        "weights_sha256": model.weights_sha256,
+        "labels": {
+            "0": {"organ": "background", "colour": [0, 0, 0]},
+            **{
+                str(index): {"organ": organ, "colour": list(colour(organ))}
+                for index, organ in model.space.labels.items()
+            },
+        },
+        "input": {
+            "name": "image",
+            "type": "float32",
+            "axes": ["batch", "channel", *axes],
+            "shape": [None, channels, *sides],
+            "multiple_of": stride,
+            "channels": _channels(channels),
+        },
+        "outputs": {
+            "logits": {"type": "float32", "axes": ["batch", "class", *axes], "classes": len(model.space.classes)},
+            "labels": {"type": "uint8", "axes": ["batch", *axes], "is": "the class of the largest logit"},
+        },
+        "orientation": {
+            "axes": ["z", "y", "x"],
+            "z": "from the feet to the head (nibabel: S)",
+            "y": "from front to back (nibabel: P)",
+            "x": "from the patient's right to left (nibabel: L)",
+        },
+        "label_space": {"name": model.space.name, "organs": list(model.space.organs)},
+        "steps": _steps(recipe),
+        "units": {"image": "HU before intensity", "spacing": "mm"},
+        "preparation": asdict(recipe.preparation),
+        "contrast": asdict(recipe.contrast),
+        "intensity": asdict(recipe.intensity),
+        "inference": asdict(recipe.inference),
+        "postprocessing": asdict(recipe.postprocessing),
+        "settings": json.loads(recipe_to_json(recipe)),
+    }
+
+
+def _channels(count: int) -> str:
+    if count == 1:
+        return "the slice or patch itself"
+    reach = count // 2
+    return (
+        f"slices z-{reach} to z+{reach}, in order; the middle one is segmented; beyond the scan its last slice repeats"
+    )
+
+
+def _steps(recipe: Recipe) -> list[str]:
+    """Say in sentences what is done from a scan to labels."""
+    match recipe.preparation:
+        case ResizedSlices(size=(rows, columns)):
+            grid = f"Resize each slice to {rows}x{columns} pixels, linearly, without smoothing, pixel centres at half steps; round."
+        case SpacedSlices(spacing_mm=spacing, margin_mm=margin):
+            grid = (
+                f"Resample each slice to pixels of {spacing:g} mm (mean of the covered pixels where they grow by more than "
+                f"{SMOOTH_ABOVE:g}, else linearly), cut to the body and {margin:g} mm around it; air is {AIR_HU} HU; round."
+            )
+        case SpacedVolumes(spacing_mm=(z, y, x), margin_mm=margin):
+            grid = f"Resample to voxels of {z:g}x{y:g}x{x:g} mm (z, y, x), cut rows and columns to the body and {margin:g} mm."
+        case _:
+            grid = "The grid stays the scanner's."
+    steps = ["Read HU as whole numbers, and turn them to the orientation.", grid]
+    if recipe.contrast.method != "none":
+        steps.append(f"Spread the grey levels of each slice: {recipe.contrast.method}, see contrast.")
+    match recipe.intensity:
+        case Window(low_hu=low, high_hu=high):
+            steps.append(f"Clip to {low:g} to {high:g} HU and scale to 0 to 1.")
+        case ForegroundScore(measured=(low, high, mean, deviation)):
+            steps.append(f"Clip to {low:g} to {high:g} HU, subtract {mean:g}, divide by {deviation:g}.")
+        case _:
+            steps.append("HU go in as they are.")
+    if isinstance(recipe.inference, WindowInference):
+        steps.append("Take overlapping windows (inference) and average their logits with Gaussian weights.")
+    steps.append(
+        "Enlarge the logits linearly to the scan's grid; the largest decides. Where grids are equal take labels."
+    )
+    if recipe.postprocessing != Postprocessing():
+        steps.append("Tidy the labels, see postprocessing.")
+    return steps
+
+
+@contextmanager
+def _folder(out: Path) -> Iterator[Path]:
+    """Give a hidden folder that takes the place of ``out`` when the block ends well, and is removed otherwise."""
+    part = out.with_name(f".{os.getpid()}.{out.name}")
+    try:
+        part.mkdir(parents=True)
+        yield part
+        shutil.rmtree(out, ignore_errors=True)
+        part.rename(out)
+    except OSError as error:
+        raise FileError(f"cannot write {out}: {error.strerror}. Choose a folder that you may write to.") from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def _require_free(out: Path, *, overwrite: bool) -> None:
+    """Raise unless there is nothing, or an earlier export that may be replaced."""
+    if out.exists() and not out.is_dir():
+        raise FileError(f"{out} is a file. Give a folder for the export.")
+    there = {child.name for child in out.iterdir()} if out.is_dir() else set()
+    ours = {DESCRIPTION, *FILES["onnx"], *FILES["openvino"]}
+    if there - ours or (there and DESCRIPTION not in there):
+        raise FileError(
+            f"{out} holds files that are no export ({min(there - ours or there)}). Give a new or an empty folder."
+        )
+    if there and not overwrite:
+        raise FileError(f"{out} holds an export already. Choose another folder or say --overwrite.")

@@ -1,0 +1,175 @@
+"""An int8 copy of a 2D network for OpenVINO: its convolutions but the first and the last, and what flows between them.
+
+Weights get one scale per output channel. What flows into a convolution gets one scale, from the smallest to the largest value
+seen on slices of training cases; where a concatenation joins several, they share it, so that nothing is converted on the way.
+OpenVINO finds the FakeQuantize nodes that are put there, and computes in int8 between them.
+
+One core with AMX, 12 classes: 1.4 times as fast as bf16 at width 16, 1.7 at 32, 2.0 at 64. On seven synthetic patients the organs'
+Dice (0.81 to 0.95) differed by at most 0.05 and 0.12 points (two draws of slices) from fp32's, that of bf16 by 0.05. NNCF 3.4
+(nncf.quantize, 300 slices) makes a graph as fast in five times the time, with at most 0.39 points: its scales come from the mean of
+each slice's largest value. The first and the last convolution in int8 double the difference and save no time that could be
+measured; correcting biases for the weights' rounding gains nothing. ONNX Runtime's quantised graphs take OpenVINO longer than bf16,
+since it converts back at every step, and are only 1.3 times as fast as fp32 on ONNX Runtime.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from jaxtyping import Float32
+from torch import nn
+
+from viscera.errors import RunError
+from viscera.inference.model import Model
+from viscera.inference.slices import slice_logits
+from viscera.networks.onnx import CannotRunError
+from viscera.preparation.store import Store
+
+if TYPE_CHECKING:
+    import openvino
+
+CONVOLUTIONS = {"Convolution": 0, "ConvolutionBackpropData": 1}
+"""OpenVINO's nodes, and the axis of their weights that is the output channel."""
+PASSING = ("MaxPool", "Concat")
+"""Nodes that give on values as they are, so that the scale is found before them."""
+SLICES = 100
+"""On 300 the Dice was the same."""
+LEAST_RANGE = 1e-6
+"""Of a channel or tensor that is always 0."""
+
+
+def drawn_inputs(
+    model: Model, store: Store, *, generator: np.random.Generator, count: int = SLICES
+) -> Iterator[Float32[np.ndarray, "1 channel y x"]]:
+    """Draw slices of a store's training cases, each at most once, as the network sees them.
+
+    Args:
+        model: A 2D network's.
+        store: Prepared as its recipe says.
+        generator: Draws.
+        count: How many; fewer where there are no more.
+
+    Raises:
+        RunError: The store has no training cases.
+        StoreError: The store is another recipe's.
+    """
+    store.require(space=model.space, preparation=model.recipe.preparation)
+    images = [store.case(name).image for name in store.names("training")]
+    if not images:
+        raise RunError(f"{store.path} has no training cases to draw slices from. Prepare it with more patients.")
+    places = [(number, z) for number, image in enumerate(images) for z in range(len(image))]
+    seeing = replace(model, network=nn.Identity(), autocast=None)
+    for chosen in sorted(generator.choice(len(places), min(count, len(places)), replace=False).tolist()):
+        number, z = places[chosen]
+        yield slice_logits(images[number], seeing, range(z, z + 1)).float().contiguous().cpu().numpy()
+
+
+def quantised(graph: bytes | Path, images: Iterable[Float32[np.ndarray, "1 channel y x"]]) -> "openvino.Model":
+    """Give a network in int8.
+
+    Args:
+        graph: In fp32, as ONNX, or a file of ONNX or OpenVINO.
+        images: What the network is shown, from which the scales are taken.
+
+    Raises:
+        CannotRunError: There is nothing to convert.
+    """
+    import openvino
+
+    network = openvino.Core().read_model(graph)
+    inner = [node for node in network.get_ordered_ops() if _has_weights(node)][1:-1]
+    if not inner:
+        raise CannotRunError("it has no convolution between the first and the last, so nothing would be int8")
+    groups = _groups(inner)
+    for group, (low, high) in zip(groups, _ranges(network, groups, images), strict=True):
+        for value in group.values():
+            _round_values(value, low, high)
+    for node in inner:
+        _round_weights(node)
+    network.validate_nodes_and_infer_types()
+    return network
+
+
+def _has_weights(node: "openvino.Node") -> bool:
+    """Say whether a node is a convolution with constant weights."""
+    return node.get_type_name() in CONVOLUTIONS and node.input_value(1).get_node().get_type_name() == "Constant"
+
+
+def _groups(convolutions: Sequence["openvino.Node"]) -> list[dict[str, "openvino.Output"]]:
+    """Give the values, by name, that flow into convolutions; those that must share a scale together."""
+    groups: list[dict[str, openvino.Output]] = []
+    for node in convolutions:
+        found = {f"{value.get_node().get_name()}:{value.get_index()}": value for value in _sources(node.input_value(0))}
+        joined = [group for group in groups if not found.keys().isdisjoint(group)]
+        groups = [group for group in groups if found.keys().isdisjoint(group)]
+        for group in joined:
+            found |= group
+        groups.append(found)
+    return groups
+
+
+def _sources(value: "openvino.Output") -> list["openvino.Output"]:
+    """Give what was computed last on the way to a value: the inputs of concatenations, what pooling chooses from."""
+    node = value.get_node()
+    kind = node.get_type_name()
+    if kind not in PASSING:
+        return [value]
+    inputs = range(node.get_input_size() if kind == "Concat" else 1)
+    return [source for number in inputs for source in _sources(node.input_value(number))]
+
+
+def _ranges(
+    network: "openvino.Model",
+    groups: Sequence[dict[str, "openvino.Output"]],
+    images: Iterable[Float32[np.ndarray, "1 channel y x"]],
+) -> list[tuple[float, float]]:
+    """Give the smallest and the largest value of each group over all images, in fp32."""
+    import openvino
+    from openvino import opset13 as nodes
+
+    members = [(number, value) for number, group in enumerate(groups) for value in group.values()]
+    ends = []
+    for _, value in members:
+        axes = nodes.constant(np.arange(value.get_partial_shape().rank.get_length()))
+        ends += [nodes.reduce_min(value, axes), nodes.reduce_max(value, axes)]
+    settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": torch.get_num_threads()}
+    watching = openvino.Model(ends, network.get_parameters())  # pyright: ignore[reportGeneralTypeIssues]  (openvino's own types)
+    compiled = openvino.Core().compile_model(watching, "CPU", settings)
+    ranges = [(np.inf, -np.inf)] * len(groups)
+    for image in images:
+        found = [float(end) for end in compiled([image]).to_tuple()]
+        for (number, _), low, high in zip(members, found[::2], found[1::2], strict=True):
+            ranges[number] = (min(ranges[number][0], low), max(ranges[number][1], high))
+    return ranges
+
+
+def _round_values(value: "openvino.Output", low: float, high: float) -> None:
+    """Round a value to 256 steps wherever it is used: from 0 on where none is negative, else on both sides of 0."""
+    from openvino import opset13 as nodes
+
+    if low < 0:
+        high = max(high, -low * 127 / 128, LEAST_RANGE)
+        low = -high * 128 / 127
+    else:
+        low, high = 0.0, max(high, LEAST_RANGE)
+    users = value.get_target_inputs()
+    ends = [nodes.constant(np.float32(end)) for end in (low, high)]
+    rounded = nodes.fake_quantize(value, *ends, *ends, levels=256)
+    for user in users:
+        user.replace_source_output(rounded.output(0))
+
+
+def _round_weights(convolution: "openvino.Node") -> None:
+    """Replace a convolution's weights by int8 ones times a scale per output channel."""
+    from openvino import opset13 as nodes
+
+    weights = convolution.input_value(1).get_node().get_data()
+    axis = CONVOLUTIONS[convolution.get_type_name()]
+    others = tuple(other for other in range(weights.ndim) if other != axis)
+    scale = np.maximum(np.abs(weights).max(others, keepdims=True), LEAST_RANGE).astype(np.float32) / np.float32(127)
+    whole = np.rint(weights / scale).astype(np.int8)
+    product = nodes.multiply(nodes.convert(nodes.constant(whole), "f32"), nodes.constant(scale))
+    convolution.input(1).replace_source_output(product.output(0))

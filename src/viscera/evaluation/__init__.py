@@ -1,0 +1,1 @@
+"""Predictions against truth: pairing, metrics, scores with intervals, confusions."""

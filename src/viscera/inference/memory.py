@@ -1,0 +1,266 @@
+"""What predicting a scan takes of memory, by its header alone; and how scans are read so that it stays below a limit.
+
+All numbers are upper bounds of resident memory (RSS), meant to lie 5 to 25 % above what is then taken.
+"""
+
+from collections import deque
+from dataclasses import dataclass, replace
+from functools import partial
+from math import ceil, prod
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import psutil
+
+from viscera.config import (
+    Postprocessing,
+    Preparation,
+    ResizedSlices,
+    ScannerGrid,
+    SliceInference,
+    SpacedSlices,
+    SpacedVolumes,
+)
+from viscera.errors import SettingError, VisceraError
+from viscera.inference.model import Model
+from viscera.inference.windows import PLANES_AT_ONCE, plan_of
+from viscera.io import nifti
+from viscera.preparation.resampling import HALVINGS
+from viscera.volume import axial_turn
+
+MIB = 2**20
+
+Plan = Literal["overlapped", "alone", "slabs"]
+"""How a scan is read: while others are worked on; alone; or alone and slab by slab, never whole in memory."""
+
+PER_PIXEL = {"bf16": 18, "fp16": 18, "fp32": 30}
+"""Bytes of workspace per pixel of a batch and channel of a 2D network's first level. It is taken once for each thread that calls
+the network and once more for what lies idle between their blocks. MiB that RSS rose by in label_slices beyond the labels, scans of
+512x512, width 16, batch 4, 1 and 2 threads, against what is reckoned here:
+256x256 (OpenVINO, bf16) 142-235 and 245-293 (reckoned 207 and 311), torch 101 and 170; ONNX Runtime in fp32 221 and 345 (303 and
+455); 128x176 (OpenVINO, bf16) 40-73 and 51-79 (96 and 143)."""
+
+PER_VOXEL = 18
+"""The same of a 3D network, per voxel of a window: gao2step's took 1.5 GB for 128x128x128 (see machine.keep_pages)."""
+
+ENLARGED = 6
+"""Bytes per class and pixel of a scanner's slice while its logits are enlarged."""
+
+TIDIED = 6
+"""Bytes per voxel of post-processing, beside the labels and its result: components as uint32, and masks."""
+
+READ_MIB = 14.0
+"""Buffers of isal's thread and slabs of a file: RSS rose by 151 MiB while 137.5 MiB of voxels were read."""
+
+ALWAYS_MIB = 20.0
+"""Pieces of freed memory that nothing fits into."""
+
+
+LATER_MIB = 48.0
+"""What a run holds beyond that from its second scan on, given back or not: the peak of five scans in a row was 40 MiB higher."""
+
+
+@dataclass(frozen=True, eq=False)
+class Look:
+    """What a scan's header says.
+
+    Attributes:
+        shape: Voxels of the axial slices, along (z, y, x).
+        spacing_mm: Likewise.
+        itemsize: Bytes of a voxel as it is read.
+        hounsfield: Whether it is read as int16, so that nothing has to be converted.
+        in_order: Whether the file's planes are axial slices, so that it can be prepared slab by slab.
+    """
+
+    shape: tuple[int, int, int]
+    spacing_mm: tuple[float, float, float]
+    itemsize: int
+    hounsfield: bool
+    in_order: bool = True
+
+
+@dataclass(frozen=True)
+class Need:
+    """MiB that a scan takes, one stage after the other.
+
+    Attributes:
+        reading: Until it is prepared.
+        working: With the network and post-processing.
+        writing: Statistics and compression.
+        slabs: The most of all three if it is prepared slab by slab; None where that cannot be.
+    """
+
+    reading: float = 0.0
+    working: float = 0.0
+    writing: float = 0.0
+    slabs: float | None = None
+
+    @property
+    def alone(self) -> float:
+        """The most at any time, with no other scan beside it."""
+        return max(self.reading, self.working, self.writing)
+
+
+def look_at(scan: Path) -> Look:
+    """Read a scan's header.
+
+    Raises:
+        FileError, GeometryError: The file cannot be used.
+    """
+    with nifti.open_slabs(scan) as opened:
+        axes = axial_turn(opened.affine).axes
+        lengths = np.linalg.norm(opened.affine[:3, :3], axis=0)
+        z, y, x = (opened.shape[axis] for axis in axes)
+        dz, dy, dx = (float(lengths[axis]) for axis in axes)
+        is_hu = opened.dtype == np.int16
+        return Look((z, y, x), (dz, dy, dx), opened.dtype.itemsize, bool(is_hu), in_order=axes[0] == 0)
+
+
+def needed_mib(look: Look, model: Model, *, statistics: bool) -> Need:
+    """Give what segmenting a scan takes, besides what the process held before.
+
+    Args:
+        look: The scan.
+        model: With its other networks.
+        statistics: Whether HU are kept until the end.
+    """
+    voxels = prod(look.shape)
+    networks = [network for network in (model, model.tumour, model.finder) if network is not None]
+    sizes = [prepared_voxels(look, each) for each in {network.recipe.preparation for network in networks}]
+    prepared = 2 * sum(sizes)
+    # Labels and their tidied copy; beside them a finder's or a tumour network's.
+    labels = (2 + len(networks) - 1 + tidied_bytes(model.recipe.postprocessing)) * voxels
+    kept = 2 * voxels if statistics else 0
+    workspace = max(workspace_bytes(look, network) for network in networks)
+    raw = 2 if look.hounsfield else look.itemsize + 2
+    reading = (max(raw * voxels, 2 * voxels + prepared) / MIB) + READ_MIB
+    measured = 5 * voxels if statistics else 0  # of the largest organ's box: a copy, and its components as uint32
+    writing = (kept + measured + 2 * voxels) / MIB  # a copy of the labels where the file runs the other way
+    slabs = None
+    if look.in_order and not statistics:
+        few = max(workspace_bytes(look, one_at_a_time(network)) for network in networks)
+        # What is made of the slabs may be climbed along z, and is then there twice.
+        slabs = max(2 * prepared / MIB + READ_MIB, (prepared + labels + few) / MIB, writing) + ALWAYS_MIB
+    working = (prepared + kept + labels + workspace) / MIB
+    return Need(reading + ALWAYS_MIB, working + ALWAYS_MIB, writing + ALWAYS_MIB, slabs)
+
+
+def one_at_a_time(model: Model) -> Model:
+    """Give a model that takes one slice per pass."""
+    settings = model.recipe.inference
+    if not isinstance(settings, SliceInference):
+        return model
+    return replace(model, recipe=replace(model.recipe, inference=replace(settings, batch_size=1)))
+
+
+def prepared_voxels(look: Look, preparation: Preparation) -> int:
+    """Give the most voxels that a scan can have when it is prepared, whatever part of it the body takes."""
+    slices, rows, columns = look.shape[0], *prepared_size(look, preparation)
+    if isinstance(preparation, SpacedVolumes):  # first within the slices, then along z
+        slices += ceil(slices * look.spacing_mm[0] / preparation.spacing_mm[0])
+    return slices * rows * columns
+
+
+def prepared_size(look: Look, preparation: Preparation) -> tuple[int, int]:
+    """Give the most rows and columns that a slice can have when it is prepared."""
+    match preparation:
+        case ResizedSlices(size=size):
+            return size
+        case ScannerGrid():
+            return look.shape[1:]
+        case SpacedSlices(spacing_mm=spacing_mm):
+            within = (spacing_mm, spacing_mm)
+        case SpacedVolumes(spacing_mm=(_, *within)):
+            pass
+    rows, columns = (
+        ceil((count * old_mm + 2 * (preparation.margin_mm + old_mm)) / new_mm / HALVINGS + 0.01) * HALVINGS
+        for count, old_mm, new_mm in zip(look.shape[1:], look.spacing_mm[1:], within, strict=True)
+    )
+    return rows, columns
+
+
+def workspace_bytes(look: Look, model: Model) -> float:
+    """Give what a network takes while it computes, in the memory of the CPU, and what enlarging its logits does."""
+    settings, classes = model.recipe.inference, len(model.space.classes)
+    width = model.recipe.network.widths[0] if model.device.type == "cpu" else 0
+    pixels = prod(prepared_size(look, model.recipe.preparation))
+    enlarged = ENLARGED * classes * prod(look.shape[1:])  # where most of a slice is open, all its logits are
+    if isinstance(settings, SliceInference):
+        streams = getattr(model.network, "streams", 1)
+        passed = (
+            settings.batch_size * pixels * (PER_PIXEL.get(model.precision, PER_PIXEL["fp32"]) * width + 4 * classes)
+        )
+        return (streams + 1) * (passed + enlarged)
+    plan = plan_of(model)
+    slab = 2 * (classes + 1) * plan.span[0] + 8 * classes * PLANES_AT_ONCE
+    return PER_VOXEL * prod(plan.size) * width + slab * pixels + enlarged
+
+
+def tidied_bytes(settings: Postprocessing) -> int:
+    """Give what post-processing takes per voxel beside the labels and its result, if its organs fill the scan."""
+    return TIDIED if any(vars(settings).values()) else 0
+
+
+class Budget:
+    """The memory that a run may take: tells of its scans, one after the other, how each is to be read.
+
+    Attributes:
+        most_mib: The limit; None without one.
+        held_mib: What the process held when the run began.
+    """
+
+    def __init__(self, model: Model, *, most_mib: float | None, statistics: bool) -> None:
+        self.most_mib, self.held_mib = most_mib, psutil.Process().memory_info().rss / MIB
+        self._need = partial(needed_mib, model=model, statistics=statistics)
+        self._beside: deque[Need] = deque(maxlen=2)
+        self._plans: dict[Path, Plan | VisceraError] = {}
+        self._last: Path | None = None
+
+    def admit(self, scan: Path) -> bool:
+        """Tell whether the next scan may be read while those before it are worked on and written."""
+        try:
+            need = Need() if self.most_mib is None else self._need(look_at(scan))
+            self._plans[scan] = plan = self._planned(need, scan)
+        except VisceraError as error:  # raised when it is its turn; nothing will be held for it
+            self._plans[scan] = error
+            return True
+        if plan == "overlapped":
+            self._plans[self._last or scan] = plan
+        else:
+            self._beside.clear()
+        if plan != "slabs":
+            self._beside.append(need)  # beside one that is read by slabs is no room
+        self._last = scan
+        return plan == "overlapped"
+
+    def plan(self, scan: Path) -> Plan:
+        """Tell how a scan is to be read; it is "overlapped" too if the next one is read while it is worked on.
+
+        Raises:
+            SettingError: It does not fit into the limit.
+            FileError, GeometryError: It cannot be used.
+        """
+        if scan not in self._plans:
+            self.admit(scan)
+        found = self._plans[scan]
+        if isinstance(found, VisceraError):
+            raise found
+        return found
+
+    def _planned(self, need: Need, scan: Path) -> Plan:
+        """Choose the first plan that fits."""
+        held = self.held_mib + (0.0 if self._last is None else LATER_MIB)
+        free = float("inf") if self.most_mib is None else self.most_mib - held
+        stages = [before.writing for before in self._beside][:-1] + [before.working for before in self._beside][-1:]
+        if self._beside and sum(stages) + need.reading <= free:
+            return "overlapped"
+        if need.alone <= free:
+            return "alone"
+        if need.slabs is not None and need.slabs <= free:
+            return "slabs"
+        least = held + min(need.alone, need.slabs or need.alone)
+        raise SettingError(
+            f"{scan.name}: --max-memory {self.most_mib:g}: this scan needs at least {ceil(least)} MiB, of which "
+            f"{ceil(held)} are held before it is read. Say --max-memory {ceil(least)} or more."
+        )

@@ -1,0 +1,303 @@
+"""Read and write NIfTI files (.nii, .nii.gz; NIfTI-1 and NIfTI-2).
+
+isal decompresses the bytes straight into the array that is returned, so that a scan costs its own size in memory and no
+more; ``open_slabs`` gives it part by part, for those who can do with less. Files store (x, y, z) with x fastest; read
+backwards that is an array (z, y, x), which is what a Volume holds. What is written lies on exactly the grid that was
+read, and carries no free text that could name a patient. What headers say is in nifti_header.py, turning to axial order
+in volume.py.
+"""
+
+import os
+import warnings
+import zlib
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from io import BufferedIOBase
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+from isal import igzip, igzip_threaded
+from jaxtyping import Float, Shaped
+
+from viscera.errors import FileError
+from viscera.io.atomic import replacing
+from viscera.volume import Volume
+
+SUFFIXES = (".nii.gz", ".nii")
+GZIP_LEVEL = 1
+"""isal's. On labels level 2 is no smaller and level 3 larger and five times slower; on CT levels 2 and 3 save 3 %."""
+MOST_COMPRESSION = 1032
+"""Deflate cannot shrink data further than 1032:1, so a header that asks for more than this is not true to its file."""
+
+
+class GridWarning(UserWarning):
+    """The file places its voxels in two different ways, or in none."""
+
+
+def is_nifti(path: Path) -> bool:
+    """Tell by its name whether a file is NIfTI and not hidden (as macOS's ._ companions are)."""
+    return path.name.lower().endswith(SUFFIXES) and not path.name.startswith(".")
+
+
+def stem(path: Path) -> str:
+    """Give the file's name without .nii or .nii.gz.
+
+    Example:
+        >>> stem(Path("scans/liver_003.nii.gz"))
+        'liver_003'
+    """
+    for suffix in SUFFIXES:
+        if path.name.lower().endswith(suffix):
+            return path.name[: -len(suffix)]
+    return path.name
+
+
+def find_files(folder: Path) -> list[Path]:
+    """List the NIfTI files directly in a folder, sorted by name.
+
+    Raises:
+        FileError: There is no such folder.
+    """
+    if not folder.is_dir():
+        raise FileError(f"{folder}: no such folder. Check the path.")
+    return sorted(path for path in folder.iterdir() if is_nifti(path) and path.is_file())
+
+
+class OpenVolume:
+    """A volume in an open file, its voxels not yet read; see ``open_slabs``.
+
+    Attributes:
+        grid: Its shape, place and header. The voxels are all 0 and take no memory.
+        dtype: Of the voxels that will be read.
+    """
+
+    def __init__(self, path: Path, file: BufferedIOBase) -> None:
+        """Read the header and check that the file can hold what it promises."""
+        from viscera.io.nifti_header import describe
+
+        self._path, self._file, self._packed = path, file, _is_packed(file, path)
+        with _unpacked(file, packed=self._packed, threaded=False) as stream:
+            found = describe(stream, path)
+        self._stored, self._offset, self._scaling = found.dtype, found.offset, found.scaling
+        self.dtype = np.dtype(np.float32) if found.scaling else found.dtype.newbyteorder("=")
+        self.grid = Volume(np.broadcast_to(np.int16(0), found.shape), found.affine, found.header)
+        self._promise = f"{'x'.join(map(str, self.shape[::-1]))} voxels of {self._stored.itemsize} bytes"
+        expected = int(np.prod(self.shape, dtype=object)) * self._stored.itemsize
+        if expected > os.fstat(file.fileno()).st_size * (MOST_COMPRESSION if self._packed else 1):
+            raise FileError(
+                f"{path}: its header promises {self._promise}, more than the file holds. Copy or export it again."
+            )
+        for doubt in found.doubts:
+            warnings.warn(f"{path}: {doubt}", GridWarning, stacklevel=5)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Voxels along (z, y, x)."""
+        return self.grid.shape
+
+    @property
+    def affine(self) -> Float[np.ndarray, "4 4"]:
+        """Index (z, y, x, 1) -> world RAS+ mm."""
+        return self.grid.affine
+
+    @property
+    def header(self) -> object:
+        """What ``write`` needs to write on the same grid."""
+        return self.grid.header
+
+    def slabs(self, count: int) -> Iterator[tuple[int, Shaped[np.ndarray, "part y x"]]]:
+        """Give the voxels in order, some planes along the array's first axis at a time.
+
+        They may be asked for several times, one time after the other. Only when the last slab has been asked for more is
+        the rest of the file read, whose end holds the checksum.
+
+        Args:
+            count: Planes of each slab, at least 1; the last slab may hold fewer.
+
+        Yields:
+            The index of the slab's first plane, and a new array with the slab's voxels.
+
+        Raises:
+            FileError: The file is damaged or ends early.
+        """
+        with _reading(self._path):
+            self._file.seek(0)
+            with _unpacked(self._file, packed=self._packed, threaded=True) as stream:
+                if len(stream.read(self._offset)) < self._offset:
+                    raise FileError(
+                        f"{self._path} is truncated: it ends before its first voxel. Copy or export it again."
+                    )
+                for first in range(0, self.shape[0], count):
+                    slab = np.empty((min(count, self.shape[0] - first), *self.shape[1:]), self._stored)
+                    self._fill(slab, stream, before=first * slab[0].nbytes)
+                    yield first, self._values(slab)
+                while stream.read(1 << 20):
+                    pass
+
+    def read(self) -> Volume:
+        """Read all voxels; see the function ``read``."""
+        [(_, voxels)] = self.slabs(self.shape[0])
+        return Volume(voxels, self.affine, self.header)
+
+    def _fill(self, slab: Shaped[np.ndarray, "part y x"], stream: BufferedIOBase, *, before: int) -> None:
+        """Read a slab, before which lie so many bytes of voxels."""
+        buffer = slab.reshape(-1).view(np.uint8).data
+        got = 0
+        while got < len(buffer):
+            count = stream.readinto(buffer[got:])
+            if not count:
+                raise FileError(
+                    f"{self._path}: its header promises {self._promise}, but the file ends after {before + got} bytes "
+                    "of them. Export it again."
+                )
+            got += count
+
+    def _values(self, stored: Shaped[np.ndarray, "part y x"]) -> Shaped[np.ndarray, "part y x"]:
+        """Give the machine's byte order to stored numbers, in place, and scale them where the header does."""
+        if not self._stored.isnative:
+            stored = stored.byteswap(inplace=True).view(self._stored.newbyteorder("="))
+        if self._scaling is None:
+            return stored
+        slope, inter = self._scaling
+        scaled = stored.astype(np.float32)
+        scaled *= np.float32(slope)
+        scaled += np.float32(inter)
+        return scaled
+
+
+@contextmanager
+def open_slabs(path: str | Path) -> Iterator[OpenVolume]:
+    """Open a scan or a label map whose voxels are to be read slab by slab, so that it is never whole in memory.
+
+    The header is read at once. For what the voxels are, see ``read``.
+
+    Raises:
+        FileError: The file is missing, damaged, no NIfTI, or holds something else than one 3D volume of numbers.
+        GeometryError: Its affine is no scanner's.
+
+    Warns:
+        GridWarning: See ``read``.
+
+    Example:
+        >>> with open_slabs("scan.nii.gz") as scan:  # doctest: +SKIP
+        ...     highest = max(slab.max() for _, slab in scan.slabs(16))
+    """
+    path = Path(path)
+    with ExitStack() as opened:
+        with _reading(path):  # not what is done between: errors there are not this file's
+            volume = OpenVolume(path, opened.enter_context(path.open("rb")))
+        yield volume
+
+
+def read(path: str | Path) -> Volume:
+    """Read a scan or a label map.
+
+    Voxels keep the file's type in the machine's byte order, unless the file scales them (scl_slope, scl_inter): then
+    they are float32. Values are not checked. The place is the sform's if it is set, else the qform's, else what the
+    voxel sizes give. Trailing axes of length 1 are dropped.
+
+    Returns:
+        The volume, its header kept for ``write``.
+
+    Raises:
+        FileError: The file is missing, damaged, no NIfTI, or holds something else than one 3D volume of numbers.
+        GeometryError: Its affine is no scanner's.
+
+    Warns:
+        GridWarning: sform and qform disagree by more than a millimetre, or neither is set.
+    """
+    with open_slabs(path) as volume:
+        return volume.read()
+
+
+def write(path: str | Path, volume: Volume, *, overwrite: bool = False) -> None:
+    """Write a volume in one piece: the file appears complete or not at all.
+
+    A volume that was read keeps its header's shape, sform, qform, codes and units to the bit. Free text and extensions
+    are left out, because they may name the patient.
+
+    Args:
+        path: Ends in .nii or .nii.gz. Its folder is made.
+        volume: Booleans are written as uint8.
+        overwrite: Replace an existing file.
+
+    Raises:
+        FileError: The name is wrong, the file exists, cannot be written, or cannot hold such voxels.
+        GeometryError: The volume's header belongs to another grid than its voxels and affine.
+    """
+    from viscera.io.nifti_header import header_for
+
+    path = Path(path)
+    if not path.name.lower().endswith(SUFFIXES):
+        raise FileError(f"{path}: the name must end in .nii.gz or .nii.")
+    voxels = np.ascontiguousarray(volume.voxels)
+    if voxels.dtype == bool:
+        voxels = voxels.view(np.uint8)
+    voxels = voxels.astype(voxels.dtype.newbyteorder("="), copy=False)
+    header = header_for(volume, voxels, path).binaryblock
+    try:
+        with replacing(path, overwrite=overwrite) as part, part.open("wb") as stream:
+            if path.name.lower().endswith(".gz"):
+                # No file name and no time in the gzip header: equal volumes give equal files.
+                with igzip.GzipFile("", "wb", GZIP_LEVEL, stream, 0) as packed:
+                    _write_parts(packed, header, voxels)
+            else:
+                _write_parts(stream, header, voxels)
+    except OSError as error:
+        raise FileError(f"{path} cannot be written: {error.strerror or error}. Check the disk.") from error
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Turn what goes wrong while a file is read into a FileError that names it."""
+    if path.is_dir():
+        raise FileError(f"{path} is a folder, not a NIfTI file.")
+    if not path.name.lower().endswith(SUFFIXES):
+        pair = " Convert the .hdr/.img pair to one .nii.gz." if path.suffix.lower() in (".hdr", ".img") else ""
+        raise FileError(f"{path}: not a NIfTI file by its name, which should end in .nii.gz or .nii.{pair}")
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise FileError(f"{path}: no such file. Check the path.") from error
+    except EOFError as error:
+        raise FileError(f"{path} is truncated: the gzip data end early. Copy or export it again.") from error
+    except (zlib.error, igzip.BadGzipFile) as error:
+        raise FileError(f"{path} is damaged: the gzip data are corrupt ({error}). Copy or export it again.") from error
+    except OSError as error:
+        raise FileError(f"{path} cannot be read: {error.strerror or error}.") from error
+
+
+def _is_packed(file: BufferedIOBase, path: Path) -> bool:
+    """Tell whether a file is gzip-compressed, which its name must say too."""
+    magic = file.read(2)
+    file.seek(0)
+    named_gz, is_gz = path.name.lower().endswith(".gz"), magic == b"\x1f\x8b"
+    if not magic:
+        raise FileError(f"{path} is empty. Copy or export it again.")
+    if named_gz != is_gz:
+        state, name = ("", f"{path.name}.gz") if is_gz else ("not ", path.name[:-3])
+        raise FileError(f"{path}: its contents are {state}gzip-compressed. If it is NIfTI, rename it to {name}.")
+    return is_gz
+
+
+@contextmanager
+def _unpacked(file: BufferedIOBase, *, packed: bool, threaded: bool) -> Iterator[BufferedIOBase]:
+    """Give the decompressed bytes of an open file, which stays open."""
+    if not packed:
+        yield file
+    elif threaded:
+        # Decompressing on a second thread while this one copies: 0.26 s against 0.33 s for 144 MB.
+        with igzip_threaded.open(file, "rb", threads=1) as stream:
+            yield cast("BufferedIOBase", stream)
+    else:
+        with igzip.GzipFile(fileobj=file) as stream:
+            yield cast("BufferedIOBase", stream)
+
+
+def _write_parts(stream: BufferedIOBase, header: bytes, voxels: Shaped[np.ndarray, "z y x"]) -> None:
+    """Write the header, an empty extension and the voxels, some MiB at a time."""
+    stream.write(header + b"\0\0\0\0")
+    buffer = voxels.reshape(-1).view(np.uint8).data
+    for start in range(0, len(buffer), 1 << 22):
+        stream.write(buffer[start : start + (1 << 22)])

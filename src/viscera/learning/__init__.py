@@ -1,0 +1,1 @@
+"""Learning: sampling, augmentation, losses and the training loop; pseudo-labels and studies."""

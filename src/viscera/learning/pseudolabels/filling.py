@@ -1,0 +1,229 @@
+"""Pseudo-labels: teachers fill in the organs that a case does not annotate, where they agree and are confident.
+
+    STORE/cases/CASE/pseudo.npy    the organ that the teachers give, UNSURE where they do not know, 0 elsewhere
+    STORE/cases/CASE/pseudo.json   organs filled in, organs rejected and why, teachers, settings
+    STORE/pseudolabels.csv         one row per case and organ
+
+Training cases lack some organs, unlabelled cases all. Truth (labels.npy, case.json) is never touched, nor is any validation
+or test case, nor another scan of its patient. pseudo.json is written last and
+removed first, so that where it stands, pseudo.npy belongs to it. Who may teach is decided in teachers.py, what the
+teachers agree on in consensus.py, which organs are believed in acceptance.py; learning/losses.py learns from the outcome.
+"""
+
+import csv
+import io
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import UInt8
+
+from viscera.errors import StoreError
+from viscera.io.atomic import replacing, write_json, write_text
+from viscera.learning.pseudolabels.acceptance import COLUMNS, Acceptance, Verdict
+from viscera.learning.pseudolabels.consensus import fill_case
+from viscera.learning.pseudolabels.teachers import Teacher, check_teachers, finds_of, teachers_for
+from viscera.preparation.splits import unlabelled_cases
+from viscera.preparation.store import Store
+
+TABLE = "pseudolabels.csv"
+NUMBERS = ("agreement", "confident_fraction", "volume_ml", "voxels")
+"""Of a verdict; in pseudo.json each is {organ: value}."""
+
+
+@dataclass(frozen=True)
+class Watch:
+    """Whom to tell how far the work is.
+
+    Attributes:
+        case: Called with the name of a case when it is done, or was done before.
+        slices: Called with the slices done and the slices of the case.
+    """
+
+    case: Callable[[str], None] = lambda name: None
+    slices: Callable[[int, int], None] = lambda done, slices: None
+
+
+def open_organs(store: Store) -> dict[str, tuple[str, ...]]:
+    """Give {case: organs that it does not annotate}: training cases that lack any, then unlabelled cases, all organs."""
+    lacking = {
+        name: tuple(organ for organ in store.space.organs if organ not in store.facts(name).annotated)
+        for name in store.names("training")
+    }
+    lacking |= dict.fromkeys(unlabelled_cases(store)[0], store.space.organs)
+    return {name: organs for name, organs in lacking.items() if organs}
+
+
+def usual_volumes(store: Store, *, at_least: int) -> dict[str, tuple[float, float]]:
+    """Give percentiles 1 and 99 of the volume in ml of each organ that enough training cases annotate and show."""
+    volumes: dict[str, list[float]] = {}
+    for name in store.names("training"):
+        facts = store.facts(name)
+        for organ in facts.annotated:
+            if facts.voxels.get(organ, 0):
+                voxel_ml = math.prod(facts.geometry.spacing_mm) / 1000
+                volumes.setdefault(organ, []).append(facts.voxels[organ] * voxel_ml)
+    enough = {organ: np.percentile(found, (1, 99)) for organ, found in volumes.items() if len(found) >= at_least}
+    return {organ: (float(low), float(high)) for organ, (low, high) in enough.items()}
+
+
+def pseudolabel_store(
+    store: Store,
+    teachers: Sequence[Teacher],
+    *,
+    settings: Acceptance,
+    overwrite: bool = False,
+    watch: Watch = Watch(),
+) -> list[tuple[str, Verdict]]:
+    """Fill in what the training and the unlabelled cases of a store do not annotate; a case that is done is skipped.
+
+    Args:
+        store: Its pseudo.npy, pseudo.json and pseudolabels.csv are written.
+        teachers: Two or more, from ``find_teacher``.
+        settings: When they are believed.
+        overwrite: Replace pseudo-labels of other teachers or settings.
+        watch: Whom to tell.
+
+    Returns:
+        Each case with the verdict on each organ that it does not annotate: the rows of pseudolabels.csv.
+
+    Raises:
+        SettingError, StoreError, RunError: As ``check_teachers``; or other pseudo-labels stand there.
+    """
+    lacking = open_organs(store)
+    check_teachers(teachers, store, list(lacking))
+    origin = {
+        "teachers": sorted((teacher.facts() for teacher in teachers), key=lambda facts: facts["weights_sha256"]),
+        "settings": asdict(settings),
+    }
+    done = {name: read_verdicts(store.path / "cases" / name, origin) for name in lacking}
+    others = [name for name, rows in done.items() if rows is None and _stands(store.path / "cases" / name)]
+    if others and not overwrite:
+        raise StoreError(
+            f"{len(others)} cases of {store.path} ({others[0]} ...) have pseudo-labels of other teachers or settings. "
+            "Say --overwrite to replace them, or --remove to take them out."
+        )
+    usual = usual_volumes(store, at_least=settings.volume_cases)
+    for name, organs in lacking.items():
+        if done[name] is None:
+            folder = store.path / "cases" / name
+            remove_from(folder)
+            asked = teachers_for(teachers, name, store.facts(name).image_sha256)
+            silent = untaught(asked)
+            pseudo, rows = fill_case(
+                store.case(name),
+                [teacher.model for teacher in asked],
+                organs=[organ for organ in organs if organ not in silent],
+                settings=settings,
+                usual_ml=usual,
+                finds=finds_of(asked),
+                watch=watch.slices,
+            )
+            rows += [Verdict(organ, "rejected", silent[organ]) for organ in organs if organ in silent]
+            write_pseudo(folder, pseudo, rows, origin=origin | {"asked": [teacher.run for teacher in asked]})
+            done[name] = rows
+        watch.case(name)
+    table = [(name, verdict) for name, rows in done.items() for verdict in rows or []]
+    write_text(store.path / TABLE, to_csv(table))
+    return table
+
+
+def untaught(teachers: Sequence[Teacher]) -> dict[str, str]:
+    """Give {organ: reason} of the organs that a teacher, as far as is known, never saw annotated."""
+    reasons: dict[str, str] = {}
+    for teacher in teachers:
+        taught = teacher.seen.taught if teacher.seen else None
+        for organ in teacher.model.space.organs if taught is not None else ():
+            if organ not in (taught or ()):
+                reasons.setdefault(organ, f"not taught: no training case of {teacher.run} annotates it")
+    return reasons
+
+
+def write_pseudo(
+    folder: Path, pseudo: UInt8[np.ndarray, "z y x"], rows: Sequence[Verdict], *, origin: Mapping[str, object]
+) -> None:
+    """Write a case's pseudo-labels, their reasons and their origin; pseudo.npy only where an organ was accepted."""
+    believed = [row.organ for row in rows if row.verdict != "rejected"]
+    if believed:
+        with replacing(folder / "pseudo.npy") as part, part.open("wb") as file:
+            np.save(file, pseudo)
+    reasons = {word: {row.organ: row.reason for row in rows if row.verdict == word} for word in ("absent", "rejected")}
+    numbers = {
+        name: {row.organ: _finite(getattr(row, name)) for row in rows if row.organ in believed or name != "voxels"}
+        for name in NUMBERS
+    }
+    write_json(
+        folder / "pseudo.json", {"organs": believed, **reasons, **origin, **numbers, "viscera": version("viscera")}
+    )
+
+
+def read_verdicts(folder: Path, origin: Mapping[str, object]) -> list[Verdict] | None:
+    """Read back a case's verdicts; None where it has none of this origin, or a damaged file."""
+    try:
+        found = json.loads((folder / "pseudo.json").read_text())
+        if found["settings"] != origin["settings"] or _hashes(found) != _hashes(origin):
+            return None
+        if found["organs"] and not (folder / "pseudo.npy").is_file():
+            return None
+        return [_verdict(organ, found) for organ in found["agreement"]]
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _verdict(organ: str, found: dict) -> Verdict:
+    """Put a verdict together from pseudo.json."""
+    for word in ("absent", "rejected"):
+        if organ in found[word]:
+            break
+    else:
+        word = "accepted"
+    agreement, share = (found[name][organ] for name in ("agreement", "confident_fraction"))
+    return Verdict(
+        organ,
+        word,
+        found[word][organ] if word != "accepted" else "",
+        agreement=math.nan if agreement is None else agreement,
+        confident_fraction=math.nan if share is None else share,
+        volume_ml=found["volume_ml"][organ],
+        voxels=found["voxels"].get(organ, 0),
+    )
+
+
+def remove_from(folder: Path) -> bool:
+    """Remove a case's pseudo-labels, the file that vouches for them first; tell whether it had any."""
+    had = _stands(folder)
+    for file in (folder / "pseudo.json", folder / "pseudo.npy", *folder.glob(".*.pseudo.*")):
+        file.unlink(missing_ok=True)
+    return had
+
+
+def remove_all(store: Store) -> int:
+    """Remove all pseudo-labels of a store and their table; give the number of cases that had some."""
+    (store.path / TABLE).unlink(missing_ok=True)
+    return sum(remove_from(store.path / "cases" / name) for name in store.names())
+
+
+def to_csv(rows: Sequence[tuple[str, Verdict]]) -> str:
+    """Give the rows as CSV; what is not defined becomes an empty cell."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for case, row in rows:
+        writer.writerow([case, *(_finite(value) for value in asdict(row).values())])
+    return text.getvalue()
+
+
+def _hashes(origin: Mapping) -> set[str]:
+    return {teacher["weights_sha256"] for teacher in origin["teachers"]}
+
+
+def _stands(folder: Path) -> bool:
+    return (folder / "pseudo.json").exists()
+
+
+def _finite(value: object) -> object:
+    return None if isinstance(value, float) and not math.isfinite(value) else value

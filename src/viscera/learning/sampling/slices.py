@@ -1,0 +1,176 @@
+"""Axial slices to learn from: their numbers, the windows cut from them, the distance to organ boundaries."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import cv2
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Float32, Int, Shaped, UInt8
+from torch import Generator
+
+from viscera.config import Contrast, Distance
+from viscera.labels import LabelSpace
+from viscera.learning.sampling.batch import Batch
+from viscera.preparation.contrast import UNCHANGED, air_hu, spread
+from viscera.preparation.store import UNSURE, Case
+
+NO_ORGAN_DISTANCE_PIXELS = 256.0
+"""d on a slice without organs, and the largest d (zhang2d's code)."""
+
+
+@dataclass(frozen=True, eq=False)
+class SliceIndex:
+    """All slices of some cases, numbered through.
+
+    Attributes:
+        cases: The cases.
+        positions: Slice n is positions[n] = (case, z).
+        reach: Neighbours on either side that are seen with a slice.
+        window: Rows and columns of what is read; smaller slices are filled up with air.
+        contrast: How the grey levels of each slice are spread before a window is cut.
+    """
+
+    cases: tuple[Case, ...]
+    positions: Int[np.ndarray, "slices 2"]
+    reach: int
+    window: tuple[int, int]
+    contrast: Contrast = UNCHANGED
+
+    @staticmethod
+    def of(
+        cases: Sequence[Case],
+        *,
+        reach: int = 0,
+        window: tuple[int, int] | None = None,
+        contrast: Contrast = UNCHANGED,
+    ) -> "SliceIndex":
+        """Number the slices of some cases.
+
+        Args:
+            cases: In the order of their numbers.
+            reach: Neighbours seen on either side.
+            window: Rows and columns to read; None: those of the largest slice, so that nothing is cut.
+            contrast: How grey levels are spread.
+        """
+        pairs = [(number, z) for number, case in enumerate(cases) for z in range(case.image.shape[0])]
+        rows, columns = np.max([(1, 1), *(case.image.shape[1:] for case in cases)], axis=0).tolist()
+        positions = np.array(pairs, dtype=np.int64).reshape(-1, 2)
+        return SliceIndex(tuple(cases), positions, reach, window or (rows, columns), contrast)
+
+    def __len__(self) -> int:
+        """Count the slices."""
+        return len(self.positions)
+
+    @cached_property
+    def shown(self) -> Bool[np.ndarray, "slices class"]:
+        """Which classes each slice shows, by its labels or pseudo-labels; read from the cases once."""
+        present = np.zeros((len(self), 256), bool)
+        for number, (place, z) in enumerate(self.positions):
+            case = self.cases[place]
+            present[number, np.unique(case.truth[z])] = True
+            if case.pseudo is not None:
+                present[number, np.unique(case.pseudo[z])] = True
+        present[:, UNSURE] = False
+        return present
+
+
+def draw_slice_places(count: int, generator: Generator) -> Float[np.ndarray, "slice 2"]:
+    """Draw where windows are cut, from 0 (first row, column that can be) to 1 (last)."""
+    return torch.rand((count, 2), generator=generator, dtype=torch.float64).numpy()
+
+
+def read_slices(
+    index: SliceIndex,
+    numbers: Int[np.ndarray, " batch"],
+    *,
+    space: LabelSpace,
+    distance: Distance | None,
+    places: Float[np.ndarray, "batch 2"] | None = None,
+) -> Batch:
+    """Read slices from the store.
+
+    Args:
+        index: Where they are, and how much of each to read.
+        numbers: Which.
+        space: The classes of ``Batch.annotated``.
+        distance: To the nearest organ boundary, or to the nearest organ; None: not needed.
+        places: Where the windows are cut (``draw_slice_places``); None: in the middle.
+    """
+    slices = [(index.cases[case], int(z)) for case, z in index.positions[numbers]]
+    if places is None:
+        places = np.full((len(slices), 2), 0.5)
+    read = [
+        _read_slice(case, z, index=index, cut=_cut(case.image.shape[1:], index.window, place))
+        for (case, z), place in zip(slices, places, strict=True)
+    ]
+    images, labels, known, pseudo = (np.stack(arrays) for arrays in zip(*read, strict=True))
+    seen = np.where((pseudo > 0) & (pseudo != UNSURE), pseudo, labels)
+    return Batch(
+        image=torch.from_numpy(images),
+        labels=torch.from_numpy(labels),
+        known=torch.from_numpy(known),
+        distance=torch.from_numpy(_distances(seen, distance)),
+        annotated=torch.tensor([[True, *(organ in case.annotated for organ in space.organs)] for case, _ in slices]),
+        pseudo=torch.from_numpy(pseudo),
+        pseudo_annotated=torch.tensor(
+            [[False, *(organ in case.pseudo_annotated for organ in space.organs)] for case, _ in slices]
+        ),
+    )
+
+
+Cut = tuple[tuple[slice, slice], tuple[slice, slice]]
+"""From where to where: (rows, columns) of the slice, (rows, columns) of the window."""
+
+
+def _cut(shape: tuple[int, ...], window: tuple[int, int], place: Float[np.ndarray, "2"]) -> Cut:
+    """Say which part of a slice goes to which part of the window; the slice's middle where it is smaller."""
+    parts = []
+    for old, new, share in zip(shape, window, place, strict=True):
+        first = int(share * (old - new + 1)) if old > new else (old - new) // 2  # below 0: air before the slice
+        parts.append((slice(max(first, 0), min(first + new, old)), slice(max(-first, 0), min(old - first, new))))
+    return (parts[0][0], parts[1][0]), (parts[0][1], parts[1][1])
+
+
+def _read_slice(case: Case, z: int, *, index: SliceIndex, cut: Cut) -> tuple[Shaped[np.ndarray, "..."], ...]:
+    """Give image, labels, known and pseudo-labels of a window; beyond the slice air, nothing of it known."""
+    old, new = cut
+    image = np.full((2 * index.reach + 1, *index.window), air_hu(index.contrast), np.int16)
+    labels, pseudo = np.zeros((2, *index.window), np.uint8)
+    known = np.zeros(index.window, bool)
+    for channel, neighbour in enumerate(range(z - index.reach, z + index.reach + 1)):
+        whole = case.image[min(max(neighbour, 0), len(case.image) - 1)]
+        image[channel][new] = spread(whole, index.contrast)[old]
+    labels[new] = case.truth[z][old]
+    known[new] = True if case.known is None else case.known[z][old]
+    if case.pseudo is not None:
+        pseudo[new] = case.pseudo[z][old]
+    return image, labels, known, pseudo
+
+
+def _distances(labels: UInt8[np.ndarray, "batch y x"], distance: Distance | None) -> Float32[np.ndarray, "batch #y #x"]:
+    """Give the distances of a batch's slices, one number for each where they are not needed."""
+    if distance is None:
+        return np.full((len(labels), 1, 1), NO_ORGAN_DISTANCE_PIXELS, np.float32)
+    return np.stack([boundary_distance(slice_, distance) for slice_ in labels])
+
+
+def boundary_distance(labels: UInt8[np.ndarray, "y x"], distance: Distance) -> Float32[np.ndarray, "y x"]:
+    """Give each pixel's distance d in pixels, at most NO_ORGAN_DISTANCE_PIXELS.
+
+    Args:
+        labels: One axial slice.
+        distance: "boundary": outside an organ to its nearest pixel, inside to the nearest pixel that is none, so 1 on
+            either side of a boundary (zhang2d's code: outer plus inner Euclidean distance transform). "organ": to the
+            nearest organ pixel, 0 inside (zhang2d's paper).
+
+    Source: Zhang 2025, section II.C; the transform is exact (Felzenszwalb and Huttenlocher 2012, in OpenCV).
+    """
+    organ = (labels > 0).astype(np.uint8)
+    if not organ.any():
+        return np.full(labels.shape, NO_ORGAN_DISTANCE_PIXELS, np.float32)
+    found = cv2.distanceTransform(1 - organ, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+    if distance == "boundary":
+        found = found + cv2.distanceTransform(organ, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+    return np.minimum(found, np.float32(NO_ORGAN_DISTANCE_PIXELS))

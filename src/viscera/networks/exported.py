@@ -1,0 +1,100 @@
+"""The folder that `viscera export` writes, as it is read again: what it is called, and that nothing in it has changed.
+
+deployment/export.py writes it, inference/ makes a model of it.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from viscera.config import Recipe
+from viscera.config.recipe_json import recipe_from_json
+from viscera.errors import WeightsError
+from viscera.io.atomic import sha256
+from viscera.labels import LabelSpace
+from viscera.networks.runners import Foreign, missing_packages
+
+FORMAT = "viscera-export-2"
+"""1 had no settings and no label_space."""
+FILES: dict[Foreign, tuple[str, ...]] = {"onnx": ("network.onnx",), "openvino": ("network.xml", "network.bin")}
+"""What holds the network; runtimes are given the first."""
+DESCRIPTION = "model.json"
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A written network.
+
+    Attributes:
+        kind: Which runtime it is for.
+        file: What the runtime reads.
+        shape: The network's stride and dimensions.
+        recipe: How scans are prepared for it.
+        space: What its channels mean.
+        sha256: Of the network's file; of several, the hash of their hashes.
+    """
+
+    kind: Foreign
+    file: Path
+    shape: tuple[int, int]
+    recipe: Recipe
+    space: LabelSpace
+    sha256: str
+
+
+def is_export(where: Path) -> bool:
+    """Say whether a path is the folder of an export, whole or not."""
+    return (where / DESCRIPTION).is_file()
+
+
+def read_export(folder: Path) -> Exported:
+    """Read what an exported network is, after comparing its files with the hashes that were taken when they were written.
+
+    Raises:
+        WeightsError: Another format, damaged, changed, or for a runtime that is not installed.
+    """
+    where = folder / DESCRIPTION
+    try:
+        facts = json.loads(where.read_text(encoding="utf-8"))
+        found = facts["format"]
+        if found != FORMAT:
+            raise WeightsError(
+                f"{where}: format '{found}' is not '{FORMAT}', which this viscera reads. Export the run again, or update viscera."
+            )
+        hashes = facts["files"]
+        kind: Foreign = next(kind for kind, names in FILES.items() if set(names) == set(hashes))
+        shape = (int(facts["input"]["multiple_of"]), len(facts["input"]["axes"]) - 2)
+        space = LabelSpace(facts["label_space"]["name"], tuple(facts["label_space"]["organs"]))
+        settings = json.dumps(facts["settings"])
+    except (OSError, ValueError, KeyError, TypeError, StopIteration) as error:
+        raise WeightsError(f"{where} is damaged. Copy the folder again, or export the run again.") from error
+    recipe = recipe_from_json(settings, where=str(where))
+    if recipe.space.organs != space.organs:
+        raise WeightsError(f"{where}: its recipe's organs are not the organs of its labels. Export the run again.")
+    for name, expected in hashes.items():
+        _require_same(folder / name, expected)
+    missing = missing_packages(kind)
+    if missing:
+        raise WeightsError(
+            f"{folder} holds a network for {kind}, but {' and '.join(missing)} is not installed. "
+            f"Install it: pip install 'viscera[{kind}]'."
+        )
+    return Exported(
+        kind, folder / FILES[kind][0], shape, recipe, space, _joined([hashes[name] for name in FILES[kind]])
+    )
+
+
+def _require_same(file: Path, expected: str) -> None:
+    """Raise unless a file is there and has the hash."""
+    if not file.is_file():
+        raise WeightsError(f"{file} is missing. Copy the folder again, or export the run again.")
+    if sha256(file) != expected:
+        raise WeightsError(
+            f"{file} is not the file that {DESCRIPTION} describes: it is damaged or was changed. "
+            "Copy the folder again, or export the run again."
+        )
+
+
+def _joined(hashes: list[str]) -> str:
+    return hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()

@@ -1,0 +1,177 @@
+"""Weights with all that is needed to use them, and the state from which a killed run goes on.
+
+A weights file is one safetensors file: tensors, and in its header the recipe, the label space and the provenance as JSON,
+so that it can be copied alone. Nothing here unpickles. A state file holds the weights, the optimizer's tensors and the
+progress of the run; it is replaced in one instant, so that it is always whole.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from viscera.config import Recipe
+from viscera.config.recipe_json import recipe_from_json, recipe_to_json
+from viscera.errors import WeightsError
+from viscera.io.atomic import replacing, sha256, write_json
+from viscera.labels import LabelSpace
+from viscera.networks.cards import weights_path
+
+FORMAT = "viscera-weights-1"
+PICKLES = (".pth", ".pt", ".ckpt", ".bin")
+
+
+@dataclass(frozen=True, eq=False)
+class Weights:
+    """A trained network, ready to be built.
+
+    Attributes:
+        recipe: Every setting it was trained with.
+        space: What its output channels mean.
+        tensors: The network's parameters and buffers.
+        provenance: Where it comes from: versions, data sets, epoch, scores.
+    """
+
+    recipe: Recipe
+    space: LabelSpace
+    tensors: Mapping[str, Tensor]
+    provenance: Mapping[str, object]
+
+
+def save_weights(path: Path, weights: Weights) -> None:
+    """Write a weights file, and beside it NAME.json with the same facts for people to read."""
+    facts = {
+        "format": FORMAT,
+        "recipe": json.loads(recipe_to_json(weights.recipe)),
+        "label_space": {"name": weights.space.name, "organs": list(weights.space.organs)},
+        "provenance": dict(weights.provenance),
+    }
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.tensors.items()}
+    with replacing(path) as part:
+        save_file(tensors, part, metadata={"viscera": json.dumps(facts)})
+    write_json(path.with_suffix(".json"), facts | {"sha256": sha256(path)})
+
+
+def load_weights(path: Path) -> Weights:
+    """Read a weights file.
+
+    Raises:
+        WeightsError: No safetensors file, damaged, or not written by viscera.
+    """
+    tensors, facts = _read(path, "viscera")
+    if facts.get("format") != FORMAT:
+        raise WeightsError(f"{path.name}: format '{facts.get('format')}' is not '{FORMAT}'. Update viscera.")
+    space = facts["label_space"]
+    recipe = recipe_from_json(json.dumps(facts["recipe"]), where=path.name)
+    return Weights(recipe, LabelSpace(space["name"], tuple(space["organs"])), tensors, facts["provenance"])
+
+
+def find_weights(where: Path) -> Path:
+    """Give the weights file that a user means: the file itself, a run's best (else last) weights, or those that come with viscera.
+
+    Raises:
+        WeightsError: There is none.
+    """
+    where = weights_path(where)
+    if where.is_file():
+        return where
+    for name in ("best.safetensors", "last.safetensors"):
+        if (where / name).is_file():
+            return where / name
+    if where.is_dir():
+        raise WeightsError(
+            f"{where} holds no best.safetensors. Give the folder of a run, or train one: viscera train --help."
+        )
+    raise WeightsError(f"no weights at {where}. Give a run's folder or a .safetensors file.")
+
+
+def save_state(
+    path: Path,
+    parts: Mapping[str, torch.nn.Module],
+    optimizer: torch.optim.Optimizer,
+    *,
+    progress: Mapping[str, object],
+) -> None:
+    """Write everything that a killed run needs to go on.
+
+    Args:
+        path: The file.
+        parts: {name: network}: the network, perhaps the average of its weights. Names have no dot.
+        optimizer: With its state.
+        progress: What else there is, ready for JSON.
+    """
+    groups = optimizer.state_dict()
+    tensors = {f"{part}.{name}": tensor for part, one in parts.items() for name, tensor in one.state_dict().items()}
+    tensors |= {
+        f"optimizer.{number}.{name}": value
+        for number, state in groups["state"].items()
+        for name, value in state.items()
+    }
+    facts = {"progress": dict(progress), "groups": groups["param_groups"]}
+    with replacing(path) as part:
+        save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, part, {"state": json.dumps(facts)})
+
+
+def load_state(path: Path, parts: Mapping[str, torch.nn.Module], optimizer: torch.optim.Optimizer) -> dict[str, object]:
+    """Put a saved state into networks and optimizer; give the progress.
+
+    Raises:
+        WeightsError: The file is damaged, or belongs to another network.
+    """
+    tensors, facts = _read(path, "state")
+    state: dict[int, dict[str, Tensor]] = {}
+    own: dict[str, dict[str, Tensor]] = {part: {} for part in parts}
+    for key, tensor in tensors.items():
+        part, _, name = key.partition(".")
+        if part == "optimizer":
+            number, _, field = name.partition(".")
+            state.setdefault(int(number), {})[field] = tensor
+        else:
+            own.setdefault(part, {})[name] = tensor
+    for part, network in parts.items():
+        fill_network(network, own[part], where=path.name)
+    optimizer.load_state_dict({"state": state, "param_groups": facts["groups"]})
+    return facts["progress"]
+
+
+def fill_network(network: torch.nn.Module, tensors: Mapping[str, Tensor], *, where: str) -> None:
+    """Load tensors into a network.
+
+    Raises:
+        WeightsError: Names or shapes differ.
+    """
+    try:
+        network.load_state_dict(dict(tensors))
+    except RuntimeError as error:
+        reason = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
+        raise WeightsError(f"{where}: these weights are for another network: {reason}") from error
+
+
+def _read(path: Path, key: str) -> tuple[dict[str, Tensor], dict]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            facts = (file.metadata() or {}).get(key)
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (no mapping)
+    except (SafetensorError, OSError) as error:
+        raise WeightsError(_unreadable(path, error)) from error
+    if facts is None:
+        raise WeightsError(
+            f"{path}: a safetensors file, but not one of viscera's (its header says nothing of it). "
+            "Give a run's folder or its best.safetensors."
+        )
+    return tensors, json.loads(facts)
+
+
+def _unreadable(path: Path, error: Exception) -> str:
+    """Say why a file cannot be read, and what to do."""
+    if path.suffix != ".safetensors":
+        return (
+            f"{path}: weights are read from .safetensors only. Pickles (torch.save's {', '.join(PICKLES)}) are never opened: "
+            "they can run any program. Give a run's folder or its best.safetensors."
+        )
+    return f"{path}: no readable safetensors file, it is damaged or cut off ({error}). Copy it again, or train again."

@@ -1,0 +1,105 @@
+"""Geometry: the scanner's grid of a scan, and how its prepared grid comes from it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import cached_property
+
+import numpy as np
+from jaxtyping import Float
+
+from viscera.preparation.resampling import Ladder, Raster, resampled_affine, whole_raster
+from viscera.volume import Turn, Volume, turn_volume
+
+
+@dataclass(frozen=True, eq=False)
+class Geometry:
+    """The scanner's grid, and how the prepared one comes from it.
+
+    Attributes:
+        shape: Voxels (z, y, x) of the scanner's grid, in file order.
+        affine: Of the scanner's grid, index (z, y, x, 1) -> world RAS+ mm.
+        turn: From file order to axial order.
+        size: Rows and columns of the prepared slices.
+        start: The row and column in axial order at whose outer edge the prepared slices begin; negative where they reach
+            beyond the scan.
+        step: Pixels of the scanner per prepared pixel, along rows and columns; None where the whole slice is resized.
+        ladder: Where the prepared slices lie among the scanner's; None where they are the same.
+    """
+
+    shape: tuple[int, int, int]
+    affine: Float[np.ndarray, "4 4"]
+    turn: Turn
+    size: tuple[int, int]
+    start: tuple[int, int] = (0, 0)
+    step: tuple[Fraction, Fraction] | None = None
+    ladder: Ladder | None = None
+
+    @property
+    def axial_shape(self) -> tuple[int, int, int]:
+        """Voxels (z, y, x) of the scanner's grid in axial order."""
+        z, y, x = (self.shape[axis] for axis in self.turn.axes)
+        return z, y, x
+
+    @property
+    def prepared_shape(self) -> tuple[int, int, int]:
+        """Voxels (z, y, x) of the prepared image."""
+        return self.axial_shape[0] if self.ladder is None else self.ladder.size, *self.size
+
+    @property
+    def raster(self) -> Raster:
+        """Where the prepared pixels lie on the axial slices."""
+        if self.step is None:
+            return whole_raster(self.axial_shape[1:], self.size)
+        return Raster(self.size, self.start, self.step)
+
+    @cached_property
+    def prepared_affine(self) -> Float[np.ndarray, "4 4"]:
+        """Index (z, y, x, 1) of the prepared image -> world RAS+ mm."""
+        nothing = np.broadcast_to(np.uint8(0), self.shape)  # takes no memory
+        axial = turn_volume(Volume(nothing, self.affine), self.turn)
+        return resampled_affine(axial.affine, self.raster, self.ladder)
+
+    @property
+    def spacing_mm(self) -> tuple[float, float, float]:
+        """Between neighbouring voxel centres of the prepared image, along (z, y, x)."""
+        z, y, x = np.linalg.norm(self.prepared_affine[:3, :3], axis=0).tolist()
+        return z, y, x
+
+
+def geometry_to_json(geometry: Geometry) -> dict[str, object]:
+    """Give a geometry for JSON, with what follows from it, for people who read the file."""
+    written: dict[str, object] = {
+        "shape": geometry.shape,
+        "affine": geometry.affine.tolist(),
+        "axes": geometry.turn.axes,
+        "flips": geometry.turn.flips,
+        "prepared_shape": geometry.prepared_shape,
+        "spacing_mm": geometry.spacing_mm,
+    }
+    if geometry.step is not None:
+        written["start"] = geometry.start
+        written["step"] = [str(step) for step in geometry.step]
+    if geometry.ladder is not None:
+        written["ladder"] = [str(part) for part in (geometry.ladder.size, geometry.ladder.start, geometry.ladder.step)]
+    return written
+
+
+def geometry_from_json(found: Mapping) -> Geometry:
+    """Read what ``geometry_to_json`` gave.
+
+    Raises:
+        ValueError, KeyError, TypeError, ZeroDivisionError: It is damaged.
+    """
+    turn = Turn(tuple(found["axes"]), tuple(found["flips"]))
+    affine = np.array(found["affine"], dtype=float).reshape(4, 4)
+    _, *size = found["prepared_shape"]
+    grid = Geometry(tuple(found["shape"]), affine, turn, tuple(size))
+    if "step" not in found:
+        return grid
+    rows, columns = (Fraction(step) for step in found["step"])
+    ladder = None
+    if "ladder" in found:
+        size, start, step = found["ladder"]
+        ladder = Ladder(int(size), Fraction(start), Fraction(step))
+    return Geometry(grid.shape, affine, turn, grid.size, tuple(found["start"]), (rows, columns), ladder)

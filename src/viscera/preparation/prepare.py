@@ -1,0 +1,312 @@
+"""Preparing whole data sets: many processes, one bad scan stops no other, a killed run goes on where it was.
+
+Every process prepares one case at a time with one thread and writes it whole or not at all. What cannot be used becomes
+a Problem. A process that dies (out of memory) takes only its case with it; that case is tried once more, alone.
+"""
+
+import fcntl
+import math
+import multiprocessing
+import os
+import signal
+import zlib
+from collections import Counter, deque
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing, contextmanager, suppress
+from dataclasses import asdict, dataclass, field, replace
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+import cv2
+import nibabel
+import psutil
+from nibabel.filebasedimages import ImageFileError
+from nibabel.spatialimages import HeaderDataError
+
+from viscera.config import Preparation
+from viscera.datasets.sources import Problem, Source
+from viscera.errors import DataSetError, StoreError, VisceraError
+from viscera.io.atomic import write_json
+from viscera.labels import LabelSpace
+from viscera.preparation.case import case_name, describe, label_files, prepare_case, without_folders
+from viscera.preparation.splits import Fractions, update_splits
+from viscera.preparation.store import Store, create_store, open_store, remove_case, remove_leftovers, write_case
+
+BYTES_PER_VOXEL = 10
+"""The most that a scan takes while it is prepared, so that 512x512x300 voxels count as 1000 MiB with the process. Peaks
+measured there: 363 MiB from int16 with uint8 labels, 792 MiB from a scaled scan with float64 labels."""
+BYTES_PER_PROCESS = 250 * 2**20
+"""Of the interpreter and the libraries (72 MiB measured) and of the prepared arrays."""
+MEMORY_SHARE = 0.8
+"""Of the free memory that all processes together may take."""
+
+OnDone = Callable[[str, str], None]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How to prepare; nothing here changes the prepared voxels."""
+
+    jobs: int = 0
+    """Processes; 0: one per core, fewer where memory is short."""
+    seed: int = 0
+    """Of the splits."""
+    fractions: Fractions = field(default_factory=Fractions)
+    """Of the splits."""
+
+
+@dataclass(frozen=True)
+class PrepareResult:
+    """What became of the sources.
+
+    Attributes:
+        prepared: Cases written now.
+        skipped: Cases that stood there already, from the same files.
+        problems: What could not be used; also in STORE/problems.json.
+        notes: What the user should know, each once per data set.
+    """
+
+    prepared: tuple[str, ...]
+    skipped: tuple[str, ...]
+    problems: tuple[Problem, ...]
+    notes: tuple[str, ...]
+
+
+def prepare_store(
+    path: Path,
+    sources: Sequence[Source],
+    *,
+    problems: Sequence[Problem] = (),
+    space: LabelSpace,
+    preparation: Preparation,
+    plan: Plan = Plan(),
+    on_done: OnDone = lambda name, how: None,
+) -> PrepareResult:
+    """Prepare the cases of data sets into a store, new or begun; divide them; write down the problems.
+
+    Cases that stand there, made from files of the same size and time of change, are kept. One whose files changed is
+    prepared anew; if that fails, the old one is removed.
+
+    Args:
+        path: The store.
+        sources: The cases.
+        problems: What finding the sources brought up; joined with those found here.
+        space: Of the labels.
+        preparation: What to do to every scan.
+        plan: Processes and splits.
+        on_done: Called for every source with the case's name and "prepared", "skipped" or the problem.
+
+    Raises:
+        StoreError: The folder holds something else or was made with other settings; another process prepares it.
+        DataSetError: Two sources would become the same case.
+    """
+    _require_unique(sources)
+    store = create_store(path, space=space, preparation=preparation)
+    with _locked(path):
+        remove_leftovers(path)
+        todo = [source for source in sources if not is_current(store, source)]
+        names = {case_name(source) for source in todo}
+        skipped = [name for name in map(case_name, sources) if name not in names]
+        for name in skipped:
+            on_done(name, "skipped")
+        found = {}
+        with closing(prepare_all(store, todo, jobs=plan.jobs or fitting_jobs(todo))) as outcomes:
+            for source, problem in outcomes:
+                if problem is not None:
+                    found[case_name(source)] = problem
+                    remove_case(path, case_name(source))
+                on_done(case_name(source), "prepared" if problem is None else problem.what)
+        every = (*problems, *(found[name] for name in map(case_name, sources) if name in found))
+        write_json(path / "problems.json", [asdict(problem) for problem in every])
+        same = update_splits(open_store(path), fractions=plan.fractions, seed=plan.seed)
+    prepared = sorted(names - found.keys())
+    return PrepareResult(tuple(prepared), tuple(skipped), every, (*notes_of(store, [*prepared, *skipped]), *same))
+
+
+def is_current(store: Store, source: Source) -> bool:
+    """Tell whether a source's case stands in the store, whole, and made from the files as they are now."""
+    try:
+        facts = store.facts(case_name(source))
+        store.case(case_name(source))
+        now = describe(source)
+    except (StoreError, OSError):
+        return False
+    return replace(facts.source, image_sha256="", labels_sha256=()) == now and facts.patient == source.patient
+
+
+def notes_of(store: Store, names: Sequence[str]) -> list[str]:
+    """Give the notes of cases, each once per data set, with the number of cases that it is about."""
+    counts = Counter((facts.dataset, note) for facts in map(store.facts, names) for note in facts.notes)
+    return [f"{dataset}: {note} ({count} case{'s' * (count > 1)})" for (dataset, note), count in sorted(counts.items())]
+
+
+def fitting_jobs(sources: Sequence[Source]) -> int:
+    """Give how many processes cores and free memory allow, even if the largest scans come together."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    left = MEMORY_SHARE * psutil.virtual_memory().available
+    jobs = 0
+    for need in sorted(map(estimate_bytes, sources), reverse=True)[:cores]:
+        left -= need
+        if left < 0:
+            break
+        jobs += 1
+    return max(1, jobs)
+
+
+def estimate_bytes(source: Source) -> int:
+    """Give the memory that preparing a source takes, by its header; a process's alone if that cannot be read."""
+    voxels = 0
+    with suppress(ImageFileError, HeaderDataError, OSError, EOFError, ValueError, zlib.error):
+        if source.image.is_file():  # a pipe would wait for ever
+            dim = nibabel.load(source.image).header["dim"]  # type: ignore[attr-defined]
+            voxels = math.prod(max(1, int(size)) for size in dim[1:4])
+    return BYTES_PER_PROCESS + BYTES_PER_VOXEL * voxels
+
+
+@dataclass
+class _Worker:
+    process: BaseProcess
+    pipe: Connection
+    source: Source
+
+
+def prepare_all(store: Store, sources: Sequence[Source], *, jobs: int) -> Generator[tuple[Source, Problem | None]]:
+    """Prepare sources in processes; give each as it is done, with what was wrong.
+
+    Leaving the iteration early stops the processes.
+    """
+    died = []
+    for source, problem, died_now in _share_out(store, sources, jobs=jobs):
+        if died_now:
+            died.append(source)
+        else:
+            yield source, problem
+    for source, problem, died_now in _share_out(store, died, jobs=1):
+        yield source, _killed(source) if died_now else problem
+
+
+def _share_out(store: Store, sources: Sequence[Source], *, jobs: int) -> Generator[tuple[Source, Problem | None, bool]]:
+    """Give (source, problem, whether its process died) for each source."""
+    waiting, workers = deque(sources), []
+    try:
+        while waiting or workers:
+            while waiting and len(workers) < jobs:
+                workers.append(_start(store, waiting.popleft()))
+            ready = wait([worker.pipe for worker in workers])
+            for worker in [worker for worker in workers if worker.pipe in ready]:
+                source = worker.source
+                try:
+                    problem = worker.pipe.recv()
+                    if waiting:
+                        worker.source = waiting[0]
+                        worker.pipe.send(waiting[0])
+                        waiting.popleft()
+                    else:
+                        workers.remove(worker)
+                        _stop(worker)
+                except (EOFError, ConnectionError):
+                    workers.remove(worker)
+                    _stop(worker)
+                    yield source, None, True
+                else:
+                    yield source, problem, False
+    finally:
+        for worker in workers:
+            worker.process.kill()
+            _stop(worker)
+
+
+def _start(store: Store, source: Source) -> _Worker:
+    """Start a process on a source. It is a fresh interpreter: a fork would copy locks that other threads hold."""
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=_work, args=(theirs, store), daemon=True)
+    process.start()
+    theirs.close()  # so that its end closes with the process
+    worker = _Worker(process, ours, source)  # type: ignore[arg-type]
+    with suppress(ConnectionError):  # it died already, which reading will tell
+        ours.send(source)
+    return worker
+
+
+def _stop(worker: _Worker) -> None:
+    worker.pipe.close()  # an idle process ends when its pipe does
+    worker.process.join()
+
+
+def _work(pipe: Connection, store: Store) -> None:
+    """Prepare what comes through the pipe until it closes: also when the parent was killed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the parent, which stops us
+    cv2.setNumThreads(1)
+    with ThreadPoolExecutor(1) as pool, suppress(EOFError, ConnectionError):
+        while True:
+            source = pipe.recv()
+            pipe.send(_problem_of(pool.submit(_prepare_one, store, source), source))
+
+
+def _prepare_one(store: Store, source: Source) -> None:
+    case, facts = prepare_case(source, space=store.space, preparation=store.preparation)
+    write_case(store.path, case, facts)
+
+
+def _problem_of(task: Future[None], source: Source) -> Problem | None:
+    """Say what went wrong with a source. Any exception will do: one odd file must not stop a thousand good ones."""
+    error = task.exception()
+    match error:
+        case None:
+            return None
+        case VisceraError():
+            what, remedy = _sentences(without_folders(str(error), source))
+            about = getattr(error, "__notes__", [""])[0] or describe(source).image
+            named = [file for file in (source.image, *label_files(source)) if str(file) in str(error)]
+            file = without_folders(str(named[0]), source) if named else about
+            return Problem(source.name, file, what, remedy)
+        case MemoryError():
+            what, remedy = "the memory did not suffice", "Prepare with fewer --jobs."
+        case OSError():
+            what, remedy = (
+                f"{error.strerror or error}",
+                "Check disk and permissions, then prepare again.",
+            )
+        case _:
+            what = f"{type(error).__name__}: {error}"
+            remedy = "This is a fault of viscera: please report it with this line."
+    return Problem(source.name, without_folders(str(source.image), source), without_folders(what, source), remedy)
+
+
+def _sentences(message: str) -> tuple[str, str]:
+    """Take a message apart into what is wrong and what to do: its last sentence."""
+    what, stop, remedy = message.rpartition(". ")
+    return (what, remedy) if stop else (message, "Correct the file, or take it out of the data set.")
+
+
+def _killed(source: Source) -> Problem:
+    return Problem(
+        source.name,
+        without_folders(str(source.image), source),
+        "the process that prepared it was killed twice, probably for lack of memory",
+        "Prepare it on a machine with more memory, or crop the scan.",
+    )
+
+
+def _require_unique(sources: Sequence[Source]) -> None:
+    counts = Counter(map(case_name, sources))
+    for source in sources:
+        if counts[case_name(source)] > 1:
+            raise DataSetError(
+                f"two cases would both be '{case_name(source)}' in the store. "
+                f"Rename one of the folders '{source.dataset}'."
+            )
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Keep other processes from preparing the same store; the lock ends with the process, however it ends."""
+    with (path / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise StoreError(f"{path} is being prepared by another process. Wait until it is done.") from error
+        yield

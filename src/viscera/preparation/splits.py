@@ -1,0 +1,188 @@
+"""Which cases are for training, for validation and for testing: by patient, stratified by data set, seeded.
+
+Two cases show one patient when their data set says so, or when their prepared voxels are equal (public data sets
+contain one another). A patient never stands on two sides, and a case that has a side keeps it when others join.
+"""
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+
+import numpy as np
+
+from viscera.errors import SettingError
+from viscera.io.atomic import write_json
+from viscera.preparation.store import Facts, Split, Store
+
+SPLITS: tuple[Split, ...] = ("training", "validation", "test")
+
+
+@dataclass(frozen=True)
+class Fractions:
+    """Shares of each data set's patients; they add up to 1."""
+
+    training: float = 0.7
+    """At least one patient is always for training."""
+    validation: float = 0.1
+    """To choose the best weights by. Above 0, and with three patients or more: at least one."""
+    test: float = 0.2
+    """Never seen in training. Above 0, and with three patients or more: at least one."""
+
+    def __post_init__(self) -> None:
+        """Refuse what is no division."""
+        shares = (self.training, self.validation, self.test)
+        if min(shares) < 0 or self.training == 0 or abs(sum(shares) - 1) > 1e-6:
+            text = ", ".join(f"{share:g}" for share in shares)
+            raise SettingError(f"fractions must be 0 or more, add up to 1 and leave some for training, got {text}.")
+
+
+@dataclass(frozen=True)
+class Member:
+    """A case as far as the splits care.
+
+    Attributes:
+        name: The case's.
+        dataset: The case's.
+        patient: The case's; unique in the data set.
+        image_sha256: Of the prepared voxels.
+    """
+
+    name: str
+    dataset: str
+    patient: str
+    image_sha256: str
+
+    @staticmethod
+    def of(facts: Facts) -> "Member":
+        """Give what of a case's facts the splits care for."""
+        return Member(facts.name, facts.dataset, facts.patient, facts.image_sha256)
+
+
+def group_by_patient(members: Iterable[Member]) -> list[list[Member]]:
+    """Gather the cases that show one patient; groups and their cases are in the order of names."""
+    group_of: dict[tuple[str, str], list[Member]] = {}
+    for member in sorted(members, key=lambda member: member.name):
+        keys = _identities(member)
+        joined = [member]
+        for group in {id(group_of[key]): group_of[key] for key in keys if key in group_of}.values():
+            joined += group
+        for other in joined:
+            group_of |= dict.fromkeys(_identities(other), joined)
+    groups = {id(group): sorted(group, key=lambda member: member.name) for group in group_of.values()}
+    return sorted(groups.values(), key=lambda group: group[0].name)
+
+
+def _identities(member: Member) -> list[tuple[str, str]]:
+    """Give what a case has in common with others of its patient."""
+    patient = ("patient of " + member.dataset, member.patient)
+    return [patient, ("image", member.image_sha256)] if member.image_sha256 else [patient]
+
+
+def divide(
+    members: Iterable[Member],
+    *,
+    fractions: Fractions = Fractions(),
+    seed: int = 0,
+    before: Mapping[str, Split] | None = None,
+) -> dict[str, Split]:
+    """Give each case its split.
+
+    A data set's missing validation patients are drawn first, then its test patients; the rest trains. How a data set is
+    divided depends on the seed and on itself only, unless it shares patients with another.
+
+    Args:
+        members: All cases to divide.
+        fractions: How many patients of each data set go where, rounded to whole patients.
+        seed: Of the draw.
+        before: The splits of some cases, kept. Where they contradict each other for what turns out to be one patient,
+            all of that patient's cases go to training, else validation: what was trained on is never tested on.
+    """
+    groups = group_by_patient(members)
+    side: dict[int, Split] = {}
+    for number, group in enumerate(groups):
+        sides = {(before or {}).get(member.name) for member in group}
+        known: list[Split] = [split for split in SPLITS if split in sides]
+        if known:
+            side[number] = known[0]
+    for dataset in sorted({member.dataset for group in groups for member in group}):
+        own = [number for number, group in enumerate(groups) if any(member.dataset == dataset for member in group)]
+        free = [number for number in own if number not in side]
+        drawn = np.random.default_rng([seed, *dataset.encode()]).permutation(len(free))
+        queue = [free[place] for place in drawn]
+        for split, target in _targets(len(own), fractions).items():
+            missing = max(0, target - sum(side.get(number) == split for number in own))
+            if "training" not in (side.get(number) for number in own):
+                missing = min(missing, len(queue) - 1)  # one is left to train on
+            for _ in range(min(missing, len(queue))):
+                side[queue.pop()] = split
+        for number in queue:
+            side[number] = "training"
+    return {member.name: side[number] for number, group in enumerate(groups) for member in group}
+
+
+def fold_of(members: Iterable[Member], *, folds: int, seed: int = 0) -> dict[str, int]:
+    """Give each case the number of its fold, from 1: by patient, each data set's patients dealt out in a random order.
+
+    Args:
+        members: The cases to divide.
+        folds: How many.
+        seed: Of the draw.
+    """
+    by_dataset: dict[str, list[list[Member]]] = {}
+    for group in group_by_patient(members):
+        by_dataset.setdefault(group[0].dataset, []).append(group)
+    folds_of_cases = {}
+    for number, (dataset, groups) in enumerate(sorted(by_dataset.items())):
+        drawn = np.random.default_rng([seed, *dataset.encode()]).permutation(len(groups))
+        for place, chosen in enumerate(drawn):
+            # Another data set begins with another fold, so that small ones do not all go to the first.
+            folds_of_cases |= {member.name: (number + place) % folds + 1 for member in groups[chosen]}
+    return folds_of_cases
+
+
+def _targets(patients: int, fractions: Fractions) -> dict[Split, int]:
+    """Give how many patients validation and test should have."""
+    least = 1 if patients >= 3 else 0
+    wanted: dict[Split, float] = {"validation": fractions.validation, "test": fractions.test}
+    return {split: max(int(share * patients + 0.5), least if share else 0) for split, share in wanted.items()}
+
+
+def unlabelled_cases(store: Store) -> tuple[list[str], dict[str, str]]:
+    """Give the cases that annotate no organ; they stand in no split, and teachers may label them (pseudolabels/).
+
+    Returns:
+        Those that may be learnt from, sorted; and {case: labelled case} of those that show a labelled case's patient. The
+        latter would carry a test patient into the training, or teach again what is annotated already.
+    """
+    facts = [store.facts(name) for name in store.names()]
+    annotated = {fact.name for fact in facts if fact.annotated}
+    free, shown = [], {}
+    for group in group_by_patient(Member.of(fact) for fact in facts):
+        names = [member.name for member in group]
+        labelled = sorted(set(names) & annotated, key=lambda name: (store.splits.get(name) == "training", name))
+        if labelled:
+            shown |= dict.fromkeys(set(names) - annotated, labelled[0])
+        else:
+            free += names
+    return sorted(free), dict(sorted(shown.items()))
+
+
+def update_splits(store: Store, *, fractions: Fractions, seed: int) -> list[str]:
+    """Divide the store's cases anew, keeping the sides they have, and write splits.json.
+
+    Cases without annotated organs stand in no split: nothing can be measured on them, nor learnt without teachers.
+
+    Returns:
+        A note for every group of cases that hold the same scan.
+    """
+    facts = [store.facts(name) for name in store.names()]
+    members = [Member.of(fact) for fact in facts if fact.annotated]
+    file = store.path / "splits.json"
+    splits = divide(members, fractions=fractions, seed=seed, before=store.splits)
+    found = {"seed": seed, "fractions": asdict(fractions), "cases": dict(sorted(splits.items()))}
+    if not file.is_file() or json.loads(file.read_text()) != found:
+        write_json(file, found)
+    same: dict[str, list[str]] = {}
+    for fact in facts:
+        same.setdefault(fact.image_sha256, []).append(fact.name)
+    return [f"{', '.join(names)}: the same scan, so one patient" for names in same.values() if len(names) > 1]

@@ -1,0 +1,111 @@
+"""Sign and Trust: what is said to people and programs; CaseTrust: the same as NAME.json has it. Nothing here needs torch."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from viscera.io.nifti import stem
+
+
+@dataclass(frozen=True)
+class Sign:
+    """Something that speaks against a result.
+
+    Attributes:
+        kind: A word for programs: border, volume, missing, pieces, hounsfield, edge_probability, edge_entropy, dropped, side; of
+            scans slices, slice_spacing, pixel_spacing, view, body, chest, intensities, clipped, padded, nothing, few_organs,
+            doubtful, mirrored, upside_down, back_to_front.
+        value: What was found.
+        expected: What would be in order.
+        message: For people.
+    """
+
+    kind: str
+    value: float | bool
+    expected: str
+    message: str
+
+
+@dataclass(frozen=True)
+class Trust:
+    """All signs of one result.
+
+    Attributes:
+        organs: {organ: its signs}, those without any too.
+        scan: Signs of the whole.
+    """
+
+    organs: Mapping[str, tuple[Sign, ...]]
+    scan: tuple[Sign, ...]
+
+    @property
+    def messages(self) -> list[str]:
+        """What people are told: of the scan first."""
+        return [sign.message for signs in (self.scan, *self.organs.values()) for sign in signs]
+
+    def to_json(self) -> dict[str, object]:
+        """Give signs for JSON; organs without any are left out."""
+        return {
+            "scan": [asdict(sign) for sign in self.scan],
+            "organs": {organ: [asdict(sign) for sign in signs] for organ, signs in self.organs.items() if signs},
+        }
+
+
+@dataclass(frozen=True)
+class CaseTrust:
+    """What speaks against the result of a case, in plain words.
+
+    Attributes:
+        case: Its name.
+        scan: Signs of the whole.
+        organs: {organ: its signs}; organs without any are left out.
+    """
+
+    case: str
+    scan: tuple[str, ...]
+    organs: Mapping[str, tuple[str, ...]]
+
+    @property
+    def has_signs(self) -> bool:
+        """Whether there is a sign."""
+        return bool(self.scan or self.organs)
+
+
+def read_case_trust(prediction: Path, *, case: str) -> CaseTrust | None:
+    """Give the signs in the NAME.json beside a label map; None where there is none, or it has no statistics.
+
+    Args:
+        prediction: The label map.
+        case: What the evaluation calls it.
+    """
+    try:
+        facts = json.loads(prediction.with_name(stem(prediction) + ".json").read_text(encoding="utf-8"))["trust"]
+        organs = {organ: _messages(signs) for organ, signs in facts["organs"].items() if signs}
+        return CaseTrust(case, _messages(facts["scan"]), organs)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None  # files of others may lie there, and older ones of ours say nothing
+
+
+def case_trust_from_json(value: Mapping[str, object]) -> CaseTrust:
+    """Undo ``dataclasses.asdict`` of a CaseTrust.
+
+    Raises:
+        KeyError, TypeError: Something is missing or of another type.
+    """
+    organs = value["organs"]
+    if not isinstance(organs, dict):
+        raise TypeError(f"trust has organs {organs!r}, not an object")
+    return CaseTrust(
+        str(value["case"]), _texts(value["scan"]), {str(organ): _texts(signs) for organ, signs in organs.items()}
+    )
+
+
+def _messages(signs: Sequence[Mapping[str, object]]) -> tuple[str, ...]:
+    return tuple(str(sign["message"]) for sign in signs)
+
+
+def _texts(value: object) -> tuple[str, ...]:
+    if not isinstance(value, list | tuple):
+        raise TypeError(f"signs are {value!r}, not a list")
+    return tuple(str(text) for text in value)

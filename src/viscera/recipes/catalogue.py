@@ -1,0 +1,52 @@
+"""The recipes: one system per file, each value with its source. To add one, write a file and name it here."""
+
+from pathlib import Path
+
+from viscera.config import Recipe
+from viscera.config.recipe_json import recipe_from_json
+from viscera.errors import SettingError, did_you_mean
+from viscera.recipes.gao2step import (
+    GAO2STEP,
+    GAO2STEP_FINDER,
+    GAO2STEP_FINDER_SMALL,
+    GAO2STEP_FINETUNE,
+    GAO2STEP_SMALL,
+    GAO2STEP_TUMOUR,
+    GAO2STEP_TUMOUR_FINETUNE,
+    GAO2STEP_TUMOUR_SMALL,
+)
+from viscera.recipes.runet import RUNET, RUNET_PAPER, RUNET_SMALL
+from viscera.recipes.starter import STARTER, STARTER_24
+from viscera.recipes.upv import UPV1, UPV1_SMALL, UPV2, UPV2_SMALL
+from viscera.recipes.viscera2d import VISCERA2D, VISCERA2D_16, VISCERA2D_24, VISCERA2D_64
+from viscera.recipes.zhang2d import ZHANG2D, ZHANG2D_INVERSE_FREQUENCY, ZHANG2D_PAPER, ZHANG2D_SMALL, ZHANG2D_UNIFORM
+
+RECIPES: dict[str, Recipe] = {
+    recipe.name: recipe
+    for recipe in (
+        *(ZHANG2D, ZHANG2D_PAPER, ZHANG2D_INVERSE_FREQUENCY, ZHANG2D_UNIFORM, ZHANG2D_SMALL),
+        *(VISCERA2D, VISCERA2D_16, VISCERA2D_24, VISCERA2D_64),
+        *(STARTER, STARTER_24),
+        *(GAO2STEP, GAO2STEP_FINETUNE, GAO2STEP_TUMOUR, GAO2STEP_TUMOUR_FINETUNE, GAO2STEP_FINDER),
+        *(GAO2STEP_SMALL, GAO2STEP_TUMOUR_SMALL, GAO2STEP_FINDER_SMALL),
+        *(RUNET, RUNET_PAPER, RUNET_SMALL),
+        *(UPV1, UPV2, UPV1_SMALL, UPV2_SMALL),
+    )
+}
+
+
+def find_recipe(name: str) -> Recipe:
+    """Give a recipe by its name, or from a JSON file (a run's recipe.json, or an edited copy).
+
+    Raises:
+        SettingError: No recipe of that name and no such file.
+    """
+    if name in RECIPES:
+        return RECIPES[name]
+    file = Path(name)
+    if file.suffix == ".json" and file.is_file():
+        return recipe_from_json(file.read_text(), where=name)
+    known = ", ".join(RECIPES)
+    raise SettingError(
+        f"there is no recipe '{name}'.{did_you_mean(name, RECIPES)} Choose one of {known}, or give a .json file."
+    )

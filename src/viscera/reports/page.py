@@ -1,0 +1,204 @@
+"""What a report page consists of, and how it becomes one HTML file that loads nothing from elsewhere.
+
+The other files of this package fill a ``Page``; templates/report.html lays it out.
+"""
+
+import json
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from importlib.resources import files
+from pathlib import Path, PurePath
+
+from jinja2 import Environment, StrictUndefined
+from matplotlib.figure import Figure
+
+from viscera.datasets.sources import Problem
+from viscera.errors import FileError
+from viscera.figures.canvas import inline_svg
+
+MISSING = "–"
+"""Stands where there is no value."""
+
+FOLDERS = re.compile(
+    r"(?<![\w.~])(?:~|[A-Za-z]:)?[\\/](?=\S)(?:(?:(?!\.\w+\s)[^\\/:\n])*[\\/])*"  # absolute, spaces and all
+    r"""|[^\s'"(\\/:]+[\\/](?=\S+\.[a-z])"""  # relative, before the name of a file with an ending
+)
+"""The folders of paths in a text."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell of a table.
+
+    Attributes:
+        text: What is read.
+        number: What is sorted by; None sorts by the text.
+        share: A bar behind the text, in [0, 1].
+        small: Quieter text behind it.
+    """
+
+    text: str
+    number: float | None = None
+    share: float | None = None
+    small: str = ""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row; ``total`` sets it off."""
+
+    cells: tuple[Cell, ...]
+    total: bool = False
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table that the reader can sort; the first ``words`` columns hold words, the others numbers."""
+
+    columns: tuple[str, ...]
+    rows: tuple[Row, ...]
+    words: int = 1
+
+
+@dataclass(frozen=True)
+class Section:
+    """A titled part of the page.
+
+    Attributes:
+        title: Its heading.
+        text: A sentence or two on how to read it.
+        charts: SVG elements that ``chart`` gave; they go into the page as they are.
+        images: (caption, PNG in base64).
+        notes: Sentences, one below the other.
+        table: Below them.
+    """
+
+    title: str
+    text: str = ""
+    charts: tuple[str, ...] = ()
+    images: tuple[tuple[str, str], ...] = ()
+    notes: tuple[str, ...] = ()
+    table: Table | None = None
+
+
+@dataclass(frozen=True)
+class Page:
+    """A report.
+
+    Attributes:
+        kind: What is reported on, in a word or two.
+        title: Its name.
+        subtitle: One sentence.
+        tiles: (name, value) of the few numbers that matter most.
+        sections: From top to bottom.
+    """
+
+    kind: str
+    title: str
+    subtitle: str
+    tiles: tuple[tuple[str, str], ...] = ()
+    sections: tuple[Section, ...] = field(default=())
+
+    @property
+    def version(self) -> str:
+        """Of viscera."""
+        return version("viscera")
+
+
+def render(page: Page) -> str:
+    """Give the page as HTML. Every text is escaped; only the charts, which viscera drew, are taken as they are."""
+    template = files("viscera.reports").joinpath("templates", "report.html").read_text(encoding="utf-8")
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    return environment.from_string(template).render(page=page)
+
+
+def chart(figure: Figure, name: str) -> str:
+    """Give a figure as an SVG element, its texts escaped; ``name`` must be unique on the page."""
+    return inline_svg(figure, name)
+
+
+def without_folders(text: str, *files: str) -> str:
+    """Give a text in which files have lost their folders, since a folder may be named after a patient.
+
+    Args:
+        text: Any message.
+        files: Paths that may occur in it; helps with relative ones that have spaces.
+
+    Example:
+        >>> without_folders("/home/Mrs Miller/ct.nii.gz is cut off")
+        'ct.nii.gz is cut off'
+        >>> without_folders("5.0/2.5 mm in her scans/1.nii.gz", "her scans/1.nii.gz")
+        '5.0/2.5 mm in 1.nii.gz'
+    """
+    for file in filter(None, files):
+        text = text.replace(file, _name(file))
+    return FOLDERS.sub("", text)
+
+
+def number_cell(value: float | None, *, digits: int = 3, bar: bool = False) -> Cell:
+    """Give a number's cell, "–" for None, NaN and infinity; ``bar`` draws a share in [0, 1] behind it."""
+    if value is None or not math.isfinite(value):
+        return Cell(MISSING)
+    return Cell(f"{value:.{digits}f}", number=value, share=round(min(max(value, 0.0), 1.0), 3) if bar else None)
+
+
+def facts_table(facts: dict[str, object]) -> Table:
+    """Give a table of names and values; nested settings are named with dots."""
+    rows = [Row((Cell(name), Cell(text))) for name, text in _flat(facts, "")]
+    return Table(("setting", "value"), tuple(rows), words=2)
+
+
+def problem_table(problems: Sequence[Problem]) -> Table:
+    """Give a table of files that could not be used, and what to do about each."""
+    rows = [
+        Row(
+            (
+                Cell(problem.case),
+                Cell(_name(problem.file)),
+                Cell(without_folders(problem.what, problem.file)),
+                Cell(without_folders(problem.remedy, problem.file)),
+            )
+        )
+        for problem in problems
+    ]
+    return Table(("case", "file", "problem", "remedy"), tuple(rows), words=4)
+
+
+def _name(file: str) -> str:
+    """Give a path's last part, whatever the system that it was written on."""
+    return PurePath(file.replace("\\", "/")).name
+
+
+def read_json(path: Path) -> dict[str, object]:
+    """Read a JSON object.
+
+    Raises:
+        FileError: Missing, unreadable, or no JSON object.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise FileError(f"{path.name} cannot be read: {error.strerror}. Check the path.") from error
+    except ValueError as error:
+        raise FileError(f"{path.name} is no JSON ({error}). Pass a file that viscera wrote.") from error
+    if not isinstance(value, dict):
+        raise FileError(
+            f"{path.name} holds a JSON {type(value).__name__}, not an object. Pass a file that viscera wrote."
+        )
+    return value
+
+
+def _flat(value: object, name: str) -> list[tuple[str, str]]:
+    """List (name.of.setting, text), with paths cut to their last part."""
+    if isinstance(value, dict) and value:
+        return [pair for key, one in value.items() for pair in _flat(one, f"{name}.{key}".lstrip("."))]
+    if isinstance(value, list):
+        return [(name, ", ".join(text for one in value for _, text in _flat(one, "")) or MISSING)]
+    if value is None or value == {}:
+        return [(name, MISSING)]
+    if isinstance(value, float):
+        return [(name, f"{value:.6g}")]
+    return [(name, without_folders(str(value)) or MISSING)]

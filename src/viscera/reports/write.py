@@ -1,0 +1,66 @@
+"""One self-contained HTML page per training run, evaluation or prepared store.
+
+Nothing on a page is loaded from elsewhere: charts are inline SVG, pictures base64 PNG. A page names files and cases,
+but neither folders nor anything of a header, since both may name a patient.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from viscera.errors import FileError, RunError
+from viscera.evaluation.scores import Evaluation, evaluation_from_json
+from viscera.io.atomic import write_text
+from viscera.reports.page import Page, render
+from viscera.reports.run import is_run, run_page
+from viscera.reports.scores import CaseFiles, evaluation_page
+from viscera.reports.store import is_store, store_page
+
+
+def write_report(
+    target: Path | Evaluation, out: Path, *, pictures: Sequence[CaseFiles] = (), overwrite: bool = True
+) -> Path:
+    """Write the report of whatever ``target`` is.
+
+    Args:
+        target: A run's folder, a prepared store, an evaluation or its JSON.
+        out: The HTML file.
+        pictures: For an evaluation, cases of which montages can be made; the best and the worst are drawn.
+        overwrite: Whether a file that stands there may be replaced.
+
+    Returns:
+        ``out``.
+
+    Raises:
+        RunError: The folder is neither run nor store, or its run has no epoch yet.
+        FileError: A file is no evaluation, cannot be read, or the page not be written.
+    """
+    if isinstance(target, Evaluation):
+        page = evaluation_page(target, out.stem, pictures)
+    else:
+        page = _page(target, pictures)
+    write_text(out, render(page), overwrite=overwrite)
+    return out
+
+
+def _page(target: Path, pictures: Sequence[CaseFiles]) -> Page:
+    if not target.exists():
+        raise FileError(
+            f"{target} does not exist. Pass a run's folder, a store, or the JSON that viscera evaluate wrote."
+        )
+    if target.is_dir() and is_run(target):
+        return run_page(target)
+    if target.is_dir() and is_store(target):
+        return store_page(target)
+    if target.is_dir():
+        raise RunError(
+            f"{target} is neither a run (it has no recipe.json) nor a store (no store.json). "
+            "Pass the folder that viscera train or prepare wrote, or the JSON of viscera evaluate."
+        )
+    try:
+        text = target.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise FileError(
+            f"{target.name} is no evaluation ({error}). "
+            "Pass what viscera evaluate --json wrote, a run's folder, or a store."
+        ) from error
+    return evaluation_page(evaluation_from_json(text, where=target.name), target.stem, pictures)

@@ -1,0 +1,1 @@
+"""How tissues look: HU by phase, enhancement, lesions, tumours: the image of an ideal scanner."""
