@@ -39,7 +39,7 @@ def read_annotations(folder: Path) -> dict[str, tuple[str, ...]]:
 def annotate(
     folder: Path, sources: Sequence[Source], annotations: dict[str, tuple[str, ...]], *, cases: Sequence[str]
 ) -> list[Source]:
-    """Give the sources with the organs that annotated.json lists for them.
+    """Return the sources with the organs that annotated.json lists for them.
 
     Args:
         folder: The data set's.
@@ -69,7 +69,7 @@ def annotate(
 
 
 def possible_organs(organs: Sequence[str]) -> list[str]:
-    """Give the organs of a label list, then the wholes whose two sides are among them."""
+    """Return the organs of a label list, then the wholes whose two sides are among them."""
     wholes = [whole for whole, sides in SIDES.items() if set(sides) <= set(organs)]
     return list(dict.fromkeys([*organs, *wholes]))
 

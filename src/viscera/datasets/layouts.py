@@ -108,7 +108,7 @@ def _not_such(layout: str, folder: Path) -> str:
 
 
 def _alike(folder: Path, *, besides: str = "") -> list[str]:
-    """Give the layouts that find cases in a folder; never 'images', which any folder of NIfTI files would look like."""
+    """Return the layouts that find cases in a folder; never 'images', which any folder of NIfTI files would look like."""
     alike = []
     for layout in LAYOUTS.keys() - {besides, "images"}:
         try:

@@ -56,7 +56,7 @@ def find(folder: Path) -> Found | None:
 
 
 def read_organs(path: Path, content: Mapping[str, object]) -> dict[int, str]:
-    """Give {label value: organ} from the content of dataset.json at ``path``.
+    """Return {label value: organ} from the content of dataset.json at ``path``.
 
     Raises:
         DataSetError: A key is no number, or a value no name.

@@ -48,7 +48,7 @@ def find(folder: Path) -> Found | None:
 
 
 def read_organs(path: Path, content: Mapping[str, object]) -> tuple[dict[int, str], tuple[int, ...]]:
-    """Give {label value: organ} and the values to be ignored, from the content of dataset.json at ``path``.
+    """Return {label value: organ} and the values to be ignored, from the content of dataset.json at ``path``.
 
     Raises:
         DataSetError: A label is a region of several values, or no whole number from 0.
@@ -91,7 +91,7 @@ def register(folder: Path, *, organs: Mapping[int, str], cases: int) -> None:
 def _listed(
     folder: Path, entries: Mapping[str, object]
 ) -> tuple[dict[str, list[Path]], dict[str, list[Path]], list[Problem]]:
-    """Give the images and labels that dataset.json names itself, and those that are not there."""
+    """Return the images and labels that dataset.json names itself, and those that are not there."""
     images: dict[str, list[Path]] = {}
     labels: dict[str, list[Path]] = {}
     problems = []

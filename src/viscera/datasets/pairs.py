@@ -76,7 +76,7 @@ PAIRS = {"abdomenct1k": ABDOMENCT1K_PAIRS, "radiotherapy": RADIOTHERAPY_PAIRS, "
 
 
 def folders_of(layout: PairLayout, folder: Path) -> tuple[Path, Path] | None:
-    """Give the folders of images and labels, or None where the layout's are not there."""
+    """Return the folders of images and labels, or None where the layout's are not there."""
     for images, labels in layout.folders:
         if (folder / images).is_dir() and (folder / labels).is_dir():
             return folder / images, folder / labels

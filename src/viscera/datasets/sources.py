@@ -61,7 +61,7 @@ Found = tuple[list[Source], list[Problem]]
 
 
 def files_by_case(folder: Path, *, suffix: str = "") -> dict[str, list[Path]]:
-    """Give {case: its NIfTI files directly in a folder}; ``suffix`` is what file names have after the case's name."""
+    """Return {case: its NIfTI files directly in a folder}; ``suffix`` is what file names have after the case's name."""
     cases: dict[str, list[Path]] = {}
     for path in nifti.find_files(folder) if folder.is_dir() else ():
         cases.setdefault(nifti.stem(path).removesuffix(suffix), []).append(path)
@@ -120,7 +120,7 @@ def read_json(path: Path) -> dict[str, object]:
 
 
 def section(content: Mapping[str, object], key: str, *, path: Path) -> dict[str, object]:
-    """Give an object within a JSON file.
+    """Return an object within a JSON file.
 
     Raises:
         DataSetError: It is missing or something else.
@@ -132,7 +132,7 @@ def section(content: Mapping[str, object], key: str, *, path: Path) -> dict[str,
 
 
 def named_organs(labels: Mapping[int, str]) -> dict[int, str]:
-    """Give a data set's labels viscera's names; a tumour beside one organ alone is that organ's.
+    """Return a data set's labels viscera's names; a tumour beside one organ alone is that organ's.
 
     Example:
         >>> named_organs({1: "Liver", 2: "cancer"})

@@ -127,7 +127,7 @@ class Canvas:
 
 
 def blank_canvas(grid: Grid) -> Canvas:
-    """Give a canvas of air."""
+    """Return a canvas of air."""
     return Canvas(grid, np.zeros(grid.shape, np.uint8), np.zeros(grid.shape, np.uint8))
 
 
@@ -160,7 +160,7 @@ SETTLING_REACH_MM = 14.0
 
 
 def settle_(organ: Organ, canvas: Canvas) -> float:
-    """Paint an organ on a coarse canvas of the whole body, and give the level of its field that has its volume."""
+    """Paint an organ on a coarse canvas of the whole body, and return the level of its field that has its volume."""
     level = 0.0
     box, field = evaluate(organ.shape, canvas.grid, reach_mm=SETTLING_REACH_MM)
     if organ.volume_ml is not None:

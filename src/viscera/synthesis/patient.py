@@ -132,7 +132,7 @@ def synthesize(
 
 
 def give_hu(streams: Streams, variety: Variety, canvas: Canvas, phase: str) -> tuple[Float[np.ndarray, "z y x"], str]:
-    """Give the HU of an ideal scanner, and the contrast phase as it is told to others."""
+    """Return the HU of an ideal scanner, and the contrast phase as it is told to others."""
     palette, shown = draw_palette(streams["render"], phase), phase
     if variety.contrast:
         palette, shown = vary_palette(streams["contrast"], palette, phase)
@@ -154,7 +154,7 @@ def _scan(
     scanner: Scanner,
     spacing_mm: tuple[float, float, float],
 ) -> tuple[Int16[np.ndarray, "z y x"], UInt8[np.ndarray, "z y x"]]:
-    """Give what the scanner stores, and the truth within its field of view."""
+    """Return what the scanner stores, and the truth within its field of view."""
     view = View(
         y_mm=canvas.grid.y * anatomy.size[1],
         x_mm=canvas.grid.x * anatomy.size[2],
@@ -172,7 +172,7 @@ def _scan(
 
 
 def organ_volumes_ml(patient: Patient) -> dict[str, float]:
-    """Give the volume of each organ within the scan; organs outside it have 0."""
+    """Return the volume of each organ within the scan; organs outside it have 0."""
     counts = np.bincount(patient.labels.voxels.ravel(), minlength=256)
     return {name: float(counts[value]) * patient.labels.voxel_ml for value, name in patient.organs.items()}
 
@@ -225,7 +225,7 @@ def _draw_anatomy(streams: Streams, variety: Variety) -> _Anatomy:
 
 
 def _vary_frame(streams: Streams, variety: Variety, frame: Frame) -> tuple[Frame, float]:
-    """Give a varied trunk, and by how many mm its upper organs move with the domes."""
+    """Return a varied trunk, and by how many mm its upper organs move with the domes."""
     shift_mm = 0.0
     if variety.scan_range:
         frame = grow_chest(frame)
@@ -239,7 +239,7 @@ def _vary_frame(streams: Streams, variety: Variety, frame: Frame) -> tuple[Frame
 
 
 def _settling_grid(frame: Frame, scale: float) -> Grid:
-    """Give the coarse grid of a trunk; ``scale`` is the true volume of a standard one."""
+    """Return the coarse grid of a trunk; ``scale`` is the true volume of a standard one."""
     coarse = SETTLING_MM
     half_x, half_y = 168.0, 130.0
     if frame.outline != Outline():  # all that organs may claim must lie on it
@@ -292,7 +292,7 @@ def _place(
     scan: str,
     variety: Variety,
 ) -> tuple[Grid, tuple[float, float, float]]:
-    """Draw the scan range and the field of view, and give the grid and its spacing."""
+    """Draw the scan range and the field of view, and return the grid and its spacing."""
     generator = streams["place"]
     low, high = RANGES_MM[scan]
     low, high = low + generator.uniform(-10, 5), high + generator.uniform(-10, 10)
@@ -321,7 +321,7 @@ def _place(
 def axial_affine(
     grid: Grid, size: Float[np.ndarray, "3"], spacing_mm: tuple[float, float, float], scanner: Scanner
 ) -> Float[np.ndarray, "4 4"]:
-    """Give the affine of the axial volume: x to the left and y to the back are negative in RAS+."""
+    """Return the affine of the axial volume: x to the left and y to the back are negative in RAS+."""
     affine = np.eye(4)
     step = np.array([[0, 0, -spacing_mm[2]], [0, -spacing_mm[1], 0], [spacing_mm[0], 0, 0]])
     start = np.array((-grid.x[0] * size[2], -grid.y[0] * size[1], grid.z[0] * size[0]))

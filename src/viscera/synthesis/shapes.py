@@ -42,7 +42,7 @@ class Grid:
         return len(self.z), len(self.y), len(self.x)
 
     def box(self, low: Float[np.ndarray, "3"], high: Float[np.ndarray, "3"]) -> Box:
-        """Give the voxels whose centres lie between two corners (perhaps none)."""
+        """Return the voxels whose centres lie between two corners (perhaps none)."""
         starts = [
             int(np.searchsorted(axis, corner)) for axis, corner in zip((self.z, self.y, self.x), low, strict=True)
         ]
@@ -53,7 +53,7 @@ class Grid:
         return z, y, x
 
     def axes(self, box: Box) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Give the coordinates within a box, shaped so that they broadcast to it."""
+        """Return the coordinates within a box, shaped so that they broadcast to it."""
         return self.z[box[0]][:, None, None], self.y[box[1]][None, :, None], self.x[box[2]][None, None, :]
 
     @property
@@ -65,7 +65,7 @@ class Grid:
 def _weights(
     coordinates: Float[np.ndarray, "n"], low_mm: float, count: int, step_mm: float
 ) -> Float[np.ndarray, "n k"]:
-    """Give the cubic B-spline weights of lattice points for each coordinate."""
+    """Return the cubic B-spline weights of lattice points for each coordinate."""
     position = np.clip((coordinates - low_mm) / step_mm + 1, 1, count - 2.001)
     distance = np.abs(position[:, None] - np.arange(count)[None, :])
     near = 2 / 3 - distance**2 + distance**3 / 2
@@ -86,7 +86,7 @@ class Noise:
     step_mm: float
 
     def __call__(self, z: np.ndarray, y: np.ndarray, x: np.ndarray) -> Field:
-        """Give the values at broadcastable coordinates."""
+        """Return the values at broadcastable coordinates."""
         nz, ny, nx = self.values.shape
         weights_z = _weights(z.ravel(), LOW_MM[0], nz, self.step_mm)
         weights_y = _weights(y.ravel(), LOW_MM[1], ny, self.step_mm)
@@ -143,7 +143,7 @@ Shape = Blob | Tube
 
 
 def evaluate(shape: Shape, grid: Grid, *, reach_mm: float) -> tuple[Box, Field]:
-    """Give a shape's field on the part of a grid that it may touch.
+    """Return a shape's field on the part of a grid that it may touch.
 
     Args:
         shape: What to draw.
@@ -160,7 +160,7 @@ def evaluate(shape: Shape, grid: Grid, *, reach_mm: float) -> tuple[Box, Field]:
 
 
 def ball_boxes(tube: Tube, grid: Grid, reach_mm: float) -> np.ndarray:
-    """Give, per ball, where its voxels start and stop on z, y, x: array (ball, 6)."""
+    """Return, per ball, where its voxels start and stop on z, y, x: array (ball, 6)."""
     reach = (tube.radii_mm + reach_mm)[:, None]
     low, high = tube.points - reach, tube.points + reach
     columns = []
@@ -193,7 +193,7 @@ def _tube_field(tube: Tube, grid: Grid, reach_mm: float) -> tuple[Box, Field]:
 
 
 def spline(points: Shaped[np.ndarray, "k 3"], radii_mm: Float[np.ndarray, "k"], *, step_mm: float) -> Tube:
-    """Give a tube along the Catmull-Rom curve through control points, with a ball about every ``step_mm``."""
+    """Return a tube along the Catmull-Rom curve through control points, with a ball about every ``step_mm``."""
     controls = np.concatenate([points, radii_mm[:, None]], axis=1).astype(np.float32)
     padded = np.concatenate([2 * controls[:1] - controls[1:2], controls, 2 * controls[-1:] - controls[-2:-1]])
     pieces = []
@@ -213,7 +213,7 @@ def ellipsoid(
     noise: Noise | None = None,
     noise_mm: float = 0.0,
 ) -> Blob:
-    """Give a (tilted, uneven) ellipsoid.
+    """Return a (tilted, uneven) ellipsoid.
 
     Args:
         centre: z, y, x.
@@ -240,7 +240,7 @@ def ellipsoid(
 
 
 def rotation_about(axis: int, radians: float) -> Float[np.ndarray, "3 3"]:
-    """Give the rotation of (z, y, x) differences about axis 0 (z), 1 (y) or 2 (x)."""
+    """Return the rotation of (z, y, x) differences about axis 0 (z), 1 (y) or 2 (x)."""
     first, second = [other for other in range(3) if other != axis]
     turn = np.eye(3)
     turn[first, first] = turn[second, second] = np.cos(radians)
@@ -249,7 +249,7 @@ def rotation_about(axis: int, radians: float) -> Float[np.ndarray, "3 3"]:
 
 
 def smooth_minimum(a: np.ndarray, b: np.ndarray, rounding_mm: float) -> np.ndarray:
-    """Give the minimum of two fields with the edge between them rounded."""
+    """Return the minimum of two fields with the edge between them rounded."""
     blend = np.clip(0.5 + 0.5 * (b - a) / rounding_mm, 0, 1)
     return b + (a - b) * blend - rounding_mm * blend * (1 - blend)
 

@@ -95,7 +95,7 @@ STAGES: tuple[str, ...] = (
 
 
 def without(variety: Variety, ingredients: Iterable[str]) -> Variety:
-    """Give a variety with some of its ingredients off.
+    """Return a variety with some of its ingredients off.
 
     Raises:
         SettingError: No ingredient has that name.
@@ -123,12 +123,12 @@ class Streams:
     own: dict[str, np.random.Generator]
 
     def __getitem__(self, name: str) -> np.random.Generator:
-        """Give the stream of a stage or an ingredient."""
+        """Return the stream of a stage or an ingredient."""
         return self.own.get(name, self.shared)
 
 
 def open_streams(generator: np.random.Generator, variety: Variety) -> Streams:
-    """Give a stream to every stage and ingredient; PLAIN draws all stages from the generator itself."""
+    """Return a stream to every stage and ingredient; PLAIN draws all stages from the generator itself."""
     if variety == PLAIN:
         return Streams(generator, {})
     names = (*STAGES, *INGREDIENTS)

@@ -31,7 +31,7 @@ class Filling:
 
 
 def _fill(tube: Tube, wall_mm: float, fillings: list[Filling], name: str) -> Detail:
-    """Give what paints the contents of a tube: one filling per ball."""
+    """Return what paints the contents of a tube: one filling per ball."""
 
     def _paint(canvas: Canvas, box: Box, field: Field, inside: np.ndarray) -> None:
         if not field.size:
@@ -165,7 +165,7 @@ def draw_colon(generator: np.random.Generator, body: Body) -> list[Organ]:
 
 
 def _haustra(generator: np.random.Generator, count: int) -> Float[np.ndarray, "count"]:
-    """Give the factor on the radius that makes pouches every 25 mm or so (balls are 4 mm apart)."""
+    """Return the factor on the radius that makes pouches every 25 mm or so (balls are 4 mm apart)."""
     phase = np.cumsum(generator.uniform(0.6, 1.4, count)) * 2 * np.pi * 4 / 27
     return 1.02 - 0.16 * np.clip(np.cos(phase), 0, 1) ** 2
 

@@ -33,7 +33,7 @@ ASCITES_FRACTION = 0.07
 
 
 def grow_chest(frame: Frame) -> Frame:
-    """Give the chest a top: an outline that narrows above the heart, and an aorta with an arch."""
+    """Return the chest a top: an outline that narrows above the heart, and an aorta with an arch."""
     return replace(frame, outline=TALL, arch_mm=530.0)
 
 

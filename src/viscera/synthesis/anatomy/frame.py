@@ -91,14 +91,14 @@ class Frame:
     arch_mm: float | None = None
 
     def half_width_mm(self) -> float:
-        """Give the body's greatest half-width."""
+        """Return the body's greatest half-width."""
         return (
             max(w * self.waist + f * self.fat_mm for w, f in zip(self.outline.wall_x, self.outline.fat_x, strict=True))
             + 6
         )
 
     def depth_mm(self) -> tuple[float, float]:
-        """Give how far the body reaches to the front and back (both positive)."""
+        """Return how far the body reaches to the front and back (both positive)."""
         front = max(
             w * self.depth + f * self.fat_mm for w, f in zip(self._front(), self.outline.fat_front, strict=True)
         )
@@ -139,7 +139,7 @@ def draw_frame(generator: np.random.Generator) -> Frame:
 def _squares(
     z: np.ndarray, y: np.ndarray, x: np.ndarray, half_x: np.ndarray, half_front: np.ndarray, half_back: np.ndarray
 ) -> np.ndarray:
-    """Give |x/a|^p + |y/b|^p, 1 on the outline, where b differs between front and back."""
+    """Return |x/a|^p + |y/b|^p, 1 on the outline, where b differs between front and back."""
     along_x = (np.abs(x) / half_x[:, None, None]) ** POWER
     front = (np.abs(y) / half_front[:, None, None]) ** POWER
     back = (np.abs(y) / half_back[:, None, None]) ** POWER
@@ -188,7 +188,7 @@ def paint_trunk_(frame: Frame, canvas: Canvas) -> None:
 
 
 def _diaphragm(frame: Frame, y: np.ndarray, x: np.ndarray) -> np.ndarray:
-    """Give the height of the diaphragm at each y, x."""
+    """Return the height of the diaphragm at each y, x."""
     here = frame.outline.levels.index(400.0)
     half_x, half_y = frame.outline.cavity_x[here] * frame.waist, frame.outline.cavity_y[here] * frame.depth
     radius = np.clip((x / half_x) ** 2 + (y / half_y) ** 2, 0, 1)

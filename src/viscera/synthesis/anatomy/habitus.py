@@ -178,7 +178,7 @@ def change_posture_(generator: np.random.Generator, canvas: Canvas) -> None:
 
 
 def _flat_index(grid: Grid, places: list[Float[np.ndarray, "z y x"]]) -> np.ndarray:
-    """Give the nearest voxel of each place, as an index into the flat canvas."""
+    """Return the nearest voxel of each place, as an index into the flat canvas."""
     flat = np.zeros(grid.shape, np.int32)
     for axis, place in zip((grid.z, grid.y, grid.x), places, strict=True):
         place -= axis[0]

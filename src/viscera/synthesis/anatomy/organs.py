@@ -201,7 +201,7 @@ def _gallbladder(generator: np.random.Generator, body: Body) -> Organ:
 
 
 def _depth(frame: Frame, z: np.ndarray, y: np.ndarray, x: np.ndarray) -> np.ndarray:
-    """Give the distance from the wall of the cavity, roughly, in mm."""
+    """Return the distance from the wall of the cavity, roughly, in mm."""
     outline = frame.outline
     half_x = profile(outline.levels, outline.cavity_x, z.ravel())[:, None, None] * frame.waist
     half_y = profile(outline.levels, outline.cavity_y, z.ravel())[:, None, None] * frame.depth

@@ -35,7 +35,7 @@ class Skeleton:
     fine: Noise
 
     def axis(self, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Give y and x of the middle of the vertebral bodies."""
+        """Return y and x of the middle of the vertebral bodies."""
         return profile(SPINE_LEVELS, SPINE_Y, z), (self.sway[0] * np.exp(-(((z - self.sway[1]) / 110) ** 2))).astype(
             np.float32
         )

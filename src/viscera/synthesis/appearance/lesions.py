@@ -50,7 +50,7 @@ def paint_lesions_(generator: np.random.Generator, canvas: Canvas, image: Float[
 
 
 def _draw_lesion_hu(generator: np.random.Generator, organ_hu: float) -> tuple[float, float]:
-    """Give the HU of a lesion, and by how much its rim differs."""
+    """Return the HU of a lesion, and by how much its rim differs."""
     kind, shift = generator.random(), generator.uniform(-70, 60)
     fluid, calcium, rim = generator.uniform(-5, 25), generator.uniform(200, 700), generator.uniform(20, 70)
     value = fluid if kind < 0.35 else calcium if kind > 0.96 else organ_hu + shift

@@ -98,7 +98,7 @@ def draw_palette(generator: np.random.Generator, phase: str) -> Palette:
 
 
 def render(generator: np.random.Generator, canvas: Canvas, palette: Palette) -> Float[np.ndarray, "z y x"]:
-    """Give the HU of an ideal scanner, without noise and blur.
+    """Return the HU of an ideal scanner, without noise and blur.
 
     Args:
         generator: Source of randomness.

@@ -124,20 +124,20 @@ def paint_tumours_(
 
 
 def relabel_as_organs_(canvas: Canvas, lesions: tuple[Lesion, ...]) -> None:
-    """Give the voxels of lesions to the organs that they grow in: the truth of those who label organs only."""
+    """Return the voxels of lesions to the organs that they grow in: the truth of those who label organs only."""
     for lesion in lesions:
         canvas.label[lesion.box][lesion.mask] = VALUE[lesion.organ]
 
 
 def _flesh(canvas: Canvas, organ: str) -> Integer[np.ndarray, " voxels"]:
-    """Give the flat indices of an organ's own tissues; of an organ too thin for the grid to show them, all of it."""
+    """Return the flat indices of an organ's own tissues; of an organ too thin for the grid to show them, all of it."""
     own = np.flatnonzero(canvas.label == VALUE[organ])
     flesh = own[np.isin(canvas.tissue.ravel()[own], SITES[organ].tissues)]
     return flesh if len(flesh) else own
 
 
 def _still(canvas: Canvas, organ: str, voxels: Integer[np.ndarray, " voxels"]) -> Integer[np.ndarray, " left"]:
-    """Give those voxels of an organ that no lesion has taken."""
+    """Return those voxels of an organ that no lesion has taken."""
     return voxels[canvas.label.ravel()[voxels] == VALUE[organ]]
 
 
@@ -201,7 +201,7 @@ def _draw_shape(
 
 
 def _room(canvas: Canvas, box: Box, organ: str, *, reach_mm: float) -> Bool[np.ndarray, "z y x"]:
-    """Give where a lesion of an organ may be: in the organ, and in the fat about it."""
+    """Return where a lesion of an organ may be: in the organ, and in the fat about it."""
     grid = canvas.grid
     own = canvas.label[box] == VALUE[organ]
     spacing_mm = tuple(float(axis[1] - axis[0]) for axis in (grid.z, grid.y, grid.x))
@@ -210,14 +210,14 @@ def _room(canvas: Canvas, box: Box, organ: str, *, reach_mm: float) -> Bool[np.n
 
 
 def _piece_at(mask: Bool[np.ndarray, "z y x"], place: Integer[np.ndarray, "3"]) -> Bool[np.ndarray, "z y x"]:
-    """Give the connected component that holds a place."""
+    """Return the connected component that holds a place."""
     pieces = np.asarray(cc3d.connected_components(mask, connectivity=6))
     z, y, x = place.tolist()
     return pieces == pieces[z, y, x]
 
 
 def _appearance(lesion: Lesion, depth_mm: Float[np.ndarray, " voxels"]) -> Float[np.ndarray, " voxels"]:
-    """Give the HU of a lesion's voxels by how deep they lie beneath its surface."""
+    """Return the HU of a lesion's voxels by how deep they lie beneath its surface."""
     values = np.full(depth_mm.shape, lesion.organ_hu + lesion.contrast_hu, np.float32)
     values[depth_mm > CORE_FRACTION * lesion.radius_mm] += lesion.core_hu
     if lesion.rim_hu is not None:

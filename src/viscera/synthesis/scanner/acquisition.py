@@ -100,14 +100,14 @@ def paint_table_(
 def acquire(
     generator: np.random.Generator, image: Float[np.ndarray, "z y x"], scanner: Scanner
 ) -> Int16[np.ndarray, "z y x"]:
-    """Give what the scanner stores for an ideal image: partial volume, noise, field of view."""
+    """Return what the scanner stores for an ideal image: partial volume, noise, field of view."""
     blurred = blur(image, scanner)
     add_grain_(generator, blurred, scanner)
     return store(blurred, disc(image.shape[1:]) if scanner.circular else None, OUTSIDE_HU)
 
 
 def blur(image: Float[np.ndarray, "z y x"], scanner: Scanner) -> Float[np.ndarray, "z y x"]:
-    """Give an image with the scanner's partial volume."""
+    """Return an image with the scanner's partial volume."""
     across = image * (1 - 2 * scanner.blur_slices)
     across[1:] += scanner.blur_slices * image[:-1]
     across[:-1] += scanner.blur_slices * image[1:]
@@ -124,7 +124,7 @@ def _square_radius(shape: tuple[int, ...]) -> Float[np.ndarray, "y x"]:
 
 
 def disc(shape: tuple[int, ...]) -> Bool[np.ndarray, "y x"]:
-    """Give what lies outside the disc that fills a slice."""
+    """Return what lies outside the disc that fills a slice."""
     return _square_radius(shape) > 1
 
 
@@ -144,7 +144,7 @@ def add_grain_(generator: np.random.Generator, image: Float[np.ndarray, "z y x"]
 def store(
     image: Float[np.ndarray, "z y x"], outside: Bool[np.ndarray, "y x"] | None, outside_hu: float
 ) -> Int16[np.ndarray, "z y x"]:
-    """Give whole HU within what a scanner can store, and ``outside_hu`` outside the field of view."""
+    """Return whole HU within what a scanner can store, and ``outside_hu`` outside the field of view."""
     stored = np.empty(image.shape, np.int16)
     for number, plane in enumerate(image):
         kept = np.clip(plane, OUTSIDE_HU, 3071)
@@ -155,6 +155,6 @@ def store(
 
 
 def _noise_gain(grain_pixels: float) -> float:
-    """Give what restores unit variance after the blur of white noise (and the loss of its slow part, about 8 %)."""
+    """Return what restores unit variance after the blur of white noise (and the loss of its slow part, about 8 %)."""
     taps = cv2.getGaussianKernel(2 * int(np.ceil(4 * grain_pixels)) + 1, grain_pixels)
     return 1.08 / float((taps**2).sum())

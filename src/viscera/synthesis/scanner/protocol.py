@@ -17,7 +17,7 @@ BONE_HU = 220.0
 def blur_varied(
     generator: np.random.Generator, image: Float[np.ndarray, "z y x"], spacing_mm: tuple[float, float, float]
 ) -> Float[np.ndarray, "z y x"]:
-    """Give the image of thicker or thinner slices through a soft or sharp kernel.
+    """Return the image of thicker or thinner slices through a soft or sharp kernel.
 
     Args:
         generator: Source of randomness.
@@ -67,7 +67,7 @@ class Loss:
 
 
 def beam_loss(image: Float[np.ndarray, "z y x"], spacing_mm: tuple[float, float, float]) -> Loss:
-    """Give how much of the beam is lost, from the image itself."""
+    """Return how much of the beam is lost, from the image itself."""
     maps, side = np.empty_like(image), np.empty(len(image), np.float32)
     window = 2 * int(125 / spacing_mm[1]) + 1
     for number, plane in enumerate(image):

@@ -50,7 +50,7 @@ def scan_image(
     scanner: Scanner,
     view: View,
 ) -> tuple[Int16[np.ndarray, "z y x"], Bool[np.ndarray, "y x"] | None]:
-    """Give what the scanner stores, and what lies outside its field of view (None: nothing).
+    """Return what the scanner stores, and what lies outside its field of view (None: nothing).
 
     Args:
         streams: Sources of randomness.

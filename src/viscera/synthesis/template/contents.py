@@ -40,7 +40,7 @@ class Wall:
 
 
 def extent(sample: Sample, organs: tuple[str, ...]) -> Box | None:
-    """Give the box of the voxels that are labelled with any of some organs; None without any."""
+    """Return the box of the voxels that are labelled with any of some organs; None without any."""
     table = np.zeros(256, bool)
     table[[VALUE[organ] for organ in organs]] = True
     own = table[sample.canvas.label]
@@ -54,7 +54,7 @@ def extent(sample: Sample, organs: tuple[str, ...]) -> Box | None:
 
 
 def fill_bladder_(sample: Sample) -> None:
-    """Give the bladder a wall."""
+    """Return the bladder a wall."""
     wall = (sample.canvas.label == VALUE["urinary_bladder"]) & (sample.depth < BLADDER_WALL_MM * DEPTH_STEPS_PER_MM)
     sample.canvas.tissue[wall] = Tissue.BLADDER_WALL
 
@@ -138,7 +138,7 @@ def fill_bowel_(generator: np.random.Generator, sample: Sample, meals: Meals) ->
 
 
 def _lumen(sample: Sample, box: Box, organ: str, wall: Field | float) -> Bool[np.ndarray, "z y x"]:
-    """Give what lies deeper than a wall (mm); where an organ was cut off, one pixel remains for it."""
+    """Return what lies deeper than a wall (mm); where an organ was cut off, one pixel remains for it."""
     own = sample.canvas.label[box] == VALUE[organ]
     lumen = own & (sample.depth[box] > wall * DEPTH_STEPS_PER_MM)
     grid = sample.canvas.grid
@@ -192,7 +192,7 @@ def _fill_tube_(
 
 
 def gas_in_front(lumen: Bool[np.ndarray, "z y x"], levels: Field, *, share: float) -> Bool[np.ndarray, "z y x"]:
-    """Give what of a lumen is gas: in each slice and piece all that lies in front of a level.
+    """Return what of a lumen is gas: in each slice and piece all that lies in front of a level.
 
     Args:
         lumen: Of one organ.

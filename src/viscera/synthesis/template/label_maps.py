@@ -143,7 +143,7 @@ def read_label_map(
 
 
 def meaning(name: str) -> Meaning | None:
-    """Give the organ (or the whole of both sides, or a tumour) and the tissue that a label's name stands for.
+    """Return the organ (or the whole of both sides, or a tumour) and the tissue that a label's name stands for.
 
     Example:
         >>> meaning("rib_left_7"), meaning("bladder"), meaning("hat")
@@ -165,7 +165,7 @@ def meaning(name: str) -> Meaning | None:
 def _meanings(
     names: Mapping[int, str], present: set[int], *, ignore: Collection[str], where: str
 ) -> dict[int, Meaning | None]:
-    """Give what each value that occurs stands for; None for what is to be ignored."""
+    """Return what each value that occurs stands for; None for what is to be ignored."""
     skipped = {organ_name(name) for name in ignore}
     unnamed = sorted(present - names.keys())
     if unnamed:
@@ -242,7 +242,7 @@ def _tell_apart_(
 
 
 def middle_column(label: UInt8[np.ndarray, "z y x"], tissue: UInt8[np.ndarray, "z y x"]) -> float:
-    """Give the column of the body's middle: that of the spine, else of all that is labelled."""
+    """Return the column of the body's middle: that of the spine, else of all that is labelled."""
     spine = np.isin(label, (VALUE["vertebrae"], VALUE["spinal_cord"]))
     columns = (spine if spine.any() else tissue > 0).any(axis=(0, 1))
     places = np.flatnonzero(columns)

@@ -162,7 +162,7 @@ def _draw_range(
 
 
 def _levels(template: Template, organs: tuple[str, ...]) -> tuple[float, float] | None:
-    """Give between which heights some organs lie."""
+    """Return between which heights some organs lie."""
     slices = np.flatnonzero(np.isin(template.label, [VALUE[organ] for organ in organs]).any(axis=(1, 2)))
     if not len(slices):
         return None
@@ -179,7 +179,7 @@ def _place(
     spacing_mm: tuple[float, float, float] | None,
     span: _Span,
 ) -> tuple[Grid, tuple[float, float, float]]:
-    """Draw the field of view, and give the grid and its spacing."""
+    """Draw the field of view, and return the grid and its spacing."""
     generator = streams["place"]
     low, high = (
         int(np.clip((height + grown.origin_mm[0]) / FINE_MM, 0, len(grown.label) - 1))
@@ -249,7 +249,7 @@ def _finish(
     orientation: Orientation,
     tumours: Tumours,
 ) -> Patient:
-    """Give a painted patient its HU, and scan it."""
+    """Return a painted patient its HU, and scan it."""
     variety, canvas, size = template.reshaping.variety, painted.canvas, painted.size
     scanner = draw_scanner(streams["scanner"], orientation=orientation)
     phase = draw_phase(streams["phase"])
@@ -287,7 +287,7 @@ def _view(painted: _Painted) -> View:
 
 
 def _known(canvas: Canvas, annotated: tuple[str, ...], tumours: Tumours) -> UInt8[np.ndarray, "z y x"]:
-    """Give the labels of what the template annotates; 0 for all else."""
+    """Return the labels of what the template annotates; 0 for all else."""
     table = np.zeros(256, np.uint8)
     for organ in annotated:
         table[VALUE[organ]] = VALUE[organ]

@@ -38,7 +38,7 @@ class Warp:
         return 3.0 * sum(amplitude for amplitude, _ in self.displacements)
 
     def __call__(self, grid: Grid, box: Box) -> Float[np.ndarray, "3 z y x"]:
-        """Give where the voxels of a box lie in the template, in its own coordinates (mm)."""
+        """Return where the voxels of a box lie in the template, in its own coordinates (mm)."""
         z, y, x = (axis.astype(np.float32) for axis in grid.axes(box))
         turn = self.matrix.astype(np.float32)
         places = np.stack([row[0] * z + row[1] * y + row[2] * x for row in turn])
@@ -88,7 +88,7 @@ class Sample:
 
 
 def _indices(template: Template, places: Float[np.ndarray, "3 z y x"]) -> Integer[np.ndarray, "z y x"]:
-    """Give the flat index of the template's voxel at each place; what is beyond the map's end has its outermost."""
+    """Return the flat index of the template's voxel at each place; what is beyond the map's end has its outermost."""
     flat = np.zeros(places.shape[1:], np.int32)
     for place, origin, count in zip(places, template.origin_mm, template.label.shape, strict=True):
         index = (place + np.float32(origin)) * np.float32(1 / FINE_MM) + np.float32(0.5)
@@ -226,7 +226,7 @@ def _without_crumbs(mask: Bool[np.ndarray, "z y x"]) -> Bool[np.ndarray, "z y x"
 def _extent(
     template: Template, values: list[int]
 ) -> tuple[Float[np.ndarray, "3"], Float[np.ndarray, "3"], Float[np.ndarray, "3"]] | None:
-    """Give the corners and the middle of an organ in the template's coordinates; None where there is none."""
+    """Return the corners and the middle of an organ in the template's coordinates; None where there is none."""
     table = np.zeros(256, np.uint8)
     table[values] = 1
     own = table[template.label[::2, ::2, ::2]]
@@ -243,7 +243,7 @@ def _extent(
 
 
 def _box_around(warp: Warp, grid: Grid, low: Float[np.ndarray, "3"], high: Float[np.ndarray, "3"]) -> Box:
-    """Give the voxels that may lie between two corners of the template."""
+    """Return the voxels that may lie between two corners of the template."""
     back = np.linalg.inv(warp.matrix)
     corners = np.array([[z, y, x] for z in (low[0], high[0]) for y in (low[1], high[1]) for x in (low[2], high[2])])
     there = corners @ back.T

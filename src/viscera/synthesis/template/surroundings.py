@@ -98,7 +98,7 @@ def make_up(scene: Scene) -> Surroundings:
 
 
 def _hulls(mask: Bool[np.ndarray, "z y x"]) -> Bool[np.ndarray, "z y x"]:
-    """Give the convex hull of each slice, smoothed from slice to slice; empty slices take their neighbours'."""
+    """Return the convex hull of each slice, smoothed from slice to slice; empty slices take their neighbours'."""
     hulls = np.zeros(mask.shape, np.uint8)
     filled = []
     for number, plane in enumerate(mask):
@@ -231,7 +231,7 @@ def _paint_sinuses_(scene: Scene, tissue: np.ndarray, label: np.ndarray) -> None
 def _ratio(
     inner: Bool[np.ndarray, "z y x"], body: Bool[np.ndarray, "z y x"], step_mm: float
 ) -> Float[np.ndarray, "z y x"]:
-    """Give how far towards the skin a voxel lies, relative to how thick the fat is there."""
+    """Return how far towards the skin a voxel lies, relative to how thick the fat is there."""
     outwards = _distances(~inner) * step_mm
     inwards = (_distances(body) - _distances(~body)) * step_mm
     thickness = np.clip(outwards + inwards, 4.0, 90.0)
@@ -239,7 +239,7 @@ def _ratio(
 
 
 def _distances(mask: Bool[np.ndarray, "z y x"]) -> Float[np.ndarray, "z y x"]:
-    """Give each slice's distances to what is not in the mask, in voxels."""
+    """Return each slice's distances to what is not in the mask, in voxels."""
     planes = [cv2.distanceTransform(plane.astype(np.uint8), cv2.DIST_L2, 5) for plane in mask]
     distances = np.stack(planes)
     return np.minimum(distances, max(mask.shape))

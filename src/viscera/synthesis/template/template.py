@@ -147,7 +147,7 @@ def _complete(source: LabelMap, hu: Shaped[np.ndarray, "z y x"] | None) -> Templ
 
 
 def _axes(source: LabelMap) -> tuple[Axes, Axes, Axes]:
-    """Give where the voxels of the label map, of the coarse and of the fine grid lie, in mm from its first voxel."""
+    """Return where the voxels of the label map, of the coarse and of the fine grid lie, in mm from its first voxel."""
     given, coarse, fine = [], [], []
     for count, step_mm, pad_mm in zip(source.label.shape, source.spacing_mm, (0.0, PAD_MM, PAD_MM), strict=True):
         given.append(step_mm * np.arange(count))
@@ -187,7 +187,7 @@ def _add_layers_(tissue: np.ndarray, label: np.ndarray, depth: np.ndarray) -> No
 
 
 def _weights(source: Float[np.ndarray, " n"], target: Float[np.ndarray, " m"]) -> Float[np.ndarray, "m n"]:
-    """Give Gaussian weights that bring values from one axis to another; constant beyond the ends."""
+    """Return Gaussian weights that bring values from one axis to another; constant beyond the ends."""
     steps = [float(axis[1] - axis[0]) if len(axis) > 1 else FINE_MM for axis in (source, target)]
     distance = np.clip(target, source[0], source[-1])[:, None] - source[None, :]
     weights = np.exp(-0.5 * (distance / (SMOOTHING * max(steps))) ** 2)
@@ -205,7 +205,7 @@ def _resample(values: Shaped[np.ndarray, "z y x"], source: Axes, target: Axes) -
 def _vote(
     codes: Integer[np.ndarray, "z y x"], source: Axes, target: Axes, *, nothing: float
 ) -> UInt8[np.ndarray, "_ _ _"]:
-    """Give, on another grid, the code with the greatest smoothed share; ``nothing`` is the weight of code 0."""
+    """Return, on another grid, the code with the greatest smoothed share; ``nothing`` is the weight of code 0."""
     shape = tuple(len(axis) for axis in target)
     best, winner = np.zeros(shape, np.float32), np.zeros(shape, np.uint8)
     for code in np.unique(codes).tolist():

@@ -63,7 +63,7 @@ def needs_thorax(template: Template) -> bool:
 
 
 def grow_thorax(template: Template, generator: np.random.Generator) -> Template:
-    """Give the template with a random chest above it; the template itself where it needs none."""
+    """Return the template with a random chest above it; the template itself where it needs none."""
     if not needs_thorax(template) or len(template.label) < 16:
         return template
     last = len(template.label) - 1 - SKIPPED
