@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from viscera.networks import graph_cache
-from viscera.networks.graph_cache import MOST_GRAPHS, GraphCache, cache_folder
+from viscera.networks.graph_cache import MOST_GRAPHS, GraphCache
 
 HOW = ("openvino", "mixed")
 GRAPH = b"graph" * 1000
@@ -136,22 +136,3 @@ def test_folder_that_may_only_be_read_still_gives_its_graphs(tmp_path: Path) -> 
 def test_folder_is_its_users_own(tmp_path: Path) -> None:
     keep(tmp_path / "graphs", GRAPH)
     assert (tmp_path / "graphs").stat().st_mode & 0o077 == 0
-
-
-HOME = Path("/home/eve").absolute()
-
-
-@pytest.mark.parametrize(
-    ("system", "environment", "expected"),
-    [
-        ("linux", {}, HOME / ".cache" / "viscera"),
-        ("linux", {"XDG_CACHE_HOME": ""}, HOME / ".cache" / "viscera"),
-        ("linux", {"XDG_CACHE_HOME": "not/absolute"}, HOME / ".cache" / "viscera"),
-        ("linux", {"XDG_CACHE_HOME": str(HOME / "fast")}, HOME / "fast" / "viscera"),
-        ("darwin", {"XDG_CACHE_HOME": str(HOME / "fast")}, HOME / "Library" / "Caches" / "viscera"),
-        ("win32", {}, HOME / "AppData" / "Local" / "viscera" / "Cache"),
-        ("win32", {"LOCALAPPDATA": str(HOME / "here")}, HOME / "here" / "viscera" / "Cache"),
-    ],
-)
-def test_cache_lies_where_the_system_has_its_own(system: str, environment: dict[str, str], expected: Path) -> None:
-    assert cache_folder(system, environment, HOME) == expected

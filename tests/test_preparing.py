@@ -377,6 +377,6 @@ def test_ctrl_c_stops_all_processes(tmp_path):
     _, errors = process.communicate(timeout=20)
     wait_for_children(children)
     assert process.returncode != 0
-    assert errors.count("Traceback") == 1
+    assert errors.count("Traceback") == 1, errors
     assert "KeyboardInterrupt" in errors
     assert prepare(tmp_path / "store", sources[:2]).skipped == ("amos__p0", "amos__p1")

@@ -1,13 +1,9 @@
 """How a verb starts quickly: without the garbage collector, and with the graphs that an earlier start kept."""
 
 import gc
-import os
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-
-from viscera.networks.graph_cache import cache_folder
 
 
 @contextmanager
@@ -28,9 +24,8 @@ def starting() -> Iterator[None]:
 
 
 def kept_graphs() -> Path | None:
-    """Give the folder in which checked graphs of networks are kept; None for a user without a folder of their own."""
-    try:
-        home = Path.home()
-    except RuntimeError:
-        return None
-    return cache_folder(sys.platform, os.environ, home) / "graphs"
+    """Return the folder in which checked graphs of networks are kept; None for a user without a folder of their own."""
+    from platformdirs import user_cache_path
+
+    folder = user_cache_path("viscera", appauthor=False)
+    return folder / "graphs" if folder.is_absolute() else None  # relative where there is no home

@@ -153,6 +153,7 @@ def places_of(words: Sequence[str], store: "Store") -> list[tuple[str, int]]:
 
 def workers_of(options: Options) -> "Workers":
     """Share devices and cores among the runs."""
+    from viscera.io.processes import usable_cores
     from viscera.learning.study.runs import Workers
     from viscera.networks.device import device_type
 
@@ -162,7 +163,7 @@ def workers_of(options: Options) -> "Workers":
 
         named = os.environ.get("CUDA_VISIBLE_DEVICES", "")
         devices = tuple(named.split(",")) if named else tuple(map(str, range(torch.cuda.device_count())))
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = usable_cores()
     if options.jobs < 0:
         raise SettingError(f"--jobs must not be negative, got {options.jobs}.")
     jobs = options.jobs or len(devices) or cores

@@ -2,9 +2,7 @@
 
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
-from multiprocessing import get_context
 from pathlib import Path
 
 import cv2
@@ -13,6 +11,7 @@ import numpy as np
 from viscera.datasets.pairs import PAIRS
 from viscera.datasets.writing import write_case
 from viscera.errors import DataSetError, SettingError
+from viscera.io.processes import process_pool
 from viscera.labels import FLARE13, PART_OF, SIDES, TUMOUR, ZHANG12, organ_name
 from viscera.synthesis.canvas import ORGANS
 from viscera.synthesis.patient import Patient, Scan, synthesize
@@ -67,8 +66,8 @@ def write_cohort(folder: Path, cohort: Cohort, *, jobs: int, done: Callable[[], 
     annotate = _annotated(cohort)
     if TUMOUR in annotate and not cohort.tumours:
         raise SettingError("tumours are to be annotated, but the patients have none. Ask for them (--tumours).")
-    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
-        tasks = deque(pool.submit(make_patient, cohort, number) for number in range(1, cohort.cases + 1))
+    with process_pool(jobs) as pool:
+        tasks = deque(pool.schedule(make_patient, args=(cohort, number)) for number in range(1, cohort.cases + 1))
         for number in range(1, cohort.cases + 1):
             patient = tasks.popleft().result()
             write_case(

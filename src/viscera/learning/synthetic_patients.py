@@ -8,21 +8,20 @@ run left whole are taken up again. training.py learns from them.
 """
 
 import hashlib
-import os
 import shutil
-import signal
 from collections.abc import Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import CancelledError, Future
+from contextlib import ExitStack
 from dataclasses import dataclass
-from multiprocessing import get_context, parent_process
 from pathlib import Path
-from threading import Thread
 from types import TracebackType
+
+from pebble import ProcessExpired
 
 from viscera.datasets.sources import Source
 from viscera.datasets.synthetic import Cohort, make_patient
 from viscera.errors import RunError, SettingError
+from viscera.io.processes import process_pool, usable_cores
 from viscera.labels import LabelSpace, fit
 from viscera.preparation.case import prepare_image, prepare_labels
 from viscera.preparation.store import Case, Facts, SourceFacts, Store, remove_leftovers, write_case
@@ -132,16 +131,17 @@ class Maker:
         """
         self.run, self.supply, self.epochs = run, supply, epochs
         self.tasks: dict[int, list[Future[None]]] = {}
-        jobs = min(supply.fresh.jobs or min(MOST_JOBS, _cores() - 1), supply.fresh.patients)
-        self.pool = ProcessPoolExecutor(max(1, jobs), mp_context=get_context("spawn"), initializer=_settle)
+        jobs = min(supply.fresh.jobs or min(MOST_JOBS, usable_cores() - 1), supply.fresh.patients)
+        self.context = ExitStack()
+        self.pool = self.context.enter_context(process_pool(max(1, jobs), niceness=NICENESS))
 
     def __enter__(self) -> "Maker":
         """Begin."""
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        """End the processes, each with what it is making; remove everything unless there was an error."""
-        self.pool.shutdown(cancel_futures=True)
+        """End the processes; remove everything unless there was an error."""
+        self.context.close()
         if kind is None:
             shutil.rmtree(self.run / DATASET, ignore_errors=True)
 
@@ -163,7 +163,7 @@ class Maker:
                     self.tasks[number] = self._order(number)
             for task in self.tasks.pop(epoch):
                 task.result()
-        except BrokenProcessPool as error:
+        except (ProcessExpired, CancelledError, RuntimeError) as error:
             raise RunError(
                 f"a process that made fresh patients for epoch {epoch + 1} died, probably for lack of memory. Say --resume to "
                 "go on, and --fresh.jobs 1 to need less memory."
@@ -182,7 +182,8 @@ class Maker:
         tasks = []
         for number, name in enumerate(_names(fresh, epoch), start=epoch * fresh.patients):
             if not (place.path / "cases" / f"{DATASET}__{name}").is_dir():
-                tasks.append(self.pool.submit(make_fresh, place, _cohort(fresh, number), FIRST + number, name=name))
+                work = (place, _cohort(fresh, number), FIRST + number)
+                tasks.append(self.pool.schedule(make_fresh, args=work, kwargs={"name": name}))
         return tasks
 
 
@@ -216,22 +217,3 @@ def _fingerprint(template: Template) -> str:
         found.update(array.tobytes())
     found.update(repr(template.reshaping).encode())
     return found.hexdigest()
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _settle() -> None:
-    """Settle a process: behind the training, and ending with its parent, even if that is killed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the parent, which ends us
-    os.nice(NICENESS)
-    Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    """End this process at once when its parent is gone; an executor's would wait for work for ever."""
-    parent = parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)

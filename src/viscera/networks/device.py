@@ -1,7 +1,6 @@
 """Where computation runs (device, precision, memory that is kept) and what it costs (seconds, peak memory)."""
 
 import ctypes
-import resource
 import sys
 import time
 from collections.abc import Iterator
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 import cv2
+import psutil
 import torch
 
 from viscera.config import Accelerator, Precision
@@ -98,8 +98,12 @@ def give_pages_back() -> None:
 def allow_open_files() -> None:
     """Let this process open as many files as the system allows it: every memory-mapped array keeps one open.
 
-    Many systems begin with 1024, which 500 cases exceed.
+    Many systems begin with 1024, which 500 cases exceed. Windows has no such limit.
     """
+    if sys.platform == "win32":
+        return
+    import resource
+
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
@@ -112,6 +116,10 @@ def peak_memory_mib() -> float:
         for line in Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines():
             if line.startswith("VmHWM:"):
                 return float(line.split()[1]) / 2**10
+    if sys.platform == "win32":
+        return psutil.Process().memory_info().peak_wset / 2**20
+    import resource
+
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
 

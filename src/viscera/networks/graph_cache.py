@@ -9,7 +9,7 @@ runners.py says which graphs are kept, cli/startup.py where.
 
 import hashlib
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -80,27 +80,6 @@ class GraphCache:
         """Give the hash of all that a graph depends on."""
         facts = [self.weights_sha256, *how, *_versions(("viscera", "torch", *packages)), *_sources()]
         return hashlib.sha256("\n".join(facts).encode()).hexdigest()[:KEY_DIGITS]
-
-
-def cache_folder(system: str, environment: Mapping[str, str], home: Path) -> Path:
-    """Give the folder in which a user's programs may keep what they can make again, for viscera.
-
-    Args:
-        system: ``sys.platform``.
-        environment: ``os.environ``.
-        home: The user's folder.
-
-    Example:
-        >>> cache_folder("linux", {}, Path("/home/eve")).as_posix()
-        '/home/eve/.cache/viscera'
-    """
-    if system == "win32":
-        return Path(environment.get("LOCALAPPDATA") or home / "AppData" / "Local") / "viscera" / "Cache"
-    if system == "darwin":
-        return home / "Library" / "Caches" / "viscera"
-    # freedesktop.org's base directories: a relative path is invalid and to be ignored.
-    named = Path(environment.get("XDG_CACHE_HOME", ""))
-    return (named if named.is_absolute() else home / ".cache") / "viscera"
 
 
 def _versions(packages: Sequence[str]) -> Iterator[str]:

@@ -4,24 +4,20 @@ Every process prepares one case at a time with one thread and writes it whole or
 a Problem. A process that dies (out of memory) takes only its case with it; that case is tried once more, alone.
 """
 
-import fcntl
 import math
-import multiprocessing
-import os
-import signal
 import zlib
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
-from multiprocessing.connection import Connection, wait
-from multiprocessing.process import BaseProcess
+from functools import partial
 from pathlib import Path
 
 import cv2
 import nibabel
 import psutil
+from filelock import FileLock, Timeout
 from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
 
@@ -29,6 +25,7 @@ from viscera.config import Preparation
 from viscera.datasets.sources import Problem, Source
 from viscera.errors import DataSetError, StoreError, VisceraError
 from viscera.io.atomic import write_json
+from viscera.io.processes import share_out, usable_cores
 from viscera.labels import LabelSpace
 from viscera.preparation.case import case_name, describe, label_files, prepare_case, without_folders
 from viscera.preparation.splits import Fractions, update_splits
@@ -144,10 +141,9 @@ def notes_of(store: Store, names: Sequence[str]) -> list[str]:
 
 def fitting_jobs(sources: Sequence[Source]) -> int:
     """Give how many processes cores and free memory allow, even if the largest scans come together."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     left = MEMORY_SHARE * psutil.virtual_memory().available
     jobs = 0
-    for need in sorted(map(estimate_bytes, sources), reverse=True)[:cores]:
+    for need in sorted(map(estimate_bytes, sources), reverse=True)[: usable_cores()]:
         left -= need
         if left < 0:
             break
@@ -165,85 +161,26 @@ def estimate_bytes(source: Source) -> int:
     return BYTES_PER_PROCESS + BYTES_PER_VOXEL * voxels
 
 
-@dataclass
-class _Worker:
-    process: BaseProcess
-    pipe: Connection
-    source: Source
-
-
 def prepare_all(store: Store, sources: Sequence[Source], *, jobs: int) -> Generator[tuple[Source, Problem | None]]:
-    """Prepare sources in processes; give each as it is done, with what was wrong.
+    """Prepare sources in processes; yield each as it is done, with what was wrong.
 
     Leaving the iteration early stops the processes.
     """
-    died = []
-    for source, problem, died_now in _share_out(store, sources, jobs=jobs):
+    work, died = partial(_attempt, store), []
+    for source, problem, died_now in share_out(work, sources, jobs=jobs):
         if died_now:
             died.append(source)
         else:
             yield source, problem
-    for source, problem, died_now in _share_out(store, died, jobs=1):
+    for source, problem, died_now in share_out(work, died, jobs=1):
         yield source, _killed(source) if died_now else problem
 
 
-def _share_out(store: Store, sources: Sequence[Source], *, jobs: int) -> Generator[tuple[Source, Problem | None, bool]]:
-    """Give (source, problem, whether its process died) for each source."""
-    waiting, workers = deque(sources), []
-    try:
-        while waiting or workers:
-            while waiting and len(workers) < jobs:
-                workers.append(_start(store, waiting.popleft()))
-            ready = wait([worker.pipe for worker in workers])
-            for worker in [worker for worker in workers if worker.pipe in ready]:
-                source = worker.source
-                try:
-                    problem = worker.pipe.recv()
-                    if waiting:
-                        worker.source = waiting[0]
-                        worker.pipe.send(waiting[0])
-                        waiting.popleft()
-                    else:
-                        workers.remove(worker)
-                        _stop(worker)
-                except (EOFError, ConnectionError):
-                    workers.remove(worker)
-                    _stop(worker)
-                    yield source, None, True
-                else:
-                    yield source, problem, False
-    finally:
-        for worker in workers:
-            worker.process.kill()
-            _stop(worker)
-
-
-def _start(store: Store, source: Source) -> _Worker:
-    """Start a process on a source. It is a fresh interpreter: a fork would copy locks that other threads hold."""
-    context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe()
-    process = context.Process(target=_work, args=(theirs, store), daemon=True)
-    process.start()
-    theirs.close()  # so that its end closes with the process
-    worker = _Worker(process, ours, source)  # type: ignore[arg-type]
-    with suppress(ConnectionError):  # it died already, which reading will tell
-        ours.send(source)
-    return worker
-
-
-def _stop(worker: _Worker) -> None:
-    worker.pipe.close()  # an idle process ends when its pipe does
-    worker.process.join()
-
-
-def _work(pipe: Connection, store: Store) -> None:
-    """Prepare what comes through the pipe until it closes: also when the parent was killed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the parent, which stops us
+def _attempt(store: Store, source: Source) -> Problem | None:
+    """Prepare a source with one thread; return what was wrong."""
     cv2.setNumThreads(1)
-    with ThreadPoolExecutor(1) as pool, suppress(EOFError, ConnectionError):
-        while True:
-            source = pipe.recv()
-            pipe.send(_problem_of(pool.submit(_prepare_one, store, source), source))
+    with ThreadPoolExecutor(1) as pool:
+        return _problem_of(pool.submit(_prepare_one, store, source), source)
 
 
 def _prepare_one(store: Store, source: Source) -> None:
@@ -304,9 +241,8 @@ def _require_unique(sources: Sequence[Source]) -> None:
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
     """Keep other processes from preparing the same store; the lock ends with the process, however it ends."""
-    with (path / ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise StoreError(f"{path} is being prepared by another process. Wait until it is done.") from error
-        yield
+    try:
+        with FileLock(path / ".lock", blocking=False):
+            yield
+    except Timeout as error:
+        raise StoreError(f"{path} is being prepared by another process. Wait until it is done.") from error

@@ -1,0 +1,92 @@
+"""Work shared out among processes: each is a fresh interpreter, and one that dies takes only its own piece of work with it.
+
+pebble's pool does that; the standard library's and loky's lose every pending piece with one killed process (docs/decisions.md).
+"""
+
+import os
+import signal
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import Future, as_completed
+from contextlib import contextmanager
+from multiprocessing import get_context, parent_process
+from threading import Thread
+from typing import TypeVar
+
+from pebble import ProcessExpired, ProcessPool
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def usable_cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@contextmanager
+def process_pool(jobs: int, *, niceness: int = 0) -> Iterator[ProcessPool]:
+    """Run processes as long as the context lasts; leaving it ends them at once, whatever they are doing.
+
+    Args:
+        jobs: How many, at least 1.
+        niceness: How far they stand back behind this process, where the system knows that.
+    """
+    # A fork would copy locks that other threads hold.
+    context = get_context("spawn")
+    pool = ProcessPool(jobs, context=context, initializer=_settle, initargs=(niceness,))  # pyright: ignore[reportArgumentType]
+    with _no_interrupts():
+        _ = pool.active  # starts what will start the processes
+    try:
+        yield pool
+    finally:
+        pool.stop()
+        pool.join()
+
+
+@contextmanager
+def _no_interrupts() -> Iterator[None]:
+    """Let threads begin, and processes of theirs, that Ctrl-C does not reach: it is for this process, which ends them."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def share_out(
+    work: Callable[[Item], Result], items: Sequence[Item], *, jobs: int
+) -> Generator[tuple[Item, Result | None, bool]]:
+    """Yield (item, its result, whether its process died) as each item is done. Leaving early ends the processes.
+
+    Args:
+        work: Can be pickled. What it raises is raised here.
+        items: Can be pickled, each.
+        jobs: Processes.
+    """
+    if not items:
+        return
+    with process_pool(min(jobs, len(items))) as pool:
+        tasks: dict[Future[Result], Item] = {pool.schedule(work, args=(item,)): item for item in items}
+        for task in as_completed(tasks):
+            # A process killed in the instant in which it takes up work can end the pool, which cancels the rest.
+            died = task.cancelled() or isinstance(task.exception(), ProcessExpired)
+            yield tasks[task], None if died else task.result(), died
+
+
+def _settle(niceness: int) -> None:
+    """Settle a process: out of the way, and ending with its parent, even if that is killed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the parent, which ends us
+    if niceness and hasattr(os, "nice"):
+        os.nice(niceness)
+    Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """End this process at once when its parent is gone; it would wait for work for ever."""
+    parent = parent_process()
+    if parent is not None:
+        parent.join()
+    os._exit(1)
