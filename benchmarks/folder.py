@@ -13,8 +13,9 @@ from pathlib import Path
 from statistics import median
 
 from machine import ROOT, alternate, facts, save
+from viscera.inference.jobs import ScanJob
 from viscera.inference.model import Model, load_model
-from viscera.inference.predict import Task, predict_all, predict_file
+from viscera.inference.predict import predict_all, predict_file
 
 DATA = ROOT.parent / "shared" / "data"
 SCANS = (
@@ -36,15 +37,15 @@ def main() -> None:
     model = load_model(options.run, accelerator="cpu", runtime="auto")
     with tempfile.TemporaryDirectory() as name:
         out = Path(name)
-        tasks = [
-            Task(scan, out / f"{number}_{scan.name}") for number in range(options.copies) for scan in options.scans
+        jobs = [
+            ScanJob(scan, out / f"{number}_{scan.name}") for number in range(options.copies) for scan in options.scans
         ]
-        one_by_one(tasks[:1], model)  # warm
+        one_by_one(jobs[:1], model)  # warm
         seconds: dict[str, list[float]] = {"one by one": [], "overlapped": []}
         for number in range(options.rounds):
             rivals = {
-                "one by one": (partial(one_by_one, tasks, model), 1),
-                "overlapped": (partial(overlapped, tasks, model), 1),
+                "one by one": (partial(one_by_one, jobs, model), 1),
+                "overlapped": (partial(overlapped, jobs, model), 1),
             }
             order = rivals if number % 2 == 0 else dict(reversed(rivals.items()))
             for way, times in alternate(order).items():
@@ -62,22 +63,22 @@ def main() -> None:
     print(save("folder", facts("torch", "openvino") | content))
 
 
-def one_by_one(tasks: list[Task], model: Model) -> None:
+def one_by_one(jobs: list[ScanJob], model: Model) -> None:
     """Segment each scan, reading, working and writing in turn."""
-    for task in tasks:
-        predict_file(task, model)
-        task.output.unlink()
-        task.sidecar.unlink()
+    for job in jobs:
+        predict_file(job, model)
+        job.output.unlink()
+        job.sidecar.unlink()
 
 
-def overlapped(tasks: list[Task], model: Model) -> None:
+def overlapped(jobs: list[ScanJob], model: Model) -> None:
     """Segment all, as `viscera predict` does."""
-    failed = predict_all(tasks, model)
+    failed = predict_all(jobs, model)
     if failed:
         raise SystemExit(str(failed))
-    for task in tasks:
-        task.output.unlink()
-        task.sidecar.unlink()
+    for job in jobs:
+        job.output.unlink()
+        job.sidecar.unlink()
 
 
 if __name__ == "__main__":

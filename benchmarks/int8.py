@@ -9,22 +9,21 @@ the cases of a split. The rivals take turns on the same real slices, a chunk as 
 import argparse
 import tempfile
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import openvino
 import torch
-from torch import nn
 
 from machine import alternate, facts, rows, save
 from viscera.config import SliceInference
 from viscera.deployment.export import Yardstick, measure
 from viscera.deployment.int8 import SLICES, drawn_inputs, quantised
 from viscera.inference.model import Model, load_model
-from viscera.inference.slices import slice_logits
+from viscera.inference.slices import slice_inputs
 from viscera.networks.onnx import shape_of, to_onnx
-from viscera.networks.runners import OpenVinoRunner, TorchRunner, input_channels
+from viscera.networks.runners import OpenVinoRunner, Runner, folded_runner, input_channels
 from viscera.preparation.store import Store, open_store
 
 OURS = "openvino int8"
@@ -48,7 +47,7 @@ def main() -> None:
     slices = sum(map(len, chunks))
     for name, runner in rivals.items():
         over(runner, chunks)()
-        print(name, getattr(runner, "precision", "fp32"))
+        print(name, runner.precision)
     seconds = alternate({name: (over(runner, chunks), options.rounds) for name, runner in rivals.items()})
     agreements = {
         name: measure(model, runner, yardstick=Yardstick(store, options.split))
@@ -74,18 +73,18 @@ def main() -> None:
     print(save("int8", facts("torch", "numpy", "openvino") | content))
 
 
-def runners(model: Model, store: Store) -> dict[str, nn.Module]:
+def runners(model: Model, store: Store) -> dict[str, Runner]:
     """Give the network in each way, int8 last."""
-    shape = shape_of(model.network)
-    graph = to_onnx(model.network, channels=input_channels(model.recipe.network), labels=True)
+    shape = shape_of(model.module)
+    graph = to_onnx(model.module, channels=input_channels(model.recipe.network), labels=True)
     drawn = drawn_inputs(model, store, generator=np.random.default_rng(0))
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "network.xml"
         openvino.save_model(quantised(graph, drawn), file, compress_to_fp16=False)
         small = OpenVinoRunner(file, shape)
     return {
-        "torch fp32": TorchRunner(model.network, model.device, exact=True),
-        "torch bf16": TorchRunner(model.network, model.device),
+        "torch fp32": folded_runner(model.module, model.device, exact=True),
+        "torch bf16": folded_runner(model.module, model.device),
         "openvino fp32": OpenVinoRunner(graph, shape, exact=True),
         "openvino bf16": OpenVinoRunner(graph, shape),
         OURS: small,
@@ -94,19 +93,19 @@ def runners(model: Model, store: Store) -> dict[str, nn.Module]:
 
 def real_chunks(model: Model, store: Store, *, split: str) -> list[torch.Tensor]:
     """Give inputs of the network: chunks of neighbouring slices, from the middle of each case in turn, all of the first's size."""
-    settings, seeing = model.recipe.inference, replace(model, network=nn.Identity(), autocast=None)
+    settings = model.recipe.inference
     if not isinstance(settings, SliceInference):
         raise SystemExit(f"{model.recipe.name} segments windows: this benchmark is for slices")
     chunks = []
     for name in store.names(split):
         image = store.case(name).image
         middle = len(image) // 2
-        chunks.append(slice_logits(image, seeing, range(middle, min(len(image), middle + settings.batch_size))))
+        chunks.append(slice_inputs(image, model, range(middle, min(len(image), middle + settings.batch_size))))
     alike = [chunk for chunk in chunks if chunk.shape == chunks[0].shape]
     return [alike[number % len(alike)] for number in range(CHUNKS)]
 
 
-def over(runner: nn.Module, chunks: list[torch.Tensor]) -> Callable[[], None]:
+def over(runner: Runner, chunks: list[torch.Tensor]) -> Callable[[], None]:
     """Give what runs a network on all chunks and forgets the logits."""
 
     @torch.inference_mode()

@@ -47,7 +47,7 @@ def main() -> None:
     model = load_model(options.run, accelerator="cpu", runtime="auto")
     content = {
         "recipe": model.recipe.name,
-        "runtime": getattr(model.network, "name", "torch"),
+        "runtime": model.network.name,
         "scans": [on_scan(model, scan, rounds=options.rounds) for scan in options.scans],
         "synthetic": on_labelled(model, options.dataset),
     }

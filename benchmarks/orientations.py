@@ -11,8 +11,9 @@ import nibabel
 import numpy as np
 
 from machine import ROOT, facts, save
+from viscera.inference.jobs import ScanJob
 from viscera.inference.model import load_model
-from viscera.inference.predict import Task, predict_file
+from viscera.inference.predict import predict_file
 
 SCAN = ROOT.parent / "shared" / "data" / "hcc_tace" / "HCC_048_portal_venous_ct.nii.gz"
 COPIES = {"flipped x": "RPS", "flipped y and z": "LAI", "transposed": "SAR", "transposed and flipped": "PIR"}
@@ -38,7 +39,7 @@ def main() -> None:
         def predict(copy: nibabel.Nifti1Image, title: str) -> nibabel.Nifti1Image:
             path = folder / f"{title.replace(' ', '_')}.nii.gz"
             nibabel.save(copy, path)
-            predict_file(Task(path, folder / "out" / path.name), model)
+            predict_file(ScanJob(path, folder / "out" / path.name), model)
             labels = nibabel.load(folder / "out" / path.name)
             same = [
                 np.array_equal(labels.header[key], copy.header[key]) for key in ("dim", "srow_x", "srow_y", "srow_z")

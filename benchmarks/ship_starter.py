@@ -1,6 +1,6 @@
-"""Makes the weights that come with viscera out of a run: src/viscera/weights/starter.safetensors and its card, starter.json.
+"""Makes the bundled weights out of a run: src/viscera/networks/bundled/starter.safetensors and its card, starter.json.
 
-Usage: python benchmarks/ship_starter.py RUN --figures FACTS.json [--out src/viscera/weights]
+Usage: python benchmarks/ship_starter.py RUN --figures FACTS.json [--out src/viscera/networks/bundled]
 
 FACTS.json says what the run cannot know. "scores" is what `viscera evaluate --json` wrote, beside FACTS.json; each organ's Dice
 and NSD are taken from it, with their intervals. Commit, date and seeds may be left out: this checkout's, today, the recipe's.
@@ -17,16 +17,19 @@ weights that are shipped, run this twice: first with no organ shipped, then, aft
 
 import argparse
 import json
+import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pydantic
 
 from machine import ROOT, commit
-from viscera.deployment.bundling import Facts, ship
 from viscera.errors import SettingError
 from viscera.evaluation.scores import Evaluation, evaluation_from_json
 from viscera.networks.cards import Shipped
+
+sys.path.append(str(ROOT / "tools"))
+from bundle_weights import Facts, ship
 
 
 def main(arguments: list[str] | None = None) -> Shipped:
@@ -34,7 +37,7 @@ def main(arguments: list[str] | None = None) -> Shipped:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path)
     parser.add_argument("--figures", type=Path, required=True)
-    parser.add_argument("--out", type=Path, default=ROOT / "src" / "viscera" / "weights")
+    parser.add_argument("--out", type=Path, default=ROOT / "src" / "viscera" / "networks" / "bundled")
     options = parser.parse_args(arguments)
     facts, evaluations = read_facts(options.figures)
     made = ship(options.run, options.out, facts=facts, evaluations=evaluations)

@@ -20,8 +20,7 @@ import numpy as np
 
 from machine import ROOT, facts, save
 from viscera.evaluation.metrics import confusion, overlap
-from viscera.inference.certainty import certainty_of
-from viscera.inference.handedness import handedness_of
+from viscera.inference.certainty import certainty_of, handedness_of
 from viscera.inference.model import Model, load_model
 from viscera.inference.segment import prepare_scan, segment_prepared
 from viscera.io import nifti

@@ -28,6 +28,7 @@ from viscera.inference.slices import enlargement_of, slice_logits
 from viscera.inference.upsampling import plain_labels
 from viscera.io import nifti
 from viscera.labels import LabelSpace, fit
+from viscera.networks.runners import TorchRunner
 from viscera.preparation.intensity import hounsfield
 from viscera.volume import Volume, with_voxels
 
@@ -68,12 +69,13 @@ def main() -> None:
 
 def steps_of(run: Path, int8: Path | None) -> dict[str, Model]:
     """Give the models of each step from plain to fast."""
-    plain = replace(load_model(run, accelerator="cpu", runtime=None), autocast=None)
+    plain = load_model(run, accelerator="cpu", runtime=None)
+    plain = replace(plain, network=TorchRunner(plain.module))
     fast = load_model(run, accelerator="cpu", runtime="openvino")
     steps = {
         PLAIN: plain,
         "exact upsampling": with_look(plain, look_mm=0),
-        f"and {fast.network.name} in {fast.precision}": with_look(fast, look_mm=0),
+        f"and {fast.network.name} in {fast.network.precision}": with_look(fast, look_mm=0),
         FAST: fast,
     }
     if int8:

@@ -26,8 +26,8 @@ from viscera.figures.canvas import save
 from viscera.figures.curves import training_curves
 from viscera.figures.montage import montage
 from viscera.figures.scores import dice_bars
+from viscera.inference.jobs import ScanJob
 from viscera.inference.model import load_model
-from viscera.inference.predict import Task as Scan
 from viscera.inference.predict import predict_all
 from viscera.io.nifti import read
 from viscera.learning.training import Watch, train
@@ -87,7 +87,7 @@ def trained_and_scored(recipe: Recipe, store: Store, test: list[Source], run: Pa
     """Train into a run's folder (an interrupted run goes on), segment the test patients into RUN/test, score them."""
     watch = Watch(epoch=lambda run: print(f"{run.name}: {(run / 'log.jsonl').read_text().count(chr(10))} epochs done"))
     train(recipe, store, run, existing="resume", watch=watch)
-    scans = [Scan(source.image, run / "test" / f"{source.name}.nii.gz") for source in test]
+    scans = [ScanJob(source.image, run / "test" / f"{source.name}.nii.gz") for source in test]
     for scan, error in predict_all(scans, load_model(run)):
         print(f"{scan.scan.name}: {error}")
     return evaluate(test, run / "test")

@@ -27,11 +27,11 @@ from viscera.deployment.bench import (
     write_synthetic_scan,
     write_untrained_weights,
 )
-from viscera.deployment.flops import flops, noted_calls
+from viscera.deployment.flops import NotedRunner, flops
 from viscera.errors import FileError, RunError, SettingError, VisceraError
 from viscera.inference.model import load_model
 from viscera.io import nifti
-from viscera.networks.runners import missing_packages
+from viscera.networks.runners import TorchRunner, missing_packages
 from viscera.networks.weights import load_weights
 from viscera.recipes.catalogue import RECIPES
 
@@ -73,7 +73,7 @@ def test_each_runtime_has_every_stage_and_what_follows_from_the_rounds(measured)
     assert all(len(row) == 1 + len(runtimes) for row in rows)
     weights = folder / "again.safetensors"
     write_untrained_weights(weights, SMALL)
-    expected = flops(load_model(weights, accelerator="cpu").network, (8, 1, 128, 128))
+    expected = flops(load_model(weights, accelerator="cpu").module, (8, 1, 128, 128))
     for name, facts in written["runtimes"].items():
         assert facts["name"] == name
         assert facts["network_images"] == 8  # an untrained network skips no slice
@@ -183,20 +183,22 @@ def test_memory_is_the_commands_own_not_that_of_who_starts_it():
 
 def test_calls_of_several_threads_are_added_up():
     class Slow(nn.Module):
+        stride, dimensions = 1, 2
+
         def forward(self, image):
             time.sleep(0.02)
             return image
 
-    network = Slow()
-    with noted_calls(network) as calls:
-        threads = [threading.Thread(target=network, args=(torch.zeros(1, 3, 4, size),)) for size in (4, 4, 8)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-    network(torch.zeros(1))  # not noted any more
-    assert calls.shapes == {(1, 3, 4, 4): 2, (1, 3, 4, 8): 1}
-    assert calls.seconds >= 3 * 0.02
+    network = TorchRunner(Slow())
+    noted = NotedRunner(network)
+    threads = [threading.Thread(target=noted, args=(torch.zeros(1, 3, 4, size),)) for size in (4, 4, 8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    network(torch.zeros(1, 3, 4, 2))  # not noted
+    assert noted.calls.shapes == {(1, 3, 4, 4): 2, (1, 3, 4, 8): 1}
+    assert noted.calls.seconds >= 3 * 0.02
 
 
 @pytest.mark.parametrize("name", ["viscera2d-16", "gao2step-small", "upv1-small"])

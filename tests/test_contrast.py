@@ -39,6 +39,7 @@ from viscera.labels import ABDOMENCT1K, TUMOUR_ONLY
 from viscera.learning.foreground_hu import measure_foreground
 from viscera.learning.sampling.index import open_training, open_validation, read_batch
 from viscera.learning.setup import scaled, with_measurements
+from viscera.networks.runners import TorchRunner
 from viscera.networks.weights import Weights, load_weights, save_weights
 from viscera.preparation.contrast import air_hu, spread
 from viscera.recipes.catalogue import RECIPES
@@ -228,7 +229,7 @@ def test_several_threads_change_slices_as_one_does():
 class Recorder(nn.Module):
     """Gives what it is given, or finds the first organ everywhere or nothing; keeps what it was given."""
 
-    stride = 1
+    stride, dimensions = 1, 2
 
     def __init__(self, classes: int = 0, *, finds: bool = False):
         super().__init__()
@@ -253,7 +254,7 @@ def model(contrast: Contrast, *, slices: Literal[1, 3]) -> Model:
         network=UNetShape(slices=slices),
         inference=SliceInference(batch_size=4),
     )
-    return Model(Recorder(), recipe, ABDOMENCT1K, torch.device("cpu"), None, "hash")
+    return Model(TorchRunner(Recorder()), recipe, ABDOMENCT1K, torch.device("cpu"), "hash")
 
 
 def deep_model(contrast: Contrast, network: Recorder, *, size, stride=(1, 1, 1)) -> Model:
@@ -269,7 +270,7 @@ def deep_model(contrast: Contrast, network: Recorder, *, size, stride=(1, 1, 1))
         augmentation=VolumeAugmentation(),
         inference=WindowInference(region="whole"),
     )
-    return Model(network, recipe, space, torch.device("cpu"), None, "hash")
+    return Model(TorchRunner(network), recipe, space, torch.device("cpu"), "hash")
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -7,7 +7,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from viscera.deployment.flops import LAYERS, Chain, Load, convolution_loads, convolution_peak, flops
 from viscera.networks.build import build_network
-from viscera.networks.runners import PACKAGES, input_channels
+from viscera.networks.runners import PACKAGES, TorchRunner, input_channels
 from viscera.recipes.catalogue import RECIPES
 
 CPU = torch.device("cpu")
@@ -87,11 +87,13 @@ def test_a_peak_is_the_work_of_all_streams_over_the_time():
     passes = []
 
     class Counting(nn.Module):
+        stride, dimensions = 1, 2
+
         def forward(self, image):
             passes.append(torch.get_num_threads())
             return image
 
-    load = Load(Counting(), torch.zeros(1, 1, 2, 2), 10, streams=2)
+    load = Load(TorchRunner(Counting(), streams=2), torch.zeros(1, 1, 2, 2), 10)
     before = torch.get_num_threads()
     assert convolution_peak([load], seconds=0.001) > 0
     assert set(passes) == {1}  # each stream has one core

@@ -9,7 +9,7 @@ from torch import nn
 
 from test_slices import model
 from viscera.config import UNetShape, WindowInference
-from viscera.inference.handedness import LEAST_PIXELS, handedness_of
+from viscera.inference.certainty import LEAST_PIXELS, handedness_of
 from viscera.quality.certainty import Handedness
 from viscera.quality.judging import Limits, signs, trust_to_json
 from viscera.quality.measuring import measure_scan
@@ -18,6 +18,8 @@ from viscera.volume import Volume
 
 class Sided(nn.Module):
     """Calls bright pixels liver: with a logit of 3 in the left half of a slice (the patient's right), 1 in the other."""
+
+    stride, dimensions = 1, 2
 
     def forward(self, image):
         bright = image[:, 0] > 0.5

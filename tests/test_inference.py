@@ -24,6 +24,7 @@ from viscera.inference.model import Model
 from viscera.inference.segment import only_organs, segment
 from viscera.inference.slices import decide, slice_logits
 from viscera.labels import ABDOMENCT1K
+from viscera.networks.runners import TorchRunner
 from viscera.preparation.case import prepare_image
 from viscera.volume import Turn, Volume, to_axial, turn_volume
 
@@ -32,6 +33,8 @@ CENTRES_HU = (-300.0, -100.0, 0.0, 100.0, 300.0)
 
 class Nearest(nn.Module):
     """The class whose centre is nearest to the pixel's HU."""
+
+    stride, dimensions = 1, 2
 
     def forward(self, image):
         centres = (torch.tensor(CENTRES_HU) + 400) / 800
@@ -46,7 +49,7 @@ def model(size: tuple[int, int] = (16, 16), preparation: Preparation | None = No
         inference=SliceInference(batch_size=3),
         postprocessing=Postprocessing(**postprocessing),
     )
-    return Model(Nearest(), recipe, ABDOMENCT1K, torch.device("cpu"), None, "hash")
+    return Model(TorchRunner(Nearest()), recipe, ABDOMENCT1K, torch.device("cpu"), "hash")
 
 
 def nearest(hu: np.ndarray) -> np.ndarray:
@@ -102,6 +105,8 @@ class Sure(Nearest):
 
 class Bright(nn.Module):
     """The first organ where a pixel is brighter than 100 HU."""
+
+    stride, dimensions = 1, 2
 
     def forward(self, image):
         first = image * 800 - 500
@@ -173,7 +178,7 @@ def test_smooth_organs_survive_the_way_there_and_back(pixel_mm):
     organ = (field > np.quantile(field, 0.7)) & inner
     hu = np.where(organ, 300, np.where(body, -100, -1000)).astype(np.int16)
     scan = Volume(hu, np.diag([-pixel_mm, -pixel_mm, 5.0, 1.0])[:, [2, 1, 0, 3]])
-    found = segment(scan, replace(model(preparation=SpacedSlices()), network=Bright())).voxels == 1
+    found = segment(scan, replace(model(preparation=SpacedSlices()), network=TorchRunner(Bright()))).voxels == 1
     assert 2 * (found & organ).sum() / (found.sum() + organ.sum()) > 0.97
     for axis in (1, 2):  # and do not move; a shift by half a pixel of the one grid or the other would be 0.35 to 1.5 mm
         centres = [(np.indices(shape)[axis] * mask).sum() / mask.sum() for mask in (found, organ)]
@@ -183,7 +188,7 @@ def test_smooth_organs_survive_the_way_there_and_back(pixel_mm):
 def test_beyond_the_body_all_is_background():
     scan = patient()
     network = model(preparation=SpacedSlices(spacing_mm=2.0, margin_mm=0))
-    everywhere = replace(network, network=Everywhere())
+    everywhere = replace(network, network=TorchRunner(Everywhere()))
     labels = segment(scan, everywhere)
     _, geometry = prepare_image(scan, network.recipe.preparation)
     expected = np.zeros(scan.shape, np.uint8)
@@ -196,12 +201,16 @@ def test_beyond_the_body_all_is_background():
 class Everywhere(nn.Module):
     """The third organ, wherever it is asked."""
 
+    stride, dimensions = 1, 2
+
     def forward(self, image):
         return torch.eye(5)[3][None, :, None, None] * torch.ones_like(image[:, :1])
 
 
 class Neighbours(nn.Module):
     """Its input as it is."""
+
+    stride, dimensions = 1, 2
 
     def forward(self, image):
         return image
@@ -211,7 +220,7 @@ class Neighbours(nn.Module):
 @pytest.mark.parametrize("count", [1, 2, 7])
 def test_neighbouring_slices_are_channels_and_the_last_ones_repeat(slices, count):
     image = np.random.default_rng(count).integers(-400, 400, (count, 16, 16)).astype(np.int16)
-    network = replace(model(), network=Neighbours())
+    network = replace(model(), network=TorchRunner(Neighbours()))
     network = replace(network, recipe=replace(network.recipe, network=UNetShape(slices=slices)))
     reach = slices // 2
     scaled = (np.pad(image, ((reach, reach), (0, 0), (0, 0)), mode="edge") + 400) / 800

@@ -7,7 +7,7 @@ import weakref
 import pytest
 
 from viscera.errors import FileError, VisceraError
-from viscera.inference.pipeline import Stages, run_stages
+from viscera.inference.pipeline import run_stages
 
 WAIT_S = 20
 """Only a fault waits so long."""
@@ -30,8 +30,8 @@ def course(items, *, bad=None, beside=lambda item: True):
 
         return run
 
-    stages = Stages(stage("read"), stage("work"), stage("write"))
-    run_stages(items, stages, done=lambda item, outcome: told.append((item, outcome)), beside=beside)
+    stages = {name: stage(name) for name in ("read", "work", "write")}
+    run_stages(items, **stages, done=lambda item, outcome: told.append((item, outcome)), beside=beside)
     return notes, told
 
 
@@ -70,7 +70,7 @@ def test_the_next_is_read_and_the_last_written_while_the_present_one_is_worked_o
     def write(item):
         writing[item].set()
 
-    run_stages(range(4), Stages(read, work, write), done=lambda item, outcome: None)
+    run_stages(range(4), read=read, work=work, write=write, done=lambda item, outcome: None)
     assert all(met)
 
 
@@ -83,7 +83,7 @@ def test_what_waits_or_is_worked_on_is_never_more_than_three_items():
         most.append(len(alive))
         return thing
 
-    run_stages(range(12), Stages(made, lambda _: Thing(), lambda _: None), done=lambda item, outcome: None)
+    run_stages(range(12), read=made, work=lambda _: Thing(), write=lambda _: None, done=lambda item, outcome: None)
     assert max(most) <= 2  # one worked on, one read ahead; what was worked on became another thing
 
 
@@ -103,7 +103,7 @@ def test_of_every_item_it_is_asked_once_and_in_order_whether_it_may_be_beside_ot
 def test_a_single_item_needs_no_threads():
     threads = []
     note = lambda item: threads.append(threading.current_thread())  # noqa: E731
-    run_stages([1], Stages(note, note, note), done=lambda item, outcome: None)
+    run_stages([1], read=note, work=note, write=note, done=lambda item, outcome: None)
     assert threads == [threading.main_thread()] * 3
 
 
@@ -116,7 +116,7 @@ def test_a_fault_of_ours_is_raised_and_no_thread_is_left(stage):
 
     parts = {"read": lambda item: item, "work": lambda item: item, "write": lambda item: item} | {stage: fails}
     with pytest.raises(ZeroDivisionError, match="ours"):
-        run_stages(range(5), Stages(**parts), done=lambda item, outcome: None)
+        run_stages(range(5), **parts, done=lambda item, outcome: None)
     assert not [thread for thread in threading.enumerate() if thread.name.startswith(("reading", "writing"))]
 
 
@@ -136,7 +136,11 @@ def test_an_interruption_lets_the_last_be_written_and_begins_nothing_more():
 
     with pytest.raises(KeyboardInterrupt):
         run_stages(
-            range(9), Stages(lambda item: read.append(item) or item, work, write), done=lambda item, outcome: None
+            range(9),
+            read=lambda item: read.append(item) or item,
+            work=work,
+            write=write,
+            done=lambda item, outcome: None,
         )
     assert written == [0, 1]
     assert read == [0, 1, 2, 3]
@@ -153,7 +157,13 @@ def test_an_error_that_is_kept_does_not_hold_what_the_stage_had_read():
         except ValueError as error:
             raise FileError("no scan") from error
 
-    run_stages([1, 2], Stages(read, lambda one: one, lambda one: one), done=lambda item, outcome: kept.append(outcome))
+    run_stages(
+        [1, 2],
+        read=read,
+        work=lambda one: one,
+        write=lambda one: one,
+        done=lambda item, outcome: kept.append(outcome),
+    )
     gc.collect()
     assert [str(error) for error in kept] == ["no scan"] * 2
     assert len(seen) == 0

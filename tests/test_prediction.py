@@ -19,16 +19,17 @@ from test_memory import hollow
 from viscera.cli.command import main
 from viscera.config import SpacedSlices
 from viscera.errors import FileError, LabelError, SettingError
-from viscera.inference.jobs import Task, find_tasks
+from viscera.inference.jobs import ScanJob, find_scan_jobs
 from viscera.inference.memory import look_at, needed_mib
-from viscera.inference.predict import Wishes, organ_statistics, predict_all, predict_file
+from viscera.inference.predict import PredictOptions, predict_all, predict_file
 from viscera.io import nifti
 from viscera.networks.device import use_cores
 from viscera.quality.efficiency import sample_efficiency
+from viscera.quality.measuring import measure_organs
 from viscera.volume import Volume
 
 MODEL = model((16, 16))
-assert isinstance(MODEL.network, Nearest)
+assert isinstance(MODEL.module, Nearest)
 
 
 def write_scan(path, *, seed: int = 0, affine=None, text: str = "") -> np.ndarray:
@@ -47,7 +48,7 @@ def test_the_label_map_lies_on_the_scans_grid_in_every_reader(tmp_path, flip):
         [[np.cos(angle), -np.sin(angle), 0, 7], [np.sin(angle), np.cos(angle), 0, -9], [0, 0, 1, 3], [0, 0, 0, 1]]
     )
     hu = write_scan(tmp_path / "scan.nii.gz", affine=turn @ np.diag([0.7 * flip[0], 0.8 * flip[1], 2.5 * flip[2], 1]))
-    predict_file(Task(tmp_path / "scan.nii.gz", tmp_path / "out.nii.gz"), MODEL)
+    predict_file(ScanJob(tmp_path / "scan.nii.gz", tmp_path / "out.nii.gz"), MODEL)
     ours, scan = nibabel.load(tmp_path / "out.nii.gz"), nibabel.load(tmp_path / "scan.nii.gz")
     assert np.array_equal(np.asarray(ours.dataobj), nearest(hu))
     assert ours.get_data_dtype() == np.uint8
@@ -64,7 +65,11 @@ def test_nothing_that_could_name_the_patient_gets_into_any_output(tmp_path):
     folder = tmp_path / "Doe_Jane"
     folder.mkdir()
     write_scan(folder / "scan.nii.gz", text="DOE^JANE 19500101")
-    predict_all([Task(folder / "scan.nii.gz", tmp_path / "out" / "scan.nii.gz")], MODEL, wishes=Wishes(statistics=True))
+    predict_all(
+        [ScanJob(folder / "scan.nii.gz", tmp_path / "out" / "scan.nii.gz")],
+        MODEL,
+        options=PredictOptions(statistics=True),
+    )
     for file in (tmp_path / "out").iterdir():
         content = gzip.decompress(file.read_bytes()) if file.name.endswith(".gz") else file.read_bytes()
         assert b"DOE" not in content.upper(), file.name
@@ -72,7 +77,9 @@ def test_nothing_that_could_name_the_patient_gets_into_any_output(tmp_path):
 
 def test_statistics_are_numpys(tmp_path):
     hu = write_scan(tmp_path / "scan.nii.gz")
-    facts = predict_file(Task(tmp_path / "scan.nii.gz", tmp_path / "o.nii.gz"), MODEL, wishes=Wishes(statistics=True))
+    facts = predict_file(
+        ScanJob(tmp_path / "scan.nii.gz", tmp_path / "o.nii.gz"), MODEL, options=PredictOptions(statistics=True)
+    )
     written = json.loads((tmp_path / "o.json").read_text())
     assert written == json.loads(json.dumps(facts))
     assert written["labels"] == {"1": "liver", "2": "kidney", "3": "spleen", "4": "pancreas"}
@@ -93,19 +100,19 @@ def test_an_organ_on_any_face_touches_the_border_and_one_inside_does_not(place):
     labels = np.zeros((9, 9, 9), np.uint8)
     labels[4, 4, 4], labels[place] = 1, 2
     ct = Volume(np.zeros((9, 9, 9), np.int16), np.eye(4))
-    found = organ_statistics(ct, labels, {1: "liver", 2: "kidney"})
-    assert (found["liver"]["touches_border"], found["kidney"]["touches_border"]) == (False, True)
+    found = measure_organs(ct, labels, {1: "liver", 2: "kidney"})
+    assert (found["liver"].touches_border, found["kidney"].touches_border) == (False, True)
 
 
-def test_organs_wished_for_alone_are_written_and_unknown_ones_refused(tmp_path):
+def test_organs_asked_for_alone_are_written_and_unknown_ones_refused(tmp_path):
     write_scan(tmp_path / "scan.nii.gz")
     facts = predict_file(
-        Task(tmp_path / "scan.nii.gz", tmp_path / "o.nii.gz"), MODEL, wishes=Wishes(organs=("spleen",))
+        ScanJob(tmp_path / "scan.nii.gz", tmp_path / "o.nii.gz"), MODEL, options=PredictOptions(organs=("spleen",))
     )
     assert facts["labels"] == {"3": "spleen"}
     assert set(np.unique(nifti.read(tmp_path / "o.nii.gz").voxels)) == {0, 3}
     with pytest.raises(LabelError, match="has no 'splen'. Did you mean 'spleen'"):
-        predict_all([], MODEL, wishes=Wishes(organs=("splen",)))
+        predict_all([], MODEL, options=PredictOptions(organs=("splen",)))
 
 
 def test_a_folder_goes_on_over_a_bad_scan_and_skips_what_is_done(tmp_path):
@@ -114,7 +121,7 @@ def test_a_folder_goes_on_over_a_bad_scan_and_skips_what_is_done(tmp_path):
     for number, name in enumerate("ac"):
         write_scan(folder / f"{name}_0000.nii.gz", seed=number)
     (folder / "b_0000.nii.gz").write_bytes((folder / "a_0000.nii.gz").read_bytes()[:400])
-    tasks = find_tasks(folder, out)
+    tasks = find_scan_jobs(folder, out)
     assert [task.output.name for task in tasks] == ["a.nii.gz", "b.nii.gz", "c.nii.gz"]
     told = []
     failed = predict_all(tasks, MODEL, done=lambda task, how: told.append(how))
@@ -132,11 +139,11 @@ def test_a_folder_goes_on_over_a_bad_scan_and_skips_what_is_done(tmp_path):
 
 def test_a_label_map_without_its_sidecar_or_from_other_weights_is_not_overwritten_unless_wished(tmp_path):
     write_scan(tmp_path / "scan.nii.gz")
-    task = Task(tmp_path / "scan.nii.gz", tmp_path / "o.nii.gz")
+    task = ScanJob(tmp_path / "scan.nii.gz", tmp_path / "o.nii.gz")
     task.output.write_bytes(b"somebody's own")
     assert "exists already" in str(predict_all([task], MODEL)[0][1])
     assert task.output.read_bytes() == b"somebody's own"
-    assert predict_all([task], MODEL, wishes=Wishes(overwrite=True)) == []
+    assert predict_all([task], MODEL, options=PredictOptions(overwrite=True)) == []
     assert nifti.read(task.output).shape == (5, 16, 16)
     other = model((16, 16))
     object.__setattr__(other, "weights_sha256", "other")
@@ -145,7 +152,7 @@ def test_a_label_map_without_its_sidecar_or_from_other_weights_is_not_overwritte
 
 def test_colour_files_name_every_organ(tmp_path):
     write_scan(tmp_path / "scan.nii.gz")
-    predict_all(find_tasks(tmp_path / "scan.nii.gz", tmp_path / "out"), MODEL)
+    predict_all(find_scan_jobs(tmp_path / "scan.nii.gz", tmp_path / "out"), MODEL)
     slicer = (tmp_path / "out" / "labels.ctbl").read_text().splitlines()
     assert slicer[1:3] == ["0 background 0 0 0 0", "1 liver 204 102 119 255"]
     snap = (tmp_path / "out" / "labels.itksnap.txt").read_text().splitlines()
@@ -168,7 +175,7 @@ def test_inputs_that_make_no_sense_are_explained(tmp_path, files, output, messag
             (tmp_path / name).touch()
     (tmp_path / "in").mkdir(exist_ok=True) if files else None
     with pytest.raises(FileError, match=message):
-        find_tasks(tmp_path / "in", tmp_path / output)
+        find_scan_jobs(tmp_path / "in", tmp_path / output)
 
 
 def write_folder(folder, count: int) -> None:
@@ -183,10 +190,10 @@ def write_folder(folder, count: int) -> None:
 @pytest.mark.parametrize("statistics", [False, True])
 def test_scans_that_overlap_get_what_each_gets_alone_and_a_truncated_one_leaves_nothing(tmp_path, statistics):
     write_folder(tmp_path / "in", 5)
-    tasks = find_tasks(tmp_path / "in", tmp_path / "out")
+    tasks = find_scan_jobs(tmp_path / "in", tmp_path / "out")
     told = []
-    wishes = Wishes(statistics=statistics)
-    failed = predict_all(tasks, MODEL, wishes=wishes, done=lambda task, how: told.append((task, how)))
+    options = PredictOptions(statistics=statistics)
+    failed = predict_all(tasks, MODEL, options=options, done=lambda task, how: told.append((task, how)))
     assert [task for task, _ in told] == tasks
     assert [(task, type(error)) for task, error in failed] == [(tasks[1], FileError)]
     assert "truncated" in told[1][1]
@@ -194,7 +201,7 @@ def test_scans_that_overlap_get_what_each_gets_alone_and_a_truncated_one_leaves_
         "labels.ctbl", "labels.itksnap.txt", *(f"{number}.{end}" for number in (0, 2, 3, 4) for end in ("json", "nii.gz")),
     }  # fmt: skip
     for task in tasks[:1] + tasks[2:]:
-        facts = predict_file(Task(task.scan, tmp_path / "alone" / task.output.name), MODEL, wishes=wishes)
+        facts = predict_file(ScanJob(task.scan, tmp_path / "alone" / task.output.name), MODEL, options=options)
         overlapped = json.loads(task.sidecar.read_text())
         assert (tmp_path / "alone" / task.output.name).read_bytes() == task.output.read_bytes()
         assert overlapped.get("statistics") == facts.get("statistics")
@@ -206,7 +213,7 @@ def test_scans_that_overlap_get_what_each_gets_alone_and_a_truncated_one_leaves_
 
 def test_what_overlapping_scans_cost_adds_up_to_what_the_run_cost(tmp_path):
     write_folder(tmp_path / "in", 4)
-    tasks = find_tasks(tmp_path / "in", tmp_path / "out")
+    tasks = find_scan_jobs(tmp_path / "in", tmp_path / "out")
     with sample_efficiency() as meter:
         predict_all(tasks, MODEL)
     costs = [json.loads(task.sidecar.read_text())["run"]["efficiency"] for task in tasks if task.sidecar.exists()]
@@ -218,7 +225,7 @@ def test_what_overlapping_scans_cost_adds_up_to_what_the_run_cost(tmp_path):
 
 def test_an_interrupted_folder_holds_only_finished_scans_and_goes_on_from_there(tmp_path):
     write_folder(tmp_path / "in", 6)
-    tasks = find_tasks(tmp_path / "in", tmp_path / "out")
+    tasks = find_scan_jobs(tmp_path / "in", tmp_path / "out")
 
     def interrupt(task, how):
         if task == tasks[2]:
@@ -242,7 +249,7 @@ def test_a_limit_too_small_for_one_scan_is_that_scans_failure_and_nothing_of_it_
     for name in "ac":
         write_scan(tmp_path / "in" / f"{name}.nii.gz")
     hollow(tmp_path / "in" / "b.nii")  # 1 GiB of zeros would be refused as no HU
-    tasks = find_tasks(tmp_path / "in", tmp_path / "out")
+    tasks = find_scan_jobs(tmp_path / "in", tmp_path / "out")
     most_mib = psutil.Process().memory_info().rss / 2**20 + 500
     ((task, error),) = predict_all(tasks, MODEL, max_memory_mib=most_mib)
     assert task == tasks[1]
@@ -253,7 +260,7 @@ def test_a_limit_too_small_for_one_scan_is_that_scans_failure_and_nothing_of_it_
     run = json.loads(tasks[0].sidecar.read_text())["run"]
     assert run["max_memory_mib"] == most_mib
     with pytest.raises(SettingError, match=r"a.nii.gz: --max-memory 10: this scan needs at least"):
-        predict_file(tasks[0], MODEL, wishes=Wishes(overwrite=True), max_memory_mib=10)
+        predict_file(tasks[0], MODEL, options=PredictOptions(overwrite=True), max_memory_mib=10)
 
 
 @pytest.mark.parametrize("preparation", [None, SpacedSlices(spacing_mm=3.0)])
@@ -265,7 +272,10 @@ def test_a_scan_that_is_read_slab_by_slab_gets_the_same_labels(tmp_path, prepara
     need = needed_mib(look_at(tmp_path / "scan.nii"), one, statistics=False)
     assert need.slabs is not None
     assert need.slabs < need.alone - 20
-    whole, slabs = Task(tmp_path / "scan.nii", tmp_path / "a.nii"), Task(tmp_path / "scan.nii", tmp_path / "b.nii")
+    whole, slabs = (
+        ScanJob(tmp_path / "scan.nii", tmp_path / "a.nii"),
+        ScanJob(tmp_path / "scan.nii", tmp_path / "b.nii"),
+    )
     predict_file(whole, one)
     most_mib = psutil.Process().memory_info().rss / 2**20 + (need.slabs + need.alone) / 2
     facts = predict_file(slabs, one, max_memory_mib=most_mib)
@@ -282,7 +292,8 @@ def no_folder(tmp_path):
 def test_where_nothing_can_be_written_every_scan_fails_and_says_so(tmp_path, place):
     write_folder(tmp_path / "in", 3)
     tasks = [
-        Task(task.scan, place(tmp_path) / task.output.name) for task in find_tasks(tmp_path / "in", tmp_path / "out")
+        ScanJob(task.scan, place(tmp_path) / task.output.name)
+        for task in find_scan_jobs(tmp_path / "in", tmp_path / "out")
     ]
     failed = predict_all(tasks, MODEL)
     assert [task for task, _ in failed] == tasks
@@ -293,7 +304,7 @@ def test_where_nothing_can_be_written_every_scan_fails_and_says_so(tmp_path, pla
 
 def test_a_disk_that_is_full_is_that_scans_failure_and_leaves_no_part_of_it(tmp_path):
     write_scan(tmp_path / "scan.nii.gz")
-    task = Task(tmp_path / "scan.nii.gz", tmp_path / "out" / "o.nii.gz")
+    task = ScanJob(tmp_path / "scan.nii.gz", tmp_path / "out" / "o.nii.gz")
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (50, hard))
     try:

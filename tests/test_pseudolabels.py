@@ -50,6 +50,7 @@ from viscera.learning.pseudolabels.teachers import (
     find_teacher,
     read_seen,
 )
+from viscera.networks.runners import TorchRunner
 from viscera.preparation.splits import unlabelled_cases
 from viscera.preparation.store import UNSURE, open_store, write_case
 
@@ -72,6 +73,8 @@ ELSEWHERE = Seen({"other__case": "1"}, {}, [frozenset(ABDOMENCT1K.organs)])
 class Table(nn.Module):
     """The probabilities that a table gives for each HU; the background has the rest."""
 
+    stride, dimensions = 1, 2
+
     def __init__(self, rows: dict[int, dict[int, float]], *, sigmoid: bool) -> None:
         super().__init__()
         table = torch.full((801, 5), 1e-9)
@@ -90,6 +93,8 @@ class Table(nn.Module):
 class Nearest(nn.Module):
     """The class whose HU is nearest, with certainty; kidney and pancreas are never seen."""
 
+    stride, dimensions = 1, 2
+
     def __init__(self, shift_hu: float = 0.0) -> None:
         super().__init__()
         self.centres = torch.tensor([-100.0, 80, 9999, 250, 9999]) + shift_hu
@@ -99,7 +104,7 @@ class Nearest(nn.Module):
 
 
 def model(answering: nn.Module, sha256: str = "1", **changes) -> Model:
-    return Model(answering, replace(RECIPE, **changes), ABDOMENCT1K, torch.device("cpu"), None, sha256)
+    return Model(TorchRunner(answering), replace(RECIPE, **changes), ABDOMENCT1K, torch.device("cpu"), sha256)
 
 
 def tables(*rows: dict[int, dict[int, float]], **changes) -> list[Model]:
@@ -205,7 +210,7 @@ def test_each_case_is_labelled_by_the_teachers_who_did_not_learn_from_it(store_p
 
 def test_a_network_gone_wrong_rules_nothing_out(make_case):
     broken = model(Table({}, sigmoid=False), "2")
-    broken.network.logits[:] = math.nan
+    broken.module.logits[:] = math.nan
     pseudo, rows = fill(patient(make_case, [1, 2]), [*tables({}), broken], settings=Acceptance())
     assert {row.verdict for row in rows.values()} == {"rejected"}
     assert not pseudo.any()

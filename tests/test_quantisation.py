@@ -19,6 +19,7 @@ from viscera.inference.slices import slice_logits
 from viscera.labels import ABDOMENCT1K
 from viscera.networks.build import build_network
 from viscera.networks.onnx import CannotRunError, to_onnx
+from viscera.networks.runners import TorchRunner
 from viscera.preparation.store import open_store
 
 RECIPE = Recipe(
@@ -35,7 +36,7 @@ def model(small_store) -> Model:
     """Give a network that has learnt to tell liver and spleen of the small store apart."""
     torch.manual_seed(0)
     network = build_network(RECIPE.network, classes=len(ABDOMENCT1K.classes))
-    model = Model(network, RECIPE, ABDOMENCT1K, torch.device("cpu"), None, "hash")
+    model = Model(TorchRunner(network), RECIPE, ABDOMENCT1K, torch.device("cpu"), "hash")
     store, seeing = open_store(small_store), replace(model, network=nn.Identity())
     cases = [store.case(name) for name in store.names() if name.startswith("a")]
     images = torch.cat([slice_logits(case.image, seeing, range(4)) for case in cases]).clone()
@@ -60,7 +61,7 @@ def of_type(network: openvino.Model, kind: str) -> list:
 
 
 def test_the_labels_of_a_small_network_are_kept(model, small_store):
-    graph = to_onnx(model.network, channels=3, labels=True)
+    graph = to_onnx(model.module, channels=3, labels=True)
     store = open_store(small_store)
     network = quantised(graph, drawn_inputs(model, store, generator=np.random.default_rng(0)))
     for image in drawn_inputs(model, store, generator=np.random.default_rng(1), count=4):
@@ -70,7 +71,7 @@ def test_the_labels_of_a_small_network_are_kept(model, small_store):
 
 
 def test_all_but_the_first_and_the_last_convolution_have_whole_weights(model):
-    graph = to_onnx(model.network, channels=3, labels=True)
+    graph = to_onnx(model.module, channels=3, labels=True)
     plain = openvino.Core().read_model(graph)
     network = quantised(graph, [np.random.default_rng(0).random((1, 3, 16, 16), np.float32)])
     pairs = []
@@ -95,7 +96,7 @@ def test_all_but_the_first_and_the_last_convolution_have_whole_weights(model):
 
 
 def test_values_that_are_joined_share_a_scale_and_pooling_is_passed_through(model):
-    graph = to_onnx(model.network, channels=3, labels=True)
+    graph = to_onnx(model.module, channels=3, labels=True)
     network = quantised(graph, [np.random.default_rng(0).random((1, 3, 16, 16), np.float32)])
     [join] = [node for node in of_type(network, "Concat") if len(node.get_output_partial_shape(0)) == 4]
     sides = [join.input_value(number).get_node() for number in (0, 1)]

@@ -169,8 +169,8 @@ def test_every_annotated_organ_moves_the_network(way):
     model = load_model(way.folder / "run", accelerator="cpu")
     torch.manual_seed(model.recipe.training.seed)
     untrained = UNet(model.recipe.network, classes=len(model.space.classes))
-    assert isinstance(model.network, UNet)
-    moved = (model.network.head.weight - untrained.head.weight).detach().abs().amax(dim=(1, 2, 3))
+    assert isinstance(model.module, UNet)
+    moved = (model.module.head.weight - untrained.head.weight).detach().abs().amax(dim=(1, 2, 3))
     assert torch.isfinite(moved).all()
     assert {organ for organ in EVERYTHING if moved[model.space.index(organ)] < 1e-4} == set()
 

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import torch
 
+from bundle_weights import Facts, halve, ship
 from viscera.cli import info, predict
 from viscera.config import ResizedSlices, UNetShape
-from viscera.deployment.bundling import Facts, halve, ship
 from viscera.errors import LabelError, SettingError, WeightsError
 from viscera.evaluation.scores import Evaluation, Summary
 from viscera.inference.model import load_model
@@ -120,7 +120,7 @@ def test_kernels_are_halved_and_all_else_is_kept_to_the_bit(run, folder):
 def test_a_loaded_network_computes_in_single_precision(run, folder):
     model = load_model(find_shipped(folder=folder), accelerator="cpu")
     tensors = load_weights(run / "best.safetensors").tensors
-    for name, tensor in model.network.state_dict().items():
+    for name, tensor in model.module.state_dict().items():
         assert tensor.dtype == tensors[name].dtype
         assert torch.equal(tensor, tensors[name].half().float() if tensors[name].ndim > 1 else tensors[name])
 

@@ -14,6 +14,7 @@ from viscera.inference.segment import prepare_scan, segment_prepared
 from viscera.inference.slices import label_slices, on_scanner, slice_logits
 from viscera.inference.upsampling import Enlargement, plain_labels
 from viscera.labels import ABDOMENCT1K
+from viscera.networks.runners import TorchRunner
 from viscera.volume import Volume
 
 LIVER, KIDNEY = 1, 2
@@ -22,6 +23,8 @@ HU_OF = {0: -1000, LIVER: 0, KIDNEY: 200}
 
 class Painted(nn.Module):
     """The class whose HU the pixel has; it notes the brightest pixel of each slice, by which the test numbers them."""
+
+    stride, dimensions = 1, 2
 
     def __init__(self, streams: int = 1) -> None:
         super().__init__()
@@ -41,7 +44,9 @@ def model(network: nn.Module, *, look_mm: float = 10.0) -> Model:
         intensity=Window(-400, 400),
         inference=SliceInference(batch_size=3, look_mm=look_mm),
     )
-    return Model(network, recipe, ABDOMENCT1K, torch.device("cpu"), None, "hash")
+    return Model(
+        TorchRunner(network, streams=getattr(network, "streams", 1)), recipe, ABDOMENCT1K, torch.device("cpu"), "hash"
+    )
 
 
 def scan(organs: dict[int, range], depth: int = 40, slice_mm: float = 3.0) -> Volume:

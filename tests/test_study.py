@@ -402,7 +402,7 @@ def test_a_cell_tells_its_training_and_scores_that_its_kept_labels_have(studied,
     folder = out / "cells" / good.folder
     assert (good.epochs, good.best_epoch) == (1, 1)
     assert good.parameters == sum(
-        one.numel() for one in load_model(folder / "run", accelerator="cpu").network.parameters()
+        one.numel() for one in load_model(folder / "run", accelerator="cpu").module.parameters()
     )
     assert [case.case for case in good.cases] == store.names("test") == ["b__f"]
     labels, truth = read_labels(folder / "labels" / "b__f.npz"), store.case("b__f").truth

@@ -47,6 +47,7 @@ from viscera.learning.sampling.reading import step_generator
 from viscera.learning.schedule import learning_rate
 from viscera.learning.setup import check_fit
 from viscera.learning.training import Watch, train
+from viscera.networks.runners import TorchRunner
 from viscera.networks.weights import load_weights
 from viscera.preparation.store import Case, Facts, SourceFacts, create_store, open_store, write_case
 from viscera.recipes.catalogue import RECIPES
@@ -224,7 +225,7 @@ def test_lambda_of_the_regularised_softmax_is_learnt_and_kept(volumes, tmp_path)
     assert learnt != pytest.approx(0.7, abs=1e-4)
     assert np.isfinite(learnt)
     best = tensors(tmp_path / "run", "best")["last.weight"]
-    assert torch.equal(load_model(tmp_path / "run").network.last.weight.detach(), best)
+    assert torch.equal(load_model(tmp_path / "run").module.last.weight.detach(), best)
 
 
 # --- going on
@@ -403,7 +404,8 @@ def test_organs_that_nothing_can_be_measured_of_are_said(make_case):
 
 
 def test_measured_hu_are_kept_with_the_weights_and_used_at_prediction(volumes, finished):
-    model = replace(load_model(finished), autocast=None)
+    model = load_model(finished)
+    model = replace(model, network=TorchRunner(model.module))
     assert isinstance(model.recipe.intensity, ForegroundScore)
     low, high, mean, deviation = model.recipe.intensity.measured
     hu = organ_hu(volumes)
@@ -601,7 +603,7 @@ def test_memory_that_runs_out_is_said_with_what_to_do(volumes, tmp_path):
 class Narrow(nn.Module):
     """A network on a device on which only small windows fit."""
 
-    stride = 2
+    stride, dimensions = 2, 3
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -616,7 +618,7 @@ class Narrow(nn.Module):
 def test_a_finder_whose_memory_runs_out_takes_smaller_windows_with_a_word(finished):
     model = load_model(finished)
     scan = Volume(np.random.default_rng(0).integers(-300, 500, (10, 12, 12)).astype(np.int16), AXIAL)
-    finder = replace(model, network=Narrow(model.network))
+    finder = replace(model, network=TorchRunner(Narrow(model.module)))
     with pytest.warns(UserWarning, match="windows of 4x4x4 voxels are used from here on"):
         labels = segment(scan, with_others(model, finder=finder))
     assert labels.shape == scan.shape

@@ -27,6 +27,7 @@ from viscera.inference.segment import prepare_scan, segment, segment_prepared
 from viscera.inference.volumes import read_logits
 from viscera.inference.windows import Plan, finished_planes, gaussian, holds, places, smaller
 from viscera.labels import ABDOMENCT1K, TUMOUR_ONLY
+from viscera.networks.runners import TorchRunner
 from viscera.preparation.case import prepare_image
 from viscera.volume import Volume
 
@@ -39,7 +40,7 @@ AS_IT_IS = ScannerGrid()
 class Nearest(nn.Module):
     """The class whose centre is nearest to the voxel's HU; counts its calls and the voxels it is given."""
 
-    stride = 4
+    stride, dimensions = 4, 3
 
     def __init__(self, centres=CENTRES_HU, *, most_voxels=10**9):
         super().__init__()
@@ -70,7 +71,7 @@ def model(
         augmentation=VolumeAugmentation(),
         inference=WindowInference(**({"region": "whole"} | inference)),
     )
-    return Model(network or Nearest(), recipe, ABDOMENCT1K, torch.device("cpu"), None, "hash")
+    return Model(TorchRunner(network or Nearest()), recipe, ABDOMENCT1K, torch.device("cpu"), "hash")
 
 
 def scan(shape=(19, 24, 21), spacing=(2.0, 1.0, 1.0), seed=0) -> Volume:
@@ -122,6 +123,8 @@ def test_flipped_and_transposed_scans_get_the_same_labels_on_their_own_grid():
 def test_logits_of_windows_are_averaged_with_gaussian_weights():
     class Place(nn.Module):
         """Answers with how often it was asked before, everywhere."""
+
+        stride, dimensions = 4, 3
 
         count = 0
 

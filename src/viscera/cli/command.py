@@ -6,6 +6,9 @@ Exit code 0: done. 2: something that the user can put right (one message on stde
 import gc
 import sys
 import warnings
+from collections.abc import Callable
+from importlib import import_module
+from importlib.metadata import version
 
 from viscera.errors import SettingError, VisceraError, did_you_mean
 
@@ -27,7 +30,7 @@ VERBS = {
 
 
 def overview() -> str:
-    """Give the help of the command itself."""
+    """Return the help of the command itself."""
     rows = "\n".join(f"  {verb:<11} {what}" for verb, what in VERBS.items())
     return f"""viscera: abdominal organ segmentation in CT, from data sets that annotate different organs
 
@@ -37,7 +40,7 @@ usage: viscera VERB ...        viscera VERB --help tells all of a verb
 
 the usual way:
   viscera prepare STORE --data abdomenct1k=DIR radiotherapy=DIR
-  viscera train zhang2d STORE RUN
+  viscera train viscera2d STORE RUN        (on a CPU: viscera2d-16)
   viscera predict SCAN.nii.gz LABELS.nii.gz --weights RUN --statistics
   viscera evaluate abdomenct1k=DIR PREDICTIONS --json scores.json
   viscera report scores.json
@@ -45,15 +48,18 @@ the usual way:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command; give its exit code."""
+    """Run the command; return its exit code."""
     own_process = arguments is None
     arguments = sys.argv[1:] if arguments is None else arguments
     warnings.showwarning = _show_warning
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         sys.stdout.write(overview())
         return 0
+    if arguments[0] == "--version":
+        sys.stdout.write(f"viscera {version('viscera')}\n")
+        return 0
     try:
-        return run(arguments[0], arguments[1:])
+        return find_verb(arguments[0])(arguments[1:])
     except VisceraError as error:
         sys.stderr.write(f"viscera: {type(error).__name__}: {error}\n")
         return 2
@@ -71,49 +77,15 @@ def main(arguments: list[str] | None = None) -> int:
             gc.unfreeze()  # what a verb froze to start quickly (startup.py)
 
 
-def run(verb: str, arguments: list[str]) -> int:
-    """Run one verb.
+def find_verb(verb: str) -> Callable[[list[str]], int]:
+    """Return what runs a verb: it takes the arguments after the verb, and returns the exit code.
 
     Raises:
         SettingError: There is no such verb.
     """
-    match verb:
-        case "demo":
-            from viscera.cli import demo as command
-        case "synth":
-            from viscera.cli import synth as command
-        case "prepare":
-            from viscera.cli import prepare as command
-        case "train":
-            from viscera.cli import train as command
-        case "study":
-            from viscera.cli import study as command
-        case "pseudolabel":
-            from viscera.cli import pseudolabel as command
-        case "predict":
-            from viscera.cli import predict as command
-        case "evaluate":
-            from viscera.cli import evaluate as command
-        case "report":
-            from viscera.cli import report as command
-        case "bench":
-            from viscera.cli import bench as command
-        case "export":
-            from viscera.cli import export as command
-        case "view":
-            from viscera.cli import view as command
-        case "info":
-            from viscera.cli import info as command
-        case "--version":
-            from importlib.metadata import version
-
-            sys.stdout.write(f"viscera {version('viscera')}\n")
-            return 0
-        case _:
-            raise SettingError(
-                f"there is no verb '{verb}'.{did_you_mean(verb, VERBS)} Choose one of {', '.join(VERBS)}."
-            )
-    return command.main(arguments)
+    if verb not in VERBS:
+        raise SettingError(f"there is no verb '{verb}'.{did_you_mean(verb, VERBS)} Choose one of {', '.join(VERBS)}.")
+    return import_module(f"viscera.cli.{verb}").main
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *place: object, **more: object) -> None:

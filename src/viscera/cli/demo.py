@@ -98,10 +98,10 @@ def step(verb: str, *words: object) -> None:
     Raises:
         SettingError: It did not end well.
     """
-    from viscera.cli.command import run
+    from viscera.cli.command import find_verb
 
     arguments = [str(word) for word in words]
     say(f"\n$ viscera {verb} {shlex.join(arguments)}")
-    code = run(verb, arguments)
+    code = find_verb(verb)(arguments)
     if code:
         raise SettingError(f"viscera {verb} ended with {code}; what it said stands above.")

@@ -13,10 +13,13 @@ from viscera.cli.inputs import data_sets, of_split
 from viscera.cli.startup import kept_graphs, starting
 from viscera.config import Accelerator
 from viscera.errors import SettingError
+from viscera.labels import TUMOUR, organ_name
 from viscera.networks.cards import FOLDER, STARTER, as_shipped, find_shipped
+from viscera.networks.find_weights import known_organs
 
 if TYPE_CHECKING:
     from viscera.datasets.sources import Problem
+    from viscera.inference.jobs import ScanJob
     from viscera.inference.model import Model
 
 
@@ -74,47 +77,48 @@ def main(arguments: list[str], shipped: Path = FOLDER) -> int:
         shipped: Where the weights that come with viscera are.
     """
     options = tyro.cli(Options, args=arguments, prog="viscera predict", config=(FlagCreatePairsOff,))
-    with starting():
-        from viscera.inference.jobs import find_tasks
-        from viscera.inference.predict import Wishes, predict_all
-        from viscera.io import nifti_header  # noqa: F401 (what reading scans would load anyway)
+    from viscera.inference.jobs import find_scan_jobs
 
     if options.finder and options.region in ("whole", "middle"):
         raise SettingError(
             f"--finder says where to look, --region {options.region} that it does not matter. Leave one of them out."
         )
     if "=" in options.scan and not Path(options.scan).exists():
-        tasks = data_set_tasks(options)
+        jobs = data_set_jobs(options)
     elif options.split != "all":
         raise SettingError(f"--split {options.split} needs a data set as LAYOUT=DIR, not '{options.scan}'.")
     else:
-        tasks = find_tasks(Path(options.scan), options.output)
+        jobs = find_scan_jobs(Path(options.scan), options.output)
     if options.max_memory is not None and not options.max_memory > 0:
         raise SettingError(f"--max-memory must be above 0 MiB, got {options.max_memory:g}.")
-    with starting():
+    require_known(options, shipped)
+    with starting():  # torch is loaded here, when nothing is left to refuse
+        from viscera.inference.predict import PredictOptions, predict_all
+        from viscera.io import nifti_header  # noqa: F401 (what reading scans would load anyway)
+
         model = loaded_model(options, shipped)
     if model.card is not None:
         say(weights_line(model))
-    wishes = Wishes(wished_organs(options.organs, model), options.statistics, options.overwrite)
+    organs = () if "all" in options.organs else options.organs or model.default_organs
     with progress() as bar:
-        scans = bar.add_task("scans", total=len(tasks))
+        scans = bar.add_task("scans", total=len(jobs))
         slices = bar.add_task("slices or windows", total=None)
         failed = predict_all(
-            tasks,
+            jobs,
             model,
-            wishes=wishes,
+            options=PredictOptions(organs, options.statistics, options.overwrite),
             max_memory_mib=options.max_memory,
-            done=lambda task, how: bar.advance(scans),
+            done=lambda job, how: bar.advance(scans),
             watch=lambda done, total: bar.update(slices, completed=done, total=total),
         )
-    good = [task for task in tasks if task not in [wrong for wrong, _ in failed]]
-    if len(tasks) == len(good) == 1 and options.statistics:
+    good = [job for job in jobs if job not in [wrong for wrong, _ in failed]]
+    if len(jobs) == len(good) == 1 and options.statistics:
         show_statistics(good[0].sidecar)
-    if len(tasks) == len(failed) == 1:
+    if len(jobs) == len(failed) == 1:
         raise failed[0][1]
-    say(f"{len(good)} of {counted(len(tasks), 'scan')} segmented, in {options.output}")
+    say(f"{len(good)} of {counted(len(jobs), 'scan')} segmented, in {options.output}")
     if failed:
-        show_problems([problem_of(task.scan, str(error)) for task, error in failed])
+        show_problems([problem_of(job.scan, str(error)) for job, error in failed])
         say("put them right and say the same again: what is done is skipped")
     return 2 if failed else 0
 
@@ -136,17 +140,25 @@ def loaded_model(options: Options, folder: Path = FOLDER) -> "Model":
     return with_others(with_region(model, options.region) if options.region else model, **loaded)
 
 
-def wished_organs(said: tuple[str, ...], model: "Model") -> tuple[str, ...]:
-    """Give the organs to be written, () for all.
+def require_known(options: Options, folder: Path = FOLDER) -> None:
+    """Refuse organs that the weights do not know, before they are loaded.
 
     Raises:
         SettingError: All are asked for, and some by name.
+        LabelError: An organ is not one of the network's.
+        WeightsError: There are no weights.
     """
-    if "all" not in said:
-        return said or model.default_organs
-    if len(said) > 1:
-        raise SettingError(f"--organs {' '.join(said)}: 'all' leaves none to be named. Say all, or the organs' names.")
-    return ()
+    if "all" in options.organs and len(options.organs) > 1:
+        raise SettingError(
+            f"--organs {' '.join(options.organs)}: 'all' leaves none to be named. Say all, or the organs' names."
+        )
+    named = [
+        organ for organ in options.organs if organ != "all" and not (options.tumour and organ_name(organ) == TUMOUR)
+    ]
+    space = known_organs(options.weights, folder) if named else None
+    if space is not None:
+        for organ in named:
+            space.index(organ)
 
 
 def weights_line(model: "Model") -> str:
@@ -171,13 +183,13 @@ def problem_of(scan: Path, message: str) -> "Problem":
     return Problem(nifti.stem(scan), str(scan), what.removeprefix(f"{scan}: ").removeprefix(f"{scan.name}: "), remedy)
 
 
-def data_set_tasks(options: Options) -> list:
+def data_set_jobs(options: Options) -> list["ScanJob"]:
     """List the scans of a data set, perhaps of one split of the run whose weights are used."""
-    from viscera.inference.jobs import Task, require_folder
+    from viscera.inference.jobs import ScanJob, require_folder
 
     require_folder(options.output, what=options.scan)
     sources = of_split(data_sets([options.scan])[0], options.weights or Path(STARTER), options.split)
-    return [Task(source.image, options.output / f"{source.name}.nii.gz") for source in sources]
+    return [ScanJob(source.image, options.output / f"{source.name}.nii.gz") for source in sources]
 
 
 def show_statistics(sidecar: Path) -> None:

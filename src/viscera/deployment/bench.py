@@ -22,15 +22,17 @@ import psutil
 import torch
 
 from viscera.config import Accelerator, ForegroundScore, Recipe, SliceInference, WindowInference
-from viscera.deployment.flops import SIZES, Calls, Load, convolution_loads, convolution_peak, flops, noted_calls
+from viscera.deployment.flops import SIZES, Calls, Load, NotedRunner, convolution_loads, convolution_peak, flops
 from viscera.errors import RunError, SettingError
+from viscera.inference.jobs import ScanJob
 from viscera.inference.model import Model, load_model
-from viscera.inference.predict import Task, predict_file
+from viscera.inference.predict import predict_file
 from viscera.io import nifti
 from viscera.networks.build import Network, build_network
-from viscera.networks.exported import is_export, read_export
+from viscera.networks.exported import read_export
+from viscera.networks.find_weights import find_weights, is_export
 from viscera.networks.runners import PACKAGES, RuntimeName, missing_packages, runner_facts
-from viscera.networks.weights import Weights, find_weights, load_weights, save_weights
+from viscera.networks.weights import Weights, load_weights, save_weights
 from viscera.synthesis.patient import synthesize
 from viscera.volume import axial_turn
 
@@ -213,7 +215,7 @@ def bench(
     for name, model in models.items():
         loads[name] = convolution_loads(name, model.device, sizes=plan.peak_sizes)
     peaks = _peaks(loads, plan, watch)
-    seconds, calls = _rounds(Task(scan, folder / "labels.nii.gz"), models, plan, watch)
+    seconds, calls = _rounds(ScanJob(scan, folder / "labels.nii.gz"), models, plan, watch)
     # Again, since the machine may have been busy the first time.
     peaks = {name: max(peak, peaks[name]) for name, peak in _peaks(loads, plan, watch).items()}
     first = next(iter(models.values()))
@@ -232,7 +234,9 @@ def bench(
             network_s=_network_seconds(calls[name], model),
             network_flop=sum(times * flops(network, shape) for shape, times in shapes.items()),
             images=sum(times * shape[0] for shape, times in shapes.items()),
-            peak_flop_per_s=peaks[name] if model.precision in [load.precision for load in loads[name]] else 0.0,
+            peak_flop_per_s=peaks[name]
+            if model.network.precision in [load.runner.precision for load in loads[name]]
+            else 0.0,
             start_up_s=[start for start, _ in starts],
             peak_memory_mib=max(memory for _, memory in starts),
         )
@@ -262,7 +266,7 @@ def _load(weights: Path, plan: Plan, watch: Callable[[str], None]) -> dict[Runti
     for name in plan.runtimes:
         watch(f"{name}: loading")
         model = load_model(weights, accelerator=plan.device, runtime=name)
-        if runner_facts(model.network)["name"] == name:  # else a warning has said why not
+        if model.network.name == name:  # else a warning has said why not
             models[name] = model
     if not models:
         raise SettingError(f"no runtime of {', '.join(plan.runtimes)} can run this network. Say --runtime torch.")
@@ -281,7 +285,7 @@ def _peaks(
 
 
 def _rounds(
-    task: Task, models: Mapping[RuntimeName, Model], plan: Plan, watch: Callable[[str], None]
+    job: ScanJob, models: Mapping[RuntimeName, Model], plan: Plan, watch: Callable[[str], None]
 ) -> tuple[dict[RuntimeName, dict[str, list[float]]], dict[RuntimeName, list[Calls]]]:
     """Segment a scan again and again; give the seconds of each stage, and the network's calls, for each round."""
     seconds: dict[RuntimeName, dict[str, list[float]]] = {name: {} for name in models}
@@ -289,16 +293,16 @@ def _rounds(
     for number in range(plan.rounds + 1):
         for name, model in models.items():
             watch(f"{name}: round {number} of {plan.rounds}" if number else f"{name}: getting ready")
-            with noted_calls(model.network) as noted:
-                start = time.perf_counter()
-                predict_file(task, model)
-                whole = time.perf_counter() - start
+            noted = NotedRunner(model.network)
+            start = time.perf_counter()
+            predict_file(job, replace(model, network=noted))
+            whole = time.perf_counter() - start
             if number == 0:
                 continue
-            stages = json.loads(task.sidecar.read_text(encoding="utf-8"))["run"]["seconds"]
+            stages = json.loads(job.sidecar.read_text(encoding="utf-8"))["run"]["seconds"]
             for stage, value in (*stages.items(), (WHOLE, whole)):
                 seconds[name].setdefault(stage, []).append(value)
-            calls[name].append(noted)
+            calls[name].append(noted.calls)
     for found in seconds.values():
         found[WHOLE] = found.pop(WHOLE)  # last, also if a stage was not there in the first round
     return seconds, calls
@@ -306,8 +310,7 @@ def _rounds(
 
 def _network_seconds(calls: Sequence[Calls], model: Model) -> list[float]:
     """Give the seconds in the network alone, of each round."""
-    streams = int(getattr(model.network, "streams", 1))
-    return [round_.seconds / streams for round_ in calls] if model.device.type == "cpu" else []
+    return [round_.seconds / model.network.streams for round_ in calls] if model.device.type == "cpu" else []
 
 
 def _start_up(scan: Path, weights: Path, name: RuntimeName, *, plan: Plan, folder: Path) -> tuple[float, float]:
@@ -333,7 +336,7 @@ def _start_up(scan: Path, weights: Path, name: RuntimeName, *, plan: Plan, folde
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["it says nothing"])[-1]
         raise RunError(f"`viscera predict --runtime {name}` ends with code {done.returncode}: {last}")
-    run = json.loads(Task(scan, output).sidecar.read_text(encoding="utf-8"))["run"]
+    run = json.loads(ScanJob(scan, output).sidecar.read_text(encoding="utf-8"))["run"]
     return max(seconds - run["efficiency"]["seconds"], 0.0), run["peak_memory_mib"]
 
 

@@ -41,7 +41,8 @@ from viscera.networks.runners import (
     Foreign,
     OnnxRunner,
     OpenVinoRunner,
-    TorchRunner,
+    Runner,
+    folded_runner,
     input_channels,
     missing_packages,
     require_agreement,
@@ -102,7 +103,7 @@ def export(
     """Write a network and its description into a folder, once it has shown that it agrees with torch.
 
     Args:
-        model: On the CPU, its network a torch module and not a runner of another runtime.
+        model: On the CPU, loaded without a runtime.
         out: The folder: new, empty or, with ``overwrite``, an earlier export.
         kind: Of the file.
         int8: Most weights in int8 rather than all in fp32, for OpenVINO; scales are taken from training cases of the
@@ -163,14 +164,14 @@ def _drawn(model: Model, store: Store | None, *, kind: Foreign) -> list[Float32[
 
 def _written(
     model: Model, folder: Path, *, kind: Foreign, drawn: Sequence[Float32[np.ndarray, "1 channel y x"]] | None
-) -> OnnxRunner | OpenVinoRunner:
+) -> Runner:
     """Write a network's files, in int8 where slices were drawn for that, and run them from there.
 
     Raises:
         CannotRunError: The format or the runtime cannot.
     """
-    channels, shape = input_channels(model.recipe.network), shape_of(model.network)
-    graph = to_onnx(model.network, channels=channels, labels=True)
+    channels, shape = input_channels(model.recipe.network), shape_of(model.module)
+    graph = to_onnx(model.module, channels=channels, labels=True)
     file = folder / FILES[kind][0]
     if kind == "onnx":
         file.write_bytes(graph)
@@ -182,13 +183,13 @@ def _written(
         openvino.save_model(network, file, compress_to_fp16=False)
         runner = OpenVinoRunner(file, shape)
     if drawn is None:  # else random input is nothing like what the scales were made for; real cases are measured anyway
-        require_agreement(runner, model.network, channels=channels)
+        require_agreement(runner, model.module, channels=channels)
     return runner
 
 
 def measure(
     model: Model,
-    runner: OnnxRunner | OpenVinoRunner,
+    runner: Runner,
     *,
     yardstick: Yardstick,
     watch: Callable[[int, int], None] = lambda done, cases: None,
@@ -199,8 +200,8 @@ def measure(
         RunError: The store has no labelled cases in the split.
         StoreError: The store is another recipe's.
     """
-    exact = replace(model, network=TorchRunner(model.network, model.device, exact=True), autocast=None)
-    other = replace(model, network=runner, autocast=None)
+    exact = replace(model, network=folded_runner(model.module, model.device, exact=True))
+    other = replace(model, network=runner)
     if yardstick.store is None:
         return _on_random(exact, other)
     yardstick.store.require(space=model.space, preparation=model.recipe.preparation)
@@ -238,10 +239,10 @@ def _dice(overlaps: Int[np.ndarray, "2 class 2"], classes: Sequence[str]) -> tup
 
 def _on_random(exact: Model, other: Model) -> Agreement:
     """Compare labels of slices of random HU."""
-    preparation, stride = exact.recipe.preparation, shape_of(exact.network)[0]
+    preparation, stride = exact.recipe.preparation, exact.network.stride
     side = max(64, 2 * stride)
     rows, columns = preparation.size if isinstance(preparation, ResizedSlices) else (side, side)
-    depth = RANDOM_SLICES if shape_of(exact.network)[1] == 2 else side
+    depth = RANDOM_SLICES if exact.network.dimensions == 2 else side
     image = np.random.default_rng(0).integers(-1000, 1000, (depth, rows, columns)).astype(np.int16)
     first, second = (prepared_labels(image, one) for one in (exact, other))
     return Agreement("random HU", depth, float((first != second).mean()), {}, {})
@@ -262,7 +263,7 @@ def _require_near(agreement: Agreement, most: float) -> None:
 
 def describe(model: Model) -> dict[str, object]:
     """Give all that a program needs to use a written network, for JSON: what goes in and how it is made, what comes out."""
-    recipe, (stride, dimensions) = model.recipe, shape_of(model.network)
+    recipe, stride, dimensions = model.recipe, model.network.stride, model.network.dimensions
     axes = ["z", "y", "x"][-dimensions:]
     sides: list[int | None] = [None] * dimensions
     if isinstance(recipe.preparation, ResizedSlices):

@@ -6,17 +6,17 @@ pooling and enlarging are not among them: they cost memory traffic rather than a
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, field
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from viscera.networks.runners import RuntimeName, choose_runner
+from viscera.networks.runners import Runner, RuntimeName, choose_runner
 
 SIZES = ((64, 128), (128, 64), (256, 32), (512, 16))
 """Channels and side of typical 3x3 convolutions of U-Nets on slices of 256x256; each takes 1.2 GFLOP."""
@@ -101,15 +101,11 @@ class Load:
         runner: What runs it.
         image: Its input.
         flops: Of one pass.
-        streams: How many passes run at once.
-        precision: fp32, bf16 or fp16.
     """
 
-    runner: nn.Module
+    runner: Runner
     image: Tensor
     flops: int
-    streams: int = 1
-    precision: str = "fp32"
 
 
 def convolution_loads(
@@ -133,7 +129,7 @@ def convolution_loads(
         runner = choose_runner(chain, device, channels=1, wanted=runtime)
         if runner.name == runtime:
             image = torch.rand(1, 1, side, side, generator=torch.Generator().manual_seed(0)).to(device)
-            loads.append(Load(runner, image, flops(chain, image.shape), runner.streams, runner.precision))
+            loads.append(Load(runner, image, flops(chain, image.shape)))
     return loads
 
 
@@ -150,7 +146,7 @@ def convolution_peak(loads: Sequence[Load], *, seconds: float = 0.3) -> float:
 
 
 def _rate(load: Load, seconds: float) -> float:
-    streams, threads = load.streams, torch.get_num_threads()
+    streams, threads = load.runner.streams, torch.get_num_threads()
     # Set in the workers, since what a thread sets holds for those that begin later; put back in the end.
     settings = {"initializer": torch.set_num_threads, "initargs": (1,)} if streams > 1 else {}
     try:
@@ -166,7 +162,7 @@ def _rate(load: Load, seconds: float) -> float:
 def _passes(load: Load, pool: ThreadPoolExecutor, *, passes: int) -> float:
     """Run so many passes in each stream at once; give the seconds."""
     start = time.perf_counter()
-    for work in [pool.submit(_run, load, passes) for _ in range(load.streams)]:
+    for work in [pool.submit(_run, load, passes) for _ in range(load.runner.streams)]:
         work.result()
     return time.perf_counter() - start
 
@@ -181,7 +177,7 @@ def _run(load: Load, passes: int) -> None:
 
 @dataclass
 class Calls:
-    """Calls of a network, noted by hooks.
+    """Calls of a network.
 
     Attributes:
         seconds: Of all of them, added up over threads.
@@ -192,25 +188,20 @@ class Calls:
     shapes: dict[tuple[int, ...], int] = field(default_factory=dict)
 
 
-@contextmanager
-def noted_calls(network: nn.Module) -> Iterator[Calls]:
-    """Note the calls of a network within a block, from any number of threads."""
-    calls, started, lock = Calls(), threading.local(), threading.Lock()
+class NotedRunner:
+    """A runner whose calls are noted, from any number of threads."""
 
-    def before(network: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        """Note when a call begins."""
-        started.at = time.perf_counter()
+    def __init__(self, runner: Runner) -> None:
+        self.runner, self.calls, self._lock = runner, Calls(), threading.Lock()
+        self.name, self.precision, self.streams = runner.name, runner.precision, runner.streams
+        self.stride, self.dimensions = runner.stride, runner.dimensions
 
-    def behind(network: nn.Module, inputs: tuple[Tensor, ...], output: object) -> None:
-        """Add a call."""
-        passed, shape = time.perf_counter() - started.at, tuple(inputs[0].shape)
-        with lock:
-            calls.seconds += passed
-            calls.shapes[shape] = calls.shapes.get(shape, 0) + 1
-
-    hooks = (network.register_forward_pre_hook(before), network.register_forward_hook(behind))
-    try:
-        yield calls
-    finally:
-        for hook in hooks:
-            hook.remove()
+    def __call__(self, image: Float[Tensor, "batch channel *space"]) -> Float[Tensor, "batch class *space"]:
+        """Return the runner's logits."""
+        started = time.perf_counter()
+        logits = self.runner(image)
+        passed, shape = time.perf_counter() - started, tuple(image.shape)
+        with self._lock:
+            self.calls.seconds += passed
+            self.calls.shapes[shape] = self.calls.shapes.get(shape, 0) + 1
+        return logits

@@ -13,18 +13,16 @@ since it converts back at every step, and are only 1.3 times as fast as fp32 on 
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from jaxtyping import Float32
-from torch import nn
 
 from viscera.errors import RunError
 from viscera.inference.model import Model
-from viscera.inference.slices import slice_logits
+from viscera.inference.slices import slice_inputs
 from viscera.networks.onnx import CannotRunError
 from viscera.preparation.store import Store
 
@@ -61,10 +59,9 @@ def drawn_inputs(
     if not images:
         raise RunError(f"{store.path} has no training cases to draw slices from. Prepare it with more patients.")
     places = [(number, z) for number, image in enumerate(images) for z in range(len(image))]
-    seeing = replace(model, network=nn.Identity(), autocast=None)
     for chosen in sorted(generator.choice(len(places), min(count, len(places)), replace=False).tolist()):
         number, z = places[chosen]
-        yield slice_logits(images[number], seeing, range(z, z + 1)).float().contiguous().cpu().numpy()
+        yield slice_inputs(images[number], model, range(z, z + 1)).float().contiguous().cpu().numpy()
 
 
 def quantised(graph: bytes | Path, images: Iterable[Float32[np.ndarray, "1 channel y x"]]) -> "openvino.Model":

@@ -1,18 +1,27 @@
-"""How sure a 2D network was at the organs' edges, and how much of what it found was tidied away: summed up on the way to labels.
+"""How sure a 2D network is: at the organs' edges, and of the scan rather than of its mirror image.
 
-Logits are forgotten chunk by chunk (slices.py), so what is to be known of them is taken from each chunk. Not here: from what value
-on an organ is doubtful (trust/).
+``Certainty`` sums up edges, and what was tidied away, on the way to labels: logits are forgotten chunk by chunk (slices.py), so
+what is to be known of them is taken from each chunk. ``handedness_of`` looks at a few slices by itself: a network labels by place
+as much as by looks, so in a scan whose header has left and right the wrong way round it finds a liver where there is none, and
+what it finds gives the fault away less than how unsure it is. Not here: from what value on an organ is doubtful (quality/).
 """
 
 from threading import Lock
 
 import numpy as np
-from jaxtyping import Bool, Float, Float32, UInt8
+from jaxtyping import Bool, Float, Float32, Int16, UInt8
 from torch import Tensor
 
 from viscera.inference.model import Model
+from viscera.inference.slices import slice_logits
 from viscera.inference.upsampling import first_largest, planes_of
-from viscera.quality.certainty import Edge
+from viscera.quality.certainty import Edge, Handedness
+
+LOOKS = 16
+"""Slices that are looked at for handedness, evenly spaced."""
+AT_ONCE = 4
+LEAST_PIXELS = 2000
+"""Of organs, as it is and mirrored, below which neither can be said to be the right way round."""
 
 
 class Certainty:
@@ -67,7 +76,7 @@ class Certainty:
             self._dropped += np.bincount(labels[changed], minlength=256)
 
     def edge(self, label: int) -> Edge:
-        """Give what is known of one class; nothing for one that the network does not have."""
+        """Return what is known of one class; nothing for one that the network does not have."""
         pixels = int(self._pixels[label]) if label < self._classes else 0
         dropped = float(self._dropped[label] / max(self._found[label], 1))
         if not pixels:
@@ -76,12 +85,12 @@ class Certainty:
 
 
 def certainty_of(model: Model) -> Certainty | None:
-    """Give what sums up how sure a model is, or None where its output is no softmax over slices."""
+    """Return what sums up how sure a model is, or None where its output is not a softmax over slices."""
     return Certainty(len(model.space.classes)) if model.gives_slice_probabilities else None
 
 
 def edges(labels: UInt8[np.ndarray, "rows columns"]) -> Bool[np.ndarray, "rows columns"]:
-    """Give the pixels of organs with another label above, below, left or right of them; beyond the slice there is none."""
+    """Return the pixels of organs with another label above, below, left or right of them; beyond the slice there is none."""
     found = np.zeros(labels.shape, bool)
     below, beside = labels[1:] != labels[:-1], labels[:, 1:] != labels[:, :-1]
     found[1:] |= below
@@ -93,10 +102,42 @@ def edges(labels: UInt8[np.ndarray, "rows columns"]) -> Bool[np.ndarray, "rows c
 
 
 def _confidence(logits: Float32[np.ndarray, "class n"]) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]:
-    """Give the largest probability at each pixel, and the entropy in bits."""
+    """Return the largest probability at each pixel, and the entropy in bits."""
     below = logits - logits.max(axis=0)
     shares = np.exp(below)
     total = shares.sum(axis=0)
     # -sum p log p with p = exp(below) / total; a share that has become 0 adds nothing.
     entropy = np.log(total) - (shares * below).sum(axis=0) / total
     return 1 / total, entropy / np.log(2)
+
+
+def handedness_of(image: Int16[np.ndarray, "z y x"], model: Model) -> Handedness | None:
+    """Look at some slices of a scan as they are and mirrored.
+
+    Args:
+        image: HU, prepared as the model's recipe says.
+        model: The network.
+
+    Returns:
+        None where the network's output is not a softmax over slices, or the slices show too little of any organ.
+    """
+    if not model.gives_slice_probabilities:
+        return None
+    slices = np.unique(np.linspace(0, len(image) - 1, LOOKS + 2).round().astype(int)[1:-1])
+    found = [_organ_pixels(ways, model, slices) for ways in (image, np.ascontiguousarray(image[:, :, ::-1]))]
+    if min(pixels for pixels, _ in found) < LEAST_PIXELS:
+        return None
+    as_is, mirrored = (total / pixels for pixels, total in found)
+    return Handedness(as_is, mirrored)
+
+
+def _organ_pixels(image: Int16[np.ndarray, "z y x"], model: Model, slices: np.ndarray) -> tuple[int, float]:
+    """Return the pixels that got an organ, and the sum of their largest probabilities."""
+    pixels, total = 0, 0.0
+    for start in range(0, len(slices), AT_ONCE):
+        logits: Tensor = slice_logits(image, model, slices[start : start + AT_ONCE].tolist()).float()
+        largest, labels = logits.softmax(1).max(1)
+        organs = labels > 0
+        pixels += int(organs.sum())
+        total += float(largest[organs].double().sum())
+    return pixels, total

@@ -9,7 +9,7 @@ from viscera.io import nifti
 
 
 @dataclass(frozen=True)
-class Task:
+class ScanJob:
     """One scan to segment."""
 
     scan: Path
@@ -21,7 +21,7 @@ class Task:
         return self.output.with_name(nifti.stem(self.output) + ".json")
 
 
-def find_tasks(scan: Path, output: Path) -> list[Task]:
+def find_scan_jobs(scan: Path, output: Path) -> list[ScanJob]:
     """List what a user asks for: one file to one file (or into a folder), or all scans of a folder into a folder.
 
     A trailing _0000 (nnU-Net's channel number) is left out of the name of the label map.
@@ -31,24 +31,24 @@ def find_tasks(scan: Path, output: Path) -> list[Task]:
     """
     if scan.is_file():
         if nifti.is_nifti(output):
-            return [Task(scan, output)]
+            return [ScanJob(scan, output)]
         if output.exists() and not output.is_dir():
             raise FileError(f"{output} is another kind of file. Give a name that ends in .nii.gz, or a folder.")
-        return [Task(scan, output / output_name(scan))]
+        return [ScanJob(scan, output / output_name(scan))]
     if not scan.is_dir():
         raise FileError(f"there is no scan at {scan}. Give a .nii or .nii.gz file, or a folder of them.")
     require_folder(output, what=scan.name)
-    tasks = [Task(file, output / output_name(file)) for file in nifti.find_files(scan)]
-    if not tasks:
+    jobs = [ScanJob(file, output / output_name(file)) for file in nifti.find_files(scan)]
+    if not jobs:
         raise FileError(
             f"{scan} holds no .nii or .nii.gz file. Give the folder that holds the scans themselves; convert DICOM series "
             "first, for instance with dcm2niix."
         )
-    names = [task.output.name for task in tasks]
+    names = [job.output.name for job in jobs]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice:
         raise FileError(f"two scans in {scan} would both become {twice}. Rename one.")
-    return tasks
+    return jobs
 
 
 def require_folder(output: Path, *, what: str) -> None:
@@ -58,7 +58,7 @@ def require_folder(output: Path, *, what: str) -> None:
 
 
 def output_name(scan: Path) -> str:
-    """Give the label map's file name for a scan's."""
+    """Return the label map's file name for a scan's."""
     return nifti.stem(scan).removesuffix("_0000") + ".nii.gz"
 
 
@@ -66,4 +66,6 @@ def require_place(output: Path) -> None:
     """Raise FileError if a label map cannot be written there, before the time for it is spent."""
     folder = next((folder for folder in output.parents if folder.exists()), Path())
     if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
-        raise FileError(f"cannot write {output}: {folder} is no folder that you may write to. Choose another output.")
+        raise FileError(
+            f"cannot write {output}: {folder} is not a folder that you may write to. Choose another output."
+        )

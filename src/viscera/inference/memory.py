@@ -126,7 +126,7 @@ def needed_mib(look: Look, model: Model, *, statistics: bool) -> Need:
         statistics: Whether HU are kept until the end.
     """
     voxels = prod(look.shape)
-    networks = [network for network in (model, model.tumour, model.finder) if network is not None]
+    networks = model.networks
     sizes = [prepared_voxels(look, each) for each in {network.recipe.preparation for network in networks}]
     prepared = 2 * sum(sizes)
     # Labels and their tidied copy; beside them a finder's or a tumour network's.
@@ -187,11 +187,9 @@ def workspace_bytes(look: Look, model: Model) -> float:
     pixels = prod(prepared_size(look, model.recipe.preparation))
     enlarged = ENLARGED * classes * prod(look.shape[1:])  # where most of a slice is open, all its logits are
     if isinstance(settings, SliceInference):
-        streams = getattr(model.network, "streams", 1)
-        passed = (
-            settings.batch_size * pixels * (PER_PIXEL.get(model.precision, PER_PIXEL["fp32"]) * width + 4 * classes)
-        )
-        return (streams + 1) * (passed + enlarged)
+        per_pixel = PER_PIXEL.get(model.network.precision, PER_PIXEL["fp32"])
+        passed = settings.batch_size * pixels * (per_pixel * width + 4 * classes)
+        return (model.network.streams + 1) * (passed + enlarged)
     plan = plan_of(model)
     slab = 2 * (classes + 1) * plan.span[0] + 8 * classes * PLANES_AT_ONCE
     return PER_VOXEL * prod(plan.size) * width + slab * pixels + enlarged

@@ -13,11 +13,20 @@ from viscera.labels import TUMOUR, LabelSpace
 from viscera.networks.build import build_network
 from viscera.networks.cards import Card, Shipped, as_shipped
 from viscera.networks.device import autocast_type, device_type, keep_pages
-from viscera.networks.exported import is_export, read_export
+from viscera.networks.exported import read_export
+from viscera.networks.find_weights import find_weights, is_export
 from viscera.networks.graph_cache import GraphCache
 from viscera.networks.onnx import CannotRunError
-from viscera.networks.runners import OnnxRunner, OpenVinoRunner, RuntimeName, choose_runner, input_channels
-from viscera.networks.weights import Weights, fill_network, find_weights, load_weights
+from viscera.networks.runners import (
+    OnnxRunner,
+    OpenVinoRunner,
+    Runner,
+    RuntimeName,
+    TorchRunner,
+    choose_runner,
+    input_channels,
+)
+from viscera.networks.weights import Weights, fill_network, load_weights
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,22 +34,20 @@ class Model:
     """A network on its device, with what its output means.
 
     Attributes:
-        network: In evaluation mode.
+        network: What runs it.
         recipe: How scans are prepared for it.
         space: What its channels mean.
         device: Where it is.
-        autocast: Type of mixed precision, None for fp32.
         weights_sha256: Hash of the weights file.
         tumour: A second network, for tumours, whose finds override this one's; None without one.
         finder: A cheap network that says where this one is to look; None without one.
         card: Of weights that come with viscera: organs by standing and more; None for all others.
     """
 
-    network: torch.nn.Module
+    network: Runner
     recipe: Recipe
     space: LabelSpace
     device: torch.device
-    autocast: torch.dtype | None
     weights_sha256: str
     tumour: "Model | None" = None
     finder: "Model | None" = None
@@ -75,10 +82,20 @@ class Model:
         return settings.margin_mm if isinstance(settings, WindowInference) else 0.0
 
     @property
-    def precision(self) -> str:
-        """Of the network's numbers: fp32, bf16 or fp16, as its runtime has it."""
-        plain = {torch.bfloat16: "bf16", torch.float16: "fp16"}.get(self.autocast, "fp32")  # type: ignore[call-overload]
-        return getattr(self.network, "precision", plain)
+    def module(self) -> torch.nn.Module:
+        """The torch module itself, of a model that was loaded without a runtime: as it was trained.
+
+        Raises:
+            SettingError: Another runtime than torch has it.
+        """
+        if not isinstance(self.network, TorchRunner):
+            raise SettingError(f"the network runs on {self.network.name}, not on torch. Load it without a runtime.")
+        return self.network.module
+
+    @property
+    def networks(self) -> tuple["Model", ...]:
+        """This model, and the second network and the finder where it has them."""
+        return tuple(model for model in (self, self.tumour, self.finder) if model is not None)
 
     @property
     def sha256s(self) -> dict[str, str]:
@@ -119,18 +136,18 @@ def load_model(
     weights, digest = load_weights(file), sha256(file)
     if shipped:
         _require_own_card(shipped, weights)
-    network, autocast = _build(weights, file.name).eval(), None
+    network = _build(weights, file.name).eval()
     if isinstance(weights.recipe.network, UNetShape | UpvShape):
         network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if runtime is None:
-        autocast = autocast_type("auto", device)
+        runner: Runner = TorchRunner(network.to(device), autocast_type("auto", device))
     else:
         channels, cache = input_channels(weights.recipe.network), GraphCache(graphs, digest) if graphs else None
-        network = choose_runner(network, torch.device(device), channels=channels, wanted=runtime, cache=cache)
+        runner = choose_runner(network, torch.device(device), channels=channels, wanted=runtime, cache=cache)
     windows, card = isinstance(weights.recipe.inference, WindowInference), shipped.card if shipped else None
-    if device == "cpu" and (not windows or getattr(network, "name", "torch") == "torch"):
+    if device == "cpu" and (not windows or runner.name == "torch"):
         keep_pages(spare=windows)  # from here on: what loading took may go
-    return Model(network.to(device), weights.recipe, weights.space, torch.device(device), autocast, digest, card=card)
+    return Model(runner, weights.recipe, weights.space, torch.device(device), digest, card=card)
 
 
 def _exported(where: Path, *, accelerator: Accelerator, runtime: Literal["auto"] | RuntimeName | None) -> Model:
@@ -154,7 +171,7 @@ def _exported(where: Path, *, accelerator: Accelerator, runtime: Literal["auto"]
         )
     except CannotRunError as error:
         raise WeightsError(f"{found.file}: {error}. Export the run again on this machine.") from error
-    return Model(runner, found.recipe, found.space, torch.device("cpu"), None, found.sha256)
+    return Model(runner, found.recipe, found.space, torch.device("cpu"), found.sha256)
 
 
 def with_others(model: Model, *, tumour: Model | None = None, finder: Model | None = None) -> Model:

@@ -7,9 +7,7 @@ between two stages, so what is held does not grow with the number of items. What
 import traceback
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
-from functools import partial
-from typing import Generic, TypeVar
+from typing import TypeVar
 
 from viscera.errors import VisceraError
 
@@ -17,29 +15,15 @@ Item = TypeVar("Item")
 Read = TypeVar("Read")
 Found = TypeVar("Found")
 Written = TypeVar("Written")
-Value = TypeVar("Value")
 Result = TypeVar("Result")
-
-
-@dataclass(frozen=True)
-class Stages(Generic[Item, Read, Found, Written]):
-    """What is done to each item; every stage gets what the one before gave.
-
-    Attributes:
-        read: On the first thread.
-        work: On the caller's.
-        write: On the last thread.
-    """
-
-    read: Callable[[Item], Read]
-    work: Callable[[Read], Found]
-    write: Callable[[Found], Written]
 
 
 def run_stages(
     items: Sequence[Item],
-    stages: Stages[Item, Read, Found, Written],
     *,
+    read: Callable[[Item], Read],
+    work: Callable[[Read], Found],
+    write: Callable[[Found], Written],
     done: Callable[[Item, Written | VisceraError], None],
     beside: Callable[[Item], bool] = lambda item: True,
 ) -> None:
@@ -50,14 +34,20 @@ def run_stages(
 
     Args:
         items: In their order.
-        stages: What is done to each.
-        done: Told of each item, in their order and on the caller's thread, what ``write`` gave, or what was wrong.
+        read: The first stage, on a thread of its own.
+        work: The second, on the caller's thread; gets what ``read`` returned.
+        write: The third, on a thread of its own; gets what ``work`` returned.
+        done: Told of each item, in their order and on the caller's thread, what ``write`` returned, or what was wrong.
         beside: Whether an item may be read while those before it are still worked on and written; asked of each, in
             their order. Otherwise it waits until they are done, so that it is the only one held.
     """
     if len(items) < 2:
         for item in items:
-            done(item, _then(stages.write, _then(stages.work, _then(stages.read, item))))
+            try:
+                outcome = write(work(read(item)))
+            except VisceraError as error:
+                outcome = _without_arrays(error)
+            done(item, outcome)
         return
     with ThreadPoolExecutor(1, "reading") as reader, ThreadPoolExecutor(1, "writing") as writer:
         ahead: Future[Read] | None = None
@@ -65,40 +55,43 @@ def run_stages(
         beside(items[0])
         for item, after in zip(items, [*items[1:], None], strict=True):
             if ahead is None:
-                behind = _settled(behind, done)
-                ahead = reader.submit(stages.read, item)
-            present = _tried(ahead.result)
-            ahead = reader.submit(stages.read, after) if after is not None and beside(after) else None
-            found = _then(stages.work, present)
+                behind = _finish(behind, done)
+                ahead = reader.submit(read, item)
+            present = _outcome(ahead)
+            ahead = reader.submit(read, after) if after is not None and beside(after) else None
+            found: Found | VisceraError
+            try:
+                found = present if isinstance(present, VisceraError) else work(present)
+            except VisceraError as error:
+                found = _without_arrays(error)
             del present  # what nobody needs any more must not be held while the next item is
-            behind = _settled(behind, done)
+            behind = _finish(behind, done)
             if isinstance(found, VisceraError):
                 done(item, found)
             else:
-                behind = item, writer.submit(stages.write, found)
+                behind = item, writer.submit(write, found)
             del found
-        _settled(behind, done)
+        _finish(behind, done)
 
 
-def _settled(behind: tuple[Item, Future[Written]] | None, done: Callable[[Item, Written | VisceraError], None]) -> None:
+def _finish(behind: tuple[Item, Future[Written]] | None, done: Callable[[Item, Written | VisceraError], None]) -> None:
     """Wait until an item is written, and tell of it."""
     if behind is not None:
-        done(behind[0], _tried(behind[1].result))
+        done(behind[0], _outcome(behind[1]))
 
 
-def _then(stage: Callable[[Value], Result], given: Value | VisceraError) -> Result | VisceraError:
-    """Give what a stage gives; where nothing came to it, why."""
-    return given if isinstance(given, VisceraError) else _tried(partial(stage, given))
-
-
-def _tried(stage: Callable[[], Value]) -> Value | VisceraError:
-    """Give what a stage gives, or why the item cannot be used."""
+def _outcome(future: Future[Result]) -> Result | VisceraError:
+    """Wait for what a stage returns, or for why the item cannot be used."""
     try:
-        return stage()
+        return future.result()
     except VisceraError as error:
-        # The frames of a failed stage hold its arrays, for as long as somebody keeps the error.
-        cause: BaseException | None = error
-        while cause is not None:
-            traceback.clear_frames(cause.__traceback__)
-            cause = cause.__cause__ or cause.__context__
-        return error
+        return _without_arrays(error)
+
+
+def _without_arrays(error: VisceraError) -> VisceraError:
+    """Return an error that holds no arrays: the frames of a failed stage would, for as long as somebody keeps the error."""
+    cause: BaseException | None = error
+    while cause is not None:
+        traceback.clear_frames(cause.__traceback__)
+        cause = cause.__cause__ or cause.__context__
+    return error

@@ -64,8 +64,7 @@ def prepare_scan(ct: Volume, model: Model) -> Prepared:
     Raises:
         GeometryError, FileError: The scan's grid or intensities are no CT's.
     """
-    networks = [network for network in (model, model.tumour, model.finder) if network is not None]
-    preparations = dict.fromkeys(network.recipe.preparation for network in networks)
+    preparations = dict.fromkeys(network.recipe.preparation for network in model.networks)
     images = {preparation: prepare_image(ct, preparation) for preparation in preparations}
     return Prepared(with_voxels(ct, np.broadcast_to(np.int16(0), ct.shape)), images)
 
@@ -77,7 +76,7 @@ def segment(
     clock: Stopwatch | None = None,
     watch: Watch = lambda done, parts: None,
 ) -> Volume:
-    """Give a scan's labels.
+    """Return a scan's labels.
 
     Args:
         ct: HU, any orientation.
@@ -101,12 +100,13 @@ def segment_prepared(
     scan: Prepared,
     model: Model,
     *,
+    wanted: Bool[np.ndarray, "bz by bx"] | None = None,
     organs: Sequence[int] = (),
     certainty: Certainty | None = None,
     clock: Stopwatch | None = None,
     watch: Watch = lambda done, parts: None,
 ) -> Segmentation:
-    """Give the labels of a scan that was prepared for the model, and what is to be said of its tumours; see ``segment``.
+    """Return the labels of a scan that was prepared for the model, and what is to be said of its tumours; see ``segment``.
 
     A voxel that the second network calls tumour is tumour, whatever the first says (gao2step); it looks only where the
     first found organs, and around them.
@@ -114,6 +114,7 @@ def segment_prepared(
     Args:
         scan: From ``prepare_scan``.
         model: The same.
+        wanted: Blocks of the prepared scan that a 3D network is to look at; None: as its finder or its recipe says.
         organs: Indices of ``model.output_space`` that are wanted: parts of the scan that seem to hold none of them may be
             skipped, so that other organs are incomplete in the result. All of them where empty.
         certainty: From ``certainty_of``: takes in how sure the first network is; None where nobody asks.
@@ -122,14 +123,17 @@ def segment_prepared(
     """
     clock, grid = clock or Stopwatch({}), scan.grid
     image, geometry = scan.images[model.recipe.preparation]
-    wanted = None
-    if model.finder is not None:
+    if wanted is None and model.finder is not None:
         with clock.stage("region"):
             wanted = _found(scan, model=model, finder=model.finder, watch=watch)
     if model.tumour is not None:
         organs = ()  # the tumours' network looks wherever the first found any organ
     with clock.stage("network"):
-        axial = _labels(image, geometry, model, wanted=wanted, organs=organs, certainty=certainty, watch=watch)
+        if isinstance(model.recipe.inference, SliceInference):
+            look = None if certainty is None else certainty.add
+            axial = label_slices(image, geometry, model, organs=organs, look=look, watch=watch)
+        else:
+            axial = segment_volume(image, geometry, model, wanted=wanted, organs=organs, watch=watch)
     z, y, x = (grid.spacing_mm[axis] for axis in geometry.turn.axes)
     with clock.stage("postprocess"):
         untidied = axial
@@ -146,24 +150,8 @@ def segment_prepared(
     return Segmentation(with_voxels(grid, geometry.turn.undo(axial)), report)
 
 
-def _labels(
-    image: Int16[np.ndarray, "z y x"],
-    geometry: Geometry,
-    model: Model,
-    *,
-    wanted: Bool[np.ndarray, "bz by bx"] | None = None,
-    organs: Sequence[int] = (),
-    certainty: Certainty | None = None,
-    watch: Watch,
-) -> UInt8[np.ndarray, "depth rows columns"]:
-    """Give labels on the scanner's axial slices."""
-    if isinstance(model.recipe.inference, SliceInference):
-        return label_slices(image, geometry, model, organs=organs, certainty=certainty, watch=watch)
-    return segment_volume(image, geometry, model, wanted=wanted, organs=organs, watch=watch)
-
-
 def _found(scan: Prepared, *, model: Model, finder: Model, watch: Watch) -> Bool[np.ndarray, "bz by bx"]:
-    """Give the blocks of a prepared scan in which a finder finds organs, and those around them."""
+    """Return the blocks of a prepared scan in which a finder finds organs, and those around them."""
     image, geometry = scan.images[model.recipe.preparation]
     if finder.recipe.preparation == model.recipe.preparation and not isinstance(
         finder.recipe.inference, SliceInference
@@ -178,18 +166,16 @@ def _found(scan: Prepared, *, model: Model, finder: Model, watch: Watch) -> Bool
 def _tumours(
     scan: Prepared, *, organs: UInt8[np.ndarray, "depth rows columns"], tumour: Model, watch: Watch
 ) -> Bool[np.ndarray, "depth rows columns"]:
-    """Give where the second network finds tumours, in and around the organs."""
-    image, geometry = scan.images[tumour.recipe.preparation]
+    """Return where the second network finds tumours, in and around the organs."""
+    geometry = scan.images[tumour.recipe.preparation][1]
     blocks = blocks_of_labels(organs, geometry)
     wanted = widened(blocks, margin_mm=tumour.margin_mm, spacing_mm=geometry.spacing_mm)
-    found = _labels(image, geometry, tumour, wanted=wanted, watch=watch)
-    z, y, x = (scan.grid.spacing_mm[axis] for axis in geometry.turn.axes)
-    found = tidy(found, (z, y, x), settings=tumour.recipe.postprocessing, space=tumour.space)
-    return found == tumour.space.index(TUMOUR)
+    labels = segment_prepared(scan, tumour, wanted=wanted, watch=watch).labels
+    return geometry.turn.apply(labels.voxels) == tumour.space.index(TUMOUR)
 
 
 def only_organs(labels: UInt8[np.ndarray, "z y x"], wanted: Sequence[int]) -> UInt8[np.ndarray, "z y x"]:
-    """Give the label map with all but the wanted indices set to background."""
+    """Return the label map with all but the wanted indices set to background."""
     table = np.zeros(256, np.uint8)
     table[list(wanted)] = list(wanted)
     return table[labels]

@@ -16,7 +16,6 @@ from torch import Tensor
 
 from viscera.config import SliceInference, UNetShape
 from viscera.errors import SettingError
-from viscera.inference.certainty import Certainty
 from viscera.inference.model import Model
 from viscera.inference.upsampling import Enlargement, enlarged_labels
 from viscera.preparation.contrast import spread
@@ -30,10 +29,10 @@ def label_slices(
     model: Model,
     *,
     organs: Sequence[int] = (),
-    certainty: Certainty | None = None,
+    look: Callable[[Tensor], None] | None = None,
     watch: Callable[[int, int], None] = lambda done, slices: None,
 ) -> UInt8[np.ndarray, "depth rows columns"]:
-    """Give labels on the scanner's axial slices.
+    """Return labels on the scanner's axial slices.
 
     First every slice that lies ``look_mm`` (of the recipe) from the last one is segmented; then, of those between two, the ones
     with an organ at either end. The others stay background.
@@ -43,14 +42,14 @@ def label_slices(
         geometry: Where it lies.
         model: A 2D network.
         organs: Indices of those that are wanted: slices are skipped that seem to hold none of these; all organs where empty.
-        certainty: Takes in every chunk's logits; None where nobody asks.
+        look: Called with every chunk's logits, from several threads; None where nobody asks.
         watch: Called with the slices done or skipped, and all of them.
     """
     settings = model.recipe.inference
     if not isinstance(settings, SliceInference):
         raise SettingError(f"recipe '{model.recipe.name}' segments windows, not slices.")
     axial = np.zeros(geometry.axial_shape, np.uint8)
-    streams, threads = getattr(model.network, "streams", 1), torch.get_num_threads()
+    streams, threads = model.network.streams, torch.get_num_threads()
     each = 1 if streams > 1 else threads
     pool = ThreadPoolExecutor(streams, initializer=torch.set_num_threads, initargs=(each,))
     depth, size, done = len(image), settings.batch_size, 0
@@ -58,8 +57,8 @@ def label_slices(
     def segmented(chunk: Sequence[int]) -> int:
         """Segment some slices; give their number."""
         logits = slice_logits(image, model, chunk)
-        if certainty is not None:
-            certainty.add(logits)
+        if look is not None:
+            look(logits)
         axial[chunk] = on_scanner(logits, geometry)
         return len(chunk)
 
@@ -84,24 +83,23 @@ def label_slices(
 
 
 def _seen_first(depth: int, *, step_mm: float, look_mm: float) -> list[int]:
-    """Give the slices that are segmented in any case, the first and the last among them."""
+    """Return the slices that are segmented in any case, the first and the last among them."""
     step = max(1, floor(look_mm / step_mm + 1e-3))
     return sorted({*range(0, depth, step), depth - 1})
 
 
 def _between(first: Sequence[int], axial: UInt8[np.ndarray, "z y x"], organs: Sequence[int]) -> list[int]:
-    """Give the slices between those seen first that may hold organs."""
+    """Return the slices between those seen first that may hold organs."""
     holds = np.zeros(256, bool)
     holds[list(organs) or slice(1, None)] = True
     held = {place: bool(holds[axial[place]].any()) for place in first}
     return [place for low, high in pairwise(first) if held[low] or held[high] for place in range(low + 1, high)]
 
 
-@torch.inference_mode()
-def slice_logits(
+def slice_inputs(
     image: Int16[np.ndarray, "z y x"], model: Model, slices: Sequence[int]
-) -> Float[Tensor, "slice class rows columns"]:
-    """Give the network's output for some slices of a prepared scan.
+) -> Float[Tensor, "slice channel y x"]:
+    """Return what the network sees of some slices of a prepared scan.
 
     Args:
         image: HU, prepared as the recipe says; all slices, since neighbours are looked at too.
@@ -114,13 +112,19 @@ def slice_logits(
     places, stacked = np.unique(seen.clip(0, len(image) - 1), return_inverse=True)
     part = spread(image[places], model.recipe.contrast)
     stack = torch.from_numpy(part[stacked.reshape(seen.shape)]).to(model.device)
-    scaled = network_input(stack, model.recipe.intensity).contiguous(memory_format=torch.channels_last)
-    with torch.autocast(model.device.type, model.autocast, enabled=model.autocast is not None):
-        return model.network(scaled)
+    return network_input(stack, model.recipe.intensity).contiguous(memory_format=torch.channels_last)
+
+
+@torch.inference_mode()
+def slice_logits(
+    image: Int16[np.ndarray, "z y x"], model: Model, slices: Sequence[int]
+) -> Float[Tensor, "slice class rows columns"]:
+    """Return the network's output for some slices of a prepared scan; see ``slice_inputs``."""
+    return model.network(slice_inputs(image, model, slices))
 
 
 def decide(logits: Float[Tensor, "slice class rows columns"], size: Sequence[int]) -> UInt8[np.ndarray, "slice y x"]:
-    """Give the class of the largest logit on slices of another size.
+    """Return the class of the largest logit on slices of another size.
 
     Args:
         logits: From ``slice_logits``.
@@ -131,7 +135,7 @@ def decide(logits: Float[Tensor, "slice class rows columns"], size: Sequence[int
 
 
 def on_scanner(logits: Float[Tensor, "slice class rows columns"], geometry: Geometry) -> UInt8[np.ndarray, "slice y x"]:
-    """Give the labels of prepared slices on the scanner's axial slices: background where those were cut off."""
+    """Return the labels of prepared slices on the scanner's axial slices: background where those were cut off."""
     inside = enlarged_labels(logits, enlargement_of(geometry))
     whole = geometry.axial_shape[1:]
     if inside.shape[1:] == whole:
@@ -142,7 +146,7 @@ def on_scanner(logits: Float[Tensor, "slice class rows columns"], geometry: Geom
 
 
 def enlargement_of(geometry: Geometry) -> Enlargement:
-    """Give how prepared slices become the part of the scanner's that they cover."""
+    """Return how prepared slices become the part of the scanner's that they cover."""
     whole = geometry.axial_shape[1:]
     if geometry.step is None:
         return Enlargement(whole)

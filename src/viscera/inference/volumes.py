@@ -71,7 +71,7 @@ def segment_volume(
 
 def _after_running_out(plan: Plan, model: Model, error: torch.OutOfMemoryError) -> Plan:
     """Give smaller windows, with a warning."""
-    less = smaller(plan, int(model.network.stride))  # type: ignore[arg-type]
+    less = smaller(plan, model.network.stride)
     if less is None:
         raise SettingError(
             f"the GPU's memory does not suffice for windows of {'x'.join(map(str, plan.size))} voxels, the smallest that the "

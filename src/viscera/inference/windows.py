@@ -152,12 +152,11 @@ def window_logits(
     missing = [(0, size - found) for size, found in zip(plan.size, seen.shape, strict=True)]
     padded = np.pad(seen, missing, mode="edge") if any(pad for _, pad in missing) else seen
     stack = network_input(torch.from_numpy(padded).to(model.device), model.recipe.intensity)[None, None]
-    with torch.autocast(model.device.type, model.autocast, enabled=model.autocast is not None):
-        logits = model.network(stack)
-        if plan.mirror:
-            for axes in (axes for count in (1, 2, 3) for axes in combinations((2, 3, 4), count)):
-                logits = logits + model.network(stack.flip(axes)).flip(axes)
-            logits = logits / 8
+    logits = model.network(stack)
+    if plan.mirror:
+        for axes in (axes for count in (1, 2, 3) for axes in combinations((2, 3, 4), count)):
+            logits = logits + model.network(stack.flip(axes)).flip(axes)
+        logits = logits / 8
     z, y, x = seen.shape
     return logits[0, :, :z, :y, :x]
 

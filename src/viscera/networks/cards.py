@@ -3,7 +3,7 @@
     weights/NAME.safetensors   the network, most of it in half precision (weights.py reads it)
     weights/NAME.json          its card: what it learnt from, how good it is on what, where it fails
 
-deployment/bundling.py writes both. Nothing here imports torch, so that `viscera info` can tell of them at once.
+tools/bundle_weights.py writes both. Nothing here imports torch, so that `viscera info` can tell of them at once.
 """
 
 import json

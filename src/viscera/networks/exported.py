@@ -13,13 +13,13 @@ from viscera.config.recipe_json import recipe_from_json
 from viscera.errors import WeightsError
 from viscera.io.atomic import sha256
 from viscera.labels import LabelSpace
+from viscera.networks.find_weights import DESCRIPTION
 from viscera.networks.runners import Foreign, missing_packages
 
 FORMAT = "viscera-export-2"
 """1 had no settings and no label_space."""
 FILES: dict[Foreign, tuple[str, ...]] = {"onnx": ("network.onnx",), "openvino": ("network.xml", "network.bin")}
 """What holds the network; runtimes are given the first."""
-DESCRIPTION = "model.json"
 
 
 @dataclass(frozen=True)
@@ -41,11 +41,6 @@ class Exported:
     recipe: Recipe
     space: LabelSpace
     sha256: str
-
-
-def is_export(where: Path) -> bool:
-    """Say whether a path is the folder of an export, whole or not."""
-    return (where / DESCRIPTION).is_file()
 
 
 def read_export(folder: Path) -> Exported:

@@ -1,7 +1,7 @@
 """One trained network on torch, OpenVINO or ONNX Runtime, behind one small interface.
 
-A runner is called like the network, a tensor in, the logits out; ``labels`` gives the class of the largest logit, decided
-within the graph. So a runner takes the network's place in a ``Model``, and inference/ does not know which it is.
+A ``Runner`` is called like the network, a tensor in, the logits out. It is what a ``Model`` holds, and inference/ does not know
+which it is.
 
 OpenVINO gets the network as ONNX, in memory: torch writes that in 0.2 s, OpenVINO's own conversion of torch modules takes 1.7 to
 2.7 s (width 16). What was written and checked once is kept (graph_cache.py). Compiling takes 0.1 s; a compiled network on disk
@@ -14,10 +14,10 @@ import warnings
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
@@ -44,35 +44,37 @@ LARGEST_DEVIATION = 0.25
 by 0.02 (gao2step); another network's logits would by about 1."""
 
 
+@runtime_checkable
 class Runner(Protocol):
-    """A trained network that can be called.
+    """A trained network that can be called."""
 
-    Attributes:
-        name: The runtime.
-        precision: fp32, bf16, fp16 or, of a network that was quantised, int8.
-        streams: How many threads may call it at once, each on one core; more than 1 for slices on a CPU.
-        stride: What the sides of its input must be multiples of.
-        dimensions: 2 for slices, 3 for patches.
-    """
+    @property
+    def name(self) -> RuntimeName:
+        """The runtime."""
+        ...
 
-    name: RuntimeName
-    precision: str
-    streams: int
-    stride: int
-    dimensions: int
+    @property
+    def precision(self) -> str:
+        """Of the network's numbers: fp32, bf16, fp16 or, of a network that was quantised, int8."""
+        ...
+
+    @property
+    def streams(self) -> int:
+        """How many threads may call it at once, each on one core; more than 1 for slices on a CPU."""
+        ...
+
+    @property
+    def stride(self) -> int:
+        """What the sides of its input must be multiples of."""
+        ...
+
+    @property
+    def dimensions(self) -> int:
+        """2 for slices, 3 for patches."""
+        ...
 
     def __call__(self, image: Float[Tensor, "batch channel *space"]) -> Float[Tensor, "batch class *space"]:
-        """Give the logits, in float32 or in the runner's precision."""
-        ...
-
-    def both(
-        self, image: Float[Tensor, "batch channel *space"]
-    ) -> tuple[Float[Tensor, "batch class *space"], UInt8[Tensor, "batch *space"]]:
-        """Give the logits and the class of the largest, from one pass."""
-        ...
-
-    def labels(self, image: Float[Tensor, "batch channel *space"]) -> UInt8[Tensor, "batch *space"]:
-        """Give the class of the largest logit."""
+        """Return the logits, in float32 or in the runner's precision."""
         ...
 
 
@@ -84,7 +86,7 @@ def choose_runner(
     wanted: Literal["auto"] | RuntimeName = "auto",
     exact: bool = False,
     cache: GraphCache | None = None,
-) -> "TorchRunner | OpenVinoRunner | OnnxRunner":
+) -> Runner:
     """Put a network on the runtime that is wanted, or on the fastest that there is: OpenVINO on a CPU, else torch.
 
     Before it is used, a runtime other than torch must give torch's logits for random input, but for rounding. Where it cannot,
@@ -103,10 +105,10 @@ def choose_runner(
         name = "openvino" if device.type == "cpu" and not missing_packages("openvino") else "torch"
     if name != "torch":
         try:
-            return _tried(name, network, device, channels=channels, exact=exact, cache=cache)
+            return _checked(name, network, device, channels=channels, exact=exact, cache=cache)
         except CannotRunError as error:
             warnings.warn(f"runtime '{name}' is not used: {error}. Torch is used instead.", stacklevel=2)
-    return TorchRunner(network, device, exact=exact)
+    return folded_runner(network, device, exact=exact)
 
 
 def missing_packages(name: RuntimeName) -> list[str]:
@@ -115,73 +117,68 @@ def missing_packages(name: RuntimeName) -> list[str]:
 
 
 def input_channels(shape: NetworkShape) -> int:
-    """Give the channels of a network's input: the slices that it sees at once."""
+    """Return the channels of a network's input: the slices that it sees at once."""
     return shape.slices if isinstance(shape, UNetShape) else 1
 
 
-def runner_facts(network: nn.Module) -> dict[str, object]:
-    """Give what is to be said of a run: runtime, its version, precision and threads, for JSON.
-
-    Args:
-        network: A runner, or a plain torch module in fp32.
-    """
-    name = network.name if isinstance(network, TorchRunner | OpenVinoRunner | OnnxRunner) else "torch"
+def runner_facts(runner: Runner) -> dict[str, object]:
+    """Return what is to be said of a run: runtime, its version, precision and threads, for JSON."""
     return {
-        "name": name,
-        "version": version(PACKAGES[name][0]),
-        "precision": getattr(network, "precision", "fp32"),
+        "name": runner.name,
+        "version": version(PACKAGES[runner.name][0]),
+        "precision": runner.precision,
         "threads": torch.get_num_threads(),
     }
 
 
-class TorchRunner(nn.Module):
-    """A network on torch: batch normalisation folded, channels last in 2D, weights of convolutions converted once.
+class TorchRunner:
+    """A torch module as it is: trained or, from ``folded_runner``, made faster.
+
+    Args:
+        module: In evaluation mode, on its device.
+        autocast: Type of mixed precision; None for fp32.
+        streams: How many threads may call it at once.
+    """
+
+    name: RuntimeName = "torch"
+
+    def __init__(self, module: nn.Module, autocast: torch.dtype | None = None, *, streams: int = 1) -> None:
+        self.module, self.autocast, self.streams = module, autocast, streams
+        self.stride, self.dimensions = shape_of(module)
+        self.precision = {None: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}[autocast]
+
+    def __call__(self, image: Float[Tensor, "batch channel *space"]) -> Float[Tensor, "batch class *space"]:
+        """Return the logits."""
+        if self.autocast is None:
+            return self.module(image)
+        with torch.autocast(image.device.type, self.autocast):
+            return self.module(image)
+
+
+def folded_runner(network: nn.Module, device: torch.device, *, exact: bool = False) -> TorchRunner:
+    """Make a network fast on torch: batch normalisation folded, channels last in 2D, weights of convolutions converted once.
 
     Args:
         network: Trained; it stays as it is.
         device: Where to run it.
         exact: fp32 rather than the device's mixed precision (CUDA: fp16; a CPU with such instructions: bf16).
     """
-
-    name: RuntimeName = "torch"
-
-    def __init__(self, network: nn.Module, device: torch.device, *, exact: bool = False) -> None:
-        super().__init__()
-        self.stride, self.dimensions = shape_of(network)
-        self.mixed = None if exact else autocast_type("auto", device.type)
-        self.precision = {None: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}[self.mixed]
-        self.streams = torch.get_num_threads() if device.type == "cpu" and self.dimensions == 2 else 1
-        fast = folded(network).to(device).requires_grad_(requires_grad=False)
-        if self.dimensions == 2:
-            fast = fast.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        if self.mixed is not None:
-            # Autocast would convert them in every pass: 0.4 of 2.0 ms per slice of 64x64. Biases are small, and not always
-            # added by a convolution.
-            for module in fast.modules():
-                if isinstance(module, _ConvNd):
-                    module.weight.data = module.weight.data.to(self.mixed)
-        self.network = fast
-
-    def forward(self, image: Float[Tensor, "batch channel *space"]) -> Float[Tensor, "batch class *space"]:
-        """Give the logits."""
-        if self.mixed is None:
-            return self.network(image)
-        with torch.autocast(image.device.type, self.mixed):
-            return self.network(image)
-
-    def both(
-        self, image: Float[Tensor, "batch channel *space"]
-    ) -> tuple[Float[Tensor, "batch class *space"], UInt8[Tensor, "batch *space"]]:
-        """Give the logits and the class of the largest, from one pass."""
-        logits = self(image)
-        return logits, _largest(logits)
-
-    def labels(self, image: Float[Tensor, "batch channel *space"]) -> UInt8[Tensor, "batch *space"]:
-        """Give the class of the largest logit."""
-        return _largest(self(image))
+    dimensions = shape_of(network)[1]
+    autocast = None if exact else autocast_type("auto", device.type)
+    fast = folded(network).to(device).requires_grad_(requires_grad=False)
+    if dimensions == 2:
+        fast = fast.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if autocast is not None:
+        # Autocast would convert them in every pass: 0.4 of 2.0 ms per slice of 64x64. Biases are small, and not always
+        # added by a convolution.
+        for module in fast.modules():
+            if isinstance(module, _ConvNd):
+                module.weight.data = module.weight.data.to(autocast)
+    streams = torch.get_num_threads() if device.type == "cpu" and dimensions == 2 else 1
+    return TorchRunner(fast, autocast, streams=streams)
 
 
-class OpenVinoRunner(nn.Module):
+class OpenVinoRunner:
     """A network on OpenVINO, with as many threads as torch has: slices one thread each, patches all threads together.
 
     Args:
@@ -198,7 +195,6 @@ class OpenVinoRunner(nn.Module):
     def __init__(self, graph: bytes | Path, shape: tuple[int, int], *, exact: bool = False) -> None:
         import openvino
 
-        super().__init__()
         self.stride, self.dimensions = shape
         self.streams = torch.get_num_threads() if self.dimensions == 2 else 1
         core = openvino.Core()
@@ -223,34 +219,21 @@ class OpenVinoRunner(nn.Module):
 
     @property
     def request(self) -> "openvino.InferRequest":
-        """Give the calling thread's own request: one takes no second call while it runs."""
+        """Return the calling thread's own request: one takes no second call while it runs."""
         if not hasattr(self.of_thread, "request"):
             self.of_thread.request = self.compiled.create_infer_request()
         return self.of_thread.request
 
-    def forward(self, image: Float[Tensor, "batch channel *space"]) -> Float[Tensor, "batch class *space"]:
-        """Give the logits."""
+    def __call__(self, image: Float[Tensor, "batch channel *space"]) -> Float[Tensor, "batch class *space"]:
+        """Return the logits."""
         # Written where they are to stay: OpenVINO's own array is overwritten by its next pass, and would have to be copied.
         logits, request = torch.empty((len(image), self.classes, *image.shape[2:])), self.request
         request.set_tensor("logits", self.tensor(logits.numpy(), shared_memory=True))
         request.infer([image.float().contiguous().numpy()], share_inputs=True, share_outputs=True)
         return logits
 
-    def both(
-        self, image: Float[Tensor, "batch channel *space"]
-    ) -> tuple[Float[Tensor, "batch class *space"], UInt8[Tensor, "batch *space"]]:
-        """Give the logits and the class of the largest, from one pass."""
-        logits = self(image)
-        if self.dimensions == 3:
-            return logits, _largest(logits)
-        return logits, torch.from_numpy(self.request.get_tensor("labels").data.copy())
 
-    def labels(self, image: Float[Tensor, "batch channel *space"]) -> UInt8[Tensor, "batch *space"]:
-        """Give the class of the largest logit."""
-        return self.both(image)[1]
-
-
-class OnnxRunner(nn.Module):
+class OnnxRunner:
     """A network on ONNX Runtime in fp32, with as many threads as torch has.
 
     Args:
@@ -268,7 +251,6 @@ class OnnxRunner(nn.Module):
         import onnxruntime
         from onnxruntime.capi import onnxruntime_pybind11_state as states  # pyright: ignore[reportAttributeAccessIssue]
 
-        super().__init__()
         self.stride, self.dimensions = shape
         self.streams = torch.get_num_threads() if self.dimensions == 2 else 1
         options = onnxruntime.SessionOptions()
@@ -279,30 +261,16 @@ class OnnxRunner(nn.Module):
         except (states.Fail, states.InvalidGraph, states.InvalidProtobuf, states.NotImplemented) as error:
             raise CannotRunError(f"ONNX Runtime cannot: {one_line(error)}") from error
 
-    def forward(self, image: Float[Tensor, "batch channel *space"]) -> Float[Tensor, "batch class *space"]:
-        """Give the logits."""
-        return self._run(image, "logits")[0]
-
-    def both(
-        self, image: Float[Tensor, "batch channel *space"]
-    ) -> tuple[Float[Tensor, "batch class *space"], UInt8[Tensor, "batch *space"]]:
-        """Give the logits and the class of the largest, from one pass."""
-        found = self._run(image, *["logits", "labels"][: 4 - self.dimensions])
-        return found[0], found[1] if len(found) == 2 else _largest(found[0])
-
-    def labels(self, image: Float[Tensor, "batch channel *space"]) -> UInt8[Tensor, "batch *space"]:
-        """Give the class of the largest logit."""
-        return self.both(image)[1]
-
-    def _run(self, image: Tensor, *outputs: str) -> list[Tensor]:
-        found = self.session.run(list(outputs), {"image": image.float().contiguous().numpy()})
-        return [torch.from_numpy(array) for array in found]
+    def __call__(self, image: Float[Tensor, "batch channel *space"]) -> Float[Tensor, "batch class *space"]:
+        """Return the logits."""
+        (logits,) = self.session.run(["logits"], {"image": image.float().contiguous().numpy()})
+        return torch.from_numpy(logits)
 
 
-def _tried(
+def _checked(
     name: Foreign, network: nn.Module, device: torch.device, *, channels: int, exact: bool, cache: GraphCache | None
-) -> OpenVinoRunner | OnnxRunner:
-    """Give a runner that has shown that it computes what torch does.
+) -> Runner:
+    """Return a runner that has shown that it computes what torch does.
 
     Raises:
         CannotRunError: It does not, or it is not there.
@@ -325,7 +293,7 @@ def _tried(
 
 
 @torch.inference_mode()
-def require_agreement(runner: OpenVinoRunner | OnnxRunner, network: nn.Module, *, channels: int) -> None:
+def require_agreement(runner: Runner, network: nn.Module, *, channels: int) -> None:
     """Check that a runner gives torch's logits for random input, but for rounding.
 
     Raises:
@@ -334,7 +302,7 @@ def require_agreement(runner: OpenVinoRunner | OnnxRunner, network: nn.Module, *
     # Another batch, and other sides than the exporter's example had: what it took for a constant shows.
     sides = [runner.stride] * (runner.dimensions - 1) + [3 * runner.stride]
     image = torch.rand(2, channels, *sides, generator=torch.Generator().manual_seed(0))
-    truth = TorchRunner(network, torch.device("cpu"), exact=True)(image)
+    truth = folded_runner(network, torch.device("cpu"), exact=True)(image)
     try:
         found = runner(image)
     except RuntimeError as error:
@@ -344,8 +312,3 @@ def require_agreement(runner: OpenVinoRunner | OnnxRunner, network: nn.Module, *
         raise CannotRunError(
             f"its logits differ from torch's by {deviation:.2g} on average, where they vary by {spread:.2g}"
         )
-
-
-def _largest(logits: Float[Tensor, "batch class *space"]) -> UInt8[Tensor, "batch *space"]:
-    # max is ten times as fast as argmax on a CPU.
-    return logits.float().max(1).indices.to(torch.uint8)

@@ -20,7 +20,7 @@ from viscera.config.recipe_json import recipe_from_json, recipe_to_json
 from viscera.errors import WeightsError
 from viscera.io.atomic import replacing, sha256, write_json
 from viscera.labels import LabelSpace
-from viscera.networks.cards import weights_path
+from viscera.networks.find_weights import find_weights as find_weights
 
 FORMAT = "viscera-weights-1"
 PICKLES = (".pth", ".pt", ".ckpt", ".bin")
@@ -69,25 +69,6 @@ def load_weights(path: Path) -> Weights:
     space = facts["label_space"]
     recipe = recipe_from_json(json.dumps(facts["recipe"]), where=path.name)
     return Weights(recipe, LabelSpace(space["name"], tuple(space["organs"])), tensors, facts["provenance"])
-
-
-def find_weights(where: Path) -> Path:
-    """Give the weights file that a user means: the file itself, a run's best (else last) weights, or those that come with viscera.
-
-    Raises:
-        WeightsError: There is none.
-    """
-    where = weights_path(where)
-    if where.is_file():
-        return where
-    for name in ("best.safetensors", "last.safetensors"):
-        if (where / name).is_file():
-            return where / name
-    if where.is_dir():
-        raise WeightsError(
-            f"{where} holds no best.safetensors. Give the folder of a run, or train one: viscera train --help."
-        )
-    raise WeightsError(f"no weights at {where}. Give a run's folder or a .safetensors file.")
 
 
 def save_state(

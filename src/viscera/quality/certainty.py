@@ -1,4 +1,4 @@
-"""How sure a network was of a result, as numbers: inference/certainty.py and inference/handedness.py find them, with torch."""
+"""How sure a network was of a result, as numbers: inference/certainty.py finds them, with torch."""
 
 from dataclasses import dataclass
 

@@ -101,14 +101,29 @@ class CaseEfficiency:
 
 @dataclass(frozen=True)
 class Meter:
-    """The readings so far; complete when the block is over."""
+    """The readings so far; complete when the block is over.
 
+    Attributes:
+        take: Takes a reading.
+        readings: Since the block began, or since the last lap.
+    """
+
+    take: Callable[[], Reading]
     readings: list[Reading] = field(default_factory=list)
 
     @property
     def result(self) -> Efficiency:
         """What the block cost, inside of it: up to the last reading."""
         return efficiency_of(self.readings)
+
+    def lap(self) -> Efficiency:
+        """Return what it cost since the last lap, or since the block began; the next lap begins here."""
+        with suppress(RuntimeError):
+            self.readings.append(self.take())
+        count = len(self.readings)  # readings that are taken beside this belong to the next lap
+        found = efficiency_of(self.readings[:count])
+        del self.readings[: count - 1]
+        return found
 
 
 @contextmanager
@@ -139,7 +154,7 @@ def sample_efficiency(
         (2, None)
     """
     take = read or partial(reading, _with_index(device))
-    meter, over = Meter([take()]), threading.Event()
+    meter, over = Meter(take, [take()]), threading.Event()
 
     def sample() -> None:
         """Read until the block is over."""

@@ -66,7 +66,7 @@ def score_run(
         epochs=len(rows),
         best_epoch=int(str(load_weights(find_weights(run)).provenance["epoch"])),
         seconds=round(math.fsum(row["seconds"] for row in rows), 2),
-        parameters=sum(one.numel() for one in model.network.parameters()),
+        parameters=sum(one.numel() for one in model.module.parameters()),
         classes=class_scores(counts, classes=model.space.classes, generator=np.random.default_rng(0)),
         cases=tuple(case_score(one) for one in counts),
     )
