@@ -11,12 +11,12 @@ import cv2
 import numpy as np
 import pytest
 
+from viscera.colours import colour
 from viscera.datasets.sources import Source
 from viscera.errors import GeometryError, LabelError, SettingError
 from viscera.figures.pictures import AGREEMENT_COLOURS, MISSED, UNJUDGED
 from viscera.figures.side_by_side import GAP, LabelledScan, View, picture
 from viscera.io import nifti
-from viscera.labels import colour
 from viscera.reports.notebook import browse, load_scan, score_table, slice_scores
 from viscera.volume import Turn, Volume, turn_volume
 

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from viscera.colours import colour
 from viscera.evaluation.pairing import Pair
-from viscera.labels import LabelSpace, colour
+from viscera.labels import LabelSpace
 from viscera.reports.viewer.page import pack, render, write_page
 from viscera.reports.viewer.scene import compare_scene, label_scene
 from viscera.reports.viewer.serve import site

@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, Shaped, UInt8
 
+from viscera.colours import colour
 from viscera.errors import SettingError
 from viscera.figures.montage import PLANES, Plane, field_of
 from viscera.figures.pictures import (
@@ -25,7 +26,6 @@ from viscera.figures.pictures import (
     resize_slice,
 )
 from viscera.figures.sheet import bar_length_mm
-from viscera.labels import colour
 from viscera.volume import Volume
 
 LOWEST = 64

@@ -18,6 +18,7 @@ import cv2
 import numpy as np
 from jaxtyping import Integer, Shaped, UInt8
 
+from viscera.colours import colour
 from viscera.datasets.read_labels import read_labels
 from viscera.datasets.sources import Source
 from viscera.errors import LabelError, SettingError
@@ -29,7 +30,7 @@ from viscera.figures.pictures import AGREEMENT_COLOURS, AGREEMENT_NAMES, RGB, SO
 from viscera.figures.side_by_side import LabelledScan, View, fullest_slice, picture, position_mm
 from viscera.io import nifti
 from viscera.io.label_names import label_names
-from viscera.labels import colour, organ_name
+from viscera.labels import organ_name
 from viscera.volume import Volume, axial_turn, require_same_grid, to_axial, with_voxels
 
 if TYPE_CHECKING:

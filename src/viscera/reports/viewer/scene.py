@@ -12,12 +12,12 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float, Int, Int16, Shaped, UInt8
 
+from viscera.colours import ColourScheme, colour
 from viscera.errors import LabelError
 from viscera.evaluation.metrics import confusion, overlap
 from viscera.evaluation.pairing import Pair
 from viscera.figures.montage import LARGEST_LABEL, choose_slices
 from viscera.figures.pictures import AGREEMENT_COLOURS, AGREEMENT_NAMES, RGB, UNJUDGED, agreement
-from viscera.labels import ColourScheme, colour
 from viscera.volume import Turn, Volume, require_same_grid, to_axial, turn_volume
 
 AIR_HU = -1024
