@@ -119,7 +119,8 @@ def main(out: Path = Path("example_out"), *, quick: bool = False) -> tuple[Sourc
 
 
 # %% [markdown]
-# In a notebook this ends with a viewer: move the slider, switch organs off, change the window. Its scores are the slice's.
+# In a notebook this ends with the page of `viscera view`: turn the wheel, switch organs off, change the window. It scores the
+# scan and the slice.
 
 # %%
 if __name__ == "__main__":

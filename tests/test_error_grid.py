@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from viscera.colours import colour
 from viscera.errors import FileError, SettingError
 from viscera.figures.error_grid import GridLook, JudgedSlice, error_grid, error_panels, picture_size
 from viscera.figures.pictures import AGREE, AGREEMENT_COLOURS, FALSE, MISSED, UNJUDGED
-from viscera.labels import colour
 
 YELLOW, GREEN, RED, GREY = (AGREEMENT_COLOURS[code] for code in (AGREE, FALSE, MISSED, UNJUDGED))
 ORGANS = {1: "liver", 2: "kidney", 3: "spleen", 4: "pancreas"}

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from viscera.cli.command import main
+from viscera.colours import colour
 from viscera.config import Contrast, Recipe, ResizedSlices, SpacedSlices, UNetShape, Window
 from viscera.deployment.export import FILES, Yardstick, describe, export, measure
 from viscera.errors import FileError, RunError, SettingError, StoreError, WeightsError
@@ -23,7 +24,7 @@ from viscera.inference.prepared import prepared_labels
 from viscera.inference.segment import segment
 from viscera.io import nifti
 from viscera.io.atomic import sha256
-from viscera.labels import ABDOMENCT1K, colour
+from viscera.labels import ABDOMENCT1K
 from viscera.networks.build import build_network
 from viscera.networks.onnx import to_onnx
 from viscera.networks.runners import PACKAGES, OnnxRunner, OpenVinoRunner, TorchRunner

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from viscera.colours import COLOURS, SLICER_COLOURS, colour
 from viscera.errors import GeometryError, LabelError, SettingError
 from viscera.figures.montage import Look, choose_slices, montage, stills
 from viscera.figures.pictures import (
@@ -22,7 +23,6 @@ from viscera.figures.pictures import (
     resize_labels,
 )
 from viscera.figures.sheet import bar_length_mm
-from viscera.labels import COLOURS, SLICER_COLOURS, colour
 from viscera.volume import Turn, Volume, turn_volume
 
 LIVER, SPLEEN, KIDNEY = 1, 2, 3

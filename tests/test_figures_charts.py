@@ -9,6 +9,7 @@ import pytest
 from matplotlib.colors import to_rgb
 from PIL import Image
 
+from viscera.colours import COLOURS
 from viscera.errors import FileError
 from viscera.evaluation.confusion import Confusion
 from viscera.evaluation.scores import Summary
@@ -17,7 +18,6 @@ from viscera.figures.confusion import confusion_figure
 from viscera.figures.curves import Epoch, best_epoch, curves_figure, read_log, training_curves
 from viscera.figures.data_set import ScanHu, hu_distribution, label_frequencies
 from viscera.figures.scores import dice_bars, dice_boxes
-from viscera.labels import COLOURS
 
 LIVER = Summary("liver", "dice", 0.9, 0.8, 0.95, 7)
 

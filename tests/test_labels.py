@@ -1,12 +1,14 @@
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from skimage.color import deltaE_ciede2000, rgb2lab
 
+from viscera.colours import COLOURS, colour
 from viscera.errors import LabelError
 from viscera.labels import (
     ABDOMENCT1K,
     ALIASES,
-    COLOURS,
     FLARE13,
     PART_OF,
     SIDES,
@@ -14,7 +16,6 @@ from viscera.labels import (
     TUMOUR,
     ZHANG12,
     LabelSpace,
-    colour,
     fit,
     organ_name,
 )
@@ -104,6 +105,39 @@ def test_colours_are_the_same_in_every_process():
 @given(st.text(min_size=1))
 def test_colours_are_bytes(name):
     assert all(0 <= value <= 255 for value in colour(name))
+
+
+SEEN = {
+    "all cones": np.eye(3),
+    "protanopia": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
+    "deuteranopia": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.01182, 0.04294, 0.968881]],
+}
+"""What is seen of linear RGB (Machado, Oliveira & Fernandes 2009, doi:10.1109/TVCG.2009.113, severity 1)."""
+
+NEIGHBOURS = [
+    *[("kidney_right", organ) for organ in ("liver", "duodenum", "colon", "adrenal_gland_right", "inferior_vena_cava")],
+    *[("kidney_left", organ) for organ in ("spleen", "stomach", "pancreas", "adrenal_gland_left")],
+    *[("adrenal_gland_right", organ) for organ in ("liver", "inferior_vena_cava")],
+    *[("adrenal_gland_left", organ) for organ in ("stomach", "spleen", "pancreas")],
+    *[("femoral_head_right", organ) for organ in ("urinary_bladder", "pelvis", "muscle")],
+]
+
+
+def distance(one: str, other: str, seen: str) -> float:
+    """Return the CIEDE2000 distance of two organs' colours; 2.3 is just noticeable."""
+    linear = [
+        ((np.array(colour(organ)) / 255 + 0.055) / 1.055) ** 2.4 @ np.transpose(SEEN[seen]) for organ in (one, other)
+    ]
+    shown = [rgb2lab(1.055 * np.clip(rgb, 0.0031308, 1) ** (1 / 2.4) - 0.055) for rgb in linear]
+    return float(deltaE_ciede2000(*shown))
+
+
+@pytest.mark.parametrize("seen", SEEN)
+def test_left_and_right_are_told_apart_by_colour_and_so_are_neighbours(seen):
+    for left, right in SIDES.values():
+        assert distance(left, right, seen) > 25
+    for one, other in NEIGHBOURS:
+        assert distance(one, other, seen) > 8, (one, other)
 
 
 def test_organs_of_one_space_look_different():

@@ -13,11 +13,12 @@ import numpy as np
 import pytest
 
 from viscera.cli.command import main
+from viscera.colours import colour
 from viscera.errors import FileError, GeometryError, LabelError
 from viscera.evaluation.pairing import Pair
 from viscera.figures.pictures import AGREE, FALSE, MISSED, UNJUDGED
 from viscera.io import nifti
-from viscera.labels import LabelSpace, colour
+from viscera.labels import LabelSpace
 from viscera.reports.viewer.page import pack, render, write_page
 from viscera.reports.viewer.scene import compare_scene, label_scene
 from viscera.reports.viewer.serve import site

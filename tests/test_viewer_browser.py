@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from viscera.colours import colour
 from viscera.evaluation.pairing import Pair
-from viscera.labels import LabelSpace, colour
+from viscera.labels import LabelSpace
+from viscera.reports.notebook import browse
 from viscera.reports.viewer.page import pack, render, write_page
 from viscera.reports.viewer.scene import compare_scene, label_scene
 from viscera.reports.viewer.serve import site
@@ -218,6 +220,29 @@ def test_dice_and_iou_of_each_slice_are_those_of_numpy(opened):
             assert shown == expected
             exact = page.evaluate("([z, value]) => viscera.sliceScores(z)[value].dice", [z, value])
             assert np.isnan(exact) if not either else exact == pytest.approx(2 * both / (a.sum() + b.sum()))
+
+
+def test_a_notebook_s_frame_draws_and_scores_slices_as_numpy_does(browser, tmp_path):
+    ct, prediction, truth = patient()
+    names = dict(enumerate(NAMES, start=1))
+    viewer = browse(ct, prediction, truth=truth, names=names, plane="axial", window_hu=(-50.0, 150.0))
+    context = browser.new_context(viewport={"width": 1000, "height": 760}, offline=True)
+    page = context.new_page()
+    (tmp_path / "cell.html").write_text(f"<!doctype html><body>{viewer._repr_html_()}", encoding="utf-8")
+    page.goto((tmp_path / "cell.html").as_uri())
+    frame = page.frames[1]
+    frame.wait_for_selector("#stage[data-ready=yes]", timeout=60_000)
+    assert frame.locator("#stage").get_attribute("data-view") == "axial"
+    assert (frame.locator("#low").input_value(), frame.locator("#high").input_value()) == ("-50", "150")
+    assert (picture(page, "iframe").max(axis=2) > 60).mean() > 0.1
+    for z in range(SHAPE[0]):
+        for value in names:
+            a, b = truth.voxels[z] == value, prediction.voxels[z] == value
+            if not (a | b).any():
+                continue
+            shown = frame.evaluate("([z, value]) => viscera.sliceScores(z)[value].dice", [z, value])
+            assert shown == pytest.approx(2 * (a & b).sum() / (a.sum() + b.sum()))
+    context.close()
 
 
 def test_flipped_transposed_and_oblique_copies_look_the_same(opened):

@@ -9,8 +9,8 @@ from annotated_types import Interval
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 from viscera.cli.console import say
+from viscera.colours import ColourScheme
 from viscera.errors import FileError, SettingError
-from viscera.labels import ColourScheme
 
 if TYPE_CHECKING:
     from viscera.evaluation.pairing import Pair, Task

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float32, Int
 
+from viscera.colours import colour
 from viscera.config import (
     ForegroundScore,
     Postprocessing,
@@ -34,7 +35,6 @@ from viscera.evaluation.counts import count_case
 from viscera.inference.model import Model
 from viscera.inference.prepared import prepared_labels
 from viscera.io.atomic import sha256, write_json
-from viscera.labels import colour
 from viscera.networks.exported import DESCRIPTION, FILES, FORMAT
 from viscera.networks.onnx import CannotRunError, shape_of, to_onnx
 from viscera.networks.runners import (

@@ -12,8 +12,8 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from viscera.colours import colour
 from viscera.io.atomic import replacing
-from viscera.labels import colour
 
 INK = "#1d2733"
 """Text, axes and grid. An inline SVG takes the page's text colour instead, so that it suits light and dark pages."""

@@ -14,6 +14,7 @@ from jaxtyping import Bool, Integer, Shaped, UInt8
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from viscera.colours import ColourScheme, colour
 from viscera.errors import SettingError
 from viscera.figures.canvas import readable, save
 from viscera.figures.pictures import (
@@ -45,7 +46,6 @@ from viscera.figures.sheet import (
     draw_sides,
     write_text,
 )
-from viscera.labels import ColourScheme, colour
 
 ACROSS = 18
 """Pixels between the panels of a row, so that the note of one keeps off the title of the next."""

@@ -13,6 +13,7 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Int, Shaped, UInt8
 
+from viscera.colours import ColourScheme, colour
 from viscera.errors import LabelError, SettingError
 from viscera.figures.pictures import (
     AGREE,
@@ -29,7 +30,6 @@ from viscera.figures.pictures import (
     resize_slice,
 )
 from viscera.figures.sheet import draw_sheet
-from viscera.labels import ColourScheme, colour
 from viscera.volume import Volume, require_same_grid, to_axial
 
 Plane = Literal["axial", "coronal", "sagittal"]

@@ -61,13 +61,19 @@ def grey(
         >>> grey(np.array([[-1000, 40, 240]]), (-160.0, 240.0)).tolist()
         [[0, 128, 255]]
     """
+    require_window(window_hu)
+    low, high = window_hu
+    scaled = (np.nan_to_num(slice_hu.astype(np.float32), nan=low) - low) * (255 / (high - low))
+    return np.rint(np.clip(scaled, 0, 255)).astype(np.uint8)
+
+
+def require_window(window_hu: tuple[float, float]) -> None:
+    """Raise SettingError if a window (black, white) is empty."""
     low, high = window_hu
     if not low < high:
         raise SettingError(
             f"window_hu {low:g}..{high:g} HU is empty. The first value is black, the second, higher one, white."
         )
-    scaled = (np.nan_to_num(slice_hu.astype(np.float32), nan=low) - low) * (255 / (high - low))
-    return np.rint(np.clip(scaled, 0, 255)).astype(np.uint8)
 
 
 def outlines(labels: Shaped[np.ndarray, "y x"]) -> Bool[np.ndarray, "y x"]:

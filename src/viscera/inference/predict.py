@@ -20,6 +20,7 @@ from pathlib import Path
 
 import torch
 
+from viscera.colours import colour
 from viscera.errors import FileError, VisceraError
 from viscera.inference.certainty import Certainty, certainty_of, handedness_of
 from viscera.inference.jobs import ScanJob, require_place
@@ -29,7 +30,7 @@ from viscera.inference.pipeline import run_stages
 from viscera.inference.segment import Prepared, Segmentation, only_organs, prepare_scan, segment_prepared
 from viscera.io import nifti
 from viscera.io.atomic import write_json, write_text
-from viscera.labels import LabelSpace, colour
+from viscera.labels import LabelSpace
 from viscera.networks.device import Stopwatch, give_pages_back, peak_memory_mib
 from viscera.preparation.image import prepare_file
 from viscera.preparation.intensity import hounsfield

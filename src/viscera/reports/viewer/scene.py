@@ -8,16 +8,17 @@ and names of organs goes into a scene.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, Int16, Shaped, UInt8
 
+from viscera.colours import ColourScheme, colour
 from viscera.errors import LabelError
 from viscera.evaluation.metrics import confusion, overlap
 from viscera.evaluation.pairing import Pair
 from viscera.figures.montage import LARGEST_LABEL, choose_slices
 from viscera.figures.pictures import AGREEMENT_COLOURS, AGREEMENT_NAMES, RGB, UNJUDGED, agreement
-from viscera.labels import ColourScheme, colour
 from viscera.volume import Turn, Volume, require_same_grid, to_axial, turn_volume
 
 AIR_HU = -1024
@@ -30,6 +31,10 @@ TILT_DEGREES = 1.0
 """A scan that is tilted by more is said to be."""
 
 NO_ORGAN = "No organ found: the label map is empty."
+
+ViewName = Literal["all", "axial", "coronal", "sagittal", "3d"]
+VIEWS: tuple[ViewName, ...] = ("all", "axial", "coronal", "sagittal", "3d")
+"""What the page can show: three planes and 3D together, or one of them."""
 
 Score = float | None
 """A number, or None where there is nothing to measure."""
@@ -126,7 +131,7 @@ def label_scene(
     """
     where = where or title
     require_same_grid(ct, labels, where=where)
-    counts = _count(labels.voxels, where=where)
+    counts = count_labels(labels.voxels, where=where)
     found = [int(value) for value in np.flatnonzero(counts) if value]
     values = sorted(set(names) - {0} | set(found))
     if len(values) > MOST_ORGANS:
@@ -141,7 +146,7 @@ def label_scene(
         for i, value in enumerate(values, start=1)
         for name in [names.get(value, f"label_{value}")]
     ]
-    # Whole numbers: _count has seen to it.
+    # Whole numbers: count_labels has seen to it.
     prediction = table[labels.voxels.astype(np.uint16, copy=False)]
     return _scene(ct, {"prediction": prediction}, rows, title=title, notes=notes)
 
@@ -173,7 +178,7 @@ def compare_scene(
         if pair.known is not None:
             layer[~pair.known[number] & (prediction[number] > 0)] = UNJUDGED
     counts = confusion(*_known(pair), len(pair.space.classes))
-    predicted = _count(prediction, where=title)
+    predicted = count_labels(prediction, where=title)
     rows = []
     for value, organ in pair.space.labels.items():
         volume_ml = _ml(predicted, value, ct)
@@ -255,7 +260,7 @@ def _start(maps: list[UInt8[np.ndarray, "z y x"]], classes: int) -> tuple[int, i
     return int(z), y, x
 
 
-def _count(labels: Shaped[np.ndarray, "z y x"], *, where: str) -> Int[np.ndarray, "values"]:
+def count_labels(labels: Shaped[np.ndarray, "z y x"], *, where: str) -> Int[np.ndarray, "values"]:
     """Count the voxels of each label, 0 to the largest.
 
     Raises:

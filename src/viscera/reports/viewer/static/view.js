@@ -189,7 +189,7 @@ async function start() {
   // that does next to nothing takes their place, which without a graphics card saves most of the time.
   slices.blurShader = slices.sobelFirstOrderShader = slices.passThroughShader;
 
-  const [low, high] = scene.windows[0].slice(1);
+  const [low, high] = scene.window;
   const ct = await NVImage.new(buffers.ct, "ct.nii", "gray", 1, null, low, high);
   const labels = await NVImage.new(buffers.prediction, "labels.nii", "gray", state.opacity);
   labels.hdr.intent_code = labelIntent();
@@ -300,7 +300,7 @@ async function start() {
 
   new ResizeObserver(() => requestAnimationFrame(showScale)).observe(element("stage"));
   fillTable(paint);
-  setView("all");
+  setView(scene.view);
   goTo(scene.start);
   showWindow();
   say("");
