@@ -21,10 +21,9 @@ check: .venv/installed-dev
 	$(BIN)/lint-imports
 
 bench: .venv/installed-dev
-	$(BIN)/python benchmarks/metrics.py
-	$(BIN)/python benchmarks/files.py
-	$(BIN)/python benchmarks/training_cpu.py
-	$(BIN)/python benchmarks/kills.py
+	$(BIN)/python -m benchmarks.label_maps metrics
+	$(BIN)/python -m benchmarks.kernels files
+	$(BIN)/python -m benchmarks.kernels training
 
 tables: .venv/installed-dev
 	$(BIN)/python benchmarks/tables.py

@@ -13,12 +13,17 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
+DATA = ROOT.parent / "shared" / "data"
+"""The real scans, which are not in the repository."""
+INSTRUCTIONS = {"amx_tile": "AMX", "avx512f": "AVX-512", "avx2": "AVX2"}
+"""{flag of the processor: name}, the widest first."""
 
 
 def facts(*packages: str) -> dict[str, object]:
-    """Give the machine, the commit, the date, and the versions of packages."""
+    """Return the machine, the commit, the date, and the versions of packages."""
     return {
         "machine": machine(),
+        "instructions": instructions(),
         "cores": os.cpu_count(),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
         "commit": commit(),
@@ -28,16 +33,26 @@ def facts(*packages: str) -> dict[str, object]:
 
 
 def machine() -> str:
-    """Give the processor's name."""
+    """Return the processor's name."""
+    return _of_processor("model name") or platform.processor() or platform.machine()
+
+
+def instructions() -> str:
+    """Return the widest vector instructions that the processor has; "" where they are not known."""
+    flags = _of_processor("flags").split()
+    return next((name for flag, name in INSTRUCTIONS.items() if flag in flags), "")
+
+
+def _of_processor(key: str) -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
-        return platform.processor() or platform.machine()
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
+        return ""
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith(key)), "")
 
 
 def commit() -> str:
-    """Give the short hash of the checkout's commit, with a + where files differ from it; "" outside of git."""
+    """Return the short hash of the checkout's commit, with a + where files differ from it; "" outside of git."""
 
     def git(*arguments: str) -> str:
         done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
@@ -66,7 +81,7 @@ def alternate(rivals: Mapping[str, tuple[Callable[[], object], int]]) -> dict[st
 
 
 def rows(seconds: Mapping[str, list[float]], *, ours: str = "viscera") -> list[dict[str, object]]:
-    """Give each rival's median and how many times as long it takes as ours."""
+    """Return each rival's median and how many times as long it takes as ours."""
     medians = {name: statistics.median(times) for name, times in seconds.items()}
     return [
         {

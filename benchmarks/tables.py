@@ -1,335 +1,207 @@
-"""Write the README's generated parts: results from benchmarks/results, the tree from the modules' docstrings.
+"""Write what is generated in the docs: docs/results.md, and the marked parts of README and docs.
 
-Usage: python benchmarks/tables.py          (make tables)
-       python benchmarks/tables.py --check  exits with 1 if the README is not up to date
+    python benchmarks/tables.py          (make tables)
+    python benchmarks/tables.py --check  exits with 1 if anything is not up to date
+
+results.md.jinja says what the page shows of benchmarks/results. What stands between <!-- NAME --> and <!-- /NAME --> in README.md
+or a page of docs is filled in: accuracy, speed, layouts, tree.
 """
 
 import ast
 import json
+import re
 import sys
+import tomllib
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-import speed_tables
-import starter_tables
+import jinja2
 
 ROOT = Path(__file__).parents[1]
-RESULTS = ROOT / "benchmarks" / "results"
 PACKAGE = ROOT / "src" / "viscera"
+CARD = PACKAGE / "networks" / "bundled" / "starter.json"
+GROUPS = ["annotated", "unannotated"]
+SCANS = {
+    "20 slices": "20 slices of the upper abdomen, labels by TotalSegmentator",
+    "3 mm": "ts_example_ct_3mm, labels by TotalSegmentator",
+    "kidneys": "HCC_048 and HCC_006, kidneys found by their HU",
+    "HCC_048_portal_venous": "HCC_048, kidneys found by their HU",
+    "HCC_006_LIVER_3PHASE": "HCC_006, kidneys found by their HU",
+    "spleen": "spleen_8 of the Decathlon, labels by experts",
+    "liver": "Three slices of dcmqi's example, DICOM SEG, semi-automatic",
+}
+"""{name of a real scan in the results: what it is}."""
+UNSAID = {"Intel(R) Xeon(R) Processor": "AMX"}
+"""What the results before the 26th of November 2026 do not say of their only machine."""
 
 
-def first_line(file: Path) -> str:
-    """Give the first line of a module's docstring."""
-    return (ast.get_docstring(ast.parse(file.read_text())) or "").split("\n")[0].rstrip(".")
+def results() -> dict[str, dict]:
+    """Return what was measured: {name of the file: its content}."""
+    folder = ROOT / "benchmarks" / "results"
+    return {file.stem: json.loads(file.read_text()) for file in sorted(folder.glob("*.json"))}
 
 
-def tree() -> str:
-    """Give one line per file and folder, in the order of permitted imports."""
-    import tomllib
-
-    contract = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"][0]
-    rows = []
-    for name in [name.strip() for layer in reversed(contract["layers"]) for name in layer.split("|")]:
-        file = PACKAGE / f"{name}.py"
-        if file.exists():
-            rows.append((f"{name}.py", first_line(file)))
-            continue
-        rows.append((f"{name}/", first_line(PACKAGE / name / "__init__.py")))
-    width = max(len(name) for name, _ in rows)
-    return "```\nsrc/viscera/\n" + "\n".join(f"    {name:<{width}}  {text}" for name, text in rows) + "\n```"
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a Markdown table."""
+    lines = [" | ".join(head), "|".join(["---"] * len(head)), *(" | ".join(row) for row in rows)]
+    return "\n".join(f"|{line}|" if line.startswith("---") else f"| {line} |" for line in lines)
 
 
-def layouts() -> str:
-    """Give the table of layouts."""
-    from viscera.datasets.layouts import LAYOUTS
-
-    rows = "\n".join(f"| `{name}` | {text} |" for name, text in LAYOUTS.items())
-    return f"| layout | folder |\n|---|---|\n{rows}"
+def words(name: str) -> str:
+    """Return the name of an organ or arm as people write it."""
+    return name.replace("_", " ")
 
 
-def results() -> str:
-    """Give the tables of the results that there are: of benchmarks/results/NAME.json by the function below it."""
-    tables = {
-        "starter": starter_tables.starter,
-        "starter_speed": starter_tables.speed,
-        "few_shot": starter_tables.few_shot,
-        "trust": starter_tables.trust,
-        "partial_labels": partial_labels,
-        "ablation": ablation,
-        "two_step": two_step,
-        "regions": regions,
-        "regularised": regularised,
-        "volume_memory": volume_memory,
-        "contrast_study": contrast_study,
-        "demo": demo,
-        "real": real,
-        "real_volumes": real,
-        "bench": speed_tables.bench,
-        "speed_lidc": speed_tables.whole,
-        "speed_wide": speed_tables.cases,
-        "speed_hcc": speed_tables.cases,
-        "speed_large": speed_tables.cases,
-        "speed_export": speed_tables.parts,
-        "speed_tidy": speed_tables.parts,
-        "folder": speed_tables.folder,
-        "unchanged": speed_tables.unchanged,
-        "less": speed_tables.less,
-        "int8": speed_tables.int8,
-        "upsampling": upsampling,
-        "files": files,
-        "metrics": metrics,
-        "training_cpu": training,
-    }
-    stored = {name: RESULTS / f"{name}.json" for name in tables}
-    return "\n\n".join(tables[name](json.loads(file.read_text())) for name, file in stored.items() if file.exists())
+def formatted(value: float | None, digits: int, style: str = "{:.{digits}f}") -> str:
+    """Return a number, or a dash where there is none."""
+    missing = value is None or isinstance(value, jinja2.Undefined)
+    return "-" if missing else style.format(value, digits=digits)
 
 
-def partial_labels(found: dict) -> str:
-    """Give what each way of treating unannotated organs reaches."""
-    rows = []
-    for name, arm in found["arms"].items():
-        cells = [f"{with_interval(arm[design][group])}" for design in found["designs"] for group in GROUPS]
-        rows.append(f"| {name.replace('_', ' ')} | " + " | ".join(cells) + " |")
-    arms = [arm for name, arm in found["arms"].items() if name != "complete"]
-    gaps = " and ".join(
-        f"{min(-100 * arm[design]['unannotated']['minus_complete'][0] for arm in arms):.1f}"
-        for design in found["designs"]
-    )
-    names = ", ".join(found["designs"]).replace("_", " ")
-    head = " | ".join(f"{design.replace('_', ' ')}: {group}" for design in found["designs"] for group in GROUPS)
-    return (
-        f"**Unannotated organs.** {found['patients']['training']} synthetic patients dealt out to data sets that annotate "
-        f"different organs, {found['patients']['test']} unseen ones with their whole truth, {found['seeds']} seeds; the same "
-        "network and steps in every arm. Dice over the organs that the patient's own data set annotates, and over those that "
-        "only another does; mean over organs [95 % interval over patients]:\n\n"
-        f"| arm | {head} |\n|---|{'---|' * 2 * len(found['designs'])}\n"
-        + "\n".join(rows)
-        + f"\n\nOn unannotated organs the best arm stays {gaps} Dice points below complete labels ({names}), in as many steps: "
-        "where data sets are disjoint, each step teaches each organ from a third of the patients only."
-        + "\n\n![Dice of each arm, both groups of organs](docs/partial_labels.png)"
-    )
+def interval(row: dict) -> str:
+    """Return a mean Dice with its interval, or a dash."""
+    return f"{row['dice']:.3f} [{row['interval'][0]:.3f}, {row['interval'][1]:.3f}]" if row else "-"
 
 
-GROUPS = ("annotated", "unannotated")
-
-
-def with_interval(row: dict) -> str:
-    """Give a mean Dice with its interval."""
-    return f"{row['dice']:.3f} [{row['interval'][0]:.3f}, {row['interval'][1]:.3f}]"
-
-
-def in_points(difference: list[float]) -> str:
-    """Give a difference in Dice with its interval, in points."""
+def in_points(difference: Sequence[float]) -> str:
+    """Return a difference in Dice with its interval, in points."""
     mean, low, high = (100 * value for value in difference)
     return f"{mean:+.1f} [{low:+.1f}, {high:+.1f}]"
 
 
-def ablation(found: dict) -> str:
-    """Give what viscera2d loses without each of its parts."""
-    rows = "\n".join(
-        f"| {row['name']} | "
-        + " | ".join(in_points(row[group]["minus_viscera2d"]) for group in GROUPS)
-        + f" | {row['core_minutes'] / found['seeds']:.1f} |"
-        for row in found["rows"][1:]
+def gap(arms: dict[str, dict], design: str) -> str:
+    """Return how many Dice points the best arm stays below complete labels on unannotated organs."""
+    minus = [arm[design]["unannotated"]["minus_complete"][0] for name, arm in arms.items() if name != "complete"]
+    return f"{min(-100 * one for one in minus):.1f}"
+
+
+def kind(found: dict) -> str:
+    """Return the processor of a result and its vector instructions."""
+    machine = found["machine"]
+    name = machine["processor"] if isinstance(machine, dict) else machine
+    instructions = found.get("instructions") or UNSAID[name]
+    return f"{name.replace('(R)', '').removesuffix(' Processor')}, {instructions}"
+
+
+def cores(found: dict) -> int:
+    """Return the cores of a result's machine."""
+    return found["machine"]["cores"] if isinstance(found["machine"], dict) else found["cores"]
+
+
+def organs_of(scans: Iterable[dict], scan: str) -> list[str]:
+    """Return the organs that arms were measured on in a scan."""
+    return list(dict.fromkeys(organ for one in scans for organ in one[scan]))
+
+
+FILTERS: dict[str, Callable] = {
+    "words": words,
+    "f": formatted,
+    "percent": lambda value, digits: formatted(value, digits, "{:.{digits}%}"),
+    "signed": lambda value, digits: formatted(value, digits, "{:+.{digits}f}"),
+    "times": lambda value: "" if isinstance(value, jinja2.Undefined) else f" ({value:g}x)",
+    "share": lambda count: "-" if isinstance(count, jinja2.Undefined) else f"{count[0]} of {count[1]}",
+    "interval": interval,
+    "points": in_points,
+    "gap": gap,
+    "kind": kind,
+    "processor": lambda found: f"{kind(found)}, {cores(found)} cores",
+    "network": lambda case: f"{case['recipe']}, {case['parameters'] / 1e6:.1f} M",
+    "organs_of": organs_of,
+}
+
+
+def results_page(found: dict[str, dict]) -> str:
+    """Return docs/results.md."""
+    loader = jinja2.FileSystemLoader(ROOT / "benchmarks")
+    page = jinja2.Environment(loader=loader, trim_blocks=True, lstrip_blocks=True, autoescape=False)
+    page.filters |= FILTERS
+    kinds = list(dict.fromkeys(kind(one) for one in found.values()))
+    text = page.get_template("results.md.jinja").render(
+        **found, results=found, real_scans=SCANS, groups=GROUPS, kinds=kinds
     )
-    best = found["rows"][0]
+    return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
+
+
+def accuracy() -> str:
+    """Return what the bundled weights reach on real scans, by the organs that they find by default."""
+    organs = json.loads(CARD.read_text())["organs"]
+    rows, further = [], []
+    for organ, said in organs.items():
+        if said["standing"] != "shipped":
+            further.append(words(organ))
+            continue
+        figures = {(one["on"], one["measure"]): one for one in said["figures"]}
+        for on in dict.fromkeys(one["on"] for one in said["figures"]):
+            dice, nsd = figures[on, "dice"], figures[on, "nsd"]
+            about = SCANS[on][0].upper() + SCANS[on][1:] if on == "liver" else SCANS[on]
+            rows.append([words(organ), f"{dice['mean']:.2f}", f"{nsd['mean']:.2f}", about, str(dice["cases"])])
     return (
-        f"**viscera2d, taken apart**: two data sets that overlap, {found['seeds']} seeds, equal slice visits, width 16 on 6 mm "
-        f"pixels. All of it: Dice {with_interval(best['annotated'])} over annotated organs, {with_interval(best['unannotated'])} "
-        f"over unannotated ones, {best['core_minutes'] / found['seeds']:.1f} core minutes; each row, the difference in Dice "
-        "points [95 % interval over patients]:\n\n"
-        f"| viscera2d, but | annotated | unannotated | core minutes |\n|---|---|---|---|\n{rows}"
+        table(["organ", "Dice", "surface Dice", "real scans", "n"], rows)
+        + f"\n\nExperimental, with `--organs all`: {', '.join(further)}."
     )
 
 
-def two_step(found: dict) -> str:
-    """Give what gao2step's two small networks reach on unseen patients."""
-    shown = found["scores"]["by_organ"] | {
-        "tumour": found["scores"]["tumour"],
-        "mean of organs": found["scores"]["organs"],
-    }
-    rows = "\n".join(
-        f"| {organ.replace('_', ' ')} | "
-        + " | ".join(f"{scores[name]:.3f}" for name in ("dice", "nsd", "flare_dice", "flare_nsd"))
-        + " |"
-        for organ, scores in shown.items()
-    )
-    training, patients = found["training"], found["patients"]
-    return (
-        f"**Two 3D networks, organs and tumours** ({', '.join(found['recipes'].values())}): "
-        f"{patients['training']} synthetic patients in FLARE's layout for the organs, {patients['training_tumour']} for tumours, "
-        f"{training['organs']['minutes']:.0f} and {training['tumour']['minutes']:.0f} core minutes of training; "
-        f"{patients['test']} unseen patients, {found['seconds_median']:.1f} s each on one core, at most "
-        f"{found['peak_memory_mib']:.0f} MiB. Dice and surface Dice (NSD) as viscera counts them, and by FLARE's official rules:"
-        f"\n\n| organ | Dice | NSD | Dice, FLARE's rules | NSD, FLARE's rules |\n|---|---|---|---|---|\n{rows}"
-    )
-
-
-WAYS = ("middle", "finder", "find", "whole")
-"""Where viscera predict looks in 3D."""
-
-
-def regions(found: dict) -> str:
-    """Give what the middle-slices cut costs: gao2step's table 5 with accuracy beside it."""
-
-    def cell(row: dict) -> str:
-        scores = ("-" if row[name] is None else f"{row[name]:.3f}" for name in ("dice", "nsd", "tumour_dice"))
-        return f"{' / '.join(scores)}, {row['seconds']:.1f} s"
-
-    rows = "\n".join(
-        f"| {row['slices']} | {' | '.join(cell(row[way]) for way in WAYS)} | "
-        f"{', '.join(format(row[way]['peak_memory_mib'], '.0f') for way in WAYS)} |"
-        for row in found["rows"]
-    )
-    return (
-        "**Where to look.** The same weights on one synthetic scan each of 55 to 499 slices: the middle 50 slices, as gao2step "
-        "published it; the windows that hold organs, as a finder says or, our default, a first pass; every window. Dice / NSD "
-        "of 13 organs / Dice of the tumours, seconds on one core; peak memory in MiB in the same order:\n\n"
-        f"| slices | {' | '.join(WAYS)} | MiB |\n|{'---|' * (2 + len(WAYS))}\n{rows}"
-    )
-
-
-def regularised(found: dict) -> str:
-    """Give what the regularised softmax does beside the plain one."""
-    rows = "\n".join(
-        f"| {row['softmax']} | {row['seed']} | {row['dice']:.4f} | {row['nsd']:.4f} | {row['spurious']:.1f} | "
-        f"{row.get('lambda', '-')} |"
-        for row in found["rows"]
-    )
-    pairs = "; ".join(
-        f"seed {pair['seed']}: {in_points(pair['difference'])}" for pair in found["dice_regularised_minus_plain"]
-    )
-    return (
-        f"**The regularised softmax** (runet's last layer) beside the plain one, same network and patches, {found['steps']} steps "
-        "each; label maps not tidied, spurious components per scan over four organs:\n\n"
-        f"| softmax | seed | Dice | NSD | spurious components | lambda learnt |\n|---|---|---|---|---|---|\n{rows}\n\n"
-        f"Dice points, regularised minus plain [95 % interval over patients]: {pairs}."
-    )
-
-
-def volume_memory(found: dict) -> str:
-    """Give the peak memory of a large scan."""
-    beside = f" ({found['note']})" if "note" in found else ""
-    depth, height, width = found["shape"]
-    return (
-        f"**A large scan in 3D**: {height}x{width}x{depth} voxels of 0.78x0.78x1 mm, gao2step at full width "
-        f"({found['parameters'] / 1e6:.1f} M parameters, untrained), {found['classes']} classes, two cores, windows without "
-        f"overlap: {found['peak_memory_mib'] / 1024:.2f} GiB at most, {found['seconds']:.0f} s{beside}."
-    )
-
-
-def contrast_study(found: dict) -> str:
-    """Give the study of architecture, depth and contrast."""
-    organs = [score["organ"] for score in found["results"][0]["classes"] if score["organ"] != "background"]
-    rows = []
-    for cell in found["results"]:
-        scores = {score["organ"]: score for score in cell["classes"]}
-        settings = " | ".join(str(value) for value in cell["settings"].values())
-        pooled = " | ".join(f"{scores[organ]['pooled']:.3f}" for organ in organs)
-        mean = scores["mean"]
-        rows.append(
-            f"| {settings} | {pooled} | {mean['mean']:.3f} [{mean['low']:.3f}, {mean['high']:.3f}] | {cell['best_epoch']} |"
-        )
-    counts = ", ".join(f"{count} for {split}" for split, count in found["splits"].items())
-    return (
-        f"**Contrast and depth** (`viscera study upv`): {found['patients']} synthetic patients in AbdomenCT-1K's layout, {counts}; "
-        f"{found['epochs']} epochs at width 8 on 128x128 slices, one training per row. IoU over all voxels of the test patients on "
-        "the prepared grid, and its mean over patients and organs [95 % interval]:\n\n"
-        f"| U-Net | depth | contrast | {' | '.join(organs)} | mean per patient | best epoch |\n|{'---|' * (5 + len(organs))}\n"
-        + "\n".join(rows)
-    )
-
-
-def upsampling(found: dict) -> str:
-    """Give what exact upsampling saves."""
-    rows = []
-    for case in found["cases"]:
-        seconds = {row["name"]: row for row in case["per_100_slices"]}
-        wrong = case["pixels_unlike_interpolated"]["nearest"] / case["pixels"]
-        rows.append(
-            f"| {case['prepared']} to {case['enlarged']} | {case['open_fraction']:.1%} | {seconds['viscera']['median_s']:.2f} | "
-            f"{seconds['interpolated']['median_s']:.2f} ({seconds['interpolated']['times_ours']}x) | "
-            f"{seconds['nearest']['median_s']:.2f}, {wrong:.2%} of the pixels wrong |"
-        )
-    return (
-        f"**Upsampling** {found['cases'][0]['classes']} classes to the scanner's slices, {found['threads']} thread(s), seconds per "
-        "100 slices; viscera's labels are those of the argmax of interpolated logits, pixel by pixel:\n\n"
-        "| slices | pixels that must be mixed | viscera | all logits interpolated | nearest neighbour |\n|---|---|---|---|---|\n"
-        + "\n".join(rows)
-    )
-
-
-def demo(found: dict) -> str:
-    """Give the demo's scores."""
-    rows = "\n".join(
-        f"| {row['organ'].replace('_', ' ')} | {row['cases']} | {row['dice']} | {row['nsd']} |"
-        for row in found["organs"]
-    )
-    return (
-        f"**`make demo`**: {found['training_patients']} synthetic patients, {found['minutes']:.1f} minutes on "
-        f"{found['cores']} cores; unseen synthetic patients, organs that their data set annotates, mean "
-        f"[95 % interval]:\n\n| organ | cases | Dice | NSD |\n|---|---|---|---|\n{rows}"
-    )
-
-
-def real(found: dict) -> str:
-    """Give what a few minutes on one real patient teach."""
-    rows = "\n".join(f"| {row['organ']} | {row['dice']:.3f} | {row['nsd']:.3f} |" for row in found["organs"])
-    recipe = found.get("recipe", "zhang2d-small")
-    return (
-        f"**From one real patient to another**: {recipe} trained for {found['minutes']:.0f} minutes on one scan "
-        "(labels made by TotalSegmentator), tested on 20 slices of another (likewise). As it is: one patient is not a "
-        f"training set.\n\n| organ | Dice | NSD |\n|---|---|---|\n{rows}"
-    )
-
-
-def files(found: dict) -> str:
-    """Give reading and writing beside peers."""
-    return "**Files**, medians of alternating rounds:\n\n" + beside_peers([found["read"], found["write"]])
-
-
-def metrics(found: dict) -> str:
-    """Give metrics beside peers."""
-    parts = [found["overlap"], found["surface"], found["far_flecks"]]
-    return "**Metrics**, medians of alternating rounds:\n\n" + beside_peers(parts)
-
-
-def beside_peers(parts: list[dict]) -> str:
-    """Give a table of what was timed: who, seconds, how many times as long as viscera."""
+def speed(found: dict[str, dict]) -> str:
+    """Return seconds of `viscera predict` by kind of processor."""
+    ways = {"default": "OpenVINO", "--runtime torch": "torch"}
+    measured = [(one, row) for one in (found["starter_speed"], found["starter_speed_avx2"]) for row in one["rows"]]
     rows = [
-        f"| {part['what']} | {row['name']} | {'-' if row['median_s'] is None else format(row['median_s'], '.3f')} "
-        f"| {row['times_ours']} |"
-        for part in parts
-        for row in part["rows"]
+        [
+            f"{kind(one)}, {cores(one)} cores",
+            ways[row["way"]],
+            row["scan"],
+            f"{row['scan_s']:.1f}",
+            f"{row['command_s']:.1f}",
+            f"{row['peak_mib']:.0f}",
+        ]
+        for one, row in measured
+        if row["way"] in ways
     ]
-    return "| what | who | seconds | times viscera's |\n|---|---|---|---|\n" + "\n".join(rows)
+    return table(["processor", "runtime", "scan", "file to file, s", "whole command, s", "memory, MiB"], rows)
 
 
-def training(found: dict) -> str:
-    """Give training speed on the CPU."""
-    rows = "\n".join(
-        f"| {row['network']} | {row['slice']} | {row['how']} | {row['slices_per_s']:.1f} |" for row in found["rows"]
-    )
-    return f"**Training on the CPU**, slices per second:\n\n| network | slice | how | slices/s |\n|---|---|---|---|\n{rows}"
+def layouts() -> str:
+    """Return the table of layouts."""
+    from viscera.datasets.layouts import LAYOUTS
+
+    return table(["layout", "folder"], [[f"`{name}`", text] for name, text in LAYOUTS.items()])
 
 
-def fill(text: str, name: str, content: str) -> str:
-    """Put content between <!-- name --> and <!-- /name -->."""
-    begin, end = f"<!-- {name} -->", f"<!-- /{name} -->"
-    before, rest = text.split(begin)
-    return f"{before}{begin}\n{content}\n{end}{rest.split(end)[1]}"
+def tree() -> str:
+    """Return one line per file and folder of the package, in the order of permitted imports."""
+    contract = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"][0]
+    rows = []
+    for name in [name.strip() for layer in reversed(contract["layers"]) for name in layer.split("|")]:
+        single = (PACKAGE / f"{name}.py").exists()
+        file = PACKAGE / f"{name}.py" if single else PACKAGE / name / "__init__.py"
+        told = (ast.get_docstring(ast.parse(file.read_text())) or "").split("\n")[0].rstrip(".")
+        rows.append((file.name if single else f"{name}/", told))
+    width = max(len(name) for name, _ in rows)
+    return "```\nsrc/viscera/\n" + "\n".join(f"    {name:<{width}}  {text}" for name, text in rows) + "\n```"
+
+
+def filled(text: str, parts: dict[str, str]) -> str:
+    """Return a page with its marked parts filled in."""
+    for name, content in parts.items():
+        begin, end = f"<!-- {name} -->", f"<!-- /{name} -->"
+        pattern = rf"(?ms)^{re.escape(begin)}$.*?^{re.escape(end)}$"
+        text = re.sub(pattern, lambda _, b=begin, c=content, e=end: f"{b}\n{c}\n{e}", text)
+    return text
 
 
 def main() -> int:
-    """Fill or check the README."""
-    file = ROOT / "README.md"
-    text = file.read_text()
-    new = text
-    for name, content in (("layouts", layouts()), ("results", results()), ("tree", tree())):
-        new = fill(new, name, content)
-    if "--check" in sys.argv:
-        return int(new != text)
-    file.write_text(new)
-    return 0
+    """Write, or check, every generated page and part."""
+    found = results()
+    parts = {"accuracy": accuracy(), "speed": speed(found), "layouts": layouts(), "tree": tree()}
+    page = ROOT / "docs" / "results.md"
+    pages = [file for file in (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))) if file != page]
+    new = {file: filled(file.read_text(), parts) for file in pages} | {page: results_page(found)}
+    stale = [file for file, text in new.items() if not file.exists() or file.read_text() != text]
+    for file in stale:
+        print(file.relative_to(ROOT))
+        if "--check" not in sys.argv:
+            file.write_text(new[file])
+    return int("--check" in sys.argv and bool(stale))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,282 @@
+"""Who segments in speed.py: viscera, MONAI, the notebook's way, nnU-Net; each ``load_NAME`` in a process of its own.
+
+    python -m benchmarks.peers.rivals NAME ORDER         (said by child.py only)
+
+Libraries are imported where they are used: each rival's start-up is its own, and nnU-Net's Python needs nothing of the others.
+"""
+
+import contextlib
+import io
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from benchmarks.peers.child import Clock, Order, Segment, measured, plain_network
+
+if TYPE_CHECKING:
+    from viscera.inference.model import Model
+
+
+def load_viscera(order: Order, clock: Clock) -> Segment:
+    """Load viscera's ``predict_file``.
+
+    ``how`` names the runtime; "exact": fp32 on torch; "every_slice": none is skipped; "weights": others.
+    """
+    from viscera.cli.startup import kept_graphs, starting
+    from viscera.inference.jobs import ScanJob
+    from viscera.inference.model import load_model
+    from viscera.inference.predict import predict_file
+    from viscera.networks.runners import TorchRunner
+
+    how = order.how
+    exact, weights = "exact" in how, Path(how.get("weights", order.run))
+    with starting():
+        model = load_model(
+            weights,
+            accelerator="cpu",
+            runtime=None if exact else how["runtime"],  # type: ignore[arg-type]
+            graphs=kept_graphs(),
+        )
+    if exact:
+        model = replace(model, network=TorchRunner(model.network, model.device, exact=True), autocast=None)
+    if "every_slice" in how:
+        inference = replace(model.recipe.inference, look_mm=0.0)
+        model = replace(model, recipe=replace(model.recipe, inference=inference))
+    calls = watched(model)
+
+    def segment(scan: str, out: str) -> dict[str, object]:
+        """Segment; calls that run at once share the cores, so the network's time is the sum of them over their number."""
+        calls.clear()
+        facts = predict_file(ScanJob(Path(scan), Path(out)), model)["run"]
+        clock.seconds.update(facts["seconds"])  # type: ignore[index]
+        streams = getattr(model.network, "streams", 1)
+        return {
+            "network_s": round(sum(seconds for seconds, _ in calls) / streams, 3),
+            "slices_seen": sum(slices for _, slices in calls),
+            "runtime": facts["runtime"],  # type: ignore[index]
+            "precision": facts["precision"],  # type: ignore[index]
+        }
+
+    return segment
+
+
+def watched(model: "Model") -> list[tuple[float, int]]:
+    """Return a list that gets (seconds, slices) of every pass through the network."""
+    calls: list[tuple[float, int]] = []
+    lock, forward = threading.Lock(), model.network.forward
+
+    def timed(image: object, *rest: object) -> object:
+        """Pass through the network."""
+        start = time.perf_counter()
+        found = forward(image, *rest)
+        with lock:
+            calls.append((time.perf_counter() - start, len(image)))  # type: ignore[arg-type]
+        return found
+
+    timed_forward: Callable = timed
+    model.network.forward = timed_forward
+    return calls
+
+
+def load_monai(order: Order, clock: Clock) -> Segment:
+    """Build MONAI's transforms around ``SliceInferer`` (``sliding_window_inference`` slice by slice), as its bundles do.
+
+    Load, orient, resize, window; the network in fp32; logits resized back by ``Invertd``, argmax, save. No smoothing, and
+    orientation "PLS", so that rows and columns are viscera's and the labels can be compared.
+    """
+    from monai.inferers.inferer import SliceInferer
+    from monai.transforms.compose import Compose
+    from monai.transforms.intensity.dictionary import ScaleIntensityRanged
+    from monai.transforms.io.dictionary import LoadImaged, SaveImaged
+    from monai.transforms.post.dictionary import AsDiscreted, Invertd
+    from monai.transforms.spatial.dictionary import Orientationd, Resized
+    from monai.transforms.utility.dictionary import EnsureChannelFirstd
+
+    network, weights = plain_network(order.run)
+    window, size = weights.recipe.intensity, weights.recipe.preparation.size
+    reader = Compose([LoadImaged("image"), EnsureChannelFirstd("image")])
+    prepare = Compose(
+        [
+            Orientationd("image", axcodes="PLS", labels=(("L", "R"), ("P", "A"), ("I", "S"))),
+            Resized("image", (*size, -1), mode="trilinear", align_corners=False),
+            ScaleIntensityRanged("image", window.low_hu, window.high_hu, 0.0, 1.0, clip=True),
+        ]
+    )
+    undo = Invertd("labels", transform=prepare, orig_keys="image", nearest_interp=False)
+    decide = Compose([undo, AsDiscreted("labels", argmax=True)])
+    inferer = SliceInferer(roi_size=size, spatial_dim=2, sw_batch_size=weights.recipe.inference.batch_size, overlap=0.0)
+    clock.wrap(network, "forward", "network")
+
+    @torch.inference_mode()
+    def segment(scan: str, out: str) -> None:
+        """Segment one scan."""
+        file = Path(out)
+        with clock.stage("read"):
+            case: dict = reader({"image": scan})  # type: ignore[assignment]
+        with clock.stage("prepare"):
+            case = prepare(case)  # type: ignore[assignment]
+        with clock.stage("sliding window"):
+            case["labels"] = inferer(case["image"][None], network)[0]
+        with clock.stage("labels"):
+            case = decide(case)  # type: ignore[assignment]
+        with clock.stage("write"):
+            named = {"subject": file.name.removesuffix(".nii.gz"), "idx": None}
+            where = {"output_dir": file.parent, "output_postfix": "", "separate_folder": False}
+            settings = {"output_dtype": "uint8", "resample": False, "print_log": False}
+            SaveImaged("labels", output_name_formatter=lambda _meta, _saver: named, **where, **settings)(case)
+
+    return segment
+
+
+def load_notebook(order: Order, clock: Clock) -> Segment:
+    """Build the network; then nibabel, scipy's zoom, one slice at a time through torch in fp32, labels enlarged by nearest.
+
+    What zhang2d's own prediction does in spirit, and many a notebook to the letter. scipy's zoom aligns the corners of the slices,
+    not of the pixels, so the labels are not those of viscera, MONAI or nnU-Net.
+    """
+    import nibabel
+    from scipy.ndimage import zoom
+
+    network, weights = plain_network(order.run)
+    window, size = weights.recipe.intensity, weights.recipe.preparation.size
+
+    @torch.inference_mode()
+    def segment(path: str, out: str) -> None:
+        """Segment one scan."""
+        with clock.stage("read"):
+            scan = nibabel.load(path)
+            voxels = scan.get_fdata()  # type: ignore[attr-defined]
+        labels = np.zeros(voxels.shape, np.uint8)
+        for z in range(voxels.shape[2]):
+            with clock.stage("prepare"):
+                image = voxels[:, :, z].T
+                factors = [new / old for new, old in zip(size, image.shape, strict=True)]
+                small = np.asarray(zoom(image, factors, order=1)).clip(window.low_hu, window.high_hu)
+                small = (small - window.low_hu) / (window.high_hu - window.low_hu)
+                batch = torch.from_numpy(small[None, None]).float()
+            with clock.stage("network"):
+                logits = network(batch)
+            with clock.stage("labels"):
+                found = logits.argmax(1)[0].numpy().astype(np.uint8)
+                back = [new / old for new, old in zip(image.shape, size, strict=True)]
+                labels[:, :, z] = zoom(found, back, order=0).T
+        with clock.stage("write"):
+            nibabel.save(nibabel.Nifti1Image(labels, scan.affine), out)  # type: ignore[attr-defined]
+
+    return segment
+
+
+def load_nnunet(order: Order, clock: Clock) -> Segment:
+    """Put viscera's network into nnU-Net's ``nnUNetPredictor``, with a 2D plan that asks for the same work.
+
+    The plan's spacing is the field of view over the prepared size, so that slices become 256x256 there too, one tile each. All
+    else is nnU-Net's own: SimpleITK, cubic resampling of the scan in 3D (``how["order"]``), tiles one by one in fp32 (its way on a
+    CPU), half-precision logits, linear resampling of all logits, argmax. Without mirroring. ``predict_from_files_sequential``: with
+    one scan the worker processes of ``predict_from_files`` have nothing to overlap, and their start would only be added.
+    """
+    os.environ.update(dict.fromkeys(("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"), "/nowhere"))
+    import nibabel
+    from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
+    from nnunetv2.inference import predict_from_raw_data
+    from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+    from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
+    from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+    network, weights = plain_network(order.run)
+    recipe, image = weights.recipe, nibabel.load(order.scan)
+    steps, shape = image.header.get_zooms(), image.shape  # type: ignore[attr-defined]
+    rows, columns = recipe.preparation.size
+    spacing_mm = [float(steps[1]) * shape[1] / rows, float(steps[0]) * shape[0] / columns]
+    plans = plans_of(
+        {"2d": configuration_of([rows, columns], spacing_mm, order=int(order.how.get("order", 3)))},
+        window=(recipe.intensity.low_hu, recipe.intensity.high_hu),
+    )
+    with contextlib.redirect_stdout(io.StringIO()):
+        predictor = nnUNetPredictor(use_mirroring=False, device=torch.device("cpu"), allow_tqdm=False)
+    manager = PlansManager(plans)
+    predictor.manual_initialization(
+        network,
+        manager,
+        manager.get_configuration("2d"),
+        parameters=[network.state_dict()],
+        dataset_json=dataset_of(len(weights.space.classes)),
+        trainer_name="nnUNetTrainer",
+        inference_allowed_mirroring_axes=None,
+    )
+    clock.wrap(SimpleITKIO, "read_images", "read")
+    clock.wrap(DefaultPreprocessor, "run_case", "prepare")
+    clock.wrap(predictor, "predict_logits_from_preprocessed_data", "sliding window")
+    clock.wrap(network, "forward", "network")
+    clock.wrap(predict_from_raw_data, "export_prediction_from_logits", "labels")
+    clock.wrap(SimpleITKIO, "write_seg", "write")
+
+    def segment(scan: str, out: str) -> None:
+        """Segment one scan."""
+        # nnU-Net's export sets torch's threads to 8, and back.
+        with contextlib.redirect_stdout(io.StringIO()), clock.stage("else"):
+            predictor.predict_from_files_sequential([[scan]], [out.removesuffix(".nii.gz")])
+
+    return segment
+
+
+def dataset_of(classes: int) -> dict[str, object]:
+    """Return a dataset.json."""
+    names = {"background": 0} | {f"organ_{index}": index for index in range(1, classes)}
+    return {"channel_names": {"0": "CT"}, "labels": names, "numTraining": 1, "file_ending": ".nii.gz"}
+
+
+def configuration_of(patch: list[int], spacing_mm: list[float], *, order: int = 3) -> dict[str, object]:
+    """Return a configuration with nnU-Net's default functions; order 3 is its default for scans, 1 for logits."""
+    linear = {"is_seg": False, "order": 1, "order_z": 0, "force_separate_z": None}
+    resample = "resample_data_or_seg_to_shape"
+    return {
+        "data_identifier": "plans",
+        "preprocessor_name": "DefaultPreprocessor",
+        "batch_size": 2,
+        "patch_size": patch,
+        "median_image_size_in_voxels": patch,
+        "spacing": spacing_mm,
+        "normalization_schemes": ["CTNormalization"],
+        "use_mask_for_norm": [False],
+        "resampling_fn_data": resample,
+        "resampling_fn_seg": resample,
+        "resampling_fn_data_kwargs": linear | {"order": order},
+        "resampling_fn_seg_kwargs": linear | {"is_seg": True},
+        "resampling_fn_probabilities": resample,
+        "resampling_fn_probabilities_kwargs": linear,
+        "architecture": {},
+    }
+
+
+def plans_of(configurations: dict[str, object], *, window: tuple[float, float] = (-400.0, 400.0)) -> dict[str, object]:
+    """Return plans whose normalisation scales a HU window to [0, 1], as zhang2d does."""
+    low, high = window
+    return {
+        "dataset_name": "Dataset001_CT",
+        "plans_name": "nnUNetPlans",
+        "original_median_spacing_after_transp": [2.5, 0.8, 0.8],
+        "original_median_shape_after_transp": [100, 512, 512],
+        "image_reader_writer": "SimpleITKIO",
+        "transpose_forward": [0, 1, 2],
+        "transpose_backward": [0, 1, 2],
+        "configurations": configurations,
+        "experiment_planner_used": "ExperimentPlanner",
+        "label_manager": "LabelManager",
+        "foreground_intensity_properties_per_channel": {
+            "0": {"mean": low, "std": high - low, "percentile_00_5": low, "percentile_99_5": high}
+        },
+    }
+
+
+LOADERS = {"viscera": load_viscera, "monai": load_monai, "notebook": load_notebook, "nnunet": load_nnunet}
+
+if __name__ == "__main__":
+    measured(LOADERS[sys.argv.pop(1)])

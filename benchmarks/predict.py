@@ -1,0 +1,209 @@
+"""`viscera predict` as a whole: how fast and in how much memory, a scan, a folder, a very large scan.
+
+    python -m benchmarks.predict speed [--rounds 5]        the command with the bundled weights, on two real scans, in new processes
+    python -m benchmarks.predict folder RUN [--copies 2]   a folder: one scan after the other, against reading ahead
+    python -m benchmarks.predict memory WORK               512x512x824 voxels, 14 classes, gao2step at full width
+
+On a quiet machine. The memory's weights are untrained: they cost what trained ones cost, and label noise all over, the worst case
+for post-processing. Its windows do not overlap, which changes the time (by 6 to 8 times) but not the memory: a slab is as thick as
+one window either way.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from benchmarks.machine import DATA, alternate, facts, save
+from viscera.inference.jobs import ScanJob
+from viscera.inference.model import Model, load_model
+from viscera.inference.predict import predict_all, predict_file
+from viscera.io import nifti
+from viscera.networks.build import build_network
+from viscera.networks.unet import parameter_count
+from viscera.networks.weights import Weights, save_weights
+from viscera.recipes.gao2step import GAO2STEP
+from viscera.synthesis.patient import synthesize
+from viscera.volume import Volume
+
+SCANS = {
+    "HCC_048, 512x512x89": "hcc_tace/HCC_048_portal_venous_ct.nii.gz",
+    "LIDC-IDRI-0314, 512x512x275": "lidc/LIDC-IDRI-0314_chest_upper_abdomen_ct.nii.gz",
+}
+FOLDER = (*SCANS.values(), "hcc_tace/HCC_006_LIVER_3PHASE_ct.nii.gz", "msd_spleen/spleen_8_ct.nii.gz")
+WAYS = {
+    "default": (),
+    "--runtime torch": ("--runtime", "torch"),
+    "--organs all": ("--organs", "all"),
+    "--statistics": ("--statistics",),
+}
+SHAPE = (824, 512, 512)
+SPACING_MM = (1.0, 0.78, 0.78)
+
+
+def main() -> None:
+    """Run a sub-command."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    one = verbs.add_parser("speed")
+    several = verbs.add_parser("folder")
+    several.add_argument("run", type=Path)
+    several.add_argument("--copies", type=int, default=2)
+    verbs.add_parser("memory").add_argument("work", type=Path)
+    for verb in (one, several):
+        verb.add_argument("--rounds", type=int, default=5)
+        verb.add_argument("--data", type=Path, default=DATA, help="folder of the real scans")
+    one.add_argument("--name", default="starter_speed", help="of the JSON in benchmarks/results")
+    options = parser.parse_args()
+    if options.verb == "speed":
+        content = facts("torch", "openvino") | {"rounds": options.rounds, "rows": speed(options.data, options.rounds)}
+        print(save(options.name, content))
+    elif options.verb == "folder":
+        model = load_model(options.run, accelerator="cpu", runtime="auto")
+        scans = [options.data / scan for scan in FOLDER]
+        content = folder(model, scans, copies=options.copies, rounds=options.rounds)
+        print(save("folder", facts("torch", "openvino") | {"recipe": model.recipe.name} | content))
+    else:
+        print(save("volume_memory", facts("torch") | memory(options.work.absolute())))
+
+
+def speed(data: Path, rounds: int) -> list[Mapping[str, object]]:
+    """Time the command with the bundled weights in each way, in turn; return medians."""
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "labels.nii.gz"
+        for title, scan in SCANS.items():
+            measure_once(data / scan, out, ())  # writes the graph, so that later starts find it
+            found: dict[str, list[dict]] = {way: [] for way in WAYS}
+            for _ in range(rounds):
+                for way, words in WAYS.items():
+                    found[way].append(measure_once(data / scan, out, words))
+            for way, runs in found.items():
+                medians = {
+                    key: round(statistics.median(run[key] for run in runs), 2)
+                    for key in ("command_s", "scan_s", "peak_mib")
+                }
+                rows.append({"scan": title, "way": way, "runtime": runs[0]["runtime"], **medians})
+                print(rows[-1], flush=True)
+    return rows
+
+
+def measure_once(scan: Path, out: Path, words: Sequence[str]) -> dict[str, object]:
+    """Segment once: seconds of the whole command and from file to file, peak memory, and what ran the network."""
+    command = [sys.executable, "-m", "viscera.cli", "predict", str(scan), str(out), "--overwrite", *words]
+    started = time.perf_counter()
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    whole = time.perf_counter() - started
+    if process.returncode:
+        raise SystemExit(f"{' '.join(command)} ended with {process.returncode}")
+    run = json.loads(out.with_name("labels.json").read_text())["run"]
+    ran = f"{run['runtime']}, {run['precision']}"
+    return {
+        "command_s": whole,
+        "scan_s": sum(run["seconds"].values()),
+        "peak_mib": usage.ru_maxrss / 1024,
+        "runtime": ran,
+    }
+
+
+def folder(model: Model, scans: Sequence[Path], *, copies: int, rounds: int) -> dict[str, object]:
+    """Time a folder in both ways; who begins alternates. Peak memory is of the whole process, so only seconds are compared."""
+    with tempfile.TemporaryDirectory() as name:
+        out = Path(name)
+        tasks = [ScanJob(scan, out / f"{number}_{scan.name}") for number in range(copies) for scan in scans]
+        one_by_one(tasks[:1], model)  # warm
+        seconds: dict[str, list[float]] = {"one by one": [], "overlapped": []}
+        for number in range(rounds):
+            rivals = {
+                "one by one": (partial(one_by_one, tasks, model), 1),
+                "overlapped": (partial(overlapped, tasks, model), 1),
+            }
+            for way, times in alternate(dict(reversed(rivals.items())) if number % 2 else rivals).items():
+                seconds[way] += times
+            for file in out.iterdir():
+                shutil.rmtree(file) if file.is_dir() else file.unlink()
+    medians = {way: statistics.median(times) for way, times in seconds.items()}
+    return {
+        "scans": [scan.name for scan in scans],
+        "copies": copies,
+        "rows": [{"way": way, "median_s": medians[way], "seconds": times} for way, times in seconds.items()],
+        "ratio_of_medians": round(medians["one by one"] / medians["overlapped"], 3),
+    }
+
+
+def one_by_one(tasks: Sequence[ScanJob], model: Model) -> None:
+    """Segment each scan, reading, working and writing in turn."""
+    for task in tasks:
+        predict_file(task, model)
+        task.output.unlink()
+        task.sidecar.unlink()
+
+
+def overlapped(tasks: Sequence[ScanJob], model: Model) -> None:
+    """Segment all, as `viscera predict` does."""
+    if failed := predict_all(tasks, model):
+        raise SystemExit(str(failed))
+    for task in tasks:
+        task.output.unlink()
+        task.sidecar.unlink()
+
+
+def memory(work: Path) -> dict[str, object]:
+    """Predict a very large scan in a process of its own; return what it took."""
+    scan, weights, output = (work / name for name in ("scan.nii.gz", "organs.safetensors", "organs.nii.gz"))
+    make_scan(scan)
+    parameters = make_weights(weights)
+    words = ["predict", scan, output, "--weights", weights, "--overwrite"]
+    command = [sys.executable, "-m", "viscera.cli", *map(str, words)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"{' '.join(command)}\n{done.stderr}")
+    run = json.loads((work / "organs.json").read_text())["run"]
+    return {
+        "shape": SHAPE,
+        "classes": len(GAO2STEP.space.classes),
+        "parameters": parameters,
+        "peak_memory_mib": run["peak_memory_mib"],
+        "seconds": run["efficiency"]["seconds"],
+        "stages": run["seconds"],
+    }
+
+
+def make_scan(file: Path) -> None:
+    """Write a synthetic patient whose slices, each repeated 8 times, are said to be 1 mm apart, so that 824 planes are prepared."""
+    if file.exists():
+        return
+    patient = synthesize(np.random.default_rng(0), shape=(103, 512, 512), orientation="axial")
+    z, y, x = SPACING_MM
+    affine = np.array([[0, 0, -x, 200.0], [0, -y, 0, 200.0], [z, 0, 0, 0.0], [0, 0, 0, 1]])
+    file.parent.mkdir(parents=True, exist_ok=True)
+    nifti.write(file, Volume(np.repeat(patient.ct.voxels, 8, axis=0), affine))
+
+
+def make_weights(file: Path) -> int:
+    """Write untrained weights; return the number of parameters."""
+    torch.manual_seed(0)
+    measured = replace(GAO2STEP.intensity, measured=(-160.0, 240.0, 80.0, 60.0))
+    inference = replace(GAO2STEP.inference, overlap=0.0, region="whole")
+    recipe = replace(GAO2STEP, intensity=measured, inference=inference)
+    network = build_network(recipe.network, classes=len(recipe.space.classes))
+    save_weights(file, Weights(recipe, recipe.space, network.state_dict(), {}))
+    return parameter_count(network)
+
+
+if __name__ == "__main__":
+    main()

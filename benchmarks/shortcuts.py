@@ -1,0 +1,299 @@
+"""What viscera's shortcuts save and change: slices that are skipped, exact upsampling, bf16, int8.
+
+    python -m benchmarks.shortcuts unchanged RUN [--data DATASET] [--int8 FOLDER]  from the plain path to the fast one, step by step
+    python -m benchmarks.shortcuts skipped RUN DATASET                              by how far apart slices are looked at first
+
+RUN is a trained 2D network's; DATASET a labelled data set in nnU-Net's layout: for ``unchanged`` the one that the run's own test
+patients are in, for ``skipped`` one that it never saw (viscera synth).
+
+The plain path: the network as torch has it in fp32, every slice, all logits interpolated to the scanner's slices. One thing is
+changed after the other, so that each step says what it costs. Real scans have no labels: there the plain path's (or those with
+nothing skipped) are the truth.
+"""
+
+import argparse
+import json
+import time
+from collections import defaultdict
+from dataclasses import replace
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+import torch
+
+from benchmarks.machine import DATA, facts, save
+from viscera.config import SliceInference
+from viscera.datasets.layouts import find_sources
+from viscera.datasets.read_labels import read_labels
+from viscera.datasets.sources import Source
+from viscera.evaluation.metrics import confusion, overlap
+from viscera.inference.model import Model, load_model
+from viscera.inference.postprocessing.tidying import tidy
+from viscera.inference.segment import prepare_scan, segment, segment_prepared
+from viscera.inference.slices import enlargement_of, slice_logits
+from viscera.inference.upsampling import plain_labels
+from viscera.io import nifti
+from viscera.labels import LabelSpace, fit
+from viscera.preparation.intensity import hounsfield
+from viscera.volume import Volume, with_voxels
+
+SCANS = (
+    DATA / "lidc" / "LIDC-IDRI-0314_chest_upper_abdomen_ct.nii.gz",
+    DATA / "hcc_tace" / "HCC_048_portal_venous_ct.nii.gz",
+    DATA / "hcc_tace" / "HCC_006_LIVER_3PHASE_ct.nii.gz",
+)
+PLAIN = "plain: torch fp32, all logits interpolated, every slice"
+FAST = "and slices skipped: the default"
+LOOKS_MM = (0.0, 5.0, 10.0, 20.0, 40.0)
+WANTED = (("liver",), ("kidney", "spleen"))
+Scan = tuple[str, Path, Source | None]
+"""Name, file, and where its truth is."""
+
+
+def main() -> None:
+    """Run a sub-command and save what it measured."""
+    torch.set_grad_enabled(False)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    steps, skipped = verbs.add_parser("unchanged"), verbs.add_parser("skipped")
+    for verb, name in ((steps, "unchanged"), (skipped, "less")):
+        verb.add_argument("run", type=Path)
+        verb.add_argument("--name", default=name, help="of the JSON in benchmarks/results")
+    steps.add_argument("--scans", type=Path, nargs="*", default=SCANS)
+    steps.add_argument("--data", type=Path, help="the data set in nnU-Net's layout that the run was trained on")
+    steps.add_argument("--int8", type=Path, help="the run exported in int8")
+    steps.add_argument("--patients", type=int, default=0, help="at most so many test patients; 0: all")
+    skipped.add_argument("dataset", type=Path)
+    skipped.add_argument("--scans", type=Path, nargs="*", default=SCANS[:2])
+    skipped.add_argument("--rounds", type=int, default=5)
+    options = parser.parse_args()
+    content = unchanged(options) if options.verb == "unchanged" else with_less(options)
+    print(save(options.name, facts("torch", "openvino") | content))
+
+
+def unchanged(options: argparse.Namespace) -> dict[str, object]:
+    """Compare each step's labels with the plain path's, on real scans and on the run's test patients."""
+    steps = steps_of(options.run, options.int8)
+    plain = steps[PLAIN]
+    scans: list[Scan] = [(nifti.stem(path), path, None) for path in options.scans]
+    content = {"recipe": plain.recipe.name, "classes": len(plain.space.classes), "scans": compared(scans, steps)}
+    if options.data:
+        sources = test_patients(options.run, options.data)[: options.patients or None]
+        content["patients"] = compared([(source.name, source.image, source) for source in sources], steps)
+    return content
+
+
+def with_less(options: argparse.Namespace) -> dict[str, object]:
+    """Measure seconds saved and Dice lost by looking at fewer slices, and where few organs are wanted."""
+    model = load_model(options.run, accelerator="cpu", runtime="auto")
+    return {
+        "recipe": model.recipe.name,
+        "runtime": getattr(model.network, "name", "torch"),
+        "scans": [on_scan(model, scan, rounds=options.rounds) for scan in options.scans],
+        "synthetic": on_labelled(model, options.dataset),
+    }
+
+
+def looking(model: Model, look_mm: float) -> Model:
+    """Return a model that looks at slices so far apart first; 0: at all."""
+    settings = model.recipe.inference
+    if not isinstance(settings, SliceInference):
+        raise SystemExit("RUN must be a 2D network's")
+    return replace(model, recipe=replace(model.recipe, inference=replace(settings, look_mm=look_mm)))
+
+
+def scan_of(path: Path) -> Volume:
+    """Read a scan in HU."""
+    ct = nifti.read(path)
+    return with_voxels(ct, hounsfield(ct, where=path.name))
+
+
+def steps_of(run: Path, int8: Path | None) -> dict[str, Model]:
+    """Return the models of each step from plain to fast."""
+    plain = replace(load_model(run, accelerator="cpu", runtime=None), autocast=None)
+    fast = load_model(run, accelerator="cpu", runtime="openvino")
+    steps = {
+        PLAIN: plain,
+        "exact upsampling": looking(plain, 0.0),
+        f"and {fast.network.name} in {fast.precision}": looking(fast, 0.0),
+        FAST: fast,
+    }
+    if int8:
+        quantised = load_model(int8, accelerator="cpu", runtime="auto")
+        steps |= {"int8, every slice": looking(quantised, 0.0), "int8, slices skipped": quantised}
+    return steps
+
+
+def plain_path(ct: Volume, model: Model) -> Volume:
+    """Return labels by interpolating all logits of every slice."""
+    scan = prepare_scan(ct, model)
+    image, geometry = scan.images[model.recipe.preparation]
+    enlargement = enlargement_of(geometry)
+    axial = np.zeros(geometry.axial_shape, np.uint8)
+    inside = geometry.raster.inside(geometry.axial_shape[1:]) if geometry.step is not None else (slice(None),) * 2
+    for z in range(len(image)):
+        axial[z, *inside] = plain_labels(slice_logits(image, model, range(z, z + 1)), enlargement)[0]
+    z, y, x = (ct.spacing_mm[axis] for axis in geometry.turn.axes)
+    axial = tidy(axial, (z, y, x), settings=model.recipe.postprocessing, space=model.space)
+    return with_voxels(ct, geometry.turn.undo(axial))
+
+
+def compared(scans: list[Scan], steps: dict[str, Model]) -> dict[str, object]:
+    """Compare each step's labels with the plain path's, and with the truth where there is one."""
+    space = steps[PLAIN].space
+    classes = len(space.classes)
+    with_plain = {name: np.zeros((classes, classes), np.int64) for name in steps}
+    with_truth = {name: [] for name in steps}
+    differing: dict[str, list[int]] = {name: [] for name in steps}
+    for case, path, source in scans:
+        ct = scan_of(path)
+        truth = None if source is None else truth_of(source, space)
+        plain = np.zeros(0)
+        for name, model in steps.items():
+            labels = (plain_path(ct, model) if name == PLAIN else segment(ct, model)).voxels
+            plain = labels if name == PLAIN else plain
+            with_plain[name] += confusion(plain, labels, classes)
+            differing[name].append(int(np.count_nonzero(labels != plain)))
+            if truth is not None:
+                with_truth[name].append(
+                    [overlap(confusion(truth, labels, classes), index).dice for index in space.labels]
+                )
+        print(case, {name: counts[-1] for name, counts in differing.items()}, flush=True)
+    rows = []
+    for name, counts in with_plain.items():
+        row = {
+            "step": name,
+            "voxels_unlike_plain": differing[name],
+            "unlike_plain_fraction": round(sum(differing[name]) / max(1, int(counts.sum())), 8),
+            "dice_with_plain": by_organ([overlap(counts, index).dice for index in space.labels], space),
+        }
+        if with_truth[name]:
+            row |= against_truth(np.array(with_truth[name]), np.array(with_truth[PLAIN]), space)
+        rows.append(row)
+    return {"cases": [case for case, _, _ in scans], "rows": rows}
+
+
+def against_truth(dice: np.ndarray, plain: np.ndarray, space: LabelSpace) -> dict[str, object]:
+    """Return mean Dice with the truth, and its difference from the plain path's in points: per organ, and the largest of a case."""
+    points = 100 * (dice - plain)
+    mean = np.nanmean(points, axis=0)
+    return {
+        "dice_with_truth": by_organ(np.nanmean(dice, axis=0).tolist(), space),
+        "mean_dice_with_truth": round(float(np.nanmean(dice)), 5),
+        "dice_points_from_plain": by_organ(mean.tolist(), space),
+        "mean_dice_points_from_plain": round(float(np.nanmean(points)), 4),
+        "largest_dice_points_of_a_case": round(float(np.nanmax(np.abs(points))), 4),
+    }
+
+
+def by_organ(values: list[float], space: LabelSpace) -> dict[str, float | None]:
+    """Return {organ: value}, None for one that no case holds."""
+    return {
+        organ: None if np.isnan(value) else round(value, 5) for organ, value in zip(space.organs, values, strict=True)
+    }
+
+
+def test_patients(run: Path, data: Path) -> list[Source]:
+    """List the data set's patients that the run kept for testing."""
+    names = set(json.loads((run / "run.json").read_text())["splits"]["test"])
+    sources, _ = find_sources("nnunet", data)
+    found = [source for source in sources if f"{source.dataset}__{source.name}" in names and source.labels is not None]
+    if not found:
+        raise SystemExit(f"{data} holds none of the run's test patients: {', '.join(sorted(names))}")
+    return found
+
+
+def truth_of(source: Source, space: LabelSpace) -> np.ndarray:
+    """Return a patient's truth in the network's label space."""
+    values = fit(space, dict(source.organs), source.annotated, unknown=source.unknown).values
+    table = np.zeros(256, np.uint8)
+    table[list(values)] = list(values.values())
+    return table[read_labels(source).voxels]
+
+
+def ways(model: Model) -> dict[str, tuple[Model, tuple[int, ...]]]:
+    """Return the rivals: the model that looks, and the organs that are wanted."""
+    found = {f"{look:g} mm": (looking(model, look), ()) for look in LOOKS_MM}
+    for organs in WANTED:
+        indices = tuple(model.space.index(organ) for organ in organs)
+        found[f"10 mm, only {' and '.join(organs)}"] = (looking(model, 10.0), indices)
+    return found
+
+
+def on_scan(model: Model, path: Path, *, rounds: int) -> dict[str, object]:
+    """Time the rivals in turn, and compare their labels with those of all slices."""
+    scan = prepare_scan(scan_of(path), model)
+    rivals = ways(model)
+    seconds: dict[str, list[float]] = defaultdict(list)
+    labels: dict[str, np.ndarray] = {}
+    for _ in range(rounds):
+        for name, (one, organs) in rivals.items():
+            start = time.perf_counter()
+            labels[name] = segment_prepared(scan, one, organs=organs).labels.voxels
+            seconds[name].append(round(time.perf_counter() - start, 3))
+    every = labels["0 mm"]
+    rows = []
+    for name, (_, organs) in rivals.items():
+        counted = organs or tuple(range(1, len(model.space.classes)))
+        dice = {
+            model.space.classes[index]: round(dice_of(every == index, labels[name] == index), 5)
+            for index in counted
+            if (every == index).any()
+        }
+        rows.append(
+            {
+                "way": name,
+                "median_s": median(seconds[name]),
+                "seconds": seconds[name],
+                "voxels_that_differ": int(
+                    (np.isin(every, counted) | np.isin(labels[name], counted))[every != labels[name]].sum()
+                ),
+                "lowest_dice_to_all_slices": min(dice.values(), default=1.0),
+                "organ_of_it": min(dice, key=lambda organ: dice[organ], default=None),
+            }
+        )
+        print(path.name, rows[-1], flush=True)
+    return {"scan": path.name, "shape": list(every.shape), "voxels": int(every.size), "rows": rows}
+
+
+def on_labelled(model: Model, dataset: Path) -> dict[str, object]:
+    """Compare the rivals' Dice per organ with that of all slices, over patients with a truth."""
+    rivals = ways(model)
+    dice: dict[str, dict[str, list[float]]] = {name: defaultdict(list) for name in rivals}
+    seconds: dict[str, float] = dict.fromkeys(rivals, 0.0)
+    sources, _ = find_sources("nnunet", dataset)
+    for source in sources:
+        truth, scan = truth_of(source, model.space), prepare_scan(scan_of(source.image), model)
+        for name, (one, organs) in rivals.items():
+            start = time.perf_counter()
+            found = segment_prepared(scan, one, organs=organs).labels.voxels
+            seconds[name] += time.perf_counter() - start
+            for index in organs or range(1, len(model.space.classes)):
+                if (truth == index).any() or (found == index).any():
+                    dice[name][model.space.classes[index]].append(dice_of(truth == index, found == index))
+    rows = []
+    for name in rivals:
+        change = {
+            organ: round(100 * float(np.mean(values) - np.mean(dice["0 mm"][organ])), 3) if name != "0 mm" else 0.0
+            for organ, values in dice[name].items()
+        }
+        rows.append(
+            {
+                "way": name,
+                "seconds": round(seconds[name], 2),
+                "dice_mean": round(float(np.mean([np.mean(values) for values in dice[name].values()])), 5),
+                "dice_points": change,
+            }
+        )
+        print(rows[-1], flush=True)
+    return {"patients": len(sources), "rows": rows}
+
+
+def dice_of(one: np.ndarray, other: np.ndarray) -> float:
+    """Return the Dice of two masks of which one holds something."""
+    return float(2 * np.count_nonzero(one & other) / (np.count_nonzero(one) + np.count_nonzero(other)))
+
+
+if __name__ == "__main__":
+    main()
