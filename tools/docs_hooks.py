@@ -17,7 +17,9 @@ from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).parents[1]
 ROOT_FILES = ("CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md")
-FETCHED = re.compile(r"""<(?:script|img|iframe|link(?=[^>]*rel="?stylesheet))[^>]*(?:src|href)="?(?:https?:)?//[^>]*>""")
+FETCHED = re.compile(
+    r"""<(?:script|img|iframe|link(?=[^>]*rel="?stylesheet))[^>]*(?:src|href)="?(?:https?:)?//[^>]*>"""
+)
 """What a browser loads by itself; links that a reader follows are none of it."""
 
 

@@ -19,7 +19,16 @@ from collections.abc import Iterable
 
 
 class VisceraError(Exception):
-    """Anything that the user can put right."""
+    """Anything that the user can put right; the message says how.
+
+    Example:
+        >>> import viscera
+        >>> try:
+        ...     viscera.read("nowhere.nii.gz")
+        ... except viscera.VisceraError as error:
+        ...     print(error)
+        nowhere.nii.gz: no such file. Check the path.
+    """
 
 
 class FileError(VisceraError):

@@ -79,6 +79,12 @@ class LabelSpace:
     Attributes:
         name: A short name for tables and files.
         organs: Unique organ names, 1 to 255 of them.
+
+    Example:
+        >>> import viscera
+        >>> space = viscera.LabelSpace("two", ("liver", "spleen"))
+        >>> space.labels, space.index("Spleen")
+        ({1: 'liver', 2: 'spleen'}, 2)
     """
 
     name: str

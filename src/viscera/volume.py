@@ -24,6 +24,13 @@ class Volume:
         affine: 4x4, index (z, y, x, 1) -> world RAS+ mm (x, y, z, 1).
         header: How the file that it came from described the grid; only io/nifti.py looks inside. Kept by
             ``dataclasses.replace(volume, voxels=...)``, so that what is written lies on exactly the grid that was read.
+
+    Example:
+        >>> import numpy as np, viscera
+        >>> affine = np.array([[0, 0, -0.8, 90], [0, -0.8, 0, 90], [5, 0, 0, -300], [0, 0, 0, 1]])  # of (z, y, x, 1)
+        >>> volume = viscera.Volume(np.zeros((40, 256, 256), np.int16), affine)
+        >>> volume.spacing_mm, round(volume.voxel_ml, 4)
+        ((5.0, 0.8, 0.8), 0.0032)
     """
 
     voxels: Shaped[np.ndarray, "z y x"]

@@ -13,7 +13,7 @@ import tyro
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 from viscera.cli.console import progress, say, show_problems, show_table
-from viscera.cli.inputs import data_sets, of_split
+from viscera.cli.inputs import data_sets
 from viscera.datasets.sources import Source
 from viscera.errors import FileError, SettingError
 from viscera.evaluation.confusion import BACKGROUND, MixUp, merge, mix_ups
@@ -21,6 +21,7 @@ from viscera.evaluation.evaluate import Rules, evaluate, read_own_organs
 from viscera.evaluation.pairing import find_tasks
 from viscera.evaluation.scores import ALL, GROUPS, UNANNOTATED, Evaluation, Summary, compare, summarise
 from viscera.io.atomic import write_text
+from viscera.preparation.splits import of_split
 
 SHOWN = {
     "volume": ("dice", "nsd", "iou", "hd95_mm", "volume_error_ml"),

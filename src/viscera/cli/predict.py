@@ -9,7 +9,7 @@ import tyro
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 from viscera.cli.console import counted, progress, say, show_problems, show_table
-from viscera.cli.inputs import data_sets, of_split
+from viscera.cli.inputs import data_sets
 from viscera.cli.startup import kept_graphs, starting
 from viscera.config import Accelerator
 from viscera.errors import SettingError
@@ -186,6 +186,7 @@ def problem_of(scan: Path, message: str) -> "Problem":
 def data_set_jobs(options: Options) -> list["ScanJob"]:
     """List the scans of a data set, perhaps of one split of the run whose weights are used."""
     from viscera.inference.jobs import ScanJob, require_folder
+    from viscera.preparation.splits import of_split
 
     require_folder(options.output, what=options.scan)
     sources = of_split(data_sets([options.scan])[0], options.weights or Path(STARTER), options.split)

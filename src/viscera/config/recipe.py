@@ -16,7 +16,14 @@ from viscera.labels import SPACES, LabelSpace
 
 @dataclass(frozen=True)
 class Recipe:
-    """Every setting of one system."""
+    """Every setting of one system; ``viscera.find_recipe`` overrides some of them.
+
+    Example:
+        >>> import viscera
+        >>> recipe = viscera.find_recipe("viscera2d-16")
+        >>> recipe.network.widths, recipe.training.epochs, recipe.space.organs[:2]
+        ((16, 32, 64, 128, 256), 30, ('urinary_bladder', 'colon'))
+    """
 
     __pydantic_config__ = STRICT
 

@@ -1,6 +1,7 @@
 """Recipe <-> JSON: names, types and ranges are checked, and what is wrong is said for people."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
 
 from viscera.config import (
@@ -94,6 +95,32 @@ def _settings() -> list[str]:
         for name in part
     ]
     return [*recipes[0], *dict.fromkeys(inner)]
+
+
+def override(recipe: Recipe, settings: Mapping[str, object]) -> Recipe:
+    """Return a recipe with other settings.
+
+    Args:
+        recipe: The recipe.
+        settings: {"section.setting": value}, or {section: {setting: value}} for a section as a whole.
+
+    Raises:
+        SettingError: A setting is unknown, or of another type, or out of range.
+    """
+    where, content = f"recipe '{recipe.name}'", asdict(recipe)
+    for name, value in settings.items():
+        *sections, setting = name.split(".")
+        part: object = content
+        for section in sections:
+            part = part.get(section) if isinstance(part, dict) else None
+        if not isinstance(part, dict):
+            raise SettingError(f"{where}: there is no setting '{name}'.{did_you_mean(name, _settings())}")
+        part[setting] = value
+    try:
+        text = json.dumps(content)
+    except TypeError as error:
+        raise SettingError(f"{where}: a setting cannot be written as JSON: {error}. Give numbers and names.") from error
+    return recipe_from_json(text, where=where)
 
 
 def check_recipe(recipe: Recipe) -> Recipe:

@@ -108,6 +108,13 @@ class Evaluation:
         confusion: What is mistaken for what, over all cases; None in mode "slices".
         efficiency: What the predictions cost, of those whose NAME.json says so.
         trust: What speaks against the predictions, of those whose NAME.json has statistics.
+
+    Example:
+        >>> import viscera
+        >>> cases = viscera.synthesize("patients", cases=1, shape=(16, 32, 32), annotate=["liver"])
+        >>> found = viscera.evaluate(cases, "patients/labelsTr")  # the truth against itself
+        >>> [(row.organ, row.mean, row.cases) for row in found.summary if row.metric == "dice"]
+        [('liver', 1.0, 1), ('mean', 1.0, 1)]
     """
 
     mode: str

@@ -42,6 +42,12 @@ class Model:
         tumour: A second network, for tumours, whose finds override this one's; None without one.
         finder: A cheap network that says where this one is to look; None without one.
         card: Of weights that come with viscera: organs by standing and more; None for all others.
+
+    Example:
+        >>> import viscera
+        >>> model = viscera.load_model("starter", device="cpu")
+        >>> model.labels[1], "liver" in model.default_organs, model.recipe.name
+        ('liver', True, 'starter')
     """
 
     network: Runner
@@ -52,6 +58,11 @@ class Model:
     tumour: "Model | None" = None
     finder: "Model | None" = None
     card: Card | None = None
+
+    @property
+    def labels(self) -> dict[int, str]:
+        """{index: organ} of the label maps that it makes, without background."""
+        return self.output_space.labels
 
     @property
     def default_organs(self) -> tuple[str, ...]:

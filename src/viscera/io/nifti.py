@@ -206,6 +206,13 @@ def read(path: str | Path) -> Volume:
 
     Warns:
         GridWarning: sform and qform disagree by more than a millimetre, or neither is set.
+
+    Example:
+        >>> import numpy as np, viscera
+        >>> viscera.write("scan.nii.gz", viscera.Volume(np.zeros((4, 8, 8), np.int16), np.diag([5.0, 1.0, 1.0, 1.0])))
+        >>> scan = viscera.read("scan.nii.gz")
+        >>> scan.voxels.shape, scan.voxels.dtype.name, scan.spacing_mm  # all in the order z, y, x
+        ((4, 8, 8), 'int16', (5.0, 1.0, 1.0))
     """
     with open_slabs(path) as volume:
         return volume.read()
@@ -225,6 +232,13 @@ def write(path: str | Path, volume: Volume, *, overwrite: bool = False) -> None:
     Raises:
         FileError: The name is wrong, the file exists, cannot be written, or cannot hold such voxels.
         GeometryError: The volume's header belongs to another grid than its voxels and affine.
+
+    Example:
+        >>> import dataclasses, viscera
+        >>> [case] = viscera.synthesize("patients", cases=1, shape=(16, 32, 32))
+        >>> scan = viscera.read(case.image)
+        >>> bone = dataclasses.replace(scan, voxels=scan.voxels > 300)  # on the same grid
+        >>> viscera.write("bone.nii.gz", bone)
     """
     from viscera.io.nifti_header import header_for
 

@@ -5,13 +5,16 @@ contain one another). A patient never stands on two sides, and a case that has a
 """
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import numpy as np
 
-from viscera.errors import SettingError
+from viscera.datasets.sources import Source
+from viscera.errors import RunError, SettingError
 from viscera.io.atomic import write_json
+from viscera.preparation.case import case_name
 from viscera.preparation.store import Facts, Split, Store
 
 SPLITS: tuple[Split, ...] = ("training", "validation", "test")
@@ -186,3 +189,27 @@ def update_splits(store: Store, *, fractions: Fractions, seed: int) -> list[str]
     for fact in facts:
         same.setdefault(fact.image_sha256, []).append(fact.name)
     return [f"{', '.join(names)}: the same scan, so one patient" for names in same.values() if len(names) > 1]
+
+
+def of_split(sources: Sequence[Source], run: Path | None, split: str) -> list[Source]:
+    """Keep the cases of a split of the store that a run was trained on; all where ``split`` is "all".
+
+    Raises:
+        RunError: The run does not say what its splits are.
+        SettingError: None of the cases is in the split.
+    """
+    if split == "all":
+        return list(sources)
+    facts = run / "run.json" if run else None
+    if facts is None or not facts.is_file():
+        raise RunError(f"--split {split} needs the folder of a run, with its run.json; {run} is none.")
+    try:
+        chosen = set(json.loads(facts.read_text())["splits"][split])
+    except (ValueError, KeyError, TypeError) as error:
+        raise RunError(
+            f"{facts} is damaged: it does not list the cases of '{split}'. Copy it again, or train again."
+        ) from error
+    kept = [source for source in sources if case_name(source) in chosen]
+    if not kept:
+        raise SettingError(f"none of the {len(sources)} cases is in the split '{split}' of {run}.")
+    return kept

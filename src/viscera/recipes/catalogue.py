@@ -1,9 +1,11 @@
 """The recipes: one system per file, each value with its source. To add one, write a file and name it here."""
 
+from collections.abc import Mapping
+from os import PathLike
 from pathlib import Path
 
 from viscera.config import Recipe
-from viscera.config.recipe_json import recipe_from_json
+from viscera.config.recipe_json import override, recipe_from_json
 from viscera.errors import SettingError, did_you_mean
 from viscera.recipes.gao2step import (
     GAO2STEP,
@@ -35,12 +37,31 @@ RECIPES: dict[str, Recipe] = {
 }
 
 
-def find_recipe(name: str) -> Recipe:
-    """Give a recipe by its name, or from a JSON file (a run's recipe.json, or an edited copy).
+def find_recipe(name: str | PathLike[str], settings: Mapping[str, object] | None = None) -> Recipe:
+    """Return a recipe by its name, or from a JSON file (a run's recipe.json, or an edited copy).
+
+    Args:
+        name: A name (`viscera info recipes`), or a .json file.
+        settings: Settings to override, as {"section.setting": value}. A section given as a whole is replaced as a whole, which
+            a change of its ``kind`` asks for: {"contrast": {"method": "clahe"}}.
 
     Raises:
-        SettingError: No recipe of that name and no such file.
+        SettingError: No recipe of that name and no such file; an unknown setting, or a value out of its range.
+
+    Example:
+        >>> import viscera
+        >>> recipe = viscera.find_recipe("zhang2d-small", {"training.epochs": 3, "loss.class_weights": "uniform"})
+        >>> recipe.training.epochs, recipe.loss.class_weights
+        (3, 'uniform')
+        >>> viscera.find_recipe("zhang2d-small", {"training.epoch": 3})
+        Traceback (most recent call last):
+        viscera.errors.SettingError: recipe 'zhang2d-small': there is no setting 'training.epoch'. Did you mean ...
     """
+    return override(_find(str(name)), settings) if settings else _find(str(name))
+
+
+def _find(name: str) -> Recipe:
+    """Return a recipe as it is written down."""
     if name in RECIPES:
         return RECIPES[name]
     file = Path(name)

@@ -1,0 +1,11 @@
+"""Doctests write where nothing else is."""
+
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run each doctest in a folder of its own."""
+    monkeypatch.chdir(tmp_path)

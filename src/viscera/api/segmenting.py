@@ -1,0 +1,250 @@
+"""Scans -> label maps: in memory (``segment``) and from files to files (``predict``)."""
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from viscera.api.data import warn_of
+from viscera.api.images import NAME, Image, like, to_volume
+from viscera.config import Accelerator
+from viscera.datasets.sources import Source
+from viscera.errors import LabelError, SettingError, VisceraError, did_you_mean
+from viscera.inference import model as models
+from viscera.inference.jobs import ScanJob, find_scan_jobs, output_name, require_folder
+from viscera.inference.model import Model
+from viscera.inference.predict import PredictOptions, predict_all
+from viscera.inference.segment import only_organs, prepare_scan, segment_prepared
+from viscera.labels import organ_name
+from viscera.networks.cards import STARTER, find_shipped
+from viscera.networks.runners import RuntimeName
+from viscera.preparation.intensity import hounsfield
+from viscera.volume import with_voxels
+
+PathLike = str | os.PathLike[str]
+
+
+def load_model(
+    weights: PathLike = STARTER,
+    *,
+    device: Accelerator = "auto",
+    runtime: Literal["auto"] | RuntimeName = "auto",
+    finder: PathLike | None = None,
+    tumour: PathLike | None = None,
+) -> Model:
+    """Load a trained network, to segment many scans with it.
+
+    Args:
+        weights: "starter": the bundled weights. Else a run's folder (its best weights), a .safetensors file, or a folder that
+            `viscera export` wrote.
+        device: Where it runs: "cpu", "cuda", or "auto": a GPU where there is one.
+        runtime: What runs it on a CPU: "auto" takes OpenVINO where it is installed, else torch.
+        finder: Weights of a cheap network that says where a 3D network is to look.
+        tumour: Weights of a second network, for tumours, whose finds override the organs.
+
+    Returns:
+        The model. ``model.labels`` is {index: organ} of its label maps; ``model.default_organs`` are the organs that are
+        segmented where none is named, () for all; ``model.card`` says how good bundled weights are on what.
+
+    Raises:
+        WeightsError: There are no weights, or they are damaged.
+        SettingError: There is no such device, or the networks do not go together.
+
+    Example:
+        >>> import viscera
+        >>> model = viscera.load_model("starter", device="cpu")
+        >>> model.labels[1], model.labels[4], len(model.labels)
+        ('liver', 'spleen', 19)
+    """
+    paths = {"": weights, "finder": finder, "tumour": tumour}
+    loaded = {
+        name: models.load_model(find_shipped() if path == STARTER else Path(path), accelerator=device, runtime=runtime)
+        for name, path in paths.items()
+        if path is not None
+    }
+    return models.with_others(loaded.pop(""), **loaded)
+
+
+def segment(
+    image: Image,
+    model: Model | PathLike = STARTER,
+    *,
+    organs: str | Sequence[str] | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Image:
+    """Segment a CT in memory: the label map comes back as the kind of image that was given, on exactly its grid.
+
+    The label map is the one that `viscera predict` writes for the same scan.
+
+    Args:
+        image: A CT in Hounsfield units, in any orientation:
+
+            - a ``viscera.Volume``, as ``viscera.read`` gives it;
+            - a nibabel image (a NIfTI image comes back, its header's geometry kept);
+            - a SimpleITK image (origin, spacing and direction are kept);
+            - a tuple (array, affine) as in nibabel: the array's axes are (x, y, z), the 4x4 affine takes (x, y, z, 1) to
+              millimetres to the patient's right, front and head (RAS+). The tuple that comes back holds the same affine.
+        model: From ``load_model``, or what it takes. Load it once for many scans.
+        organs: Only these organs: a name, several names, or "all". None: all that the network knows; of the bundled weights
+            those that were tested on real scans.
+        progress: Called with the slices or windows that are done, and how many there are.
+
+    Returns:
+        Labels (uint8): 0 is background, the rest is in ``load_model(...).labels``.
+
+    Raises:
+        LabelError: The model does not know an organ.
+        FileError: The voxels cannot be HU of a CT.
+        GeometryError: The grid is not a scanner's.
+        SettingError: The image is of another kind.
+        WeightsError: There are no such weights.
+
+    Example:
+        >>> import numpy as np, viscera
+        >>> hu = np.full((64, 64, 8), -1000, np.int16)  # x, y, z: air ...
+        >>> hu[12:52, 16:48] = 40  # ... and a block like muscle, in which there is not any organ
+        >>> labels, affine = viscera.segment((hu, np.diag([-5.0, -5.0, 5.0, 1.0])), organs=["liver", "spleen"])
+        >>> labels.shape, labels.dtype
+        ((64, 64, 8), dtype('uint8'))
+    """
+    volume = to_volume(image)
+    ct = with_voxels(volume, hounsfield(volume, where=NAME))
+    loaded, names = _model_and_organs(model, organs)
+    wanted = [loaded.output_space.index(organ) for organ in names]
+    watch = progress or (lambda done, parts: None)
+    labels = segment_prepared(prepare_scan(ct, loaded), loaded, organs=wanted, watch=watch).labels
+    if wanted:
+        labels = with_voxels(labels, only_organs(labels.voxels, wanted))
+    return like(image, labels)
+
+
+@dataclass(frozen=True)
+class PredictResult:
+    """What became of the scans that ``predict`` was given.
+
+    Attributes:
+        labels: The label maps that stand there now, in the order of the scans.
+        problems: {scan: why it was not segmented}.
+    """
+
+    labels: tuple[Path, ...]
+    problems: Mapping[Path, VisceraError]
+
+
+def predict(
+    scans: PathLike | Sequence[PathLike | Source],
+    output: PathLike,
+    model: Model | PathLike = STARTER,
+    *,
+    organs: str | Sequence[str] | None = None,
+    statistics: bool = False,
+    overwrite: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> PredictResult:
+    """Segment scans from files to files; the next one is read and the last one written while the network works.
+
+    Beside each label map NAME.nii.gz stands NAME.json, which says which index is which organ and how it was made. Scans that
+    are done are skipped, so the same call goes on after an interruption. A scan that cannot be used does not stop the others.
+
+    Args:
+        scans: A .nii or .nii.gz file, a folder of them, or a list of files or of cases from ``find_cases``.
+        output: A folder; for a single file also the label map's own name.
+        model: From ``load_model``, or what it takes.
+        organs: As for ``segment``.
+        statistics: Also write volume (ml), mean and SD (HU) of each organ, and quality flags.
+        overwrite: Replace label maps that stand there.
+        progress: Called with the scans that are done, and how many there are.
+
+    Returns:
+        The label maps, and the scans that could not be segmented (then there is a warning, too).
+
+    Raises:
+        VisceraError: The only scan could not be segmented.
+        LabelError: The model does not know an organ.
+        FileError: There is no scan, or the output cannot be a folder.
+        WeightsError: There are no such weights.
+
+    Example:
+        >>> import viscera
+        >>> cases = viscera.synthesize("patients", cases=1, shape=(16, 32, 32))
+        >>> result = viscera.predict(cases, "labels", organs="liver")
+        >>> [path.name for path in result.labels], len(result.problems)
+        (['case_0001.nii.gz'], 0)
+    """
+    tasks = _tasks(scans, Path(output))
+    loaded, names = _model_and_organs(model, organs)
+    ended: list[ScanJob] = []
+
+    def done(task: ScanJob, how: str) -> None:
+        ended.append(task)
+        if progress is not None:
+            progress(len(ended), len(tasks))
+
+    failed = predict_all(tasks, loaded, options=PredictOptions(names, statistics, overwrite), done=done)
+    if len(tasks) == len(failed) == 1:
+        raise failed[0][1]
+    warn_of(
+        [f"{task.scan.name}: {error}" for task, error in failed], of=len(tasks), what="scans could not be segmented"
+    )
+    wrong = {task for task, _ in failed}
+    return PredictResult(
+        tuple(task.output for task in tasks if task not in wrong), {task.scan: error for task, error in failed}
+    )
+
+
+def _tasks(scans: PathLike | Sequence[PathLike | Source], output: Path) -> list[ScanJob]:
+    """List the scans, and where their label maps go.
+
+    Raises:
+        FileError: There is no scan, one name stands for two label maps, or the output cannot be a folder.
+    """
+    if isinstance(scans, str | os.PathLike):
+        return find_scan_jobs(Path(scans), output)
+    require_folder(output, what="a list of scans")
+    tasks = []
+    for scan in scans:
+        if isinstance(scan, Source):
+            tasks.append(ScanJob(scan.image, output / f"{scan.name}.nii.gz"))
+        else:
+            tasks.append(ScanJob(Path(scan), output / output_name(Path(scan))))
+    names = [task.output.name for task in tasks]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice or not tasks:
+        what = f"two scans of the list would both become {twice}. Rename one" if twice else "the list of scans is empty"
+        raise SettingError(
+            f"{what}, or call viscera.predict for each folder." if twice else f"{what}. Give one or more."
+        )
+    return tasks
+
+
+def _model_and_organs(model: Model | PathLike, organs: str | Sequence[str] | None) -> tuple[Model, tuple[str, ...]]:
+    """Return the model, and the organs that are wanted, () for all; unknown ones are refused before anything is loaded.
+
+    Raises:
+        SettingError: "all" beside other names.
+        LabelError: The model does not know an organ.
+    """
+    names = (organs,) if isinstance(organs, str) else tuple(organs or ())
+    if "all" in names and len(names) > 1:
+        raise SettingError(
+            f"organs {', '.join(names)}: 'all' leaves none to be named. Give 'all', or the organs' names."
+        )
+    if isinstance(model, Model):
+        loaded = model
+    else:
+        if model == STARTER and names != ("all",):
+            _require_known(names, tuple(find_shipped().card.organs))
+        loaded = load_model(model)
+    if names == ("all",):
+        return loaded, ()
+    _require_known(names, loaded.output_space.organs)
+    return loaded, names or loaded.default_organs
+
+
+def _require_known(names: Sequence[str], known: Sequence[str]) -> None:
+    """Raise LabelError for an organ that is not among those of the model."""
+    for name in names:
+        if organ_name(name) not in known:
+            hint = did_you_mean(organ_name(name), known)
+            raise LabelError(f"the model does not know the organ '{name}'.{hint} It knows {', '.join(known)}.")
