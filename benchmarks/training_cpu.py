@@ -14,7 +14,7 @@ import torch
 from machine import facts, save
 from viscera.config import AddedBoundaryLoss, UNetShape
 from viscera.learning.losses import boundary_loss
-from viscera.networks.device import keep_pages
+from viscera.networks.device import keep_freed_memory
 from viscera.networks.unet import UNet
 
 WAYS = ("torch as it comes", "bf16", "bf16, channels last", "bf16, channels last, pages kept")
@@ -25,7 +25,7 @@ STEPS = 12
 def slices_per_s(way: int, base: int, size: int, *, batch: int) -> float:
     """Time training steps on random slices."""
     if way == 3:
-        keep_pages()
+        keep_freed_memory()
     layout = torch.channels_last if way >= 2 else torch.contiguous_format
     widths = tuple(base * 2**level for level in range(5))
     network = UNet(UNetShape(widths=widths), classes=12).to(memory_format=layout)

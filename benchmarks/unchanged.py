@@ -94,7 +94,7 @@ def plain_path(ct: Volume, model: Model) -> Volume:
     image, geometry = scan.images[model.recipe.preparation]
     enlargement = enlargement_of(geometry)
     axial = np.zeros(geometry.axial_shape, np.uint8)
-    inside = geometry.raster.inside(geometry.axial_shape[1:]) if geometry.step is not None else (slice(None),) * 2
+    inside = geometry.pixel_grid.inside(geometry.axial_shape[1:]) if geometry.step is not None else (slice(None),) * 2
     for z in range(len(image)):
         axial[z, *inside] = plain_labels(slice_logits(image, model, range(z, z + 1)), enlargement)[0]
     z, y, x = (ct.spacing_mm[axis] for axis in geometry.turn.axes)

@@ -88,7 +88,7 @@ def measure(path: Path, model: Model, *, rounds: int) -> dict[str, object]:
 
 def step_of(geometry: Geometry) -> list[str]:
     """Give the scanner's pixels per prepared one."""
-    return [str(step if step is not None else Fraction(1)) for step in geometry.raster.step]
+    return [str(step if step is not None else Fraction(1)) for step in geometry.pixel_grid.step]
 
 
 def over(way: Callable, logits: list[torch.Tensor], enlargement: Enlargement) -> Callable[[], None]:

@@ -30,7 +30,7 @@ from viscera.inference.segment import Prepared, Segmentation, only_organs, prepa
 from viscera.io import nifti
 from viscera.io.atomic import write_json, write_text
 from viscera.labels import LabelSpace, colour
-from viscera.networks.device import Stopwatch, give_pages_back, peak_memory_mib
+from viscera.networks.device import Stopwatch, peak_memory_mib, release_freed_memory
 from viscera.networks.runners import runner_facts
 from viscera.preparation.image import prepare_file
 from viscera.preparation.intensity import hounsfield
@@ -251,7 +251,7 @@ class _Course:
     def _spare(self) -> None:
         """Give back what the stage before has left, where there is a limit."""
         if self.budget.most_mib is not None:
-            give_pages_back()
+            release_freed_memory()
 
     def write(self, scan: _Labelled) -> dict[str, object]:
         """Write a scan's labels and what is to be said of them; give the latter."""
