@@ -44,7 +44,7 @@ from viscera.inference.upsampling import Enlargement, enlarged_labels, plain_lab
 from viscera.io import nifti
 from viscera.learning.losses import boundary_loss
 from viscera.learning.synthetic_patients import FIRST, make_fresh
-from viscera.networks.device import keep_pages
+from viscera.networks.device import keep_freed_memory
 from viscera.networks.onnx import shape_of, to_onnx
 from viscera.networks.runners import OpenVinoRunner, TorchRunner, input_channels
 from viscera.networks.unet import UNet
@@ -260,7 +260,7 @@ def training(options: argparse.Namespace) -> dict[str, object]:
 def slices_per_s(way: int, base: int, size: int, *, batch: int) -> float:
     """Time training steps on random slices."""
     if way == 3:
-        keep_pages()
+        keep_freed_memory()
     layout = torch.channels_last if way >= 2 else torch.contiguous_format
     widths = tuple(base * 2**level for level in range(5))
     network = UNet(UNetShape(widths=widths), classes=12).to(memory_format=layout)

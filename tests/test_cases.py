@@ -97,7 +97,7 @@ def test_a_cut_grid_comes_back_from_json():
     geometry = Geometry((3, 20, 24), OBLIQUE, axial_turn(OBLIQUE), (32, 16), (-3, 5), step)
     found = geometry_from_json(json.loads(json.dumps(geometry_to_json(geometry))))
     assert (found.size, found.start, found.step) == (geometry.size, geometry.start, geometry.step)
-    assert (found.shape, found.turn, found.raster) == (geometry.shape, geometry.turn, geometry.raster)
+    assert (found.shape, found.turn, found.pixel_grid) == (geometry.shape, geometry.turn, geometry.pixel_grid)
     np.testing.assert_array_equal(found.prepared_affine, geometry.prepared_affine)
 
 

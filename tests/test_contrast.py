@@ -41,7 +41,7 @@ from viscera.learning.sampling.index import open_training, open_validation, read
 from viscera.learning.setup import scaled, with_measurements
 from viscera.networks.runners import TorchRunner
 from viscera.networks.weights import Weights, load_weights, save_weights
-from viscera.preparation.contrast import air_hu, spread
+from viscera.preparation.contrast import air_hu, enhance
 from viscera.recipes.catalogue import RECIPES
 from viscera.volume import Volume
 
@@ -77,7 +77,7 @@ def grey(hu: np.ndarray, low: float = -160, high: float = 240) -> np.ndarray:
 @pytest.mark.parametrize(("low", "high"), [(-160, 240), (-400.0, 400.0), (-1024.5, 3071.0), (0, 10)])
 def test_hu_become_grey_levels_of_the_window_and_changed_ones_hu_of_it(low, high):
     hu = np.arange(-2000, 4000, dtype=np.int16).reshape(60, 100)
-    changed = spread(hu, Contrast("equalisation", low_hu=low, high_hu=high, dark=0))
+    changed = enhance(hu, Contrast("equalisation", low_hu=low, high_hu=high, dark=0))
     assert changed.dtype == np.int16
     levels, first = grey(hu, low, high), int((grey(hu, low, high) == 0).sum())
     # The ramp holds every HU once, so the share of the slice up to a level is known without a histogram.
@@ -89,7 +89,7 @@ def test_hu_become_grey_levels_of_the_window_and_changed_ones_hu_of_it(low, high
 
 
 def test_a_window_beyond_int16_gives_no_hu_beyond_it():
-    changed = spread(np.array([[-32768, 32767]], np.int16), Contrast("equalisation", low_hu=-40000, high_hu=40000))
+    changed = enhance(np.array([[-32768, 32767]], np.int16), Contrast("equalisation", low_hu=-40000, high_hu=40000))
     assert changed.tolist() == [[-32768, 32767]]
 
 
@@ -102,7 +102,7 @@ def test_equalisation_is_that_of_a_numpy_transcription(dark):
     lowest = counts[np.flatnonzero(counts)[0]]
     table = np.round((np.cumsum(counts) - lowest) * 255 / max(1, levels.size - lowest))
     expected = np.rint(-160 + table[levels] * 400 / 255)
-    assert np.array_equal(spread(hu, Contrast("equalisation", dark=dark)), expected)
+    assert np.array_equal(enhance(hu, Contrast("equalisation", dark=dark)), expected)
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -110,7 +110,7 @@ def test_equalisation_is_scikit_images_over_all_but_the_lowest_level_within_half
     levels = grey(body(seed=seed)).astype(np.int16)
     expected = exposure.equalize_hist(levels.astype(np.uint8), mask=levels > 0) * 255
     expected[levels == 0] = 0
-    assert np.abs(spread(levels, LEVELS) - expected).max() <= 0.5 + 1e-4
+    assert np.abs(enhance(levels, LEVELS) - expected).max() <= 0.5 + 1e-4
 
 
 def zuiderveld(levels: np.ndarray, tiles: tuple[int, int], clip_limit: float) -> np.ndarray:
@@ -145,14 +145,14 @@ def zuiderveld(levels: np.ndarray, tiles: tuple[int, int], clip_limit: float) ->
 def test_clahe_is_that_of_a_numpy_transcription_within_half_a_level(tiles, clip_limit):
     levels = grey(body()).astype(np.int16)
     settings = replace(LEVELS, method="clahe", tiles=tiles, clip_limit=clip_limit)
-    assert np.abs(spread(levels, settings) - zuiderveld(levels, tiles, clip_limit)).max() <= 0.5 + 1e-3
+    assert np.abs(enhance(levels, settings) - zuiderveld(levels, tiles, clip_limit)).max() <= 0.5 + 1e-3
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_clahe_is_scikit_images_within_16_levels_and_3_on_average(seed):
     # Not the same: scikit-image hands out clipped counts only below the limit, and stretches the result to 0-255 at last.
     levels = grey(body((128, 192), seed)).astype(np.int16)
-    ours = spread(levels, replace(LEVELS, method="clahe", tiles=(2, 4))).astype(float)
+    ours = enhance(levels, replace(LEVELS, method="clahe", tiles=(2, 4))).astype(float)
     stretched = (ours - ours.min()) * 255 / (ours.max() - ours.min())
     theirs = exposure.equalize_adapthist(levels.astype(np.uint8), kernel_size=(64, 48), clip_limit=2 / 256, nbins=256)
     difference = np.abs(stretched - theirs * 255)
@@ -166,7 +166,7 @@ def test_clahe_is_scikit_images_within_16_levels_and_3_on_average(seed):
 @pytest.mark.parametrize("seed", range(3))
 def test_equalisation_keeps_the_order_of_hu_within_a_slice(seed):
     hu = body(seed=seed)
-    changed = spread(hu, Contrast("equalisation"))
+    changed = enhance(hu, Contrast("equalisation"))
     order = np.argsort(hu, axis=None)
     assert (np.diff(changed.ravel()[order].astype(int)) >= 0).all()
 
@@ -174,12 +174,12 @@ def test_equalisation_keeps_the_order_of_hu_within_a_slice(seed):
 @pytest.mark.parametrize("axes", [(0,), (1,), (0, 1)])
 def test_equalisation_of_the_mirrored_slice_is_the_mirrored_equalisation(axes):
     hu, settings = body(), Contrast("equalisation")
-    assert np.array_equal(spread(np.flip(hu, axes), settings), np.flip(spread(hu, settings), axes))
+    assert np.array_equal(enhance(np.flip(hu, axes), settings), np.flip(enhance(hu, settings), axes))
 
 
 def test_none_is_the_image_itself_beyond_the_window_too():
     image = scan()
-    assert spread(image, Contrast()) is image
+    assert enhance(image, Contrast()) is image
     assert air_hu(Contrast()) == -1024
 
 
@@ -187,13 +187,13 @@ def test_none_is_the_image_itself_beyond_the_window_too():
 def test_each_slice_of_a_volume_is_changed_for_itself_and_the_volume_stays_as_it_was(method):
     image = scan()
     before = image.copy()
-    changed = spread(image, Contrast(method))
+    changed = enhance(image, Contrast(method))
     assert np.array_equal(image, before)
     assert changed.flags.writeable
     for hu, found in zip(image, changed, strict=True):
-        assert np.array_equal(spread(hu, Contrast(method)), found)
+        assert np.array_equal(enhance(hu, Contrast(method)), found)
     assert np.array_equal(
-        spread(image[None, ::-1, :, ::-2], Contrast(method))[0, 0], spread(image[-1, :, ::-2], Contrast(method))
+        enhance(image[None, ::-1, :, ::-2], Contrast(method))[0, 0], enhance(image[-1, :, ::-2], Contrast(method))
     )
 
 
@@ -202,9 +202,9 @@ def test_each_slice_of_a_volume_is_changed_for_itself_and_the_volume_stays_as_it
 def test_slices_of_any_size_are_changed_and_those_of_one_grey_level_stay_so(method, shape):
     settings = Contrast(method)
     for hu in (-1000, 0, 3000):
-        assert len(np.unique(spread(np.full(shape, hu, np.int16), settings))) == 1
+        assert len(np.unique(enhance(np.full(shape, hu, np.int16), settings))) == 1
     noise = np.random.default_rng(0).integers(-1000, 1000, shape).astype(np.int16)
-    changed = spread(noise, settings)
+    changed = enhance(noise, settings)
     assert changed.shape == shape
     assert -160 <= changed.min() <= changed.max() <= 240
 
@@ -212,14 +212,14 @@ def test_slices_of_any_size_are_changed_and_those_of_one_grey_level_stay_so(meth
 @pytest.mark.parametrize("shape", [(0, 4), (3, 0, 4), (0, 4, 4)])
 def test_nothing_stays_nothing(shape):
     for method in METHODS:
-        assert spread(np.zeros(shape, np.int16), Contrast(method)).shape == shape
+        assert enhance(np.zeros(shape, np.int16), Contrast(method)).shape == shape
 
 
 def test_several_threads_change_slices_as_one_does():
     slices = [body((64, 64), seed) for seed in range(8)] * 6
-    expected = [spread(hu, Contrast("clahe")) for hu in slices]
+    expected = [enhance(hu, Contrast("clahe")) for hu in slices]
     with ThreadPoolExecutor(8) as threads:
-        found = list(threads.map(lambda hu: spread(hu, Contrast("clahe")), slices))
+        found = list(threads.map(lambda hu: enhance(hu, Contrast("clahe")), slices))
     assert all(np.array_equal(*pair) for pair in zip(found, expected, strict=True))
 
 
@@ -283,9 +283,9 @@ def test_training_validation_and_prediction_see_the_same_slices(method, slices, 
     alone = [slice_logits(image, model(contrast, slices=slices), range(z, z + 1)).numpy() for z in everything]
     assert np.array_equal(predicted, np.concatenate(alone))
     assert np.array_equal(read_logits(image, model(contrast, slices=slices))(range(2, 5)).numpy(), predicted[2:5])
-    assert np.array_equal(predicted[:, reach], spread(image, contrast))
+    assert np.array_equal(predicted[:, reach], enhance(image, contrast))
     if slices == 3:
-        assert np.array_equal(predicted[:, 0], spread(image, contrast)[[0, 0, 1, 2, 3, 4]])
+        assert np.array_equal(predicted[:, 0], enhance(image, contrast)[[0, 0, 1, 2, 3, 4]])
     validation = open_validation([case], SliceSampling(), reach=reach, contrast=contrast)
     assert np.array_equal(read_batch(validation, everything, space=ABDOMENCT1K, distance=None).image, predicted)
     training = open_training([case], SliceSampling(window=(16, 16)), reach=reach, contrast=contrast)
@@ -309,7 +309,7 @@ def test_patches_of_training_and_windows_of_prediction_are_the_same_parts_of_who
     network = Recorder(len(ABDOMENCT1K.classes))
     predicting = deep_model(contrast, network, size=size, stride=stride)
     read_logits(image, predicting)(range(len(image)))
-    plan, whole = plan_of(predicting), spread(image, contrast)
+    plan, whole = plan_of(predicting), enhance(image, contrast)
     index = open_training([case], predicting.recipe.sampling, contrast=contrast)
     starts = places(image.shape, plan)
     ends = [max(a - n + 1, min(s, a)) for a, n, s in zip(image.shape, plan.span, stride, strict=True)]
@@ -332,7 +332,7 @@ def test_organs_finder_and_tumours_each_get_their_own_contrast():
     segment(ct, with_others(models["organs"], tumour=models["tumour"], finder=models["finder"]))
     for part, method in methods.items():
         assert len(networks[part].seen) == 1
-        assert np.array_equal(networks[part].seen[0][0, 0], spread(ct.voxels, Contrast(method)))
+        assert np.array_equal(networks[part].seen[0][0, 0], enhance(ct.voxels, Contrast(method)))
 
 
 # The organs' HU
@@ -344,7 +344,7 @@ def test_the_organs_hu_are_measured_after_the_contrast(make_case, tmp_path):
     case = make_case("a__0", annotated=("liver",), labels=labels, image=image)
     contrast = Contrast("equalisation")
     found = measure_foreground([case], ForegroundScore(), contrast=contrast)
-    hu = spread(image, contrast)[labels > 0].astype(float)
+    hu = enhance(image, contrast)[labels > 0].astype(float)
     low, high = np.percentile(hu, [0.5, 99.5], method="inverted_cdf")
     assert found.measured == pytest.approx((low, high, hu.mean(), hu.std()), abs=1e-3)
     recipe = Recipe(label_space="abdomenct1k", contrast=contrast, intensity=ForegroundScore())
@@ -382,7 +382,7 @@ def test_every_recipe_takes_every_contrast(name, make_case):
         reach = recipe.network.slices // 2 if isinstance(recipe.network, UNetShape) else 0
         index = open_training([case], recipe.sampling, reach=reach, contrast=recipe.contrast)
         batch = read_batch(index, np.array([0]), space=recipe.space, distance=None)
-        assert np.isin(batch.image, spread(image, recipe.contrast)).all()
+        assert np.isin(batch.image, enhance(image, recipe.contrast)).all()
         assert torch.isfinite(scaled(batch, recipe).image).all()
 
 

@@ -34,7 +34,14 @@ from viscera.io import nifti
 from viscera.labels import ABDOMENCT1K, STARTER19, LabelSpace
 from viscera.learning.run_folder import claim_run
 from viscera.learning.setup import begin, epoch_indices, fresh_organs
-from viscera.learning.synthetic_patients import FIRST, Fresh, Maker, Supply, make_fresh, open_patients
+from viscera.learning.synthetic_patients import (
+    FIRST,
+    OnlinePatients,
+    PatientWorker,
+    TrainingData,
+    make_fresh,
+    open_patients,
+)
 from viscera.learning.training import Watch, train
 from viscera.preparation.case import prepare_case
 from viscera.preparation.store import Case, Store, open_store
@@ -53,7 +60,7 @@ RECIPE = Recipe(
 )
 STEPS = 4 * 4 * 2 // 4
 """Of an epoch: four training cases of four slices, each visited twice, in batches of four."""
-FRESH = Fresh(patients=2, shape=(16, 48, 48), variety=PLAIN, jobs=1)
+FRESH = OnlinePatients(patients=2, shape=(16, 48, 48), variety=PLAIN, jobs=1)
 ON_CPU = Machine(accelerator="cpu", save_every_s=0)
 SMALL = Cohort("nnunet", seed=0, shape=(16, 48, 48))
 
@@ -70,14 +77,14 @@ class Killed(BaseException):
 
 
 @pytest.fixture
-def supply(small_store) -> Supply:
-    return Supply(open_store(small_store), FRESH)
+def supply(small_store) -> TrainingData:
+    return TrainingData(open_store(small_store), FRESH)
 
 
 @pytest.fixture(scope="module")
 def finished(small_store, tmp_path_factory) -> Path:
     run = tmp_path_factory.mktemp("run") / "whole"
-    train(RECIPE, Supply(open_store(small_store), FRESH), run, machine=ON_CPU)
+    train(RECIPE, TrainingData(open_store(small_store), FRESH), run, machine=ON_CPU)
     return run
 
 
@@ -108,7 +115,7 @@ def test_a_patient_depends_on_seed_and_number_only_and_is_none_of_a_data_set_wit
 
 def test_an_epoch_has_its_own_patients_and_only_those_of_the_next_are_kept_beside_them(supply, tmp_path):
     seen = []
-    with Maker(tmp_path, supply, epochs=3) as maker:
+    with PatientWorker(tmp_path, supply, epochs=3) as maker:
         for epoch in range(3):
             maker.need(epoch)
             cases = open_patients(tmp_path, epoch, supply)
@@ -121,8 +128,8 @@ def test_an_epoch_has_its_own_patients_and_only_those_of_the_next_are_kept_besid
 
 
 def test_an_epoch_draws_from_the_stores_cases_and_the_fresh_ones_or_from_these_alone(small_store, tmp_path):
-    both = Supply(open_store(small_store), replace(FRESH, patients=1))
-    alone = Supply(both.store, replace(both.fresh, only=True))
+    both = TrainingData(open_store(small_store), replace(FRESH, patients=1))
+    alone = TrainingData(both.store, replace(both.fresh, only=True))
     session = begin(RECIPE, both, ON_CPU)
     own = [case.name for case in session.training.cases]
     # The second one finds what the first one had made: no process starts.
@@ -159,7 +166,7 @@ def test_a_run_that_is_killed_in_an_epoch_goes_on_with_the_same_patients_to_the_
     half.rename(half.with_name(".1.fresh__000004"))  # as if it had been killed while writing that
     other = replace(supply.fresh, seed=1)
     with pytest.raises(SettingError, match=r"was begun with other fresh patients: fresh\.seed was 0, now 1\. Say them"):
-        train(RECIPE, Supply(supply.store, other), run, existing="resume")
+        train(RECIPE, TrainingData(supply.store, other), run, existing="resume")
     with pytest.raises(SettingError, match=r"fresh was \{'patients': 2.*, now None"):
         train(RECIPE, supply.store, run, existing="resume")
     resumed = []
@@ -195,7 +202,7 @@ def test_a_process_that_dies_ends_the_run_with_advice_and_without_a_hang(supply,
 
 def test_a_folder_that_cannot_be_written_to_is_said(supply, tmp_path):
     (tmp_path / "fresh").write_text("a file")
-    maker = Maker(tmp_path, supply, epochs=1)
+    maker = PatientWorker(tmp_path, supply, epochs=1)
     with maker, pytest.raises(RunError, match=r"cannot be written to .*fresh: .*\. Make room, and say --resume"):
         maker.need(0)
 
@@ -205,8 +212,9 @@ def test_processes_end_with_a_run_that_is_killed(small_store, tmp_path):
         "from pathlib import Path\nfrom viscera.preparation.store import open_store\n"
         "from viscera.learning.synthetic_patients import *\n"
         "if __name__ == '__main__':\n"
-        f"    supply = Supply(open_store(Path({str(small_store)!r})), Fresh(patients=1, shape=(16, 48, 48), jobs=1))\n"
-        f"    maker = Maker(Path({str(tmp_path)!r}), supply, epochs=1); maker.need(0)\n"
+        "    patients = OnlinePatients(patients=1, shape=(16, 48, 48), jobs=1)\n"
+        f"    supply = TrainingData(open_store(Path({str(small_store)!r})), patients)\n"
+        f"    maker = PatientWorker(Path({str(tmp_path)!r}), supply, epochs=1); maker.need(0)\n"
         "    print('made', flush=True); import time; time.sleep(60)\n"
     )
     (tmp_path / "make.py").write_text(code)
@@ -230,7 +238,7 @@ def test_processes_end_with_a_run_that_is_killed(small_store, tmp_path):
 )
 def test_settings_out_of_range_are_refused(wrong, said):
     with pytest.raises(SettingError, match=said):
-        Fresh(**{"patients": 1} | wrong)
+        OnlinePatients(**{"patients": 1} | wrong)
 
 
 def test_a_store_without_training_cases_is_refused_for_it_says_how_long_an_epoch_is(small_store, tmp_path):
@@ -238,7 +246,7 @@ def test_a_store_without_training_cases_is_refused_for_it_says_how_long_an_epoch
     splits = json.loads((tmp_path / "store" / "splits.json").read_text())
     splits["cases"] = dict.fromkeys(splits["cases"], "validation")
     (tmp_path / "store" / "splits.json").write_text(json.dumps(splits))
-    supply = Supply(open_store(tmp_path / "store"), replace(FRESH, only=True))
+    supply = TrainingData(open_store(tmp_path / "store"), replace(FRESH, only=True))
     with pytest.raises(SettingError, match="no training cases, and fresh patients cannot stand for them"):
         train(RECIPE, supply, tmp_path / "run")
 
@@ -250,24 +258,24 @@ def small_template(*annotated: str) -> Template:
 
 def test_templates_that_do_not_annotate_what_is_asked_for_are_refused(small_store):
     both = replace(FRESH, templates=(small_template("liver", "spleen"), small_template("liver")))
-    supply = Supply(open_store(small_store), both)
+    supply = TrainingData(open_store(small_store), both)
     assert fresh_organs(supply, RECIPE) == {"liver", "spleen"}
     complete = replace(RECIPE, sampling=PatchSampling(cases="complete"))
     with pytest.raises(SettingError, match=r"template 1 does not annotate kidney, pancreas\. Say --sampling.cases any"):
         fresh_organs(supply, complete)
     with pytest.raises(SettingError, match="template 1 does not annotate liver, kidney, spleen, pancreas. Take templ"):
-        fresh_organs(Supply(supply.store, replace(FRESH, templates=(small_template("skin"),))), RECIPE)
+        fresh_organs(TrainingData(supply.store, replace(FRESH, templates=(small_template("skin"),))), RECIPE)
     assert both.facts()["templates"] != replace(both, templates=both.templates[::-1]).facts()["templates"]
 
 
 def test_organs_that_only_the_store_annotates_are_not_learnt_from_fresh_patients_alone(small_store):
     partly = replace(FRESH, only=True, templates=(small_template("liver", "spleen"),))
-    supply = Supply(open_store(small_store), partly)
+    supply = TrainingData(open_store(small_store), partly)
     with pytest.warns(
         UserWarning, match="no training case annotates kidney, pancreas: the network will never find them"
     ):
         begin(RECIPE, supply, ON_CPU)
-    begin(RECIPE, Supply(supply.store, replace(partly, only=False)), ON_CPU)  # without a warning
+    begin(RECIPE, TrainingData(supply.store, replace(partly, only=False)), ON_CPU)  # without a warning
 
 
 def test_organs_that_synthetic_patients_lack_are_not_annotated():

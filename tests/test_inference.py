@@ -192,7 +192,7 @@ def test_beyond_the_body_all_is_background():
     labels = segment(scan, everywhere)
     _, geometry = prepare_image(scan, network.recipe.preparation)
     expected = np.zeros(scan.shape, np.uint8)
-    rows, columns = geometry.raster.inside(scan.shape[1:])
+    rows, columns = geometry.pixel_grid.inside(scan.shape[1:])
     expected[:, rows, columns] = 3
     assert np.array_equal(labels.voxels, expected)
     assert 0.5 < (expected > 0).mean() < 0.9

@@ -338,7 +338,7 @@ def test_a_scan_of_air_is_kept_whole():
     hu = np.full((2, 20, 30), -1000, np.int16)
     ct = Volume(hu, np.diag([-2.0, -2.0, 5.0, 1.0])[:, [2, 1, 0, 3]])
     image, geometry = prepare_image(ct, SpacedSlices(spacing_mm=2.0, margin_mm=0))
-    assert geometry.raster.inside((20, 30)) == (slice(0, 20), slice(0, 30))
+    assert geometry.pixel_grid.inside((20, 30)) == (slice(0, 20), slice(0, 30))
     assert image.shape == (2, 32, 32)
 
 
@@ -381,7 +381,7 @@ def test_a_real_scan_is_cut_to_the_body_and_loses_no_organ(shared_data, name):
     folder = shared_data / "totalsegmentator_example"
     ct, labels = (nifti.read(folder / f"{name}_{kind}.nii.gz") for kind in ("ct", "label"))
     image, geometry = prepare_image(ct, SpacedSlices())
-    rows, columns = geometry.raster.inside(geometry.axial_shape[1:])
+    rows, columns = geometry.pixel_grid.inside(geometry.axial_shape[1:])
     axial = turn_volume(labels, axial_turn(labels.affine)).voxels
     organs = json.loads((folder / f"{name}_labels.json").read_text())
     trunk = np.isin(axial, [int(value) for value, organ in organs.items() if not organ.startswith("humerus")])
@@ -459,15 +459,15 @@ def test_all_orientations_of_a_scan_give_the_same_volume():
     for axes, flips in product(permutations(range(3)), product([False, True], repeat=3)):
         image, geometry = prepare_image(turn_volume(ct, Turn(axes, flips)), settings)
         assert image.tobytes() == expected.tobytes()
-        assert geometry.ladder == straight.ladder
+        assert geometry.slice_grid == straight.slice_grid
         np.testing.assert_allclose(geometry.prepared_affine, straight.prepared_affine, atol=1e-9)
 
 
 def test_voxels_that_have_the_spacing_are_only_cut():
     ct = Volume(patient().voxels, np.diag([1.0, 1.0, 1.0, 1.0]) @ WORLD)
     image, geometry = prepare_image(ct, SpacedVolumes(spacing_mm=(2.5, 2.0, 1.9), margin_mm=0))
-    assert geometry.ladder is not None
-    assert (geometry.ladder.size, geometry.ladder.step, geometry.raster.step) == (6, 1, (1, 1))
+    assert geometry.slice_grid is not None
+    assert (geometry.slice_grid.size, geometry.slice_grid.step, geometry.pixel_grid.step) == (6, 1, (1, 1))
     top, left = geometry.start
     rows, columns = geometry.size
     np.testing.assert_array_equal(image, ct.voxels[:, top : top + rows, left : left + columns])
@@ -521,10 +521,10 @@ def test_a_case_of_a_volume_has_image_labels_and_unknown_voxels_of_one_shape(tmp
 
 
 @pytest.mark.parametrize("turn", TURNED)
-def test_a_geometry_with_a_ladder_comes_back_from_json(turn):
+def test_a_geometry_with_a_slice_grid_comes_back_from_json(turn):
     _, geometry = prepare_image(turn_volume(with_slices_of(0.7, 20), turn), SpacedVolumes(spacing_mm=(3.0, 1.5, 4.0)))
     found = geometry_from_json(json.loads(json.dumps(geometry_to_json(geometry))))
-    for name in ("shape", "turn", "size", "start", "step", "ladder", "prepared_shape"):
+    for name in ("shape", "turn", "size", "start", "step", "slice_grid", "prepared_shape"):
         assert getattr(found, name) == getattr(geometry, name)
     np.testing.assert_array_equal(found.prepared_affine, geometry.prepared_affine)
 
@@ -538,7 +538,7 @@ def test_on_the_scanners_grid_every_voxel_stays(turn, tmp_path):
     np.testing.assert_array_equal(case.labels, np.array([0, 1, 2, 2, 0], np.uint8)[blocks()])
     np.testing.assert_allclose(facts.geometry.prepared_affine, AFFINE, atol=1e-4)
     found = geometry_from_json(json.loads(json.dumps(geometry_to_json(facts.geometry))))
-    assert (found.ladder, found.step, found.prepared_shape) == (None, None, (6, 32, 32))
+    assert (found.slice_grid, found.step, found.prepared_shape) == (None, None, (6, 32, 32))
 
 
 # --- slab by slab

@@ -22,7 +22,7 @@ from viscera.figures.study import Curve, Dot, iou_curves, iou_dots, loss_curves,
 from viscera.labels import ABDOMENCT1K
 from viscera.learning.study.results import CaseScore, CellResult, ClassScore, Study
 from viscera.learning.study.scoring import write_labels
-from viscera.preparation.contrast import spread
+from viscera.preparation.contrast import enhance
 from viscera.preparation.geometry import Geometry
 from viscera.preparation.store import Case, Facts, SourceFacts, create_store, open_store, write_case
 from viscera.reports.effects import Effect, effects, findings, varied
@@ -185,7 +185,7 @@ def test_the_slice_is_shown_as_the_network_saw_it(place):
     for method in CONTRASTS:
         judged, index = judged_slice(case, labels, recipe=Recipe(contrast=Contrast(method)), space=ABDOMENCT1K)
         assert index == 3  # where all organs are largest
-        assert (judged.input_hu == spread(np.asarray(case.image[3]), Contrast(method))[field]).all()
+        assert (judged.input_hu == enhance(np.asarray(case.image[3]), Contrast(method))[field]).all()
         assert judged.spacing_mm == (6.0, 4.0)
     with pytest.raises(FileError, match="labels of a__1 have .* The store was prepared anew"):
         judged_slice(case, labels[1:], recipe=Recipe(), space=ABDOMENCT1K)

@@ -32,7 +32,7 @@ from viscera.inference.slices import slice_logits
 from viscera.learning.progress import Progress, class_counts, dice_and_iou
 from viscera.learning.schedule import learning_rate, moving_average
 from viscera.learning.setup import begin
-from viscera.learning.training import Watch, stale, train
+from viscera.learning.training import Watch, out_of_patience, train
 from viscera.networks.weights import load_weights
 from viscera.preparation.store import open_store
 
@@ -188,9 +188,9 @@ def test_bf16_with_checkpointing_trains(small_store, tmp_path):
 
 def test_patience_counts_epochs_since_the_best():
     plan = Training(patience_epochs=2)
-    assert not stale(Progress(epoch=3, best_epoch=2), plan)
-    assert stale(Progress(epoch=4, best_epoch=2), plan)
-    assert not stale(Progress(epoch=90, best_epoch=1), Training())
+    assert not out_of_patience(Progress(epoch=3, best_epoch=2), plan)
+    assert out_of_patience(Progress(epoch=4, best_epoch=2), plan)
+    assert not out_of_patience(Progress(epoch=90, best_epoch=1), Training())
 
 
 OURS = replace(

@@ -7,7 +7,7 @@ Changelog are the files of those names in the repository's root.
 import io
 import os
 import re
-from contextlib import redirect_stdout
+from contextlib import redirect_stdout, suppress
 from pathlib import Path
 
 from mkdocs.config.defaults import MkDocsConfig
@@ -61,11 +61,8 @@ def help_of(verb: str) -> str:
     from viscera.cli.command import main
 
     said = io.StringIO()
-    with redirect_stdout(said):
-        try:
-            main([verb, "--help"])
-        except SystemExit:
-            pass
+    with redirect_stdout(said), suppress(SystemExit):
+        main([verb, "--help"])
     return "\n".join(line.rstrip() for line in said.getvalue().strip().splitlines())
 
 

@@ -75,14 +75,14 @@ def our_export(logits: np.ndarray, grid: tuple[int, ...]) -> Callable[[], np.nda
     from viscera.inference.volumes import on_axial
     from viscera.inference.windows import Planes
     from viscera.preparation.geometry import Geometry
-    from viscera.preparation.resampling import Ladder
+    from viscera.preparation.resampling import SliceGrid
     from viscera.volume import axial_turn
 
     z, y, x = logits.shape[1:]
     affine = np.array([[0, 0, -1, 0], [0, -1, 0, 0], [1, 0, 0, 0], [0, 0, 0, 1]]) * np.array([*SPACING_MM, 1])
-    ladder = Ladder(z, Fraction(0), Fraction(grid[0], z))
+    slice_grid = SliceGrid(z, Fraction(0), Fraction(grid[0], z))
     step = Fraction(grid[1], y), Fraction(grid[2], x)
-    geometry = Geometry((grid[0], grid[1], grid[2]), affine, axial_turn(affine), (y, x), (0, 0), step, ladder)
+    geometry = Geometry((grid[0], grid[1], grid[2]), affine, axial_turn(affine), (y, x), (0, 0), step, slice_grid)
     tensor = torch.from_numpy(logits)
 
     def planes() -> Iterator[Planes]:

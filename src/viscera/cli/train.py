@@ -16,7 +16,7 @@ from viscera.errors import SettingError
 from viscera.recipes.catalogue import find_recipe
 
 if TYPE_CHECKING:
-    from viscera.learning.synthetic_patients import Fresh
+    from viscera.learning.synthetic_patients import OnlinePatients
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ def train_and_show(
 ) -> int:
     """Train, with progress on stderr and curves in the run's folder."""
     from viscera.figures.curves import training_curves
-    from viscera.learning.synthetic_patients import Supply
+    from viscera.learning.synthetic_patients import TrainingData
     from viscera.learning.training import Watch, train
     from viscera.preparation.store import open_store
 
@@ -128,7 +128,7 @@ def train_and_show(
         watch = Watch(step, epoch)
         best = train(
             recipe,
-            opened if made is None else Supply(opened, made),
+            opened if made is None else TrainingData(opened, made),
             run,
             machine=machine,
             start=beginning.start,
@@ -139,14 +139,14 @@ def train_and_show(
     return 0
 
 
-def read_fresh(options: FreshOptions) -> "Fresh | None":
+def read_fresh(options: FreshOptions) -> "OnlinePatients | None":
     """Give what is to be made for each epoch, with the templates read; None where nothing is.
 
     Raises:
         SettingError: A setting out of its range, or settings of patients of which there are none.
         VisceraError: A file is no template.
     """
-    from viscera.learning.synthetic_patients import Fresh
+    from viscera.learning.synthetic_patients import OnlinePatients
     from viscera.synthesis.variety import VARIETIES
 
     if options.patients == 0:
@@ -155,7 +155,7 @@ def read_fresh(options: FreshOptions) -> "Fresh | None":
                 "--fresh.patients is 0, but other --fresh settings are given. Say how many, or leave them out."
             )
         return None
-    return Fresh(
+    return OnlinePatients(
         patients=options.patients,
         only=options.only,
         seed=options.seed,

@@ -68,7 +68,7 @@ Intensity = Annotated[Window | ForegroundScore | RawHU, "told apart by kind"]
 
 @dataclass(frozen=True)
 class Contrast:
-    """The grey levels of each axial slice are spread before the network's input is made of them (upv's three preprocessings).
+    """The grey levels of each axial slice are enhanced before the network's input is made of them (upv's three preprocessings).
 
     HU from ``low_hu`` to ``high_hu`` become grey levels 0 to 255 (rounded, clipped beyond). Changed, they are given back as HU of
     the same window, so that any ``intensity`` can follow. Volumes are treated slice by slice.

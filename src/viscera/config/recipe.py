@@ -36,7 +36,7 @@ class Recipe:
     preparation: Preparation = ResizedSlices()
     """What is done once to every scan."""
     contrast: Contrast = Contrast()
-    """Whether and how grey levels are spread first."""
+    """Whether and how grey levels are enhanced first."""
     intensity: Intensity = Window()
     """HU to network input."""
     network: NetworkShape = UNetShape()

@@ -62,7 +62,7 @@ class JudgedSlice:
     """An axial slice with what is true and what was predicted.
 
     Attributes:
-        input_hu: The network's input in HU, its contrast spread if the recipe says so.
+        input_hu: The network's input in HU, its contrast enhanced if the recipe says so.
         truth: True labels, 0 = none of the annotated organs.
         prediction: Predicted labels.
         spacing_mm: Between neighbouring pixels along rows (y) and columns (x).

@@ -42,7 +42,7 @@ the network and once more for what lies idle between their blocks. MiB that RSS 
 455); 128x176 (OpenVINO, bf16) 40-73 and 51-79 (96 and 143)."""
 
 PER_VOXEL = 18
-"""The same of a 3D network, per voxel of a window: gao2step's took 1.5 GB for 128x128x128 (see machine.keep_pages)."""
+"""The same of a 3D network, per voxel of a window: gao2step's took 1.5 GB for 128x128x128 (see machine.keep_freed_memory)."""
 
 ENLARGED = 6
 """Bytes per class and pixel of a scanner's slice while its logits are enlarged."""
@@ -140,7 +140,7 @@ def needed_mib(look: Look, model: Model, *, statistics: bool) -> Need:
     slabs = None
     if look.in_order and not statistics:
         few = max(workspace_bytes(look, one_at_a_time(network)) for network in networks)
-        # What is made of the slabs may be climbed along z, and is then there twice.
+        # What is made of the slabs may be resampled along z, and is then there twice.
         slabs = max(2 * prepared / MIB + READ_MIB, (prepared + labels + few) / MIB, writing) + ALWAYS_MIB
     working = (prepared + kept + labels + workspace) / MIB
     return Need(reading + ALWAYS_MIB, working + ALWAYS_MIB, writing + ALWAYS_MIB, slabs)

@@ -12,7 +12,7 @@ from viscera.io.atomic import sha256
 from viscera.labels import TUMOUR, LabelSpace
 from viscera.networks.build import build_network
 from viscera.networks.cards import Card, Shipped, as_shipped
-from viscera.networks.device import autocast_type, device_type, keep_pages
+from viscera.networks.device import autocast_type, device_type, keep_freed_memory
 from viscera.networks.exported import read_export
 from viscera.networks.find_weights import find_weights, is_export
 from viscera.networks.graph_cache import GraphCache
@@ -157,7 +157,7 @@ def load_model(
         runner = choose_runner(network, torch.device(device), channels=channels, wanted=runtime, cache=cache)
     windows, card = isinstance(weights.recipe.inference, WindowInference), shipped.card if shipped else None
     if device == "cpu" and (not windows or runner.name == "torch"):
-        keep_pages(spare=windows)  # from here on: what loading took may go
+        keep_freed_memory(spare=windows)  # from here on: what loading took may go
     return Model(runner, weights.recipe, weights.space, torch.device(device), digest, card=card)
 
 
@@ -175,7 +175,7 @@ def _exported(where: Path, *, accelerator: Accelerator, runtime: Literal["auto"]
             f"{where} holds a network for {found.kind}, which runs on the CPU, not on '{accelerator}'. Leave --device out."
         )
     if not isinstance(found.recipe.inference, WindowInference):
-        keep_pages()
+        keep_freed_memory()
     try:
         runner = (
             OnnxRunner(found.file, found.shape) if found.kind == "onnx" else OpenVinoRunner(found.file, found.shape)

@@ -31,7 +31,7 @@ from viscera.inference.segment import Prepared, Segmentation, only_organs, prepa
 from viscera.io import nifti
 from viscera.io.atomic import write_json, write_text
 from viscera.labels import LabelSpace
-from viscera.networks.device import Stopwatch, give_pages_back, peak_memory_mib
+from viscera.networks.device import Stopwatch, peak_memory_mib, release_freed_memory
 from viscera.preparation.image import prepare_file
 from viscera.preparation.intensity import hounsfield
 from viscera.quality.certainty import Handedness
@@ -196,7 +196,7 @@ class _Run:
     def spare_memory(self) -> None:
         """Give back what a stage has left, where there is a limit."""
         if self.budget.most_mib is not None:
-            give_pages_back()
+            release_freed_memory()
 
 
 @contextmanager

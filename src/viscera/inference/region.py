@@ -13,7 +13,7 @@ from jaxtyping import Bool, Int, Int16, Shaped, UInt8
 from viscera.inference.model import Model
 from viscera.inference.windows import BLOCK, Plan, coarse_plan, finished_planes, holds, places
 from viscera.preparation.geometry import Geometry
-from viscera.preparation.resampling import climb_labels, resample_labels
+from viscera.preparation.resampling import resample_labels, resample_labels_along_z
 
 FIRST_PASS_PAYS = 3
 """Windows in all per window of a first pass, from which on the first pass is worth its time."""
@@ -86,8 +86,8 @@ def blocks_of_labels(labels: UInt8[np.ndarray, "z y x"], geometry: Geometry) -> 
 
 def on_prepared(labels: Shaped[np.ndarray, "z y x"], geometry: Geometry) -> Shaped[np.ndarray, "pz py px"]:
     """Give labels of the scanner's axial slices on the prepared grid."""
-    small = resample_labels(labels, geometry.raster)
-    return small if geometry.ladder is None else climb_labels(small, geometry.ladder)
+    small = resample_labels(labels, geometry.pixel_grid)
+    return small if geometry.slice_grid is None else resample_labels_along_z(small, geometry.slice_grid)
 
 
 def windows_of(

@@ -18,7 +18,7 @@ from viscera.config import SliceInference, UNetShape
 from viscera.errors import SettingError
 from viscera.inference.model import Model
 from viscera.inference.upsampling import Enlargement, enlarged_labels
-from viscera.preparation.contrast import spread
+from viscera.preparation.contrast import enhance
 from viscera.preparation.geometry import Geometry
 from viscera.preparation.intensity import network_input
 
@@ -110,7 +110,7 @@ def slice_inputs(
     reach = shape.slices // 2 if isinstance(shape, UNetShape) else 0
     seen = np.asarray(slices)[:, None] + np.arange(-reach, reach + 1)
     places, stacked = np.unique(seen.clip(0, len(image) - 1), return_inverse=True)
-    part = spread(image[places], model.recipe.contrast)
+    part = enhance(image[places], model.recipe.contrast)
     stack = torch.from_numpy(part[stacked.reshape(seen.shape)]).to(model.device)
     return network_input(stack, model.recipe.intensity).contiguous(memory_format=torch.channels_last)
 
@@ -141,7 +141,7 @@ def on_scanner(logits: Float[Tensor, "slice class rows columns"], geometry: Geom
     if inside.shape[1:] == whole:
         return inside
     labels = np.zeros((len(logits), *whole), np.uint8)
-    labels[:, *geometry.raster.inside(whole)] = inside
+    labels[:, *geometry.pixel_grid.inside(whole)] = inside
     return labels
 
 
@@ -150,7 +150,7 @@ def enlargement_of(geometry: Geometry) -> Enlargement:
     whole = geometry.axial_shape[1:]
     if geometry.step is None:
         return Enlargement(whole)
-    rows, columns = geometry.raster.inside(whole)
+    rows, columns = geometry.pixel_grid.inside(whole)
     top, left = geometry.start
     return Enlargement(
         size=(rows.stop - rows.start, columns.stop - columns.start),

@@ -100,8 +100,8 @@ def _middle(
     low = max(0, (depth - count) // 2)
     high = min(depth, low + count)
     first, last = low, high - 1
-    if geometry.ladder is not None:
-        ends = geometry.ladder.back(np.array([low, high - 1])).clip(0, len(image) - 1)
+    if geometry.slice_grid is not None:
+        ends = geometry.slice_grid.back(np.array([low, high - 1])).clip(0, len(image) - 1)
         first, last = floor(ends[0]), ceil(ends[1])
     part = image[first : last + 1]
     found = finished_planes(part, model, plan, chosen=places(part.shape, plan), watch=watch)
@@ -143,7 +143,7 @@ def on_axial(found: Iterable[Planes], geometry: Geometry) -> UInt8[np.ndarray, "
     labels = np.zeros((depth, rows, columns), np.uint8)
     last = geometry.prepared_shape[0] - 1
     every = np.arange(depth)
-    at = every.astype(float) if geometry.ladder is None else geometry.ladder.back(every).clip(0, last)
+    at = every.astype(float) if geometry.slice_grid is None else geometry.slice_grid.back(every).clip(0, last)
     before: Planes | None = None
     z = 0
     for planes in found:

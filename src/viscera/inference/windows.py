@@ -17,7 +17,7 @@ from torch import Tensor
 from viscera.config import PatchSampling, WindowInference
 from viscera.errors import SettingError
 from viscera.inference.model import Model
-from viscera.preparation.contrast import spread
+from viscera.preparation.contrast import enhance
 from viscera.preparation.intensity import network_input
 
 BLOCK = 8
@@ -140,7 +140,7 @@ def window_logits(
     """Give the network's output for one window; beyond the scan its last voxels repeat, and are cut off again.
 
     Args:
-        image: HU, prepared, its grey levels spread where the recipe says so.
+        image: HU, prepared, its grey levels enhanced where the recipe says so.
         model: The network.
         plan: How windows are laid.
         place: The window's first voxel.
@@ -182,7 +182,7 @@ def finished_planes(
     if not chosen:
         yield Planes(0, depth)
         return
-    image = spread(image, model.recipe.contrast)
+    image = enhance(image, model.recipe.contrast)
     box = _box(chosen, plan, image.shape)
     weights = gaussian(plan.size, model.device).half()
     slab = _Slab(len(model.space.classes), min(depth, plan.span[0]), box, model.device)

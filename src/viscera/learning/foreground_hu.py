@@ -7,7 +7,7 @@ from jaxtyping import Int
 
 from viscera.config import Contrast, ForegroundScore
 from viscera.errors import RunError
-from viscera.preparation.contrast import UNCHANGED, spread
+from viscera.preparation.contrast import UNCHANGED, enhance
 from viscera.preparation.store import Case
 
 LOWEST_HU = -32768
@@ -25,7 +25,7 @@ def measure_foreground(
     Args:
         cases: The training cases.
         settings: Which percentiles. A percentile is the lowest HU that so many of the voxels do not exceed.
-        contrast: How grey levels are spread first; it is the changed HU that are measured.
+        contrast: How grey levels are enhanced first; it is the changed HU that are measured.
 
     Raises:
         RunError: No case holds a labelled voxel, or all have the same HU.
@@ -73,6 +73,6 @@ def _histogram(case: Case, contrast: Contrast) -> Int[np.ndarray, "65536"]:
     for z, labels in enumerate(case.labels):
         chosen = labels > 0 if case.known is None else (labels > 0) & case.known[z]
         if chosen.any():
-            image = spread(case.image[z], contrast)
+            image = enhance(case.image[z], contrast)
             counts += np.bincount(image[chosen].astype(np.int64) - LOWEST_HU, minlength=65536)
     return counts

@@ -79,7 +79,7 @@ def write_facts(
         training: The cases that it is trained on: the store's training cases, perhaps without a fold.
         device: Where it is trained.
         precision: In which numbers.
-        fresh: Which patients are made for it (``Fresh.facts``); None: none.
+        fresh: Which patients are made for it (``OnlinePatients.facts``); None: none.
 
     Raises:
         RunError: A run is to be resumed whose store has other cases by now.

@@ -35,9 +35,9 @@ from viscera.learning.losses import class_weights, deep_loss
 from viscera.learning.sampling.batch import Batch
 from viscera.learning.sampling.index import Index, open_training, open_validation
 from viscera.learning.schedule import moving_average
-from viscera.learning.synthetic_patients import Maker, Supply, apart, open_patients
+from viscera.learning.synthetic_patients import PatientWorker, TrainingData, open_patients, split_supply
 from viscera.networks.build import build_network
-from viscera.networks.device import allow_open_files, device_type, keep_pages, precision_of
+from viscera.networks.device import allow_open_files, device_type, keep_freed_memory, precision_of
 from viscera.networks.weights import fill_network, find_weights, load_weights
 from viscera.preparation.intensity import network_input
 from viscera.preparation.splits import SPLITS, Member, fold_of, unlabelled_cases
@@ -58,7 +58,7 @@ class Session:
     optimizer: torch.optim.Optimizer
     average: AveragedModel | None
     class_weights: Float[Tensor, " class"]
-    unheard_of: Bool[Tensor, " class"]
+    never_annotated: Bool[Tensor, " class"]
     training: Index
     validation: Index
     threads: int
@@ -85,7 +85,7 @@ class Session:
         return math.ceil(self.batches / self.recipe.training.accumulate)
 
 
-def begin(recipe: Recipe, supply: Store | Supply, machine: Machine, *, start: Path | None = None) -> Session:
+def begin(recipe: Recipe, supply: Store | TrainingData, machine: Machine, *, start: Path | None = None) -> Session:
     """Build the network and the optimizer, and find what to learn from.
 
     Args:
@@ -99,7 +99,7 @@ def begin(recipe: Recipe, supply: Store | Supply, machine: Machine, *, start: Pa
         SettingError, LabelError: The recipe does not fit the machine, its own label space or the fresh patients.
         WeightsError: ``start`` is for another network.
     """
-    (store, fresh), plan = apart(supply), recipe.training
+    (store, fresh), plan = split_supply(supply), recipe.training
     store.require(space=recipe.space, preparation=recipe.preparation)
     taught = fresh_organs(supply, recipe)
     names = training_cases(store, recipe)
@@ -111,7 +111,7 @@ def begin(recipe: Recipe, supply: Store | Supply, machine: Machine, *, start: Pa
     require_apart(store)
     if plan.batch_size % machine.devices:
         raise SettingError(f"training.batch_size {plan.batch_size} cannot be shared by {machine.devices} devices.")
-    keep_pages()
+    keep_freed_memory()
     allow_open_files()
     torch.use_deterministic_algorithms(plan.deterministic)
     device = device_type(machine.accelerator)
@@ -137,7 +137,7 @@ def begin(recipe: Recipe, supply: Store | Supply, machine: Machine, *, start: Pa
         optimizer=optimizer,  # type: ignore[arg-type]
         average=moving_average(wrapped.module, plan.average_decay) if plan.average_decay else None,  # type: ignore[arg-type]
         class_weights=weights.to(fabric.device),
-        unheard_of=unheard_of(own, recipe.space, taught).to(fabric.device),
+        never_annotated=never_annotated(own, recipe.space, taught).to(fabric.device),
         training=training_index(cases, recipe),
         validation=open_validation(validation, recipe.sampling, reach=reach_of(recipe), contrast=recipe.contrast),
         threads=machine.threads,
@@ -155,7 +155,7 @@ def training_index(cases: Sequence[Case], recipe: Recipe) -> Index:
 
 
 @contextmanager
-def epoch_indices(session: Session, supply: Store | Supply, run: Path) -> Iterator[IndexOf]:
+def epoch_indices(session: Session, supply: Store | TrainingData, run: Path) -> Iterator[IndexOf]:
     """Give what each epoch draws from: the store's cases, and patients that are made for it.
 
     On all devices alike; the first one's process has the patients made, and the others wait for it.
@@ -165,7 +165,7 @@ def epoch_indices(session: Session, supply: Store | Supply, run: Path) -> Iterat
         return
     kept = () if supply.fresh.only else session.training.cases
     epochs = session.recipe.training.epochs
-    with Maker(run, supply, epochs=epochs) if session.fabric.is_global_zero else nullcontext() as maker:
+    with PatientWorker(run, supply, epochs=epochs) if session.fabric.is_global_zero else nullcontext() as maker:
 
         def index_of(epoch: int) -> Index:
             """Wait for the patients, and number everything."""
@@ -177,14 +177,14 @@ def epoch_indices(session: Session, supply: Store | Supply, run: Path) -> Iterat
         yield index_of
 
 
-def fresh_organs(supply: Store | Supply, recipe: Recipe) -> set[str]:
+def fresh_organs(supply: Store | TrainingData, recipe: Recipe) -> set[str]:
     """Give the organs that fresh patients annotate.
 
     Raises:
         SettingError: They annotate none, or not all where the sampling takes complete cases only; the store has no training
             cases, which say how long an epoch is.
     """
-    store, fresh = apart(supply)
+    store, fresh = split_supply(supply)
     if fresh is None:
         return set()
     if not store.names("training"):
@@ -299,7 +299,7 @@ def training_cases(store: Store, recipe: Recipe) -> list[str]:
         raise RunError(
             f"{store.path} has no training cases. Prepare a data set with labels first: viscera prepare --help."
         )
-    sampling, heeds = recipe.sampling, heeds_pseudo(recipe.loss)
+    sampling, heeds = recipe.sampling, uses_pseudo_labels(recipe.loss)
     filled = [name for name in unlabelled_cases(store)[0] if heeds and store.case(name).pseudo_annotated]
     labelled, filled = (chosen_cases(store, part, sampling, pseudo=heeds) for part in (names, filled))
     names = [*labelled, *filled]
@@ -319,7 +319,7 @@ def training_cases(store: Store, recipe: Recipe) -> list[str]:
     return [name for name in names if folds_of_cases[name] != number]
 
 
-def heeds_pseudo(loss: Loss) -> bool:
+def uses_pseudo_labels(loss: Loss) -> bool:
     """Tell whether a loss learns from pseudo-labels; to one that does not, an unlabelled case is all background."""
     return isinstance(loss, PartialLoss | SigmoidLoss) and loss.pseudo > 0
 
@@ -353,7 +353,7 @@ def require_apart(store: Store) -> None:
                 )
 
 
-def unheard_of(cases: Sequence[Case], space: LabelSpace, taught: Collection[str] = ()) -> Bool[Tensor, " class"]:
+def never_annotated(cases: Sequence[Case], space: LabelSpace, taught: Collection[str] = ()) -> Bool[Tensor, " class"]:
     """Tell which organs no case annotates, with a warning: a network cannot learn them, so they count as background.
 
     Args:
@@ -380,6 +380,6 @@ def scaled(batch: Batch, recipe: Recipe) -> Batch:
 
 def session_loss(session: Session, outputs: Tensor | Sequence[Tensor], batch: Batch) -> Float[Tensor, ""]:
     """Give the recipe's loss of a batch, over all outputs of deep supervision; organs that no case annotates are background."""
-    batch = replace(batch, annotated=batch.annotated | session.unheard_of)
+    batch = replace(batch, annotated=batch.annotated | session.never_annotated)
     logits = [outputs] if isinstance(outputs, Tensor) else outputs
     return deep_loss(session.recipe.loss, logits, batch, class_weights=session.class_weights)

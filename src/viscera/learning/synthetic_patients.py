@@ -42,7 +42,7 @@ MOST_JOBS = 8
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Fresh:
+class OnlinePatients:
     """What is made for each epoch.
 
     Attributes:
@@ -92,16 +92,16 @@ class Fresh:
 
 
 @dataclass(frozen=True, eq=False)
-class Supply:
+class TrainingData:
     """What a network learns from: the training cases of a store, and patients that are made while it trains."""
 
     store: Store
-    fresh: Fresh
+    fresh: OnlinePatients
 
 
-def apart(supply: Store | Supply) -> tuple[Store, Fresh | None]:
+def split_supply(supply: Store | TrainingData) -> tuple[Store, OnlinePatients | None]:
     """Give the store, and what is made beside it, if anything is."""
-    return (supply.store, supply.fresh) if isinstance(supply, Supply) else (supply, None)
+    return (supply.store, supply.fresh) if isinstance(supply, TrainingData) else (supply, None)
 
 
 def epoch_store(run: Path, epoch: int, store: Store) -> Store:
@@ -109,19 +109,19 @@ def epoch_store(run: Path, epoch: int, store: Store) -> Store:
     return Store(run / DATASET / f"epoch_{epoch + 1:04d}", store.space, store.preparation)
 
 
-def open_patients(run: Path, epoch: int, supply: Supply) -> list[Case]:
+def open_patients(run: Path, epoch: int, supply: TrainingData) -> list[Case]:
     """Open an epoch's patients; they must have been made."""
     place = epoch_store(run, epoch, supply.store)
     return [place.case(f"{DATASET}__{name}") for name in _names(supply.fresh, epoch)]
 
 
-class Maker:
+class PatientWorker:
     """Make the patients of one epoch after the other, always one epoch ahead: a context, in which processes run.
 
     What was made is removed with its epoch, and at the end of the context; an error leaves it, for a run that is resumed.
     """
 
-    def __init__(self, run: Path, supply: Supply, *, epochs: int) -> None:
+    def __init__(self, run: Path, supply: TrainingData, *, epochs: int) -> None:
         """Say where and what; nothing is made before the first ``need``.
 
         Args:
@@ -135,7 +135,7 @@ class Maker:
         self.context = ExitStack()
         self.pool = self.context.enter_context(process_pool(max(1, jobs), niceness=NICENESS))
 
-    def __enter__(self) -> "Maker":
+    def __enter__(self) -> "PatientWorker":
         """Begin."""
         return self
 
@@ -199,13 +199,13 @@ def make_fresh(place: Store, cohort: Cohort, number: int, *, name: str) -> None:
     write_case(place.path, case, Facts(case.name, DATASET, name, case.annotated, (), made, geometry, "", {}, {}))
 
 
-def _cohort(fresh: Fresh, number: int) -> Cohort:
+def _cohort(fresh: OnlinePatients, number: int) -> Cohort:
     """Give what a patient (from 0) is one of, with no other templates than its own: tens of MB go to the process."""
     templates = fresh.templates and (fresh.templates[number % len(fresh.templates)],)
     return Cohort("nnunet", seed=fresh.seed, shape=fresh.shape, variety=fresh.variety, templates=templates)
 
 
-def _names(fresh: Fresh, epoch: int) -> Sequence[str]:
+def _names(fresh: OnlinePatients, epoch: int) -> Sequence[str]:
     """Name an epoch's patients: numbers from 1 through all epochs."""
     return [f"{epoch * fresh.patients + number:06d}" for number in range(1, fresh.patients + 1)]
 

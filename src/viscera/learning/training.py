@@ -43,7 +43,7 @@ from viscera.learning.sampling.order import epoch_order
 from viscera.learning.sampling.reading import read_ahead, step_generator
 from viscera.learning.schedule import learning_rate
 from viscera.learning.setup import IndexOf, Session, begin, epoch_indices, scaled, session_loss
-from viscera.learning.synthetic_patients import Supply, apart
+from viscera.learning.synthetic_patients import TrainingData, split_supply
 from viscera.networks.device import precision_of
 from viscera.networks.levels import check_patch
 from viscera.networks.upv import check_slices
@@ -72,7 +72,7 @@ class Watch:
 
 def train(
     recipe: Recipe,
-    supply: Store | Supply,
+    supply: Store | TrainingData,
     run: Path,
     *,
     machine: Machine = Machine(),
@@ -111,7 +111,7 @@ def train(
     facts = write_facts(run, supply, session)
     logs = [run_folder.open_log(kind, run, recipe) for kind in machine.logs if fabric.is_global_zero]
     with epoch_indices(session, supply, run) as index_of:
-        while progress.epoch < plan.epochs and not stale(progress, plan):
+        while progress.epoch < plan.epochs and not out_of_patience(progress, plan):
             try:
                 run_epoch(session, progress, run, index_of=index_of, save_every_s=machine.save_every_s, watch=watch)
             except torch.OutOfMemoryError as error:
@@ -126,9 +126,9 @@ def train(
     return run / "best.safetensors"
 
 
-def write_facts(run: Path, supply: Store | Supply, session: Session) -> dict[str, object]:
+def write_facts(run: Path, supply: Store | TrainingData, session: Session) -> dict[str, object]:
     """Write run.json; give the part of it that goes into the weights."""
-    store, fresh = apart(supply)
+    store, fresh = split_supply(supply)
     device = session.fabric.device
     return run_folder.write_facts(
         run,
@@ -298,7 +298,7 @@ def total(fabric: Fabric, part: Tensor) -> Tensor:
     return torch.as_tensor(fabric.all_reduce(part, reduce_op="sum"))
 
 
-def stale(progress: Progress, plan: Training) -> bool:
+def out_of_patience(progress: Progress, plan: Training) -> bool:
     """Tell whether patience is at its end."""
     return 0 < plan.patience_epochs <= progress.epoch - progress.best_epoch
 

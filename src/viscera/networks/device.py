@@ -69,7 +69,7 @@ def use_cores(count: int = 0) -> int:
     return cores
 
 
-def keep_pages(*, spare: bool = False) -> None:
+def keep_freed_memory(*, spare: bool = False) -> None:
     """Tell glibc to keep freed memory, instead of giving large blocks back and faulting their pages in again.
 
     Measured (benchmarks/results/training_cpu.json, one round): 1.2 times the slices per second at 256x256, nothing at 128x128.
@@ -88,8 +88,8 @@ def keep_pages(*, spare: bool = False) -> None:
         mallopt(parameter, value)
 
 
-def give_pages_back() -> None:
-    """Give the pages of freed memory back to the system, which ``keep_pages`` keeps: to stay below a limit; 20 ms for a scan's."""
+def release_freed_memory() -> None:
+    """Return to the system what ``keep_freed_memory`` keeps, to stay below a limit; 20 ms for a scan's."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
     if trim is not None:
         trim(0)

@@ -24,7 +24,7 @@ from viscera.labels import Fit, LabelSpace, fit
 from viscera.preparation.geometry import Geometry
 from viscera.preparation.image import prepare_file, prepare_image
 from viscera.preparation.intensity import hounsfield
-from viscera.preparation.resampling import climb_labels, resample_labels
+from viscera.preparation.resampling import resample_labels, resample_labels_along_z
 from viscera.preparation.store import Case, Facts, SourceFacts
 from viscera.volume import require_same_grid, with_voxels
 
@@ -81,9 +81,9 @@ def prepare_labels(
     counts = _count_values(labels, where=source.name)
     _require_known_values(counts, values, source)
     axial = geometry.turn.apply(labels)
-    small = resample_labels(axial, geometry.raster)
-    if geometry.ladder is not None:
-        small = climb_labels(small, geometry.ladder)
+    small = resample_labels(axial, geometry.pixel_grid)
+    if geometry.slice_grid is not None:
+        small = resample_labels_along_z(small, geometry.slice_grid)
     table, unknown = np.zeros(len(counts), np.uint8), np.zeros(len(counts), bool)
     for value, index in values.values.items():
         table[value : value + 1] = index
@@ -142,7 +142,7 @@ def _notes_of_loss(
     """Say how many labelled voxels were cut off with what is not the body."""
     if geometry.step is None:
         return []
-    rows, columns = geometry.raster.inside(geometry.axial_shape[1:])
+    rows, columns = geometry.pixel_grid.inside(geometry.axial_shape[1:])
     middle = axial[:, rows]
     beside = middle[:, :, : columns.start], middle[:, :, columns.stop :]
     outside = np.concatenate([part[part > 0] for part in (axial[:, : rows.start], axial[:, rows.stop :], *beside)])

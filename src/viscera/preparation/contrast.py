@@ -1,4 +1,4 @@
-"""Contrast: the grey levels of axial slices are spread before the network's input is made of them (upv).
+"""Contrast: the grey levels of axial slices are enhanced before the network's input is made of them (upv).
 
 Here: HU -> HU of the same window. Networks' input is made of these in intensity.py. A slice is always changed as a whole,
 before windows and patches are cut out of it: read with sampling/, or given to a network in inference/.
@@ -20,8 +20,8 @@ LEVELS = 256
 """Grey levels, of uint8."""
 
 
-def spread(image: Int16[np.ndarray, "*z y x"], settings: Contrast) -> Int16[np.ndarray, "*z y x"]:
-    """Spread the grey levels of axial slices, each as a whole and for itself.
+def enhance(image: Int16[np.ndarray, "*z y x"], settings: Contrast) -> Int16[np.ndarray, "*z y x"]:
+    """Enhance the contrast of axial slices, each as a whole and for itself.
 
     HU of the window become grey levels 0 to 255, linearly and rounded (ties to even), clipped beyond. The changed levels
     become HU of the window likewise; where it is narrower than 255 HU, some levels become the same HU.
@@ -40,7 +40,7 @@ def spread(image: Int16[np.ndarray, "*z y x"], settings: Contrast) -> Int16[np.n
 
     Example:
         >>> slice_ = np.array([[-1000, 0], [10, 3000]], np.int16)
-        >>> spread(slice_, Contrast("equalisation", low_hu=-100, high_hu=155)).tolist()
+        >>> enhance(slice_, Contrast("equalisation", low_hu=-100, high_hu=155)).tolist()
         [[-100, -15], [70, 155]]
     """
     if settings.method == "none":
@@ -55,7 +55,7 @@ def spread(image: Int16[np.ndarray, "*z y x"], settings: Contrast) -> Int16[np.n
 
 
 def air_hu(settings: Contrast) -> int:
-    """Give the HU of what lies beyond a slice: air, or the darkest of the window where grey levels are spread."""
+    """Give the HU of what lies beyond a slice: air, or the darkest of the window where grey levels are enhanced."""
     return AIR_HU if settings.method == "none" else int(hu_of_levels(settings)[0])
 
 

@@ -8,7 +8,7 @@ from functools import cached_property
 import numpy as np
 from jaxtyping import Float
 
-from viscera.preparation.resampling import Ladder, Raster, resampled_affine, whole_raster
+from viscera.preparation.resampling import PixelGrid, SliceGrid, resampled_affine, whole_pixel_grid
 from viscera.volume import Turn, Volume, turn_volume
 
 
@@ -24,7 +24,7 @@ class Geometry:
         start: The row and column in axial order at whose outer edge the prepared slices begin; negative where they reach
             beyond the scan.
         step: Pixels of the scanner per prepared pixel, along rows and columns; None where the whole slice is resized.
-        ladder: Where the prepared slices lie among the scanner's; None where they are the same.
+        slice_grid: Where the prepared slices lie among the scanner's; None where they are the same.
     """
 
     shape: tuple[int, int, int]
@@ -33,7 +33,7 @@ class Geometry:
     size: tuple[int, int]
     start: tuple[int, int] = (0, 0)
     step: tuple[Fraction, Fraction] | None = None
-    ladder: Ladder | None = None
+    slice_grid: SliceGrid | None = None
 
     @property
     def axial_shape(self) -> tuple[int, int, int]:
@@ -44,21 +44,21 @@ class Geometry:
     @property
     def prepared_shape(self) -> tuple[int, int, int]:
         """Voxels (z, y, x) of the prepared image."""
-        return self.axial_shape[0] if self.ladder is None else self.ladder.size, *self.size
+        return self.axial_shape[0] if self.slice_grid is None else self.slice_grid.size, *self.size
 
     @property
-    def raster(self) -> Raster:
+    def pixel_grid(self) -> PixelGrid:
         """Where the prepared pixels lie on the axial slices."""
         if self.step is None:
-            return whole_raster(self.axial_shape[1:], self.size)
-        return Raster(self.size, self.start, self.step)
+            return whole_pixel_grid(self.axial_shape[1:], self.size)
+        return PixelGrid(self.size, self.start, self.step)
 
     @cached_property
     def prepared_affine(self) -> Float[np.ndarray, "4 4"]:
         """Index (z, y, x, 1) of the prepared image -> world RAS+ mm."""
         nothing = np.broadcast_to(np.uint8(0), self.shape)  # takes no memory
         axial = turn_volume(Volume(nothing, self.affine), self.turn)
-        return resampled_affine(axial.affine, self.raster, self.ladder)
+        return resampled_affine(axial.affine, self.pixel_grid, self.slice_grid)
 
     @property
     def spacing_mm(self) -> tuple[float, float, float]:
@@ -80,8 +80,10 @@ def geometry_to_json(geometry: Geometry) -> dict[str, object]:
     if geometry.step is not None:
         written["start"] = geometry.start
         written["step"] = [str(step) for step in geometry.step]
-    if geometry.ladder is not None:
-        written["ladder"] = [str(part) for part in (geometry.ladder.size, geometry.ladder.start, geometry.ladder.step)]
+    if geometry.slice_grid is not None:
+        written["ladder"] = [
+            str(part) for part in (geometry.slice_grid.size, geometry.slice_grid.start, geometry.slice_grid.step)
+        ]
     return written
 
 
@@ -98,8 +100,8 @@ def geometry_from_json(found: Mapping) -> Geometry:
     if "step" not in found:
         return grid
     rows, columns = (Fraction(step) for step in found["step"])
-    ladder = None
+    slice_grid = None
     if "ladder" in found:
         size, start, step = found["ladder"]
-        ladder = Ladder(int(size), Fraction(start), Fraction(step))
-    return Geometry(grid.shape, affine, turn, grid.size, tuple(found["start"]), (rows, columns), ladder)
+        slice_grid = SliceGrid(int(size), Fraction(start), Fraction(step))
+    return Geometry(grid.shape, affine, turn, grid.size, tuple(found["start"]), (rows, columns), slice_grid)

@@ -15,7 +15,13 @@ from viscera.io import nifti
 from viscera.preparation.body import coarse_grid, find_body, find_coarse_body
 from viscera.preparation.geometry import Geometry
 from viscera.preparation.intensity import HounsfieldCheck, hounsfield, to_int16
-from viscera.preparation.resampling import climb_image, resample_image, resize_image, spaced_ladder, spaced_raster
+from viscera.preparation.resampling import (
+    resample_along_z,
+    resample_image,
+    resize_image,
+    spaced_pixel_grid,
+    spaced_slice_grid,
+)
 from viscera.volume import Turn, Volume, axial_turn, with_voxels
 
 SLAB_BYTES = 1 << 22
@@ -138,9 +144,9 @@ def _geometry(grid: Volume, turn: Turn, *, preparation: Preparation, body: tuple
             pass
     z, y, x = _axial_spacing_mm(grid, turn)
     box = body or (slice(0, rows), slice(0, columns))
-    raster = spaced_raster(box, (y, x), spacing_mm=(within[0], within[1]), margin_mm=preparation.margin_mm)
-    ladder = None if along_z is None else spaced_ladder(slices, z, spacing_mm=along_z)
-    return Geometry(grid.shape, grid.affine, turn, raster.size, raster.start, raster.step, ladder)
+    pixel_grid = spaced_pixel_grid(box, (y, x), spacing_mm=(within[0], within[1]), margin_mm=preparation.margin_mm)
+    slice_grid = None if along_z is None else spaced_slice_grid(slices, z, spacing_mm=along_z)
+    return Geometry(grid.shape, grid.affine, turn, pixel_grid.size, pixel_grid.start, pixel_grid.step, slice_grid)
 
 
 def _in_plane(
@@ -153,9 +159,9 @@ def _in_plane(
         case ScannerGrid():
             return np.ascontiguousarray(axial)
         case SpacedSlices() | SpacedVolumes():
-            return resample_image(axial, geometry.raster)
+            return resample_image(axial, geometry.pixel_grid)
 
 
 def _along_z(image: Int16[np.ndarray, "z rows columns"], geometry: Geometry) -> Int16[np.ndarray, "depth rows columns"]:
     """Give the slices between the prepared ones where they are to have another distance."""
-    return image if geometry.ladder is None else climb_image(image, geometry.ladder)
+    return image if geometry.slice_grid is None else resample_along_z(image, geometry.slice_grid)

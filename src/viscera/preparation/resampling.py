@@ -1,8 +1,8 @@
 """Axial slices on another pixel grid, and the affine that goes with it.
 
-A ``Raster`` says where the new pixels lie. Pixel centres lie at half steps: pixel i of the new slice stands at
+A ``PixelGrid`` says where the new pixels lie. Pixel centres lie at half steps: pixel i of the new slice stands at
 start + (i + 0.5) * step - 0.5 of the old one, along rows and along columns, for the image and for labels alike, so both
-cover the same rectangle of the patient. A ``Ladder`` says the same of slices along z; without one they stay. Slices are
+cover the same rectangle of the patient. A ``SliceGrid`` says the same of slices along z; without one they stay. Slices are
 turned to axial order before (volume.py); which part of a slice is the body is found in body.py; labels and logits go back
 to the scanner's grid in inference/.
 """
@@ -31,7 +31,7 @@ HALVINGS = 16
 
 
 @dataclass(frozen=True)
-class Raster:
+class PixelGrid:
     """Where the pixels of new slices lie among those of the old ones. In fractions, so that a tie is a tie.
 
     Attributes:
@@ -66,8 +66,8 @@ class Raster:
 
 
 @dataclass(frozen=True)
-class Ladder:
-    """Where new slices lie among the old ones along z, as a ``Raster`` for rows and columns.
+class SliceGrid:
+    """Where new slices lie among the old ones along z, as a ``PixelGrid`` for rows and columns.
 
     Attributes:
         size: New slices.
@@ -89,8 +89,8 @@ class Ladder:
         return (slices + 0.5 - float(self.start)) / float(self.step) - 0.5
 
 
-def spaced_ladder(count: int, slice_mm: float, *, spacing_mm: float) -> Ladder:
-    """Give the ladder over all slices of a scan, to a hundredth of a new one, and less than half a new one beyond on each side.
+def spaced_slice_grid(count: int, slice_mm: float, *, spacing_mm: float) -> SliceGrid:
+    """Give the slice grid over all slices of a scan, to a hundredth of a new one, and less than half a new one beyond on each side.
 
     Args:
         count: Old slices.
@@ -101,11 +101,11 @@ def spaced_ladder(count: int, slice_mm: float, *, spacing_mm: float) -> Ladder:
     size = max(
         1, ceil(round(count * slice_mm / spacing_mm, 2))
     )  # 6 slices of 5 mm are 30 of 1 mm, whatever step is rounded to
-    return Ladder(size, (count - size * step) / 2, step)
+    return SliceGrid(size, (count - size * step) / 2, step)
 
 
-def whole_raster(shape: tuple[int, int], size: tuple[int, int]) -> Raster:
-    """Give the raster that covers a whole slice with another number of pixels.
+def whole_pixel_grid(shape: tuple[int, int], size: tuple[int, int]) -> PixelGrid:
+    """Give the pixel grid that covers a whole slice with another number of pixels.
 
     Args:
         shape: Old rows and columns.
@@ -117,13 +117,13 @@ def whole_raster(shape: tuple[int, int], size: tuple[int, int]) -> Raster:
     rows, columns = size
     if min(size) < 1:
         raise SettingError(f"a slice cannot have {rows}x{columns} pixels. Set preparation.size to at least 1x1.")
-    return Raster(size, (0, 0), (Fraction(shape[0], rows), Fraction(shape[1], columns)))
+    return PixelGrid(size, (0, 0), (Fraction(shape[0], rows), Fraction(shape[1], columns)))
 
 
-def spaced_raster(
+def spaced_pixel_grid(
     box: tuple[slice, slice], pixel_mm: tuple[float, float], *, spacing_mm: tuple[float, float], margin_mm: float
-) -> Raster:
-    """Give the raster that covers a box with pixels of a given size.
+) -> PixelGrid:
+    """Give the pixel grid that covers a box with pixels of a given size.
 
     It begins at the edge of an old pixel, so that slices which already have the spacing are only cut.
 
@@ -142,7 +142,7 @@ def spaced_raster(
         sizes.append(size)
         starts.append(round((low + high - size * step) / 2))
         steps.append(step)
-    return Raster((sizes[0], sizes[1]), (starts[0], starts[1]), (steps[0], steps[1]))
+    return PixelGrid((sizes[0], sizes[1]), (starts[0], starts[1]), (steps[0], steps[1]))
 
 
 def resize_image(slices: Int16[np.ndarray, "z y x"], size: tuple[int, int]) -> Int16[np.ndarray, "z rows columns"]:
@@ -158,11 +158,11 @@ def resize_image(slices: Int16[np.ndarray, "z y x"], size: tuple[int, int]) -> I
     Returns:
         HU rounded to the nearest whole number (a tie goes either way), C-contiguous.
     """
-    return _resample(slices, whole_raster(slices.shape[1:], size), method=cv2.INTER_LINEAR)
+    return _resample(slices, whole_pixel_grid(slices.shape[1:], size), method=cv2.INTER_LINEAR)
 
 
-def resample_image(slices: Int16[np.ndarray, "z y x"], raster: Raster) -> Int16[np.ndarray, "z rows columns"]:
-    """Give axial slices on a raster, air (AIR_HU) beyond the scan.
+def resample_image(slices: Int16[np.ndarray, "z y x"], pixel_grid: PixelGrid) -> Int16[np.ndarray, "z rows columns"]:
+    """Give axial slices on a pixel grid, air (AIR_HU) beyond the scan.
 
     A new pixel is the mean of all that it covers where it is more than SMOOTH_ABOVE times as large as the old ones along
     rows and along columns, which keeps their noise low; otherwise it is interpolated linearly, as in ``resize_image``.
@@ -170,62 +170,68 @@ def resample_image(slices: Int16[np.ndarray, "z y x"], raster: Raster) -> Int16[
 
     Args:
         slices: HU, in any memory layout.
-        raster: Where the new pixels lie.
+        pixel_grid: Where the new pixels lie.
 
     Returns:
         HU rounded to the nearest whole number (a tie goes either way), C-contiguous.
     """
-    return _resample(slices, raster, method=cv2.INTER_AREA if min(raster.step) > SMOOTH_ABOVE else cv2.INTER_LINEAR)
+    return _resample(
+        slices, pixel_grid, method=cv2.INTER_AREA if min(pixel_grid.step) > SMOOTH_ABOVE else cv2.INTER_LINEAR
+    )
 
 
 def _resample(
-    slices: Int16[np.ndarray, "z y x"], raster: Raster, *, method: int
+    slices: Int16[np.ndarray, "z y x"], pixel_grid: PixelGrid, *, method: int
 ) -> Int16[np.ndarray, "z rows columns"]:
-    ends = tuple(ceil(stop) for stop in raster.stop)
-    limits = list(zip(raster.start, ends, slices.shape[1:], strict=True))
+    ends = tuple(ceil(stop) for stop in pixel_grid.stop)
+    limits = list(zip(pixel_grid.start, ends, slices.shape[1:], strict=True))
     rows, columns = (slice(max(low, 0), min(high, count)) for low, high, count in limits)
     (above, below), (left, right) = ((max(-low, 0), max(high - count, 0)) for low, high, count in limits)
-    resized = np.empty((len(slices), *raster.size), np.int16)
-    fy, fx = (float(1 / step) for step in raster.step)
+    resized = np.empty((len(slices), *pixel_grid.size), np.int16)
+    fy, fx = (float(1 / step) for step in pixel_grid.step)
     for old, new in zip(slices[:, rows, columns], resized, strict=True):
         part = np.ascontiguousarray(old)
         if above or below or left or right:
             part = cv2.copyMakeBorder(part, above, below, left, right, cv2.BORDER_CONSTANT, value=(AIR_HU,))
-        if raster.step != (1, 1):
+        if pixel_grid.step != (1, 1):
             # Given factors and no size, OpenCV takes the factors as they are, and one pixel too many at times.
             part = cv2.resize(part, None, fx=fx, fy=fy, interpolation=method)
-        new[:] = part[: raster.size[0], : raster.size[1]]
+        new[:] = part[: pixel_grid.size[0], : pixel_grid.size[1]]
     return resized
 
 
-def resample_labels(slices: Integer[np.ndarray, "z y x"], raster: Raster) -> Integer[np.ndarray, "z rows columns"]:
-    """Give label slices on a raster: each pixel that of the nearest old pixel centre, a tie the later one, 0 beyond.
+def resample_labels(
+    slices: Integer[np.ndarray, "z y x"], pixel_grid: PixelGrid
+) -> Integer[np.ndarray, "z rows columns"]:
+    """Give label slices on a pixel grid: each pixel that of the nearest old pixel centre, a tie the later one, 0 beyond.
 
     Computed in whole numbers, because OpenCV's INTER_NEAREST_EXACT takes now the one, now the other at a tie.
 
     Args:
         slices: Labels, in any memory layout.
-        raster: Where the new pixels lie.
+        pixel_grid: Where the new pixels lie.
 
     Returns:
         Labels of the same type, C-contiguous.
     """
     places, within = [], []
-    for count, start, step, new in zip(slices.shape[1:], raster.start, raster.step, raster.size, strict=True):
+    for count, start, step, new in zip(
+        slices.shape[1:], pixel_grid.start, pixel_grid.step, pixel_grid.size, strict=True
+    ):
         nearest = start + (2 * np.arange(new) + 1) * step.numerator // (2 * step.denominator)
         there = np.flatnonzero((nearest >= 0) & (nearest < count))
         places.append(nearest[there])
         within.append(slice(there[0], there[-1] + 1) if there.size else slice(0, 0))
     taken = slices.take(places[0], axis=1).take(places[1], axis=2)
-    if taken.shape[1:] == raster.size:
+    if taken.shape[1:] == pixel_grid.size:
         return taken
-    labels = np.zeros((len(slices), *raster.size), slices.dtype)
+    labels = np.zeros((len(slices), *pixel_grid.size), slices.dtype)
     labels[:, within[0], within[1]] = taken
     return labels
 
 
-def climb_image(slices: Int16[np.ndarray, "z y x"], ladder: Ladder) -> Int16[np.ndarray, "new y x"]:
-    """Give an image's slices on a ladder.
+def resample_along_z(slices: Int16[np.ndarray, "z y x"], slice_grid: SliceGrid) -> Int16[np.ndarray, "new y x"]:
+    """Give an image's slices on a slice grid.
 
     They are linear between the two nearest, or the mean of those covered where there are more than SMOOTH_ABOVE of them;
     beyond the scan its last slice repeats.
@@ -233,12 +239,12 @@ def climb_image(slices: Int16[np.ndarray, "z y x"], ladder: Ladder) -> Int16[np.
     Returns:
         HU rounded to the nearest whole number (ties to even).
     """
-    if ladder.step == 1 and ladder.size == len(slices):
+    if slice_grid.step == 1 and slice_grid.size == len(slices):
         return slices
-    climbed = np.empty((ladder.size, *slices.shape[1:]), np.int16)
-    last, reach = len(slices) - 1, float(ladder.step) / 2
-    for number, place in enumerate(ladder.places):
-        if ladder.step > SMOOTH_ABOVE:
+    moved = np.empty((slice_grid.size, *slices.shape[1:]), np.int16)
+    last, reach = len(slices) - 1, float(slice_grid.step) / 2
+    for number, place in enumerate(slice_grid.places):
+        if slice_grid.step > SMOOTH_ABOVE:
             near = np.arange(floor(place - reach + 0.5), ceil(place + reach + 0.5))
             weights = np.minimum(near + 0.5, place + reach) - np.maximum(near - 0.5, place - reach)
         else:
@@ -249,29 +255,31 @@ def climb_image(slices: Int16[np.ndarray, "z y x"], ladder: Ladder) -> Int16[np.
             if weight > 0:
                 mixed += np.float32(weight) * slices[old]
         np.rint(mixed, out=mixed)
-        climbed[number] = mixed
-    return climbed
+        moved[number] = mixed
+    return moved
 
 
-def climb_labels(slices: Integer[np.ndarray, "z y x"], ladder: Ladder) -> Integer[np.ndarray, "new y x"]:
-    """Give label slices on a ladder: each that of the nearest old one, a tie the later one, beyond the scan its last."""
-    nearest = [floor(ladder.start + (2 * new + 1) * ladder.step / 2) for new in range(ladder.size)]
+def resample_labels_along_z(
+    slices: Integer[np.ndarray, "z y x"], slice_grid: SliceGrid
+) -> Integer[np.ndarray, "new y x"]:
+    """Give label slices on a slice grid: each that of the nearest old one, a tie the later one, beyond the scan its last."""
+    nearest = [floor(slice_grid.start + (2 * new + 1) * slice_grid.step / 2) for new in range(slice_grid.size)]
     return slices[np.clip(nearest, 0, len(slices) - 1)]
 
 
 def resampled_affine(
-    affine: Float[np.ndarray, "4 4"], raster: Raster, ladder: Ladder | None = None
+    affine: Float[np.ndarray, "4 4"], pixel_grid: PixelGrid, slice_grid: SliceGrid | None = None
 ) -> Float[np.ndarray, "4 4"]:
-    """Give the affine of slices on a raster.
+    """Give the affine of slices on a pixel grid.
 
     Args:
         affine: Of the grid before, index (z, y, x, 1) -> world mm.
-        raster: Where the new pixels lie.
-        ladder: Where the new slices lie; None: where they were.
+        pixel_grid: Where the new pixels lie.
+        slice_grid: Where the new slices lie; None: where they were.
     """
     new = np.eye(4)
-    along_z = (Fraction(0), Fraction(1)) if ladder is None else (ladder.start, ladder.step)
-    for axis, (start, step) in enumerate([along_z, *zip(raster.start, raster.step, strict=True)]):
+    along_z = (Fraction(0), Fraction(1)) if slice_grid is None else (slice_grid.start, slice_grid.step)
+    for axis, (start, step) in enumerate([along_z, *zip(pixel_grid.start, pixel_grid.step, strict=True)]):
         new[axis, axis] = step
         new[axis, 3] = start + (step - 1) / 2
     return affine @ new

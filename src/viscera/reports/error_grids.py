@@ -17,7 +17,7 @@ from viscera.figures.pictures import SOFT_TISSUE_HU
 from viscera.labels import LabelSpace
 from viscera.learning.study.results import CaseScore, CellResult, Study, cell_folder
 from viscera.learning.study.scoring import read_labels
-from viscera.preparation.contrast import spread
+from viscera.preparation.contrast import enhance
 from viscera.preparation.store import Case, Store
 from viscera.reports.effects import BACKGROUND, text_of
 from viscera.reports.page import without_folders
@@ -72,7 +72,7 @@ def judged_slice(
     Args:
         case: From the store.
         labels: Predicted, on the prepared grid.
-        recipe: Says how the contrast is spread.
+        recipe: Says how the contrast is enhanced.
         space: Of the labels.
         index: Which slice; None takes the one that shows the annotated organs best.
 
@@ -93,7 +93,7 @@ def judged_slice(
     _, row_mm, column_mm = case.geometry.spacing_mm
     body = _body(case.image[index], (case.truth[index], labels[index]), spacing_mm=(row_mm, column_mm))
     return JudgedSlice(
-        input_hu=spread(np.asarray(case.image[index]), recipe.contrast)[body],
+        input_hu=enhance(np.asarray(case.image[index]), recipe.contrast)[body],
         truth=np.asarray(case.truth[index])[body],
         prediction=labels[index][body],
         spacing_mm=(row_mm, column_mm),

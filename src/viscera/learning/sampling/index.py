@@ -38,7 +38,7 @@ def open_training(
         cases: To learn from.
         sampling: Slices or patches.
         reach: Neighbouring slices seen on either side.
-        contrast: How the grey levels of each slice are spread.
+        contrast: How the grey levels of each slice are enhanced.
     """
     match sampling:
         case SliceSampling():

@@ -20,7 +20,7 @@ from viscera.labels import LabelSpace
 from viscera.learning.sampling.batch import Batch
 from viscera.learning.sampling.reading import step_generator
 from viscera.learning.sampling.slices import NO_ORGAN_DISTANCE_PIXELS
-from viscera.preparation.contrast import UNCHANGED, spread
+from viscera.preparation.contrast import UNCHANGED, enhance
 from viscera.preparation.store import UNSURE, Case
 
 
@@ -32,7 +32,7 @@ class PatchIndex:
         cases: The cases.
         settings: Size and stride of the patches, and where they lie.
         positions: Patch n is positions[n] = (case, number of the patch within the case).
-        contrast: How the grey levels of each axial slice are spread before a patch is cut.
+        contrast: How the grey levels of each axial slice are enhanced before a patch is cut.
     """
 
     cases: tuple[Case, ...]
@@ -51,7 +51,7 @@ class PatchIndex:
             cases: In the order of their numbers. ``settings.cases`` is for whoever chooses them.
             settings: Of the patches.
             per_case: Patches of each case.
-            contrast: How grey levels are spread.
+            contrast: How grey levels are enhanced.
         """
         pairs = [(case, patch) for case in range(len(cases)) for patch in range(per_case)]
         return PatchIndex(tuple(cases), settings, np.array(pairs, dtype=np.int64).reshape(-1, 2), contrast)
@@ -234,7 +234,7 @@ def _read_patch(
     if index.contrast.method == "none":
         image = np.array(case.image[cut])
     else:  # of whole slices, which takes much longer to read
-        image = spread(case.image[z], index.contrast)[:, y, x].copy()
+        image = enhance(case.image[z], index.contrast)[:, y, x].copy()
     labels = np.array(case.truth[cut])
     known = np.ones(image.shape, bool) if case.known is None else np.array(case.known[cut])
     pseudo = np.zeros(image.shape, np.uint8) if case.pseudo is None else np.array(case.pseudo[cut])

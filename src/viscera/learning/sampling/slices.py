@@ -13,7 +13,7 @@ from torch import Generator
 from viscera.config import Contrast, Distance
 from viscera.labels import LabelSpace
 from viscera.learning.sampling.batch import Batch
-from viscera.preparation.contrast import UNCHANGED, air_hu, spread
+from viscera.preparation.contrast import UNCHANGED, air_hu, enhance
 from viscera.preparation.store import UNSURE, Case
 
 NO_ORGAN_DISTANCE_PIXELS = 256.0
@@ -29,7 +29,7 @@ class SliceIndex:
         positions: Slice n is positions[n] = (case, z).
         reach: Neighbours on either side that are seen with a slice.
         window: Rows and columns of what is read; smaller slices are filled up with air.
-        contrast: How the grey levels of each slice are spread before a window is cut.
+        contrast: How the grey levels of each slice are enhanced before a window is cut.
     """
 
     cases: tuple[Case, ...]
@@ -52,7 +52,7 @@ class SliceIndex:
             cases: In the order of their numbers.
             reach: Neighbours seen on either side.
             window: Rows and columns to read; None: those of the largest slice, so that nothing is cut.
-            contrast: How grey levels are spread.
+            contrast: How grey levels are enhanced.
         """
         pairs = [(number, z) for number, case in enumerate(cases) for z in range(case.image.shape[0])]
         rows, columns = np.max([(1, 1), *(case.image.shape[1:] for case in cases)], axis=0).tolist()
@@ -141,7 +141,7 @@ def _read_slice(case: Case, z: int, *, index: SliceIndex, cut: Cut) -> tuple[Sha
     known = np.zeros(index.window, bool)
     for channel, neighbour in enumerate(range(z - index.reach, z + index.reach + 1)):
         whole = case.image[min(max(neighbour, 0), len(case.image) - 1)]
-        image[channel][new] = spread(whole, index.contrast)[old]
+        image[channel][new] = enhance(whole, index.contrast)[old]
     labels[new] = case.truth[z][old]
     known[new] = True if case.known is None else case.known[z][old]
     if case.pseudo is not None:
