@@ -13,7 +13,8 @@ import torch
 
 from machine import facts, save
 from viscera.config import AddedBoundaryLoss, UNetShape
-from viscera.learning.losses import boundary_loss
+from viscera.learning.losses import loss_for
+from viscera.learning.sampling.batch import Batch
 from viscera.networks.device import keep_freed_memory
 from viscera.networks.unet import UNet
 
@@ -33,13 +34,15 @@ def slices_per_s(way: int, base: int, size: int, *, batch: int) -> float:
     image = torch.rand(batch, 1, size, size).contiguous(memory_format=layout)
     labels = torch.randint(0, 12, (batch, size, size), dtype=torch.uint8)
     distance, known = torch.rand(batch, size, size) * 50, torch.ones(batch, size, size, dtype=torch.bool)
-    weights, loss = torch.ones(12), AddedBoundaryLoss()
+    annotated = torch.ones(batch, 12, dtype=torch.bool)
+    truth = Batch(image, labels, known, distance, annotated, torch.zeros_like(labels), ~annotated)
+    loss = loss_for(AddedBoundaryLoss(), class_weights=torch.ones(12))
     for step in range(STEPS + 3):
         if step == 3:
             start = time.perf_counter()
         with torch.autocast("cpu", torch.bfloat16, enabled=way >= 1):
             logits = network(image)
-        boundary_loss(loss, logits, labels=labels, distance=distance, known=known, class_weights=weights).backward()
+        loss(logits, truth).backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
     return STEPS * batch / (time.perf_counter() - start)

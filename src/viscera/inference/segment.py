@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 from jaxtyping import Bool, Int16, UInt8
 
-from viscera.config import Preparation, SliceInference
+from viscera.config import Preparation
 from viscera.inference.certainty import Certainty
 from viscera.inference.model import Model
 from viscera.inference.postprocessing.tidying import tidy
@@ -157,7 +157,7 @@ def _labels(
     watch: Watch,
 ) -> UInt8[np.ndarray, "depth rows columns"]:
     """Give labels on the scanner's axial slices."""
-    if isinstance(model.recipe.inference, SliceInference):
+    if model.recipe.inference.whole_slices:
         return label_slices(image, geometry, model, organs=organs, certainty=certainty, watch=watch)
     return segment_volume(image, geometry, model, wanted=wanted, organs=organs, watch=watch)
 
@@ -165,9 +165,7 @@ def _labels(
 def _found(scan: Prepared, *, model: Model, finder: Model, watch: Watch) -> Bool[np.ndarray, "bz by bx"]:
     """Give the blocks of a prepared scan in which a finder finds organs, and those around them."""
     image, geometry = scan.images[model.recipe.preparation]
-    if finder.recipe.preparation == model.recipe.preparation and not isinstance(
-        finder.recipe.inference, SliceInference
-    ):
+    if finder.recipe.preparation == model.recipe.preparation and not finder.recipe.inference.whole_slices:
         blocks = find_blocks(image, finder, watch=watch)
     else:
         labels = segment_prepared(scan, finder, watch=watch).labels
