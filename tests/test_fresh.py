@@ -32,8 +32,9 @@ from viscera.datasets.synthetic import Cohort, make_patient
 from viscera.errors import RunError, SettingError
 from viscera.io import nifti
 from viscera.labels import ABDOMENCT1K, STARTER19, LabelSpace
+from viscera.learning.cases import fresh_organs
 from viscera.learning.run_folder import claim_run
-from viscera.learning.setup import begin, epoch_indices, fresh_organs
+from viscera.learning.setup import begin, epoch_indices
 from viscera.learning.synthetic_patients import (
     FIRST,
     OnlinePatients,

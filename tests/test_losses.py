@@ -7,7 +7,8 @@ import torch
 
 from viscera.config import AddedBoundaryLoss, SummedBoundaryLoss
 from viscera.errors import SettingError
-from viscera.learning.losses import boundary_loss, class_weights
+from viscera.learning.losses import class_weights, loss_for
+from viscera.learning.sampling.batch import Batch
 
 WEIGHTS = torch.tensor([0.3, 2.0, 1.0])
 
@@ -18,6 +19,12 @@ def some_batch(seed: int = 0):
     labels = torch.randint(0, 3, (2, 4, 5), generator=generator).to(torch.uint8)
     distance = torch.rand(2, 4, 5, generator=generator) * 10
     return logits, labels, distance
+
+
+def boundary_loss(settings, logits, *, labels, distance, known):
+    annotated = torch.ones((len(labels), 3), dtype=torch.bool)
+    batch = Batch(labels[:, None], labels, known, distance, annotated, torch.zeros_like(labels), ~annotated)
+    return loss_for(settings, class_weights=WEIGHTS)(logits, batch)
 
 
 def by_hand(settings, logits, labels, distance, known):
@@ -49,16 +56,14 @@ def test_loss_is_the_published_formula_over_known_pixels(settings, hidden):
     logits, labels, distance = some_batch()
     known = torch.ones(labels.shape, dtype=torch.bool)
     known.view(-1)[:hidden] = False
-    loss = boundary_loss(settings, logits, labels=labels, distance=distance, known=known, class_weights=WEIGHTS)
+    loss = boundary_loss(settings, logits, labels=labels, distance=distance, known=known)
     assert loss.item() == pytest.approx(by_hand(settings, logits, labels, distance, known), rel=1e-5)
 
 
 def test_without_boundary_term_the_code_form_is_torchs_weighted_cross_entropy():
     logits, labels, distance = some_batch(1)
     known = torch.ones(labels.shape, dtype=torch.bool)
-    ours = boundary_loss(
-        AddedBoundaryLoss(alpha=0), logits, labels=labels, distance=distance, known=known, class_weights=WEIGHTS
-    )
+    ours = boundary_loss(AddedBoundaryLoss(alpha=0), logits, labels=labels, distance=distance, known=known)
     theirs = torch.nn.functional.cross_entropy(logits.float(), labels.long(), weight=WEIGHTS)
     assert ours.item() == pytest.approx(theirs.item(), rel=1e-6)
 
@@ -69,11 +74,9 @@ def test_unknown_pixels_have_no_gradient_and_nothing_known_gives_zero(settings):
     logits.requires_grad_()
     known = torch.zeros(labels.shape, dtype=torch.bool)
     known[0, 0, 0] = True
-    boundary_loss(settings, logits, labels=labels, distance=distance, known=known, class_weights=WEIGHTS).backward()
+    boundary_loss(settings, logits, labels=labels, distance=distance, known=known).backward()
     assert (logits.grad.abs().sum(1) > 0).sum() == 1
-    nothing = boundary_loss(
-        settings, logits, labels=labels, distance=distance, known=torch.zeros_like(known), class_weights=WEIGHTS
-    )
+    nothing = boundary_loss(settings, logits, labels=labels, distance=distance, known=torch.zeros_like(known))
     assert nothing.item() == 0
 
 
@@ -81,7 +84,7 @@ def test_bf16_logits_are_computed_in_fp32():
     logits, labels, distance = some_batch(3)
     known = torch.ones(labels.shape, dtype=torch.bool)
     low = logits.bfloat16()
-    arguments = {"labels": labels, "distance": distance, "known": known, "class_weights": WEIGHTS}
+    arguments = {"labels": labels, "distance": distance, "known": known}
     ours = boundary_loss(AddedBoundaryLoss(), low, **arguments)
     assert ours.dtype == torch.float32
     assert ours.item() == pytest.approx(boundary_loss(AddedBoundaryLoss(), low.double(), **arguments).item(), rel=1e-6)

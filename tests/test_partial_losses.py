@@ -8,7 +8,7 @@ from monai.losses import DiceLoss
 
 from viscera.config import PartialLoss, SigmoidLoss
 from viscera.errors import SettingError
-from viscera.learning.losses import loss_of, partial_loss, sigmoid_loss
+from viscera.learning.losses import loss_for, partial_loss, sigmoid_loss
 from viscera.learning.sampling.batch import Batch
 from viscera.preparation.store import UNSURE
 
@@ -48,7 +48,7 @@ NOTHING = some_batch([[False] * 3] * 2)
 
 
 def loss(kind: str, logits: torch.Tensor, batch: Batch, **settings: object) -> torch.Tensor:
-    return loss_of(replace(LOSSES[kind], **settings), logits, batch, class_weights=WEIGHTS)
+    return loss_for(replace(LOSSES[kind], **settings), class_weights=WEIGHTS)(logits, batch)
 
 
 def test_moving_probability_between_background_and_unannotated_organs_changes_no_marginal_loss():
@@ -172,12 +172,12 @@ def test_bf16_logits_of_any_size_give_finite_losses_and_gradients(kind):
     for scale in (1.0, 1e2, 1e4):
         logits = some_logits(scale=scale).bfloat16().requires_grad_()
         batch = replace(PARTLY, distance=PARTLY.distance.float())
-        value = loss_of(LOSSES[kind], logits, batch, class_weights=WEIGHTS.float())
+        value = loss_for(LOSSES[kind], class_weights=WEIGHTS.float())(logits, batch)
         value.backward()
         assert value.dtype == torch.float32
         assert value.isfinite()
         assert logits.grad.isfinite().all()
-        exact = loss_of(LOSSES[kind], logits.detach().double(), PARTLY, class_weights=WEIGHTS)
+        exact = loss_for(LOSSES[kind], class_weights=WEIGHTS)(logits.detach().double(), PARTLY)
         assert value.item() == pytest.approx(exact.item(), rel=1e-4)
 
 
@@ -203,10 +203,9 @@ def test_pseudo_labels_of_full_weight_without_doubt_count_as_truth_and_of_no_wei
     )
     logits, settings = some_logits(), {"exclusion": 0.0} if kind == "partial" else {}
     weights = torch.ones(CLASSES, dtype=torch.float64)
-    ours = loss_of(replace(LOSSES[kind], **settings), logits, sure, class_weights=weights)
-    assert ours.item() == pytest.approx(
-        loss_of(replace(LOSSES[kind], **settings), logits, as_truth, class_weights=weights).item(), rel=1e-12
-    )
+    plain = loss_for(replace(LOSSES[kind], **settings), class_weights=weights)
+    ours = plain(logits, sure)
+    assert ours.item() == pytest.approx(plain(logits, as_truth).item(), rel=1e-12)
     none = loss(kind, logits, filled, pseudo=0.0)
     assert none.item() == loss(kind, logits, PARTLY).item()
     half = loss(kind, logits, filled, pseudo=0.5).item()

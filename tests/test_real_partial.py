@@ -18,7 +18,7 @@ from viscera.datasets.writing import write_case
 from viscera.inference.model import load_model
 from viscera.io import nifti
 from viscera.io.label_names import read_names
-from viscera.learning.losses import loss_of
+from viscera.learning.losses import loss_for
 from viscera.learning.sampling.index import read_batch
 from viscera.learning.sampling.slices import SliceIndex
 from viscera.networks.unet import UNet
@@ -154,7 +154,7 @@ def test_what_a_data_set_does_not_annotate_is_pushed_no_lower_than_background(wa
         )
         logits = noise.double().requires_grad_()
         settings = PartialLoss(dice=0, exclusion=0)
-        loss_of(settings, logits, batch, class_weights=torch.ones(len(space.classes))).backward()
+        loss_for(settings, class_weights=torch.ones(len(space.classes)))(logits, batch).backward()
         assert logits.grad is not None
         empty = ((batch.labels == 0) & batch.known)[0]  # beyond the slice nothing is known
         share = (logits.grad / logits.detach().softmax(1))[0, :, empty]

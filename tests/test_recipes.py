@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from viscera.config import Recipe, SliceSampling, UNetShape, UpvShape
+from viscera.config import Recipe, SliceSampling, UpvShape
 from viscera.learning.augmentation.changes import change_batch, draw_changes
-from viscera.learning.losses import class_weights, deep_loss, needed_distance
+from viscera.learning.losses import class_weights, loss_for
 from viscera.learning.sampling.index import draw_places, open_training, read_batch
 from viscera.learning.sampling.order import epoch_order
 from viscera.learning.sampling.reading import step_generator
@@ -44,12 +44,13 @@ def test_every_recipe_takes_two_steps(name, make_case):
     image[:, 20:30] += 10
     case = make_case("a__0", annotated=(organ, *recipe.space.organs[-1:]), labels=labels, image=image)
     recipe = with_measurements(recipe, [case], None)
-    reach = recipe.network.slices // 2 if isinstance(recipe.network, UNetShape) else 0
+    reach = recipe.reach
     index = open_training([case], recipe.sampling, reach=reach)
     torch.manual_seed(0)
     network = build_network(recipe.network, classes=len(recipe.space.classes), softmax=recipe.softmax)
     optimizer = torch.optim.AdamW(network.parameters(), lr=min(recipe.training.learning_rate, GENTLE))
     weights = class_weights(recipe.loss.class_weights, [100] * len(recipe.space.classes))
+    loss_of = loss_for(recipe.loss, class_weights=weights, deep=recipe.network.deep_supervision)
     numbers = epoch_order(index, recipe.sampling, visits=2, generator=step_generator(0))
     losses = []
     for _ in range(3):
@@ -59,13 +60,12 @@ def test_every_recipe_takes_two_steps(name, make_case):
             index,
             numbers,
             space=recipe.space,
-            distance=needed_distance(recipe.loss),
+            distance=recipe.loss.needed_distance,
             places=draw_places(index, 2, generator),
         )
         batch = change_batch(scaled(batch, recipe), changes)
         outputs = network(batch.image)
-        outputs = [outputs] if isinstance(outputs, torch.Tensor) else outputs
-        loss = deep_loss(recipe.loss, outputs, batch, class_weights=weights)
+        loss = loss_of(outputs, batch)
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()

@@ -17,7 +17,7 @@ from viscera.errors import LabelError, SettingError, WeightsError
 from viscera.evaluation.scores import Evaluation, Summary
 from viscera.inference.model import load_model
 from viscera.labels import ABDOMENCT1K, FLARE13
-from viscera.learning.setup import start_from
+from viscera.learning.finetune import start_from
 from viscera.networks.build import build_network
 from viscera.networks.cards import (
     Evidence,

@@ -25,10 +25,10 @@ from viscera.config.recipe_json import recipe_to_json
 from viscera.io import nifti
 from viscera.io.atomic import write_json
 from viscera.labels import ABDOMENCT1K, LabelSpace
+from viscera.learning.cases import chosen_cases, training_cases
 from viscera.learning.sampling.index import read_batch
 from viscera.learning.sampling.patches import PatchIndex, draw_patch_places, patch_start
 from viscera.learning.sampling.reading import step_generator
-from viscera.learning.setup import chosen_cases, training_cases
 from viscera.preparation.splits import unlabelled_cases
 from viscera.preparation.store import UNSURE, Store, open_store, write_case
 from viscera.reports.store import store_page

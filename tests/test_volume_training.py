@@ -40,7 +40,7 @@ from viscera.inference.volumes import read_logits
 from viscera.io.atomic import write_json
 from viscera.labels import ABDOMENCT1K
 from viscera.learning.foreground_hu import measure_foreground
-from viscera.learning.losses import deep_loss, loss_of
+from viscera.learning.losses import loss_for
 from viscera.learning.sampling.batch import Batch
 from viscera.learning.sampling.index import draw_places, open_training, read_batch
 from viscera.learning.sampling.reading import step_generator
@@ -301,24 +301,25 @@ def test_deep_supervision_halves_the_weight_of_each_coarser_output_and_leaves_th
 
     parts = [cross_entropy(answer, 2**level) for level, answer in enumerate(logits[:3])]
     expected = (parts[0] + parts[1] / 2 + parts[2] / 4) / (1 + 1 / 2 + 1 / 4)
-    found = deep_loss(CROSS_ENTROPY, logits, batch, class_weights=torch.ones(5))
+    loss = loss_for(CROSS_ENTROPY, class_weights=torch.ones(5), deep=True)
+    found = loss(logits, batch)
     assert found.item() == pytest.approx(expected.item(), rel=1e-5)
     changed = [*logits[:3], logits[3] + 5 * torch.randn((2, 5, 1, 1, 1), generator=generator)]
-    assert torch.equal(deep_loss(CROSS_ENTROPY, changed, batch, class_weights=torch.ones(5)), found)
+    assert torch.equal(loss(changed, batch), found)
 
 
 @pytest.mark.parametrize("loss", [RECIPE.loss, CROSS_ENTROPY, PartialLoss(alpha=3.0)])
 def test_the_deep_loss_of_one_output_is_the_loss(loss):
     batch, weights = random_batch(), torch.ones(5)
     logits = torch.randn((2, 5, 8, 8, 8), generator=torch.Generator().manual_seed(2))
-    expected = loss_of(loss, logits, batch, class_weights=weights)
-    assert torch.allclose(deep_loss(loss, [logits], batch, class_weights=weights), expected)
+    expected = loss_for(loss, class_weights=weights)(logits, batch)
+    assert torch.allclose(loss_for(loss, class_weights=weights, deep=True)([logits], batch), expected)
 
 
 def test_two_outputs_learn_from_the_finer_one_only():
     batch = random_batch()
     logits = [torch.randn((2, 5, side, side, side), requires_grad=True) for side in (8, 4)]
-    deep_loss(RECIPE.loss, logits, batch, class_weights=torch.ones(5)).backward()
+    loss_for(RECIPE.loss, class_weights=torch.ones(5), deep=True)(logits, batch).backward()
     assert logits[0].grad is not None
     assert logits[1].grad is None
 
@@ -534,7 +535,7 @@ def test_an_organ_that_a_case_does_not_annotate_has_no_gradient_of_its_own(volum
     places = draw_places(index, 1, step_generator(0))
     batch = read_batch(index, np.array([0]), space=ABDOMENCT1K, distance=None, places=places)
     logits = torch.randn((1, 5, 12, 20, 20), dtype=torch.float64, requires_grad=True)
-    loss_of(RECIPE.loss, logits, batch, class_weights=torch.ones(5, dtype=torch.float64)).backward()
+    loss_for(RECIPE.loss, class_weights=torch.ones(5, dtype=torch.float64))(logits, batch).backward()
     slope = logits.grad / logits.detach().softmax(1)
     for organ in ("kidney", "spleen", "pancreas"):
         torch.testing.assert_close(slope[:, ABDOMENCT1K.index(organ)], slope[:, 0])

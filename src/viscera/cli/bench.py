@@ -168,7 +168,6 @@ def advice(found: "Bench", largest: str) -> str:
         found: What was measured.
         largest: The stage that takes longest.
     """
-    from viscera.config import SliceInference
     from viscera.deployment.bench import WHOLE
     from viscera.networks.runners import missing_packages
 
@@ -183,7 +182,7 @@ def advice(found: "Bench", largest: str) -> str:
     if largest == "network" and found.device == "cpu":
         if isinstance(threads, int) and threads < cores:
             return f"It had {threads} of {cores} cores: say --jobs 0 if nothing else runs here."
-        if isinstance(found.recipe.inference, SliceInference) and missing_packages("openvino"):
+        if found.recipe.inference.whole_slices and missing_packages("openvino"):
             return "OpenVINO may be quicker: pip install 'viscera[openvino]', then measure again."
     return {
         "network": "A smaller network, more cores or a GPU would help.",

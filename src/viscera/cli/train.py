@@ -2,6 +2,8 @@
 
 import json
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -17,6 +19,7 @@ from viscera.recipes.catalogue import find_recipe
 
 if TYPE_CHECKING:
     from viscera.learning.synthetic_patients import OnlinePatients
+    from viscera.learning.training import Watch
 
 
 @dataclass(frozen=True)
@@ -63,7 +66,32 @@ class FreshOptions:
 
 
 def main(arguments: list[str]) -> int:
-    """Run the verb: the recipe's name, said first, gives the defaults of all settings."""
+    """Run the verb: train, with progress on stderr and curves in the run's folder."""
+    recipe, store, run, machine, fresh, beginning = parse(arguments)
+    from viscera.learning.synthetic_patients import TrainingData
+    from viscera.learning.training import train
+    from viscera.preparation.store import open_store
+
+    opened, made = open_store(store), read_fresh(fresh)
+    if made is not None:
+        say(f"making {made.patients} patients for the first epoch")
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # after its import, which sets it to INFO
+    with watching(recipe.training.epochs) as watch:
+        best = train(
+            recipe,
+            opened if made is None else TrainingData(opened, made),
+            run,
+            machine=machine,
+            start=beginning.start,
+            existing=beginning.existing,
+            watch=watch,
+        )
+    say(f"weights: {best}\ncurves:  {run / 'curves.png'}\nnext:    viscera predict SCAN OUT --weights {run}")
+    return 0
+
+
+def parse(arguments: list[str]) -> tuple[Recipe, Path, Path, Machine, FreshOptions, Beginning]:
+    """Return what the command line asks for: the recipe's name, said first, gives the defaults of all settings."""
     named = arguments[0] if arguments and not arguments[0].startswith("-") else "zhang2d"
 
     def command(
@@ -75,8 +103,8 @@ def main(arguments: list[str]) -> int:
         machine: Machine = Machine(),
         fresh: FreshOptions = FreshOptions(),
         beginning: Annotated[Beginning, arg(name="")] = Beginning(),
-    ) -> int:
-        """Train a recipe on the training cases of a store; every setting of the recipe can be said anew.
+    ) -> tuple[Recipe, Path, Path, Machine, FreshOptions, Beginning]:
+        """Train a recipe on the training cases of a store; every setting of the recipe can be overridden.
 
         The folder RUN gets best.safetensors (lowest validation loss) and last.safetensors, a row per epoch in log.csv and
         log.jsonl, curves.png, and the state from which --resume goes on. Another form of loss is another recipe.
@@ -90,53 +118,28 @@ def main(arguments: list[str]) -> int:
             fresh: Synthetic patients beside the store's.
             beginning: Of the run.
         """
-        return train_and_show(settings, store, run, machine=machine, fresh=fresh, beginning=beginning)
+        return settings, store, run, machine, fresh, beginning
 
-    config = (AvoidSubcommands, FlagCreatePairsOff)
-    return tyro.cli(command, args=arguments, prog="viscera train", config=config)
+    return tyro.cli(command, args=arguments, prog="viscera train", config=(AvoidSubcommands, FlagCreatePairsOff))
 
 
-def train_and_show(
-    recipe: Recipe,
-    store: Path,
-    run: Path,
-    *,
-    machine: Machine,
-    fresh: FreshOptions = FreshOptions(),
-    beginning: Beginning = Beginning(),
-) -> int:
-    """Train, with progress on stderr and curves in the run's folder."""
+@contextmanager
+def watching(epochs: int) -> "Iterator[Watch]":
+    """Yield whom a training is to tell: a bar of its steps, and after each epoch the curves and a line."""
     from viscera.figures.curves import training_curves
-    from viscera.learning.synthetic_patients import TrainingData
-    from viscera.learning.training import Watch, train
-    from viscera.preparation.store import open_store
+    from viscera.learning.training import Watch
 
-    opened, made = open_store(store), read_fresh(fresh)
-    if made is not None:
-        say(f"making {made.patients} patients for the first epoch")
-    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # after its import, which sets it to INFO
     with progress() as bar:
         task = bar.add_task("epoch 1", total=None)
 
         def step(epoch: int, done: int, steps: int) -> None:
-            bar.update(task, description=f"epoch {epoch}/{recipe.training.epochs}", completed=done, total=steps)
+            bar.update(task, description=f"epoch {epoch}/{epochs}", completed=done, total=steps)
 
         def epoch(run: Path) -> None:
             training_curves(run, run / "curves.png")
             show_epoch(run)
 
-        watch = Watch(step, epoch)
-        best = train(
-            recipe,
-            opened if made is None else TrainingData(opened, made),
-            run,
-            machine=machine,
-            start=beginning.start,
-            existing=beginning.existing,
-            watch=watch,
-        )
-    say(f"weights: {best}\ncurves:  {run / 'curves.png'}\nnext:    viscera predict SCAN OUT --weights {run}")
-    return 0
+        yield Watch(step, epoch)
 
 
 def read_fresh(options: FreshOptions) -> "OnlinePatients | None":

@@ -1,7 +1,7 @@
 """Random changes of what is learnt from."""
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from annotated_types import Ge, Le, Lt
 
@@ -14,6 +14,7 @@ class SliceAugmentation:
 
     __pydantic_config__ = STRICT
 
+    dimensions: ClassVar[Literal[2]] = 2
     kind: Literal["slice"] = "slice"
     quarter_turns: bool = True
     """Turn each slice by 0, 90, 180 or 270 degrees."""
@@ -33,6 +34,7 @@ class RichAugmentation:
 
     __pydantic_config__ = STRICT
 
+    dimensions: ClassVar[Literal[2]] = 2
     kind: Literal["rich"] = "rich"
     rotation_degrees: Annotated[float, Ge(0), Le(180)] = 12.0
     """Half-width of the angle's uniform distribution."""
@@ -71,6 +73,7 @@ class VolumeAugmentation:
 
     __pydantic_config__ = STRICT
 
+    dimensions: ClassVar[Literal[3]] = 3
     kind: Literal["volume"] = "volume"
     flip_x: Fraction = 0.2
     """Probability of mirroring left and right. Labels of sides (kidney_left) stay, as published."""

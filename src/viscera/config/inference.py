@@ -1,7 +1,7 @@
 """From network output to label map."""
 
-from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from dataclasses import dataclass, field, replace
+from typing import Annotated, ClassVar, Literal
 
 from annotated_types import Ge, Lt
 
@@ -15,11 +15,18 @@ class SliceInference:
 
     __pydantic_config__ = STRICT
 
+    whole_slices: ClassVar[bool] = True
+    size: ClassVar[None] = None
+    margin_mm: ClassVar[float] = 0.0
     kind: Literal["slices"] = "slices"
     batch_size: Count = 2
     """Slices per forward pass."""
     look_mm: Annotated[float, Ge(0)] = 10.0
     """Slices at most so far apart are segmented first; those between two that hold no organ are skipped. 0: none is."""
+
+    def everywhere(self) -> "SliceInference":
+        """Return these settings with no slice skipped."""
+        return replace(self, look_mm=0.0)
 
 
 @dataclass(frozen=True)
@@ -28,6 +35,9 @@ class WindowInference:
 
     __pydantic_config__ = STRICT
 
+    whole_slices: ClassVar[bool] = False
+    batch_size: ClassVar[int] = 4
+    """Slices of the logits that are decided at once."""
     kind: Literal["windows"] = "windows"
     size: tuple[Count, Count, Count] | None = None
     """Voxels of a window along z, rows and columns; None: those of a training patch."""
@@ -42,6 +52,10 @@ class WindowInference:
     """Slices of the scanner that "middle" keeps; all others become background."""
     margin_mm: Annotated[float, Ge(0)] = 20.0
     """What a finder found is widened by this."""
+
+    def everywhere(self) -> "WindowInference":
+        """Return these settings with no window skipped."""
+        return replace(self, region="whole")
 
 
 Inference = Annotated[SliceInference | WindowInference, "told apart by kind"]

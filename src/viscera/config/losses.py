@@ -1,7 +1,7 @@
 """The losses and their constants."""
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from annotated_types import Ge
 
@@ -17,6 +17,8 @@ class AddedBoundaryLoss:
 
     __pydantic_config__ = STRICT
 
+    uses_pseudo_labels: ClassVar[bool] = False
+    unannotated: ClassVar[Literal["background"]] = "background"
     kind: Literal["added"] = "added"
     alpha: Annotated[float, Ge(0)] = 10.0
     """Weight of the boundary term."""
@@ -27,6 +29,11 @@ class AddedBoundaryLoss:
     distance: Distance = "boundary"
     """d: to the nearest organ boundary (the code), or to the nearest organ, 0 inside (the paper)."""
 
+    @property
+    def needed_distance(self) -> Distance | None:
+        """Which distance this loss looks at; None where its weight is 0."""
+        return self.distance if self.alpha > 0 else None
+
 
 @dataclass(frozen=True)
 class SummedBoundaryLoss:
@@ -34,6 +41,8 @@ class SummedBoundaryLoss:
 
     __pydantic_config__ = STRICT
 
+    uses_pseudo_labels: ClassVar[bool] = False
+    unannotated: ClassVar[Literal["background"]] = "background"
     kind: Literal["summed"] = "summed"
     amplitude: Annotated[float, Ge(0)] = 6.0
     """A of equation 2."""
@@ -43,6 +52,11 @@ class SummedBoundaryLoss:
     """w0 per class, background first."""
     distance: Distance = "organ"
     """d: to the nearest organ boundary (the code), or to the nearest organ, 0 inside (the paper)."""
+
+    @property
+    def needed_distance(self) -> Distance | None:
+        """Which distance this loss looks at; None where its weight is 0."""
+        return self.distance if self.amplitude > 0 else None
 
 
 @dataclass(frozen=True)
@@ -71,6 +85,16 @@ class PartialLoss:
     pseudo: Fraction = 1.0
     """How much pseudo-labels count beside truth: 0 trains as if there were none, 1 as if they were annotated."""
 
+    @property
+    def needed_distance(self) -> Distance | None:
+        """Which distance this loss looks at; None where its weight is 0."""
+        return self.distance if self.alpha > 0 else None
+
+    @property
+    def uses_pseudo_labels(self) -> bool:
+        """Whether it learns from pseudo-labels; to a loss that does not, an unlabelled case is all background."""
+        return self.pseudo > 0
+
 
 @dataclass(frozen=True)
 class SigmoidLoss:
@@ -78,6 +102,7 @@ class SigmoidLoss:
 
     __pydantic_config__ = STRICT
 
+    unannotated: ClassVar[Literal["marginal"]] = "marginal"
     kind: Literal["sigmoid"] = "sigmoid"
     dice: Annotated[float, Ge(0)] = 1.0
     """Weight of the Dice term."""
@@ -91,6 +116,16 @@ class SigmoidLoss:
     """d: to the nearest organ boundary, or to the nearest organ, 0 inside."""
     pseudo: Fraction = 1.0
     """How much pseudo-labels count beside truth: 0 trains as if there were none, 1 as if they were annotated."""
+
+    @property
+    def needed_distance(self) -> Distance | None:
+        """Which distance this loss looks at; None where its weight is 0."""
+        return self.distance if self.alpha > 0 else None
+
+    @property
+    def uses_pseudo_labels(self) -> bool:
+        """Whether it learns from pseudo-labels; to a loss that does not, an unlabelled case is all background."""
+        return self.pseudo > 0
 
 
 Loss = Annotated[AddedBoundaryLoss | SummedBoundaryLoss | PartialLoss | SigmoidLoss, "told apart by kind"]

@@ -1,7 +1,7 @@
-"""The shapes of networks."""
+"""The shapes of networks; what a shape cannot choose is a constant of its class, so that none need be asked what it is."""
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from annotated_types import Ge, Le, Len
 
@@ -14,6 +14,8 @@ class UNetShape:
 
     __pydantic_config__ = STRICT
 
+    dimensions: ClassVar[Literal[2]] = 2
+    deep_supervision: ClassVar[bool] = False
     kind: Literal["unet"] = "unet"
     widths: Annotated[tuple[Count, ...], Len(2, 8)] = (64, 128, 256, 512, 1024)
     """Channels of each level, the bottleneck last."""
@@ -31,6 +33,9 @@ class PlainUNetShape:
 
     __pydantic_config__ = STRICT
 
+    dimensions: ClassVar[Literal[3]] = 3
+    slices: ClassVar[Literal[1]] = 1
+    heads: ClassVar[Literal["softmax"]] = "softmax"
     kind: Literal["plain3d"] = "plain3d"
     widths: Annotated[tuple[Count, ...], Len(2, 8)] = (32, 64, 128, 256, 320, 320)
     """Channels of each level, the bottleneck last; every level but the first halves all three sides."""
@@ -46,6 +51,10 @@ class AttentionUNetShape:
 
     __pydantic_config__ = STRICT
 
+    dimensions: ClassVar[Literal[3]] = 3
+    slices: ClassVar[Literal[1]] = 1
+    heads: ClassVar[Literal["softmax"]] = "softmax"
+    deep_supervision: ClassVar[bool] = False
     kind: Literal["attention3d"] = "attention3d"
     widths: Annotated[tuple[Count, ...], Len(2, 8)] = (40, 72, 136, 320)
     """Channels of each level, the bottleneck last."""
@@ -59,6 +68,10 @@ class UpvShape:
 
     __pydantic_config__ = STRICT
 
+    dimensions: ClassVar[Literal[2]] = 2
+    slices: ClassVar[Literal[1]] = 1
+    heads: ClassVar[Literal["softmax"]] = "softmax"
+    deep_supervision: ClassVar[bool] = False
     kind: Literal["upv"] = "upv"
     variant: Literal[1, 2] = 1
     """1: U-Net 1. 2: U-Net 2, with more convolutions before the first level and after the last."""

@@ -1,7 +1,7 @@
 """What is done once to every scan, and how its HU become the network's input."""
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from annotated_types import Ge, Gt, Le, Lt, MultipleOf
 
@@ -20,6 +20,17 @@ class Window:
     high_hu: float = 400.0
     """Becomes 1."""
     kind: Literal["window"] = "window"
+    measured: ClassVar[None] = None
+
+    @property
+    def window_hu(self) -> tuple[float, float]:
+        """What the network sees as lowest and highest."""
+        return self.low_hu, self.high_hu
+
+    @property
+    def described(self) -> str:
+        """What is done, in a sentence."""
+        return f"Clip to {self.low_hu:g} to {self.high_hu:g} HU and scale to 0 to 1."
 
     def __post_init__(self) -> None:
         """Refuse empty windows."""
@@ -41,6 +52,19 @@ class ForegroundScore:
     measured: tuple[float, float, float, float] | None = None
     """Both percentiles, mean and standard deviation, in HU. None: measured when training begins, and kept with the weights."""
 
+    @property
+    def window_hu(self) -> tuple[float, float] | None:
+        """What the network sees as lowest and highest; None where it is not known yet."""
+        return self.measured[:2] if self.measured else None
+
+    @property
+    def described(self) -> str:
+        """What is done, in a sentence."""
+        if self.measured is None:
+            return "HU go in as they are."
+        low, high, mean, deviation = self.measured
+        return f"Clip to {low:g} to {high:g} HU, subtract {mean:g}, divide by {deviation:g}."
+
     def __post_init__(self) -> None:
         """Refuse percentiles in the wrong order and a spread of nothing."""
         if not self.low_percentile < self.high_percentile:
@@ -59,6 +83,9 @@ class RawHU:
 
     __pydantic_config__ = STRICT
 
+    measured: ClassVar[None] = None
+    window_hu: ClassVar[None] = None
+    described: ClassVar[str] = "HU go in as they are."
     kind: Literal["raw"] = "raw"
 
 
@@ -102,9 +129,21 @@ class ResizedSlices:
 
     __pydantic_config__ = STRICT
 
+    pixel_mm: ClassVar[None] = None
+    slice_mm: ClassVar[None] = None
     kind: Literal["resized"] = "resized"
     size: tuple[Annotated[int, Ge(16), MultipleOf(16)], Annotated[int, Ge(16), MultipleOf(16)]] = (256, 256)
     """Rows and columns of a resized axial slice, in pixels; multiples of 16 (four halvings)."""
+
+    @property
+    def described(self) -> str:
+        """The settings, for messages."""
+        return "size {}x{}".format(*self.size)
+
+    @property
+    def grid(self) -> str:
+        """What pixels it leads to, for people."""
+        return "slices of {}x{} pixels".format(*self.size)
 
 
 @dataclass(frozen=True)
@@ -113,11 +152,28 @@ class SpacedSlices:
 
     __pydantic_config__ = STRICT
 
+    size: ClassVar[None] = None
+    slice_mm: ClassVar[None] = None
     kind: Literal["spaced"] = "spaced"
     spacing_mm: Annotated[float, Ge(0.3), Le(20)] = 2.5
     """Between the centres of neighbouring pixels, along rows and columns."""
     margin_mm: Annotated[float, Ge(0)] = 10.0
     """Kept around the body's box; rows and columns are then widened to multiples of 16 (four halvings)."""
+
+    @property
+    def pixel_mm(self) -> tuple[float, float]:
+        """Between the centres of neighbouring rows and columns."""
+        return self.spacing_mm, self.spacing_mm
+
+    @property
+    def described(self) -> str:
+        """The settings, for messages."""
+        return f"spacing_mm {self.spacing_mm:g}, margin_mm {self.margin_mm:g}"
+
+    @property
+    def grid(self) -> str:
+        """What pixels it leads to, for people."""
+        return f"pixels of {self.spacing_mm:g} mm, slices cut to the body and {self.margin_mm:g} mm around it"
 
 
 Spacing = Annotated[float, Ge(0.3), Le(20)]
@@ -129,11 +185,33 @@ class SpacedVolumes:
 
     __pydantic_config__ = STRICT
 
+    size: ClassVar[None] = None
     kind: Literal["volumes"] = "volumes"
     spacing_mm: tuple[Spacing, Spacing, Spacing] = (1.0, 1.0, 1.0)
     """Between the centres of neighbouring voxels along z, rows and columns."""
     margin_mm: Annotated[float, Ge(0)] = 10.0
     """Kept around the body's rows and columns; no slice is cut off."""
+
+    @property
+    def pixel_mm(self) -> tuple[float, float]:
+        """Between the centres of neighbouring rows and columns."""
+        return self.spacing_mm[1:]
+
+    @property
+    def slice_mm(self) -> float:
+        """Between the centres of neighbouring slices."""
+        return self.spacing_mm[0]
+
+    @property
+    def described(self) -> str:
+        """The settings, for messages."""
+        return "spacing_mm {:g} {:g} {:g}, margin_mm {:g}".format(*self.spacing_mm, self.margin_mm)
+
+    @property
+    def grid(self) -> str:
+        """What voxels it leads to, for people."""
+        size = "{:g}x{:g}x{:g}".format(*self.spacing_mm)
+        return f"voxels of {size} mm, slices cut to the body and {self.margin_mm:g} mm around it"
 
 
 @dataclass(frozen=True)
@@ -142,8 +220,17 @@ class ScannerGrid:
 
     __pydantic_config__ = STRICT
 
+    size: ClassVar[None] = None
+    pixel_mm: ClassVar[None] = None
+    slice_mm: ClassVar[None] = None
+    described: ClassVar[str] = "the scanner's grid"
+    grid: ClassVar[str] = "on the scanner's grid"
     kind: Literal["scanner"] = "scanner"
 
 
 Preparation = Annotated[ResizedSlices | SpacedSlices | SpacedVolumes | ScannerGrid, "told apart by kind"]
-"""What is done once to every scan, before training and before prediction."""
+"""What is done once to every scan, before training and before prediction.
+
+Each knows its ``size`` (rows and columns, where they are the same for every scan), ``pixel_mm`` and ``slice_mm`` (to which it
+resamples; None where it does not), and how it is ``described``.
+"""

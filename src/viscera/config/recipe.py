@@ -1,6 +1,7 @@
 """Recipe: all settings of one system."""
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from viscera.config.augmentation import Augmentation, SliceAugmentation
 from viscera.config.inference import Inference, Postprocessing, SliceInference
@@ -55,6 +56,16 @@ class Recipe:
     """From network output to label map."""
     postprocessing: Postprocessing = field(default_factory=Postprocessing)
     """What is tidied in the label map."""
+
+    @property
+    def dimensions(self) -> Literal[2, 3]:
+        """Of what the network sees: slices, perhaps with neighbours, or volumes."""
+        return self.network.dimensions
+
+    @property
+    def reach(self) -> int:
+        """How many neighbours on either side are seen with a slice."""
+        return self.network.slices // 2
 
     @property
     def space(self) -> LabelSpace:

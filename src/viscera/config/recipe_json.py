@@ -2,23 +2,10 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, fields, is_dataclass
+from typing import get_args, get_type_hints
 
-from viscera.config import (
-    AddedBoundaryLoss,
-    ForegroundScore,
-    PartialLoss,
-    PatchSampling,
-    PlainUNetShape,
-    Recipe,
-    RichAugmentation,
-    SigmoidLoss,
-    SpacedSlices,
-    SummedBoundaryLoss,
-    UpvShape,
-    VolumeAugmentation,
-    WindowInference,
-)
+from viscera.config import Recipe
 from viscera.errors import SettingError, did_you_mean
 
 
@@ -75,26 +62,11 @@ def _setting(place: tuple[int | str, ...]) -> str:
 
 
 def _settings() -> list[str]:
-    """List every setting of recipes as section.setting, and the sections."""
-    recipes = [asdict(Recipe(loss=loss)) for loss in (AddedBoundaryLoss(), SummedBoundaryLoss(), PartialLoss())]
-    recipes.append(asdict(Recipe(preparation=SpacedSlices(), loss=SigmoidLoss(), augmentation=RichAugmentation())))
-    recipes.append(asdict(Recipe(network=UpvShape())))
-    volumes = Recipe(
-        intensity=ForegroundScore(),
-        network=PlainUNetShape(),
-        sampling=PatchSampling(),
-        augmentation=VolumeAugmentation(),
-        inference=WindowInference(),
-    )
-    recipes.append(asdict(volumes))
-    inner = [
-        f"{section}.{name}"
-        for recipe in recipes
-        for section, part in recipe.items()
-        if isinstance(part, dict)
-        for name in part
-    ]
-    return [*recipes[0], *dict.fromkeys(inner)]
+    """List every setting of recipes as section.setting, of all kinds, and the sections."""
+    sections = get_type_hints(Recipe)
+    kinds = [(section, kind) for section, hint in sections.items() for kind in get_args(hint) or (hint,)]
+    inner = [f"{section}.{item.name}" for section, kind in kinds if is_dataclass(kind) for item in fields(kind)]
+    return [*sections, *dict.fromkeys(inner)]
 
 
 def override(recipe: Recipe, settings: Mapping[str, object]) -> Recipe:

@@ -1,7 +1,7 @@
 """Which slices or patches an epoch visits."""
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from annotated_types import Ge, Lt, MultipleOf
 
@@ -14,6 +14,9 @@ class SliceSampling:
 
     __pydantic_config__ = STRICT
 
+    dimensions: ClassVar[Literal[2]] = 2
+    size: ClassVar[None] = None
+    cases: ClassVar[Literal["any"]] = "any"
     kind: Literal["slices"] = "slices"
     dataset_power: Fraction = 0.0
     """A case of a data set with n cases counts n^-power times: 0, every slice alike; 0.5 lifts small data sets (MultiTalent);
@@ -33,6 +36,9 @@ class PatchSampling:
 
     __pydantic_config__ = STRICT
 
+    dimensions: ClassVar[Literal[3]] = 3
+    window: ClassVar[None] = None
+    organ_fraction: ClassVar[float] = 0.0
     kind: Literal["patches"] = "patches"
     size: tuple[Count, Count, Count] = (128, 128, 128)
     """Voxels of a patch along z, rows and columns. Where the scan is smaller its last voxels repeat, and count for nothing."""

@@ -21,7 +21,7 @@ import numpy as np
 import psutil
 import torch
 
-from viscera.config import Accelerator, ForegroundScore, Recipe, SliceInference, WindowInference
+from viscera.config import Accelerator, ForegroundScore, Recipe
 from viscera.deployment.flops import SIZES, Calls, Load, NotedRunner, convolution_loads, convolution_peak, flops
 from viscera.errors import RunError, SettingError
 from viscera.inference.jobs import ScanJob
@@ -152,11 +152,7 @@ def write_untrained_weights(path: Path, recipe: Recipe) -> None:
 
     No slices or windows are skipped: where organs are is not known to it.
     """
-    match recipe.inference:
-        case SliceInference():
-            recipe = replace(recipe, inference=replace(recipe.inference, look_mm=0.0))
-        case WindowInference():
-            recipe = replace(recipe, inference=replace(recipe.inference, region="whole"))
+    recipe = replace(recipe, inference=recipe.inference.everywhere())
     if isinstance(recipe.intensity, ForegroundScore):
         recipe = replace(recipe, intensity=replace(recipe.intensity, measured=(-1000.0, 1000.0, 0.0, 500.0)))
     with torch.random.fork_rng(devices=[]):
@@ -182,7 +178,7 @@ def runtimes_of(weights: Path, device: str) -> tuple[RuntimeName, ...]:
 
 def runtimes_here(recipe: Recipe, device: str) -> tuple[RuntimeName, ...]:
     """List the runtimes that are installed and made for a recipe: of volumes and on a GPU, torch alone."""
-    if device != "cpu" or isinstance(recipe.inference, WindowInference):
+    if device != "cpu" or not recipe.inference.whole_slices:
         return ("torch",)
     return tuple(name for name in PACKAGES if not missing_packages(name))
 

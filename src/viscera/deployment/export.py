@@ -19,14 +19,11 @@ from jaxtyping import Float32, Int
 
 from viscera.colours import colour
 from viscera.config import (
-    ForegroundScore,
     Postprocessing,
     Recipe,
     ResizedSlices,
     SpacedSlices,
     SpacedVolumes,
-    Window,
-    WindowInference,
 )
 from viscera.config.recipe_json import recipe_to_json
 from viscera.deployment.int8 import drawn_inputs, quantised
@@ -157,7 +154,7 @@ def _drawn(model: Model, store: Store | None, *, kind: Foreign) -> list[Float32[
         )
     if store is None:
         raise SettingError("--int8 needs real slices to take its scales from. Name a prepared store: --data STORE.")
-    if isinstance(model.recipe.inference, WindowInference):
+    if not model.recipe.inference.whole_slices:
         raise SettingError(f"--int8 is for networks that see slices; '{model.recipe.name}' sees windows. Leave it out.")
     return list(drawn_inputs(model, store, generator=np.random.default_rng(0)))
 
@@ -241,7 +238,7 @@ def _on_random(exact: Model, other: Model) -> Agreement:
     """Compare labels of slices of random HU."""
     preparation, stride = exact.recipe.preparation, exact.network.stride
     side = max(64, 2 * stride)
-    rows, columns = preparation.size if isinstance(preparation, ResizedSlices) else (side, side)
+    rows, columns = preparation.size or (side, side)
     depth = RANDOM_SLICES if exact.network.dimensions == 2 else side
     image = np.random.default_rng(0).integers(-1000, 1000, (depth, rows, columns)).astype(np.int16)
     first, second = (prepared_labels(image, one) for one in (exact, other))
@@ -266,7 +263,7 @@ def describe(model: Model) -> dict[str, object]:
     recipe, stride, dimensions = model.recipe, model.network.stride, model.network.dimensions
     axes = ["z", "y", "x"][-dimensions:]
     sides: list[int | None] = [None] * dimensions
-    if isinstance(recipe.preparation, ResizedSlices):
+    if recipe.preparation.size is not None:
         sides = list(recipe.preparation.size)
     channels = input_channels(recipe.network)
     return {
@@ -338,14 +335,8 @@ def _steps(recipe: Recipe) -> list[str]:
     steps = ["Read HU as whole numbers, and turn them to the orientation.", grid]
     if recipe.contrast.method != "none":
         steps.append(f"Spread the grey levels of each slice: {recipe.contrast.method}, see contrast.")
-    match recipe.intensity:
-        case Window(low_hu=low, high_hu=high):
-            steps.append(f"Clip to {low:g} to {high:g} HU and scale to 0 to 1.")
-        case ForegroundScore(measured=(low, high, mean, deviation)):
-            steps.append(f"Clip to {low:g} to {high:g} HU, subtract {mean:g}, divide by {deviation:g}.")
-        case _:
-            steps.append("HU go in as they are.")
-    if isinstance(recipe.inference, WindowInference):
+    steps.append(recipe.intensity.described)
+    if not recipe.inference.whole_slices:
         steps.append("Take overlapping windows (inference) and average their logits with Gaussian weights.")
     steps.append(
         "Enlarge the logits linearly to the scan's grid; the largest decides. Where grids are equal take labels."

@@ -16,11 +16,6 @@ import psutil
 from viscera.config import (
     Postprocessing,
     Preparation,
-    ResizedSlices,
-    ScannerGrid,
-    SliceInference,
-    SpacedSlices,
-    SpacedVolumes,
 )
 from viscera.errors import SettingError, VisceraError
 from viscera.inference.model import Model
@@ -149,7 +144,7 @@ def needed_mib(look: Look, model: Model, *, statistics: bool) -> Need:
 def one_at_a_time(model: Model) -> Model:
     """Give a model that takes one slice per pass."""
     settings = model.recipe.inference
-    if not isinstance(settings, SliceInference):
+    if not settings.whole_slices:
         return model
     return replace(model, recipe=replace(model.recipe, inference=replace(settings, batch_size=1)))
 
@@ -157,25 +152,18 @@ def one_at_a_time(model: Model) -> Model:
 def prepared_voxels(look: Look, preparation: Preparation) -> int:
     """Give the most voxels that a scan can have when it is prepared, whatever part of it the body takes."""
     slices, rows, columns = look.shape[0], *prepared_size(look, preparation)
-    if isinstance(preparation, SpacedVolumes):  # first within the slices, then along z
-        slices += ceil(slices * look.spacing_mm[0] / preparation.spacing_mm[0])
+    if preparation.slice_mm is not None:  # first within the slices, then along z
+        slices += ceil(slices * look.spacing_mm[0] / preparation.slice_mm)
     return slices * rows * columns
 
 
 def prepared_size(look: Look, preparation: Preparation) -> tuple[int, int]:
     """Give the most rows and columns that a slice can have when it is prepared."""
-    match preparation:
-        case ResizedSlices(size=size):
-            return size
-        case ScannerGrid():
-            return look.shape[1:]
-        case SpacedSlices(spacing_mm=spacing_mm):
-            within = (spacing_mm, spacing_mm)
-        case SpacedVolumes(spacing_mm=(_, *within)):
-            pass
+    if preparation.pixel_mm is None:
+        return preparation.size or look.shape[1:]
     rows, columns = (
         ceil((count * old_mm + 2 * (preparation.margin_mm + old_mm)) / new_mm / HALVINGS + 0.01) * HALVINGS
-        for count, old_mm, new_mm in zip(look.shape[1:], look.spacing_mm[1:], within, strict=True)
+        for count, old_mm, new_mm in zip(look.shape[1:], look.spacing_mm[1:], preparation.pixel_mm, strict=True)
     )
     return rows, columns
 
@@ -186,7 +174,7 @@ def workspace_bytes(look: Look, model: Model) -> float:
     width = model.recipe.network.widths[0] if model.device.type == "cpu" else 0
     pixels = prod(prepared_size(look, model.recipe.preparation))
     enlarged = ENLARGED * classes * prod(look.shape[1:])  # where most of a slice is open, all its logits are
-    if isinstance(settings, SliceInference):
+    if settings.whole_slices:
         per_pixel = PER_PIXEL.get(model.network.precision, PER_PIXEL["fp32"])
         passed = settings.batch_size * pixels * (per_pixel * width + 4 * classes)
         return (model.network.streams + 1) * (passed + enlarged)

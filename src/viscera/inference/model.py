@@ -6,7 +6,7 @@ from typing import Literal
 
 import torch
 
-from viscera.config import Accelerator, Recipe, SliceInference, UNetShape, UpvShape, WindowInference
+from viscera.config import Accelerator, Recipe
 from viscera.errors import SettingError, WeightsError
 from viscera.io.atomic import sha256
 from viscera.labels import TUMOUR, LabelSpace
@@ -82,15 +82,12 @@ class Model:
     @property
     def gives_slice_probabilities(self) -> bool:
         """Whether the output is a softmax over slices, so that it tells how sure the network is."""
-        shape = self.recipe.network
-        softmax = not isinstance(shape, UNetShape) or shape.heads == "softmax"
-        return softmax and isinstance(self.recipe.inference, SliceInference)
+        return self.recipe.network.heads == "softmax" and self.recipe.inference.whole_slices
 
     @property
     def margin_mm(self) -> float:
         """How far around what was found windows are looked at."""
-        settings = self.recipe.inference
-        return settings.margin_mm if isinstance(settings, WindowInference) else 0.0
+        return self.recipe.inference.margin_mm
 
     @property
     def module(self) -> torch.nn.Module:
@@ -148,14 +145,14 @@ def load_model(
     if shipped:
         _require_own_card(shipped, weights)
     network = _build(weights, file.name).eval()
-    if isinstance(weights.recipe.network, UNetShape | UpvShape):
+    if weights.recipe.dimensions == 2:
         network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if runtime is None:
         runner: Runner = TorchRunner(network.to(device), autocast_type("auto", device))
     else:
         channels, cache = input_channels(weights.recipe.network), GraphCache(graphs, digest) if graphs else None
         runner = choose_runner(network, torch.device(device), channels=channels, wanted=runtime, cache=cache)
-    windows, card = isinstance(weights.recipe.inference, WindowInference), shipped.card if shipped else None
+    windows, card = not weights.recipe.inference.whole_slices, shipped.card if shipped else None
     if device == "cpu" and (not windows or runner.name == "torch"):
         keep_freed_memory(spare=windows)  # from here on: what loading took may go
     return Model(runner, weights.recipe, weights.space, torch.device(device), digest, card=card)
@@ -174,7 +171,7 @@ def _exported(where: Path, *, accelerator: Accelerator, runtime: Literal["auto"]
         raise SettingError(
             f"{where} holds a network for {found.kind}, which runs on the CPU, not on '{accelerator}'. Leave --device out."
         )
-    if not isinstance(found.recipe.inference, WindowInference):
+    if found.recipe.inference.whole_slices:
         keep_freed_memory()
     try:
         runner = (
@@ -196,7 +193,7 @@ def with_others(model: Model, *, tumour: Model | None = None, finder: Model | No
         raise SettingError(
             f"--tumour: these weights find {', '.join(tumour.space.organs)}, no tumour. Train one: viscera train gao2step-tumour."
         )
-    if finder is not None and not isinstance(model.recipe.inference, WindowInference):
+    if finder is not None and model.recipe.inference.whole_slices:
         raise SettingError(
             f"--finder: recipe '{model.recipe.name}' segments whole slices, so there is nothing to find. Leave it out."
         )
@@ -215,7 +212,7 @@ def with_region(model: Model, region: Literal["find", "whole", "middle"]) -> Mod
         SettingError: It is a 2D network.
     """
     settings = model.recipe.inference
-    if not isinstance(settings, WindowInference):
+    if settings.whole_slices:
         raise SettingError(
             f"--region: recipe '{model.recipe.name}' segments slice by slice, and always all of them. Leave it out."
         )

@@ -3,19 +3,14 @@
 import numpy as np
 from jaxtyping import Int16, UInt8
 
-from viscera.config import SliceInference
 from viscera.inference.model import Model
 from viscera.inference.slices import decide
 from viscera.inference.volumes import read_logits
 
-VOLUME_SLICES = 4
-"""Slices of a 3D network's output that are decided at once."""
-
 
 def prepared_labels(image: Int16[np.ndarray, "z y x"], model: Model) -> UInt8[np.ndarray, "z y x"]:
     """Give a network's labels of a prepared scan, on its own grid and not tidied."""
-    settings = model.recipe.inference
-    size = settings.batch_size if isinstance(settings, SliceInference) else VOLUME_SLICES
+    size = model.recipe.inference.batch_size
     read = read_logits(image, model)
     parts = [range(first, min(first + size, len(image))) for first in range(0, len(image), size)]
     return np.concatenate([decide(read(part), image.shape[1:]) for part in parts])

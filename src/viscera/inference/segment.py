@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 from jaxtyping import Bool, Int16, UInt8
 
-from viscera.config import Preparation, SliceInference
+from viscera.config import Preparation
 from viscera.inference.certainty import Certainty
 from viscera.inference.model import Model
 from viscera.inference.postprocessing.tidying import tidy
@@ -129,7 +129,7 @@ def segment_prepared(
     if model.tumour is not None:
         organs = ()  # the tumours' network looks wherever the first found any organ
     with clock.stage("network"):
-        if isinstance(model.recipe.inference, SliceInference):
+        if model.recipe.inference.whole_slices:
             look = None if certainty is None else certainty.add
             axial = label_slices(image, geometry, model, organs=organs, look=look, watch=watch)
         else:
@@ -153,9 +153,7 @@ def segment_prepared(
 def _found(scan: Prepared, *, model: Model, finder: Model, watch: Watch) -> Bool[np.ndarray, "bz by bx"]:
     """Return the blocks of a prepared scan in which a finder finds organs, and those around them."""
     image, geometry = scan.images[model.recipe.preparation]
-    if finder.recipe.preparation == model.recipe.preparation and not isinstance(
-        finder.recipe.inference, SliceInference
-    ):
+    if finder.recipe.preparation == model.recipe.preparation and not finder.recipe.inference.whole_slices:
         blocks = find_blocks(image, finder, watch=watch)
     else:
         labels = segment_prepared(scan, finder, watch=watch).labels

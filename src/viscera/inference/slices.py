@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float, Int16, UInt8
 from torch import Tensor
 
-from viscera.config import SliceInference, UNetShape
+from viscera.config import SliceInference
 from viscera.errors import SettingError
 from viscera.inference.model import Model
 from viscera.inference.upsampling import Enlargement, enlarged_labels
@@ -106,8 +106,7 @@ def slice_inputs(
         model: The network.
         slices: Which.
     """
-    shape = model.recipe.network
-    reach = shape.slices // 2 if isinstance(shape, UNetShape) else 0
+    reach = model.recipe.reach
     seen = np.asarray(slices)[:, None] + np.arange(-reach, reach + 1)
     places, stacked = np.unique(seen.clip(0, len(image) - 1), return_inverse=True)
     part = enhance(image[places], model.recipe.contrast)

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float, Int16, UInt8
 from torch import Tensor
 
-from viscera.config import SliceInference, WindowInference
+from viscera.config import WindowInference
 from viscera.errors import SettingError
 from viscera.inference.model import Model
 from viscera.inference.region import first_look, found_blocks, widened, windows_of
@@ -208,7 +208,7 @@ LogitReader = Callable[[range], Float[Tensor, "slice class rows columns"]]
 
 def read_logits(image: Int16[np.ndarray, "z y x"], model: Model) -> LogitReader:
     """Give what reads a network's logits of a prepared scan slice by slice, of a 3D network as its windows finish them."""
-    if isinstance(model.recipe.inference, SliceInference):
+    if model.recipe.inference.whole_slices:
         return partial(slice_logits, image, model)
     plan = plan_of(model)
     found = finished_planes(image, model, plan, chosen=places(image.shape, plan))

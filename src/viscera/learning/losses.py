@@ -11,13 +11,14 @@ probabilities. float64 stays float64.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal
 
 import torch
-from jaxtyping import Bool, Float, Int64, Shaped, UInt8
+from jaxtyping import Bool, Float, Int64, Shaped
 from torch import Tensor
 
-from viscera.config import AddedBoundaryLoss, ClassWeights, Distance, Loss, PartialLoss, SigmoidLoss, SummedBoundaryLoss
+from viscera.config import AddedBoundaryLoss, ClassWeights, Loss, PartialLoss, SigmoidLoss, SummedBoundaryLoss
 from viscera.errors import SettingError
 from viscera.learning.sampling.batch import Batch
 from viscera.preparation.store import UNSURE
@@ -29,58 +30,47 @@ TINY = 1e-30
 """Keeps the logarithm finite where probabilities are no float32 any more."""
 
 
-def loss_of(
-    settings: Loss, logits: Float[Tensor, "batch class *space"], batch: Batch, *, class_weights: Float[Tensor, " class"]
-) -> Float[Tensor, ""]:
-    """Give a recipe's loss of a batch.
+LossFunction = Callable[[Tensor, Batch], Float[Tensor, ""]]
+"""From a network's output and what should have come out to the loss."""
+
+
+def loss_for(settings: Loss, *, class_weights: Float[Tensor, " class"], deep: bool = False) -> LossFunction:
+    """Return a recipe's loss, ready to be called on logits and a batch.
 
     Args:
         settings: Which loss.
-        logits: Network output.
-        batch: What should have come out.
         class_weights: w0 per class, background first.
+        deep: Whether the network may answer at several resolutions (deep supervision); then a list of logits is taken too.
     """
     match settings:
         case PartialLoss():
-            return partial_loss(settings, logits, batch, class_weights=class_weights)
+            loss = partial(partial_loss, settings, class_weights=class_weights)
         case SigmoidLoss():
-            return sigmoid_loss(settings, logits, batch, class_weights=class_weights)
+            loss = partial(sigmoid_loss, settings, class_weights=class_weights)
         case AddedBoundaryLoss() | SummedBoundaryLoss():
-            return boundary_loss(
-                settings,
-                logits,
-                labels=batch.labels,
-                distance=batch.distance,
-                known=batch.known,
-                class_weights=class_weights,
-            )
+            loss = partial(boundary_loss, settings, class_weights=class_weights)
+    return partial(deep_loss, loss) if deep else loss
 
 
-def deep_loss(
-    settings: Loss,
-    logits: Sequence[Tensor],
-    batch: Batch,
-    *,
-    class_weights: Float[Tensor, " class"],
-) -> Float[Tensor, ""]:
-    """Give the loss of a network that answers at several resolutions (deep supervision), or at one.
+def deep_loss(loss: LossFunction, logits: Tensor | Sequence[Tensor], batch: Batch) -> Float[Tensor, ""]:
+    """Return the loss of a network that answers at several resolutions (deep supervision), or at one.
 
     Each coarser output counts half as much as the next finer one, the coarsest not at all; the weights add up to 1.
 
     Args:
-        settings: Which loss.
-        logits: (batch, class, *space), finest first, each half as fine as the one before.
+        loss: Of one output.
+        logits: (batch, class, *space), finest first, each half as fine as the one before; or the finest alone.
         batch: What should have come out, at full resolution.
-        class_weights: w0 per class, background first.
 
     Source: Isensee et al. 2021, doi:10.1038/s41592-020-01008-z, and its code (nnUNetTrainer: weights 1 / 2^i, the last 0).
     """
+    if isinstance(logits, Tensor):
+        return loss(logits, batch)
     levels = logits[: max(1, len(logits) - 1)]
     weights = [0.5**level for level in range(len(levels))]
     total = torch.zeros((), device=levels[0].device)
     for level, weight in zip(levels, weights, strict=True):
-        seen = _coarser(batch, level.shape[2:])
-        total = total + weight / sum(weights) * loss_of(settings, level, seen, class_weights=class_weights)
+        total = total + weight / sum(weights) * loss(level, _coarser(batch, level.shape[2:]))
     return total
 
 
@@ -101,19 +91,11 @@ def _coarser(batch: Batch, size: Sequence[int]) -> Batch:
     )
 
 
-def needed_distance(settings: Loss) -> Distance | None:
-    """Give which distance to the boundary a loss looks at; None where its weight is 0."""
-    weight = settings.amplitude if isinstance(settings, SummedBoundaryLoss) else settings.alpha
-    return settings.distance if weight > 0 else None
-
-
 def boundary_loss(
     settings: AddedBoundaryLoss | SummedBoundaryLoss,
     logits: Float[Tensor, "batch class *space"],
+    batch: Batch,
     *,
-    labels: UInt8[Tensor, "batch *space"],
-    distance: Float[Tensor, "batch *space"],
-    known: Bool[Tensor, "batch *space"],
     class_weights: Float[Tensor, " class"],
 ) -> Float[Tensor, ""]:
     """Give zhang2d's boundary-weighted cross-entropy over the known pixels.
@@ -126,9 +108,7 @@ def boundary_loss(
     Args:
         settings: Which form, with its constants.
         logits: Network output; computed in float32 whatever its type.
-        labels: True class per pixel.
-        distance: d, in pixels.
-        known: False where a pixel must not count.
+        batch: True class and d of each pixel; unknown ones do not count.
         class_weights: w0, background first.
 
     Returns:
@@ -136,9 +116,10 @@ def boundary_loss(
 
     Source: Zhang 2025, equations 1 and 2, and the README of its code.
     """
-    errors = torch.nn.functional.cross_entropy(logits.float(), labels.long(), reduction="none")
-    weights = class_weights[labels.long()] * known
-    near = torch.exp(-(distance.float() ** 2) / (2 * settings.sigma_pixels**2)) * known
+    labels, known = batch.labels.long(), batch.known
+    errors = torch.nn.functional.cross_entropy(logits.float(), labels, reduction="none")
+    weights = class_weights[labels] * known
+    near = torch.exp(-(batch.distance.float() ** 2) / (2 * settings.sigma_pixels**2)) * known
     pixels = known.sum().clamp(min=1)
     match settings:
         case SummedBoundaryLoss():

@@ -22,27 +22,21 @@ from lightning_fabric import Fabric
 from torch import Tensor
 
 from viscera.config import (
-    ForegroundScore,
     Machine,
-    PatchSampling,
     Recipe,
     Training,
-    UNetShape,
-    UpvShape,
-    WindowInference,
 )
 from viscera.config.recipe_json import check_recipe
 from viscera.errors import RunError
 from viscera.learning import run_folder
 from viscera.learning.augmentation.changes import Changes, change_batch, draw_changes
-from viscera.learning.losses import needed_distance
 from viscera.learning.progress import Progress, Sums, by_organ, class_counts, dice_and_iou
 from viscera.learning.sampling.batch import Batch
 from viscera.learning.sampling.index import draw_places, read_batch
 from viscera.learning.sampling.order import epoch_order
 from viscera.learning.sampling.reading import read_ahead, step_generator
 from viscera.learning.schedule import learning_rate
-from viscera.learning.setup import IndexOf, Session, begin, epoch_indices, scaled, session_loss
+from viscera.learning.setup import IndexOf, Session, begin, epoch_indices, scaled
 from viscera.learning.synthetic_patients import TrainingData, split_supply
 from viscera.networks.device import precision_of
 from viscera.networks.levels import check_patch
@@ -142,20 +136,18 @@ def write_facts(run: Path, supply: Store | TrainingData, session: Session) -> di
 
 def check_patches(recipe: Recipe) -> None:
     """Raise SettingError where the network cannot halve the patches that it is to learn from, or the windows of predicting."""
-    if isinstance(recipe.network, UpvShape):
-        check_slices(recipe)
-    if isinstance(recipe.network, UNetShape | UpvShape):
+    check_slices(recipe)
+    if recipe.dimensions == 2:
         return
     stride = 2 ** (len(recipe.network.widths) - 1)
-    if isinstance(recipe.sampling, PatchSampling):
-        check_patch(recipe.sampling.size, stride=stride, setting="sampling.size")
-    if isinstance(recipe.inference, WindowInference) and recipe.inference.size is not None:
-        check_patch(recipe.inference.size, stride=stride, setting="inference.size")
+    for setting, size in (("sampling.size", recipe.sampling.size), ("inference.size", recipe.inference.size)):
+        if size is not None:
+            check_patch(size, stride=stride, setting=setting)
 
 
 def out_of_memory(recipe: Recipe, device: torch.device) -> RunError:
     """Say what to do where a device's memory does not suffice."""
-    smaller = ", take a smaller --sampling.size" if isinstance(recipe.sampling, PatchSampling) else ""
+    smaller = ", take a smaller --sampling.size" if recipe.sampling.size is not None else ""
     return RunError(
         f"the {device.type} ran out of memory at batch_size {recipe.training.batch_size}. Halve --training.batch-size and "
         f"double --training.accumulate{smaller}, or say --network.checkpointing."
@@ -172,7 +164,7 @@ def run_epoch(
     recipe, plan, fabric = session.recipe, session.recipe.training, session.fabric
     saved = time.perf_counter()
     index = index_of(progress.epoch)
-    distance = needed_distance(recipe.loss)
+    distance = recipe.loss.needed_distance
     order = epoch_order(
         index, recipe.sampling, visits=session.visits, generator=step_generator(plan.seed, progress.epoch)
     )
@@ -197,7 +189,7 @@ def run_epoch(
         batch = change_batch(scaled(batch.to(fabric.device), session.recipe), changes)
         with fabric.no_backward_sync(session.network, enabled=not step_ends):  # type: ignore[arg-type]
             outputs = session.network(batch.image)
-            loss = session_loss(session, outputs, batch)
+            loss = session.loss(outputs, replace(batch, annotated=batch.annotated | session.never_annotated))
             fabric.backward(loss / plan.accumulate)
         logits = outputs if isinstance(outputs, torch.Tensor) else outputs[0]
         sums.add(loss.detach(), class_counts(logits.detach(), batch))
@@ -272,7 +264,7 @@ def validate(session: Session) -> tuple[float | None, Int[np.ndarray, "case clas
         fabric.global_rank :: fabric.world_size
     ]
 
-    distance = needed_distance(session.recipe.loss)
+    distance = session.recipe.loss.needed_distance
 
     def read(number: int) -> Batch:
         return read_batch(index, parts[number], space=session.space, distance=distance)
@@ -286,7 +278,8 @@ def validate(session: Session) -> tuple[float | None, Int[np.ndarray, "case clas
         # different numbers of batches here.
         with fabric.autocast():
             logits = network(batch.image)
-        loss += session_loss(session, logits, batch).double() * len(part)
+        seen = replace(batch, annotated=batch.annotated | session.never_annotated)
+        loss += session.loss(logits, seen).double() * len(part)
         case = torch.from_numpy(index.positions[part, 0]).to(fabric.device)
         sums.index_add_(0, case, class_counts(logits, batch))
     loss, sums = total(fabric, loss), total(fabric, sums)
@@ -306,7 +299,7 @@ def out_of_patience(progress: Progress, plan: Training) -> bool:
 def save_progress(run: Path, session: Session, progress: Progress) -> None:
     """Write the state from which the run can go on."""
     progress.scaler = session.fabric.strategy.precision.state_dict()
-    facts = asdict(progress) | {MEASURED: measured_of(session.recipe)}
+    facts = asdict(progress) | {MEASURED: session.recipe.intensity.measured}
     save_state(run / run_folder.STATE, parts_of(session), session.optimizer, progress=facts)
 
 
@@ -322,11 +315,6 @@ def resume_from(file: Path, session: Session) -> tuple[Session, Progress]:
         return session, progress
     intensity = replace(session.recipe.intensity, measured=tuple(measured))  # type: ignore[arg-type]
     return replace(session, recipe=replace(session.recipe, intensity=intensity)), progress
-
-
-def measured_of(recipe: Recipe) -> tuple[float, float, float, float] | None:
-    """Give the organs' HU that a recipe scales by, or None."""
-    return recipe.intensity.measured if isinstance(recipe.intensity, ForegroundScore) else None
 
 
 def parts_of(session: Session) -> dict[str, torch.nn.Module]:

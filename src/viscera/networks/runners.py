@@ -21,7 +21,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
-from viscera.config import NetworkShape, UNetShape
+from viscera.config import NetworkShape
 from viscera.networks.device import autocast_type
 from viscera.networks.graph_cache import GraphCache
 from viscera.networks.onnx import CannotRunError, folded, one_line, shape_of, to_onnx
@@ -118,7 +118,7 @@ def missing_packages(name: RuntimeName) -> list[str]:
 
 def input_channels(shape: NetworkShape) -> int:
     """Return the channels of a network's input: the slices that it sees at once."""
-    return shape.slices if isinstance(shape, UNetShape) else 1
+    return shape.slices
 
 
 def runner_facts(runner: Runner) -> dict[str, object]:

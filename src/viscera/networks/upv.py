@@ -35,7 +35,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from viscera.config import Recipe, ResizedSlices, SliceSampling, SpacedSlices, UpvShape
+from viscera.config import Recipe, UpvShape
 from viscera.errors import SettingError
 from viscera.networks.levels import recomputed, sides_of
 
@@ -174,15 +174,16 @@ def check_slices(recipe: Recipe) -> None:
     """
     if not isinstance(recipe.network, UpvShape):
         return
-    depth, sampling = recipe.network.depth, recipe.sampling
-    if isinstance(recipe.preparation, ResizedSlices):
-        check_size(recipe.preparation.size, depth=depth, setting="preparation.size")
-    if isinstance(recipe.preparation, SpacedSlices) and depth > 4:
+    depth, preparation, sampling = recipe.network.depth, recipe.preparation, recipe.sampling
+    if preparation.size is not None:
+        check_size(preparation.size, depth=depth, setting="preparation.size")
+    if preparation.pixel_mm is not None and depth > 4:
         raise SettingError(
-            f"a network of depth {depth} needs rows and columns that are multiples of {2**depth}, but preparation 'spaced' "
-            "gives multiples of 16 (network.depth 4), a different one for each scan. Take preparation 'resized'."
+            f"a network of depth {depth} needs rows and columns that are multiples of {2**depth}, but preparation "
+            f"'{preparation.kind}' gives multiples of 16 (network.depth 4), a different one for each scan. "
+            "Take preparation 'resized'."
         )
-    if isinstance(sampling, SliceSampling) and sampling.window is not None:
+    if sampling.window is not None:
         check_size(sampling.window, depth=depth, setting="sampling.window")
 
 

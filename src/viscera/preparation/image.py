@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int16
 
-from viscera.config import Preparation, ResizedSlices, ScannerGrid, SpacedSlices, SpacedVolumes
+from viscera.config import Preparation
 from viscera.io import nifti
 from viscera.preparation.body import coarse_grid, find_body, find_coarse_body
 from viscera.preparation.geometry import Geometry
@@ -26,8 +26,6 @@ from viscera.volume import Turn, Volume, axial_turn, with_voxels
 
 SLAB_BYTES = 1 << 22
 """Of the scan, in memory at a time: few enough to stay in the processor's cache."""
-
-CutToBody = SpacedSlices | SpacedVolumes
 
 
 def prepare_image(volume: Volume, preparation: Preparation) -> tuple[Int16[np.ndarray, "z y x"], Geometry]:
@@ -47,9 +45,9 @@ def prepare_image(volume: Volume, preparation: Preparation) -> tuple[Int16[np.nd
     turn = axial_turn(volume.affine)
     hu = volume.voxels if volume.voxels.dtype == np.int16 else hounsfield(volume, where="the scan")
     axial = turn.apply(hu)
-    body = find_body(axial, _axial_spacing_mm(volume, turn)) if isinstance(preparation, CutToBody) else None
+    body = find_body(axial, _axial_spacing_mm(volume, turn)) if preparation.pixel_mm else None
     geometry = _geometry(volume, turn, preparation=preparation, body=body)
-    return _along_z(_in_plane(axial, geometry, preparation=preparation), geometry), geometry
+    return _along_z(_in_plane(axial, geometry), geometry), geometry
 
 
 def prepare_file(
@@ -77,7 +75,7 @@ def prepare_file(
         GeometryError: The affine is no scanner's.
     """
     with nifti.open_slabs(path) as scan:
-        grid, turn, twice = scan.grid, axial_turn(scan.affine), isinstance(preparation, CutToBody)
+        grid, turn, twice = scan.grid, axial_turn(scan.affine), preparation.pixel_mm is not None
         scan_bytes = grid.voxels.size * scan.dtype.itemsize
         if turn.axes[0] != 0 or (twice and scan_bytes <= keep_bytes):
             volume = scan.read()
@@ -91,7 +89,7 @@ def prepare_file(
         geometry = _geometry(grid, turn, preparation=preparation, body=body)
         image = np.empty((grid.shape[0], *geometry.size), np.int16)
         for first, slab in slabs:
-            image[first : first + len(slab)] = _in_plane(slab, geometry, preparation=preparation)
+            image[first : first + len(slab)] = _in_plane(slab, geometry)
     return _along_z(image, geometry), geometry, grid
 
 
@@ -133,33 +131,21 @@ def _axial_spacing_mm(grid: Volume, turn: Turn) -> tuple[float, float, float]:
 def _geometry(grid: Volume, turn: Turn, *, preparation: Preparation, body: tuple[slice, slice] | None) -> Geometry:
     """Give where the prepared voxels lie. Slices that are cut to the body are cut to these rows and columns."""
     slices, rows, columns = turn.apply(grid.voxels).shape
-    match preparation:
-        case ResizedSlices(size=size):
-            return Geometry(grid.shape, grid.affine, turn, size)
-        case ScannerGrid():
-            return Geometry(grid.shape, grid.affine, turn, (rows, columns))
-        case SpacedSlices(spacing_mm=spacing_mm):
-            along_z, within = None, (spacing_mm, spacing_mm)
-        case SpacedVolumes(spacing_mm=(along_z, *within)):
-            pass
+    if preparation.pixel_mm is None:
+        return Geometry(grid.shape, grid.affine, turn, preparation.size or (rows, columns))
     z, y, x = _axial_spacing_mm(grid, turn)
     box = body or (slice(0, rows), slice(0, columns))
-    pixel_grid = spaced_pixel_grid(box, (y, x), spacing_mm=(within[0], within[1]), margin_mm=preparation.margin_mm)
-    slice_grid = None if along_z is None else spaced_slice_grid(slices, z, spacing_mm=along_z)
+    pixel_grid = spaced_pixel_grid(box, (y, x), spacing_mm=preparation.pixel_mm, margin_mm=preparation.margin_mm)
+    slice_grid = spaced_slice_grid(slices, z, spacing_mm=preparation.slice_mm) if preparation.slice_mm else None
     return Geometry(grid.shape, grid.affine, turn, pixel_grid.size, pixel_grid.start, pixel_grid.step, slice_grid)
 
 
-def _in_plane(
-    axial: Int16[np.ndarray, "z y x"], geometry: Geometry, *, preparation: Preparation
-) -> Int16[np.ndarray, "z rows columns"]:
+def _in_plane(axial: Int16[np.ndarray, "z y x"], geometry: Geometry) -> Int16[np.ndarray, "z rows columns"]:
     """Prepare axial slices, each by itself."""
-    match preparation:
-        case ResizedSlices(size=size):
-            return resize_image(axial, size)
-        case ScannerGrid():
-            return np.ascontiguousarray(axial)
-        case SpacedSlices() | SpacedVolumes():
-            return resample_image(axial, geometry.pixel_grid)
+    if geometry.step is not None:
+        return resample_image(axial, geometry.pixel_grid)
+    same = geometry.size == axial.shape[1:]
+    return np.ascontiguousarray(axial) if same else resize_image(axial, geometry.size)
 
 
 def _along_z(image: Int16[np.ndarray, "z rows columns"], geometry: Geometry) -> Int16[np.ndarray, "depth rows columns"]:

@@ -213,7 +213,7 @@ class Store:
             )
         if preparation != self.preparation:
             raise StoreError(
-                f"{self.path} was prepared with {_settings(self.preparation)}, not {_settings(preparation)}. "
+                f"{self.path} was prepared with {self.preparation.described}, not {preparation.described}. "
                 "Prepare another store, or change the recipe's preparation."
             )
 
@@ -346,18 +346,6 @@ def _preparation(found: dict) -> Preparation:
             return ScannerGrid()
         case kind:
             raise ValueError(f"no preparation '{kind}'")
-
-
-def _settings(preparation: Preparation) -> str:
-    match preparation:
-        case ResizedSlices(size=(rows, columns)):
-            return f"size {rows}x{columns}"
-        case SpacedSlices(spacing_mm=spacing_mm, margin_mm=margin_mm):
-            return f"spacing_mm {spacing_mm:g}, margin_mm {margin_mm:g}"
-        case SpacedVolumes(spacing_mm=(z, y, x), margin_mm=margin_mm):
-            return f"spacing_mm {z:g} {y:g} {x:g}, margin_mm {margin_mm:g}"
-        case ScannerGrid():
-            return "the scanner's grid"
 
 
 def _pseudo_annotated(folder: Path) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from viscera.config import ForegroundScore, Recipe, Window
+from viscera.config import Recipe
 from viscera.config.recipe_json import recipe_from_json
 from viscera.errors import FileError, VisceraError
 from viscera.figures.error_grid import GridLook, JudgedSlice, error_grid
@@ -150,7 +150,7 @@ def _image(
     score = next((case_mean(one) for one in cell.cases if one.case == case.name), math.nan)
     told = f", mean IoU of the case {score:.3f}" if math.isfinite(score) else ""
     where = "" if index is not None else f", slice {found}"
-    look = GridLook(panel_pixels=PANEL_PIXELS, window_hu=_window(recipe))
+    look = GridLook(panel_pixels=PANEL_PIXELS, window_hu=recipe.intensity.window_hu or SOFT_TISSUE_HU)
     with tempfile.TemporaryDirectory() as place:
         png = error_grid(judged, Path(place) / "grid.png", look)
         return f"{title}{where}; {cell.name}{told}", base64.b64encode(png.read_bytes()).decode("ascii")
@@ -162,14 +162,3 @@ def _recipe(file: Path) -> Recipe:
     except (OSError, UnicodeDecodeError) as error:
         raise FileError(f"{file.name} cannot be read ({error}). Run the study again.") from error
     return recipe_from_json(text, where=file.name)
-
-
-def _window(recipe: Recipe) -> tuple[float, float]:
-    """Give the HU that the network sees as lowest and highest."""
-    match recipe.intensity:
-        case Window(low_hu=low, high_hu=high):
-            return low, high
-        case ForegroundScore(measured=(low, high, _, _)):
-            return low, high
-        case _:
-            return SOFT_TISSUE_HU

@@ -4,13 +4,12 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from viscera.config import ResizedSlices, ScannerGrid, SpacedSlices, SpacedVolumes
 from viscera.datasets.sources import Problem
 from viscera.errors import StoreError
 from viscera.figures.canvas import readable
 from viscera.figures.data_set import ScanHu, hu_distribution, label_frequencies
 from viscera.preparation.prepare import notes_of
-from viscera.preparation.store import Facts, Store, open_store
+from viscera.preparation.store import Facts, open_store
 from viscera.reports.page import MISSING, Cell, Page, Row, Section, Table, chart, problem_table, without_folders
 
 SPLITS = ("training", "validation", "test")
@@ -62,20 +61,8 @@ def store_page(store: Path) -> Page:
         ("data sets", str(len(by_set))),
         ("problems", str(len(problems))),
     )
-    return Page("Prepared store", store.resolve().name, _subtitle(opened), tiles, tuple(sections))
-
-
-def _subtitle(store: Store) -> str:
-    match store.preparation:
-        case ResizedSlices(size=(rows, columns)):
-            text = f"slices of {rows}x{columns} pixels"
-        case SpacedSlices(spacing_mm=mm, margin_mm=margin):
-            text = f"pixels of {mm:g} mm, slices cut to the body and {margin:g} mm around it"
-        case SpacedVolumes(spacing_mm=(z, y, x), margin_mm=margin):
-            text = f"voxels of {z:g}x{y:g}x{x:g} mm, slices cut to the body and {margin:g} mm around it"
-        case ScannerGrid():
-            text = "on the scanner's grid"
-    return f"Label space {store.space.name}, {text}."
+    subtitle = f"Label space {opened.space.name}, {opened.preparation.grid}."
+    return Page("Prepared store", store.resolve().name, subtitle, tiles, tuple(sections))
 
 
 def _intensities(by_set: Mapping[str, Sequence[Facts]]) -> list[Section]:

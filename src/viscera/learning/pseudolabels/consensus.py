@@ -15,7 +15,6 @@ import torch
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
-from viscera.config import SliceInference, UNetShape
 from viscera.inference.model import Model
 from viscera.inference.volumes import LogitReader, read_logits
 from viscera.learning.pseudolabels.acceptance import Acceptance, Finding, Verdict, judge, together
@@ -88,7 +87,7 @@ def ask(
     watch: Callable[[int, int], None] = lambda done, slices: None,
 ) -> Draft:
     """Ask the teachers, some slices at a time; see ``fill_case``."""
-    depth, size = len(case.image), min(batch_size(model) for model in models)
+    depth, size = len(case.image), min(model.recipe.inference.batch_size for model in models)
     indices = [models[0].space.index(organ) for organ in organs]
     label_of = np.array([*indices, 0], np.uint8)
     labels, doubts, counts = [], [], []
@@ -129,11 +128,6 @@ class Answers:
     most: Float[Tensor, "slice organ y x"]
 
 
-def batch_size(model: Model) -> int:
-    """Give how many slices a teacher is asked about at once."""
-    return model.recipe.inference.batch_size if isinstance(model.recipe.inference, SliceInference) else 4
-
-
 def answers(
     models: Sequence[Model],
     readers: Sequence[LogitReader],
@@ -159,7 +153,7 @@ def answers(
     decisions, chances = [], []
     for model, read in zip(models, readers, strict=True):
         logits = read(slices).float()
-        sigmoid = isinstance(model.recipe.network, UNetShape) and model.recipe.network.heads == "sigmoid"
+        sigmoid = model.recipe.network.heads == "sigmoid"
         chances.append((logits.sigmoid() if sigmoid else logits.softmax(1))[:, list(indices)])
         decisions.append(number[logits.max(1).indices])  # max is ten times as fast as argmax, see inference.decide
     given = torch.stack(decisions)

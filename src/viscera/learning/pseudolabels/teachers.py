@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from viscera.config import Accelerator, AddedBoundaryLoss, PartialLoss, SigmoidLoss, SummedBoundaryLoss
+from viscera.config import Accelerator
 from viscera.errors import RunError, SettingError, StoreError
 from viscera.inference.model import Model, load_model
 from viscera.networks.weights import find_weights, load_weights
@@ -178,11 +178,8 @@ def _check_fit(teacher: Teacher, store: Store) -> None:
 
 def _check_absence(teacher: Teacher) -> None:
     """Refuse a teacher who learnt that an organ is absent from cases that do not annotate it."""
-    match teacher.model.recipe.loss:
-        case AddedBoundaryLoss() | SummedBoundaryLoss() | PartialLoss(unannotated="background"):
-            pass
-        case PartialLoss() | SigmoidLoss():
-            return
+    if teacher.model.recipe.loss.unannotated != "background":
+        return
     taught = teacher.seen.taught if teacher.seen else None
     if teacher.seen is None or teacher.seen.annotated is None or taught is None:
         return  # warned of below: it may have seen complete labels only

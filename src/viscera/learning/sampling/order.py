@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Generator
 
-from viscera.config import Sampling, SliceSampling
+from viscera.config import Sampling
 from viscera.learning.sampling.patches import PatchIndex
 from viscera.learning.sampling.slices import SliceIndex
 
@@ -29,7 +29,7 @@ def epoch_order(
         order = torch.cat(passes)[:visits].numpy()
     else:
         order = _drawn(np.cumsum(item_weights(index, sampling.dataset_power)), visits, generator)
-    if isinstance(index, SliceIndex) and isinstance(sampling, SliceSampling) and sampling.organ_fraction > 0:
+    if isinstance(index, SliceIndex) and sampling.organ_fraction > 0:
         weights = item_weights(index, sampling.dataset_power)
         shown = index.shown[:, 1:]
         sums = [np.cumsum(weights * shown[:, organ]) for organ in np.flatnonzero(shown.any(0))]
