@@ -72,6 +72,16 @@ def organ_name(text: str) -> str:
     return ALIASES.get(name, name)
 
 
+def readable(organ: str) -> str:
+    """Return an organ's name for people.
+
+    Example:
+        >>> readable("inferior_vena_cava")
+        'inferior vena cava'
+    """
+    return organ.replace("_", " ")
+
+
 @dataclass(frozen=True)
 class LabelSpace:
     """The ordered organs that a network tells apart; organs[0] has index 1, background 0.

@@ -47,16 +47,6 @@ def style(axes: Axes, title: str, *, x: str = "", y: str = "") -> None:
         spine.set_alpha(0.45)
 
 
-def readable(organ: str) -> str:
-    """Give an organ's name for people.
-
-    Example:
-        >>> readable("inferior_vena_cava")
-        'inferior vena cava'
-    """
-    return organ.replace("_", " ")
-
-
 def line_colour(organ: str) -> tuple[float, float, float]:
     """Give an organ's colour for lines and boxes, not so pale or dark as to be lost on a white or black page."""
     red, green, blue = (value / 255 for value in colour(organ))

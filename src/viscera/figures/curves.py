@@ -12,7 +12,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
 
 from viscera.errors import FileError
-from viscera.figures.canvas import BLUE, GREY, INK, RED, line_colour, new_figure, readable, save, style
+from viscera.figures.canvas import BLUE, GREY, INK, RED, line_colour, new_figure, save, style
+from viscera.labels import readable
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from viscera.figures.canvas import GREY, INK, new_figure, readable, style
+from viscera.figures.canvas import GREY, INK, new_figure, style
 from viscera.figures.curves import Epoch
+from viscera.labels import readable
 
 LINE_COLOURS = ("#0077bb", "#ee7733", "#009988", "#ee3377", "#33a7e8", "#cc3311", "#aa8800", "#8a94a3")
 """Of the models in a panel, in turn (Paul Tol's vibrant set, extended; for white and black pages)."""

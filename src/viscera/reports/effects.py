@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from viscera.evaluation.scores import MEAN, Comparison, OrganScore, compare
-from viscera.learning.study.grid import short_names
+from viscera.learning.study.grid import short_names, text_of
 from viscera.learning.study.results import CellResult, Study
 
 LEVEL = 0.05
@@ -53,11 +53,6 @@ class Effect:
         """Whether the mean differs beyond the chance of which patients were scored."""
         mean = (self.differences or {}).get(MEAN)
         return mean is not None and self.p_value < LEVEL and (mean.low > 0 or mean.high < 0)
-
-
-def text_of(value: object) -> str:
-    """Give a setting's value as it was said on the command line."""
-    return value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
 
 
 def varied(cells: Sequence[CellResult]) -> dict[str, tuple[str, ...]]:

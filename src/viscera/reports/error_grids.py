@@ -15,11 +15,12 @@ from viscera.figures.error_grid import GridLook, JudgedSlice, error_grid
 from viscera.figures.montage import MARGIN_MM, TISSUE_HU, choose_slices
 from viscera.figures.pictures import SOFT_TISSUE_HU
 from viscera.labels import LabelSpace
+from viscera.learning.study.grid import text_of
 from viscera.learning.study.results import CaseScore, CellResult, Study, cell_folder
 from viscera.learning.study.scoring import read_labels
 from viscera.preparation.contrast import spread
 from viscera.preparation.store import Case, Store
-from viscera.reports.effects import BACKGROUND, text_of
+from viscera.reports.effects import BACKGROUND
 from viscera.reports.page import without_folders
 
 CONTRAST = "contrast.method"

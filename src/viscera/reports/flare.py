@@ -5,8 +5,7 @@ from collections.abc import Sequence
 from statistics import fmean, stdev
 
 from viscera.evaluation.scores import Evaluation
-from viscera.figures.canvas import readable
-from viscera.labels import TUMOUR
+from viscera.labels import TUMOUR, readable
 from viscera.quality.efficiency import TOLERATED_GPU_MIB, TOLERATED_S, CaseEfficiency
 from viscera.reports.page import MISSING, Cell, Row, Section, Table, number_cell
 
@@ -82,7 +81,7 @@ def efficiency_section(efficiency: Sequence[CaseEfficiency]) -> Section:
         "CPU area (%·s)",
         "Peak memory (MiB)",
     )
-    return Section("Segmentation efficiency", text, table=Table(columns, tuple(rows), words=2))
+    return Section("Segmentation efficiency", text, table=Table(columns, tuple(rows)))
 
 
 def _spread_cell(values: Sequence[float], *, of: int = 0) -> Cell:

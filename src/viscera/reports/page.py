@@ -138,6 +138,16 @@ def without_folders(text: str, *files: str) -> str:
     return FOLDERS.sub("", text)
 
 
+def counted(count: int, what: str) -> str:
+    """Return a number of things.
+
+    Example:
+        >>> counted(1, "case"), counted(2, "case")
+        ('1 case', '2 cases')
+    """
+    return f"{count} {what}{'' if count == 1 else 's'}"
+
+
 def number_cell(value: float | None, *, digits: int = 3, bar: bool = False) -> Cell:
     """Give a number's cell, "–" for None, NaN and infinity; ``bar`` draws a share in [0, 1] behind it."""
     if value is None or not math.isfinite(value):
@@ -147,7 +157,7 @@ def number_cell(value: float | None, *, digits: int = 3, bar: bool = False) -> C
 
 def facts_table(facts: dict[str, object]) -> Table:
     """Give a table of names and values; nested settings are named with dots."""
-    rows = [Row((Cell(name), Cell(text))) for name, text in _flat(facts, "")]
+    rows = [Row((Cell(name), Cell(text))) for name, text in _setting_rows(facts, "")]
     return Table(("setting", "value"), tuple(rows), words=2)
 
 
@@ -191,12 +201,12 @@ def read_json(path: Path) -> dict[str, object]:
     return value
 
 
-def _flat(value: object, name: str) -> list[tuple[str, str]]:
+def _setting_rows(value: object, name: str) -> list[tuple[str, str]]:
     """List (name.of.setting, text), with paths cut to their last part."""
     if isinstance(value, dict) and value:
-        return [pair for key, one in value.items() for pair in _flat(one, f"{name}.{key}".lstrip("."))]
+        return [pair for key, one in value.items() for pair in _setting_rows(one, f"{name}.{key}".lstrip("."))]
     if isinstance(value, list):
-        return [(name, ", ".join(text for one in value for _, text in _flat(one, "")) or MISSING)]
+        return [(name, ", ".join(text for one in value for _, text in _setting_rows(one, "")) or MISSING)]
     if value is None or value == {}:
         return [(name, MISSING)]
     if isinstance(value, float):

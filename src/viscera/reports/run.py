@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from viscera.errors import RunError
-from viscera.figures.canvas import readable
 from viscera.figures.curves import Epoch, best_epoch, curves_figure, read_log
+from viscera.labels import readable
 from viscera.reports.page import Cell, Page, Row, Section, Table, chart, facts_table, number_cell, read_json
 
 

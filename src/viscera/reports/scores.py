@@ -11,11 +11,11 @@ from viscera.errors import VisceraError
 from viscera.evaluation.confusion import BACKGROUND, Confusion, MixUp, mix_ups
 from viscera.evaluation.pairing import Task, match
 from viscera.evaluation.scores import ALL, ANNOTATED, GROUPS, MEAN, UNANNOTATED, Evaluation, Summary
-from viscera.figures.canvas import readable
 from viscera.figures.confusion import confusion_figure
 from viscera.figures.montage import Look, montage
 from viscera.figures.scores import dice_bars, dice_boxes
 from viscera.io.nifti import read
+from viscera.labels import readable
 from viscera.reports.flare import efficiency_section, targets_section
 from viscera.reports.page import (
     MISSING,
@@ -25,6 +25,7 @@ from viscera.reports.page import (
     Section,
     Table,
     chart,
+    counted,
     number_cell,
     problem_table,
     without_folders,
@@ -103,13 +104,9 @@ def evaluation_page(evaluation: Evaluation, title: str, pictures: Sequence[CaseF
     ranking = sorted(
         ((case, sum(scores.values()) / len(scores)) for case, scores in values.items()), key=lambda entry: entry[1]
     )
-    text = "Mean over cases, with the bootstrap 95 % interval over patients in brackets."
-    if any(row.metric == "hd95_mm" for row in evaluation.summary):
-        text += " A missed organ counts as 0, but has no HD95."
-    sections = [targets_section(evaluation)] if evaluation.mode == "flare" else []
-    if evaluation.efficiency:
-        sections.append(efficiency_section(evaluation.efficiency))
-    sections.append(Section("Summary", text, table=_summary_table(evaluation)))
+    sections = [_accuracy(evaluation, metric)]
+    if evaluation.mode == "flare":
+        sections.append(targets_section(evaluation))
     if evaluation.of_group(UNANNOTATED):
         sections.append(_groups(evaluation, metric))
     if ranking:
@@ -126,6 +123,8 @@ def evaluation_page(evaluation: Evaluation, title: str, pictures: Sequence[CaseF
     shown = _chosen(pictures, [case for case, _ in ranking])
     if shown:
         sections.append(_pictures(shown))
+    if evaluation.efficiency:
+        sections.append(efficiency_section(evaluation.efficiency))
     if evaluation.problems:
         text = "These cases have no score and are in no mean."
         sections.append(Section("Problems", text, table=problem_table(evaluation.problems)))
@@ -169,6 +168,20 @@ def _tiles(evaluation: Evaluation) -> tuple[tuple[str, str], ...]:
     means = {row.metric: row.mean for row in evaluation.of_group(ALL) if row.organ == MEAN and math.isfinite(row.mean)}
     tiles += [(f"mean {_heading(metric)}", f"{means[metric]:.3f}") for metric in FRACTIONS if metric in means]
     return tuple(tiles)
+
+
+def _accuracy(evaluation: Evaluation, metric: str) -> Section:
+    """Return the first section: what was measured on how much, and the means."""
+    organs, cases = ({getattr(score, name) for score in evaluation.scores} for name in ("organ", "case"))
+    title = "Accuracy"
+    if evaluation.scores:
+        title += (
+            f": {_heading(metric)} of {counted(len(organs), 'organ')} on {counted(len(cases), 'case')} against truth"
+        )
+    text = "Mean over cases, with the bootstrap 95 % interval over patients in brackets; 1 is perfect."
+    if any(row.metric == "hd95_mm" for row in evaluation.summary):
+        text += " HD95 and the volume error are perfect at 0. A missed organ counts as 0, but has no HD95."
+    return Section(title, text, table=_summary_table(evaluation))
 
 
 def _by_case(evaluation: Evaluation, metric: str) -> dict[str, dict[str, float]]:

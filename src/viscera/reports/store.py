@@ -7,8 +7,8 @@ from pathlib import Path
 from viscera.config import ResizedSlices, ScannerGrid, SpacedSlices, SpacedVolumes
 from viscera.datasets.sources import Problem
 from viscera.errors import StoreError
-from viscera.figures.canvas import readable
 from viscera.figures.data_set import ScanHu, hu_distribution, label_frequencies
+from viscera.labels import readable
 from viscera.preparation.prepare import notes_of
 from viscera.preparation.store import Facts, Store, open_store
 from viscera.reports.page import MISSING, Cell, Page, Row, Section, Table, chart, problem_table, without_folders

@@ -8,14 +8,14 @@ import numpy as np
 
 from viscera.errors import FileError
 from viscera.evaluation.scores import MEAN
-from viscera.figures.canvas import readable
 from viscera.figures.curves import read_log
 from viscera.figures.study import Curve, Dot, iou_curves, iou_dots, loss_curves, mean_iou
 from viscera.io.atomic import write_text
-from viscera.learning.study.grid import short_names
+from viscera.labels import readable
+from viscera.learning.study.grid import short_names, text_of
 from viscera.learning.study.results import CellResult, ClassScore, Study, cell_folder
 from viscera.preparation.store import Store
-from viscera.reports.effects import BACKGROUND, Effect, effects, findings, text_of, varied
+from viscera.reports.effects import BACKGROUND, Effect, effects, findings, varied
 from viscera.reports.error_grids import CONTRAST, Place, error_grids
 from viscera.reports.page import MISSING, Cell, Page, Row, Section, Table, chart, number_cell, render, without_folders
 from viscera.reports.run import duration

@@ -19,6 +19,8 @@ from viscera.evaluation.metrics import confusion, overlap
 from viscera.evaluation.pairing import Pair
 from viscera.figures.montage import LARGEST_LABEL, choose_slices
 from viscera.figures.pictures import AGREEMENT_COLOURS, AGREEMENT_NAMES, RGB, UNJUDGED, agreement
+from viscera.labels import readable
+from viscera.reports.page import counted
 from viscera.volume import Turn, Volume, require_same_grid, to_axial, turn_volume
 
 AIR_HU = -1024
@@ -138,7 +140,10 @@ def label_scene(
         raise LabelError(f"{where}: {len(values)} labels, but a page holds at most {MOST_ORGANS}. Merge some of them.")
     nameless = [value for value in found if value not in names]
     if nameless:
-        notes = (*notes, f"{_counted(nameless)} without a name: called label_N, N being the value in the file.")
+        notes = (
+            *notes,
+            f"{counted(len(nameless), 'label')} without a name: called label_N, N being the value in the file.",
+        )
     table = np.zeros(max([*values, LARGEST_LABEL]) + 1, np.uint8)
     table[values] = np.arange(1, len(values) + 1)
     rows = [
@@ -192,7 +197,7 @@ def compare_scene(
         rows.append(row)
     silent = [organ for organ in pair.space.organs if organ not in pair.annotated]
     if silent:
-        notes = (*notes, f"Not annotated in the truth, so not judged: {', '.join(silent)}.")
+        notes = (*notes, f"Not annotated in the truth, so not judged: {', '.join(map(readable, silent))}.")
     return _scene(ct, {"prediction": prediction, "truth": truth, "agreement": codes}, rows, title=title, notes=notes)
 
 
@@ -302,7 +307,3 @@ def _tilt_degrees(volume: Volume) -> float:
 
 def _number(value: float) -> Score:
     return float(value) if np.isfinite(value) else None
-
-
-def _counted(values: list[int]) -> str:
-    return f"{len(values)} label{'s' * (len(values) != 1)}"
