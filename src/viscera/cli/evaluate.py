@@ -152,7 +152,7 @@ def score_all(options: Options, predictions: Sequence[Path]) -> Evaluation:
 
 
 def truth_of(options: Options, name: str) -> Path | list[Source]:
-    """Give the truth that a user named: a path, or the cases of a data set."""
+    """Return the truth that a user named: a path, or the cases of a data set."""
     if "=" in name and not Path(name).exists():
         return of_split(data_sets([name])[0], options.run, options.split)
     if options.split != "all":
@@ -226,12 +226,12 @@ def describe_mix_up(entry: MixUp) -> str:
 
 
 def per_cent(share: float) -> str:
-    """Give a share for people, "-" where the organ is shown by no truth."""
+    """Return a share for people, "-" where the organ is shown by no truth."""
     return "-" if math.isnan(share) else f"{100 * share:.1f} %"
 
 
 def mean_text(row: Summary | None, *, interval: bool) -> str:
-    """Give a mean, perhaps with its interval."""
+    """Return a mean, perhaps with its interval."""
     if row is None or math.isnan(row.mean):
         return "-"
     digits = 1 if row.metric.endswith(("_mm", "_ml")) else 3

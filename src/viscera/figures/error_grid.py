@@ -209,7 +209,7 @@ def error_grid(judged: JudgedSlice, out: Path, look: GridLook = GridLook()) -> P
 
 
 def picture_size(shape: tuple[int, ...], spacing_mm: tuple[float, float], width: int) -> tuple[int, int]:
-    """Give rows and columns of a picture ``width`` pixels wide that shows a slice in its true proportions.
+    """Return rows and columns of a picture ``width`` pixels wide that shows a slice in its true proportions.
 
     Example:
         >>> picture_size((100, 200), (3.0, 1.0), 100)

@@ -109,7 +109,7 @@ def _draw_row(
 
 
 def bar_length_mm(width_mm: float) -> int:
-    """Give the longest round length that fits a third of a picture.
+    """Return the longest round length that fits a third of a picture.
 
     Example:
         >>> bar_length_mm(400.0), bar_length_mm(50.0)

@@ -87,7 +87,7 @@ def iou_curves(curves: Sequence[Curve], lines: Sequence[str] = ()) -> Figure:
 
 
 def mean_iou(dice: Mapping[str, float]) -> float | None:
-    """Give the mean over organs of IoU = D / (2 - D), which holds for scores pooled over voxels; None without any.
+    """Return the mean over organs of IoU = D / (2 - D), which holds for scores pooled over voxels; None without any.
 
     Example:
         >>> mean_iou({"liver": 1.0, "spleen": 0.0}), mean_iou({})
@@ -211,7 +211,7 @@ def _dot(axes: Axes, row: int, dot: Dot, number: int) -> None:
 
 
 def _look(number: int) -> tuple[str, str]:
-    """Give the colour and marker of the line of that number; they repeat at different pace after eight."""
+    """Return the colour and marker of the line of that number; they repeat at different pace after eight."""
     return LINE_COLOURS[number % 8], MARKERS[(number + number // 8) % 8]
 
 

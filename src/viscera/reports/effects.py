@@ -56,7 +56,7 @@ class Effect:
 
 
 def varied(cells: Sequence[CellResult]) -> dict[str, tuple[str, ...]]:
-    """Give {dotted setting: its values as text} of the settings that have more than one."""
+    """Return {dotted setting: its values as text} of the settings that have more than one."""
     found: dict[str, dict[str, None]] = {}
     for cell in cells:
         for setting, value in cell.settings.items():
@@ -103,7 +103,7 @@ def findings(study: Study, rows: Sequence[Effect]) -> tuple[str, ...]:
     shown = [row for row in tested if row.shown]
     rest = [row for row in tested if not row.shown]
     if shown:
-        sentences.append(f"Beyond the chance of which patients are scored: {'; '.join(map(_told, shown))}.")
+        sentences.append(f"Beyond the chance of which patients are scored: {'; '.join(map(_sentence, shown))}.")
     if rest:
         sentences.append(
             f"No difference shown: {'; '.join(map(_briefly, rest))}. That does not show that there is none."
@@ -126,7 +126,7 @@ def _briefly(row: Effect) -> str:
     return f"{row.setting} {row.value} against {row.reference} ({_difference(row).difference:+.3f})"
 
 
-def _told(row: Effect) -> str:
+def _sentence(row: Effect) -> str:
     mean = _difference(row)
     interval = f" [{mean.low:+.3f}, {mean.high:+.3f}]" if math.isfinite(mean.low) else ""
     return (
@@ -136,7 +136,7 @@ def _told(row: Effect) -> str:
 
 
 def _difference(row: Effect) -> Comparison:
-    """Give the comparison of the means of an effect that was tested."""
+    """Return the comparison of the means of an effect that was tested."""
     return (row.differences or {})[MEAN]
 
 
@@ -146,7 +146,7 @@ def _mean(cell: CellResult) -> float:
 
 
 def _pairs(cells: Sequence[CellResult], setting: str, values: tuple[str, str]) -> list[tuple[CellResult, CellResult]]:
-    """Give the cells with the first and the second value that are alike in all else."""
+    """Return the cells with the first and the second value that are alike in all else."""
 
     def others(cell: CellResult) -> str:
         return json.dumps(

@@ -109,19 +109,19 @@ class Page:
 
 
 def render(page: Page) -> str:
-    """Give the page as HTML. Every text is escaped; only the charts, which viscera drew, are taken as they are."""
+    """Return the page as HTML. Every text is escaped; only the charts, which viscera drew, are taken as they are."""
     template = files("viscera.reports").joinpath("templates", "report.html").read_text(encoding="utf-8")
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     return environment.from_string(template).render(page=page)
 
 
 def chart(figure: Figure, name: str) -> str:
-    """Give a figure as an SVG element, its texts escaped; ``name`` must be unique on the page."""
+    """Return a figure as an SVG element, its texts escaped; ``name`` must be unique on the page."""
     return inline_svg(figure, name)
 
 
 def without_folders(text: str, *files: str) -> str:
-    """Give a text in which files have lost their folders, since a folder may be named after a patient.
+    """Return a text in which files have lost their folders, since a folder may be named after a patient.
 
     Args:
         text: Any message.
@@ -149,20 +149,20 @@ def counted(count: int, what: str) -> str:
 
 
 def number_cell(value: float | None, *, digits: int = 3, bar: bool = False) -> Cell:
-    """Give a number's cell, "–" for None, NaN and infinity; ``bar`` draws a share in [0, 1] behind it."""
+    """Return a number's cell, "–" for None, NaN and infinity; ``bar`` draws a share in [0, 1] behind it."""
     if value is None or not math.isfinite(value):
         return Cell(MISSING)
     return Cell(f"{value:.{digits}f}", number=value, share=round(min(max(value, 0.0), 1.0), 3) if bar else None)
 
 
 def facts_table(facts: dict[str, object]) -> Table:
-    """Give a table of names and values; nested settings are named with dots."""
+    """Return a table of names and values; nested settings are named with dots."""
     rows = [Row((Cell(name), Cell(text))) for name, text in _setting_rows(facts, "")]
     return Table(("setting", "value"), tuple(rows), words=2)
 
 
 def problem_table(problems: Sequence[Problem]) -> Table:
-    """Give a table of files that could not be used, and what to do about each."""
+    """Return a table of files that could not be used, and what to do about each."""
     rows = [
         Row(
             (
@@ -178,7 +178,7 @@ def problem_table(problems: Sequence[Problem]) -> Table:
 
 
 def _name(file: str) -> str:
-    """Give a path's last part, whatever the system that it was written on."""
+    """Return a path's last part, whatever the system that it was written on."""
     return PurePath(file.replace("\\", "/")).name
 
 

@@ -14,7 +14,7 @@ def is_run(folder: Path) -> bool:
 
 
 def run_page(run: Path) -> Page:
-    """Give the page of a run.
+    """Return the page of a run.
 
     Raises:
         RunError: No epoch is finished.
@@ -60,7 +60,7 @@ def _tiles(epochs: list[Epoch], best: Epoch) -> tuple[tuple[str, str], ...]:
 
 
 def duration(seconds: float) -> str:
-    """Give a duration for people.
+    """Return a duration for people.
 
     Example:
         >>> duration(42), duration(200), duration(7500)

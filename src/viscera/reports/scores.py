@@ -59,7 +59,7 @@ SHOWN_PER_END = 2
 """Montages of so many of the worst and of the best cases."""
 
 SMALLEST_MIX_UP = 0.005
-"""Smaller shares of an organ are not told in words."""
+"""Smaller shares of an organ are not put into words."""
 
 MOST_MIX_UPS = 8
 
@@ -92,7 +92,7 @@ class CaseFiles:
 
 
 def evaluation_page(evaluation: Evaluation, title: str, pictures: Sequence[CaseFiles] = ()) -> Page:
-    """Give the page of an evaluation.
+    """Return the page of an evaluation.
 
     Args:
         evaluation: What is shown.
@@ -136,7 +136,7 @@ def evaluation_page(evaluation: Evaluation, title: str, pictures: Sequence[CaseF
 
 
 def picture(case: CaseFiles, look: Look = LOOK) -> str:
-    """Draw the montage of a case; give the PNG in base64. Voxels of unknown truth are shown as background.
+    """Draw the montage of a case, and return the PNG in base64. Voxels of unknown truth are shown as background.
 
     Raises:
         VisceraError: Its files cannot be used.
@@ -185,7 +185,7 @@ def _accuracy(evaluation: Evaluation, metric: str) -> Section:
 
 
 def _by_case(evaluation: Evaluation, metric: str) -> dict[str, dict[str, float]]:
-    """Give {case: {organ: score}}, without what is not finite."""
+    """Return {case: {organ: score}}, without what is not finite."""
     values: dict[str, dict[str, float]] = {}
     for score in evaluation.scores:
         value = score.values.get(metric, math.nan)
@@ -243,13 +243,13 @@ def _confusion(confusion: Confusion) -> Section:
         "organ. Of each case only what its truth can tell: no row for an organ that it does not annotate, and such an "
         "organ found in the background is not counted, since it may be right."
     )
-    notes = [_told(entry) for entry in list(pairs.values())[:MOST_MIX_UPS]]
+    notes = [_sentence(entry) for entry in list(pairs.values())[:MOST_MIX_UPS]]
     figure = chart(confusion_figure(confusion), "confusion matrix")
     return Section("What is mistaken for what", text, charts=(figure,), notes=tuple(notes))
 
 
-def _told(entry: MixUp) -> str:
-    """Give a mix-up and the one the other way round as a sentence."""
+def _sentence(entry: MixUp) -> str:
+    """Return a mix-up and the one the other way round as a sentence."""
     truth, predicted = readable(entry.truth), readable(entry.predicted)
     amount, share, back = f"({entry.ml:.1f} ml)", _per_cent(entry.share), _per_cent(entry.back)
     if entry.truth == BACKGROUND and math.isnan(entry.share):
@@ -285,7 +285,7 @@ def _pictures(shown: Sequence[tuple[str, CaseFiles]]) -> Section:
 
 
 def _chosen(pictures: Sequence[CaseFiles], ranked: Sequence[str]) -> list[tuple[str, CaseFiles]]:
-    """Give (caption, case): the worst and best of the ranked cases that can be drawn."""
+    """Return (caption, case): the worst and best of the ranked cases that can be drawn."""
     places = {case: place for place, case in enumerate(ranked, start=1)}
     known = sorted((case for case in pictures if case.title in places), key=lambda case: places[case.title])
     if len(known) > 2 * SHOWN_PER_END:
@@ -323,7 +323,7 @@ def _summary_table(evaluation: Evaluation) -> Table:
 
 
 def _mean_cell(row: Summary | None, metric: str, cases: int) -> Cell:
-    """Give a mean with its interval, and its number of cases where that is less than the organ's."""
+    """Return a mean with its interval, and its number of cases where that is less than the organ's."""
     if row is None:
         return Cell(MISSING)
     digits = _digits(metric)
@@ -349,7 +349,7 @@ def _case_table(evaluation: Evaluation) -> Table:
 
 
 def _ordered(metrics: Iterable[str]) -> list[str]:
-    """Give each metric once: those known in the order of METRICS, then the others."""
+    """Return each metric once: those known in the order of METRICS, then the others."""
     given = dict.fromkeys(metrics)
     return [metric for metric in METRICS if metric in given] + [metric for metric in given if metric not in METRICS]
 

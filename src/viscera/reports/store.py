@@ -22,7 +22,7 @@ def is_store(folder: Path) -> bool:
 
 
 def store_page(store: Path) -> Page:
-    """Give the page of a prepared store.
+    """Return the page of a prepared store.
 
     Raises:
         StoreError: It has no cases, or is damaged.

@@ -39,7 +39,7 @@ class _Doubt:
 
 
 def trust_section(scores: Sequence[OrganScore], trusts: Sequence[CaseTrust], *, metric: str, name: str) -> Section:
-    """Give the table of doubtful scans and organs, the worst first, and how organs with and without a sign score.
+    """Return the table of doubtful scans and organs, the worst first, and how organs with and without a sign score.
 
     Args:
         scores: Of all cases.
@@ -115,13 +115,13 @@ def _doubts(trust: CaseTrust, scored: Mapping[str, float]) -> list[_Doubt]:
 
 
 def _scored_as(organ: str, scored: Mapping[str, float]) -> str:
-    """Give the organ under which another is scored: itself, or the whole where only this is scored."""
+    """Return the organ under which another is scored: itself, or the whole where only this is scored."""
     name = organ_name(organ)
     return WHOLES[name] if name not in scored and WHOLES.get(name) in scored else name
 
 
 def _chosen(doubts: Sequence[_Doubt]) -> tuple[list[_Doubt], int]:
-    """Give the rows to show, scans first, each part worst first; and how many are left out."""
+    """Return the rows to show, scans first, each part worst first; and how many are left out."""
     ranked = sorted(doubts, key=lambda doubt: doubt.place)
     scans, organs = ([doubt for doubt in ranked if bool(doubt.organ) is whose] for whose in (False, True))
     scans = scans[: max(MOST_ROWS // 2, MOST_ROWS - len(organs))]
@@ -140,7 +140,7 @@ def _row(doubt: _Doubt) -> Row:
 
 
 def _mean(values: Sequence[float]) -> str:
-    """Give a mean and of how many."""
+    """Return a mean and of how many."""
     return f"{fmean(values):.3f} ({len(values)})" if values else "none is scored"
 
 

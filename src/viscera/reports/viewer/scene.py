@@ -244,7 +244,7 @@ def _scene(
 
 
 def _hounsfield(voxels: Shaped[np.ndarray, "z y x"]) -> Int16[np.ndarray, "z y x"]:
-    """Give HU as int16: rounded, NaN as air, what int16 cannot hold cut off."""
+    """Return HU as int16: rounded, NaN as air, what int16 cannot hold cut off."""
     if voxels.dtype == np.int16:
         return np.ascontiguousarray(voxels)
     whole = np.empty(voxels.shape, np.int16)
@@ -255,7 +255,7 @@ def _hounsfield(voxels: Shaped[np.ndarray, "z y x"]) -> Int16[np.ndarray, "z y x
 
 
 def _start(maps: list[UInt8[np.ndarray, "z y x"]], classes: int) -> tuple[int, int, int]:
-    """Give the axial slice that shows most organs best, and the middle of the organs in it; else the volume's middle."""
+    """Return the axial slice that shows most organs best, and the middle of the organs in it; else the volume's middle."""
     areas = sum(np.stack([np.bincount(layer.ravel(), minlength=classes) for layer in labels]) for labels in maps)
     z = choose_slices(np.asarray(areas)[:, 1:], 1)[0] if classes > 1 else maps[0].shape[0] // 2
     labelled = np.logical_or.reduce([labels[z] > 0 for labels in maps])
@@ -269,7 +269,7 @@ def count_labels(labels: Shaped[np.ndarray, "z y x"], *, where: str) -> Int[np.n
     """Count the voxels of each label, 0 to the largest.
 
     Raises:
-        LabelError: The values are no labels.
+        LabelError: The values are not labels.
     """
     low, high = float(labels.min()), float(labels.max())
     if not (low >= 0 and high <= LARGEST_LABEL):
@@ -286,12 +286,12 @@ def count_labels(labels: Shaped[np.ndarray, "z y x"], *, where: str) -> Int[np.n
 
 
 def _ml(counts: Int[np.ndarray, "values"], value: int, grid: Volume) -> float:
-    """Give the volume of a label, ml, to the microlitre, so that it does not hang on the order of the axes."""
+    """Return the volume of a label, ml, to the microlitre, so that it does not depend on the order of the axes."""
     return round(float(counts[value]) * grid.voxel_ml, 3) if value < counts.size else 0.0
 
 
 def _known(pair: Pair) -> tuple[UInt8[np.ndarray, "z y x"], UInt8[np.ndarray, "z y x"]]:
-    """Give truth and prediction with background where the truth says nothing."""
+    """Return truth and prediction with background where the truth says nothing."""
     if pair.known is None:
         return pair.truth.voxels, pair.prediction.voxels
     known: Bool[np.ndarray, "z y x"] = pair.known
@@ -299,7 +299,7 @@ def _known(pair: Pair) -> tuple[UInt8[np.ndarray, "z y x"], UInt8[np.ndarray, "z
 
 
 def _tilt_degrees(volume: Volume) -> float:
-    """Give the largest angle between an axis of the grid and the world's."""
+    """Return the largest angle between an axis of the grid and the world's."""
     directions = np.abs(volume.affine[:3, :3]) / np.linalg.norm(volume.affine[:3, :3], axis=0)
     along = min(directions[2 - axis, axis] for axis in range(3))
     return float(np.degrees(np.arccos(np.clip(along, -1, 1))))
