@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Int, Shaped, UInt8
+from jaxtyping import Bool, Int, Shaped, UInt8
 
 from viscera.colours import ColourScheme, colour
 from viscera.errors import LabelError, SettingError
@@ -284,6 +284,14 @@ def _areas(maps: list[Shaped[np.ndarray, "z y x"]], axis: int, values: list[int]
     return np.array(counts)[:, values]
 
 
+def with_margin(wanted: Bool[np.ndarray, "_"], step_mm: float) -> slice:
+    """Return the places from the first to the last that is wanted, with a margin; all of them where none is."""
+    found = np.flatnonzero(wanted)
+    low, high = (int(found[0]), int(found[-1])) if found.size else (0, len(wanted) - 1)
+    margin = round(MARGIN_MM / step_mm)
+    return slice(max(low - margin, 0), min(high + margin + 1, len(wanted)))
+
+
 def field_of(ct: Volume, maps: list[Shaped[np.ndarray, "z y x"]]) -> tuple[slice, slice, slice]:
     """Return the part worth showing: the body along y and x, the organs along z, with a margin, and every organ."""
     layers = ct.voxels[:: max(1, ct.shape[0] // 16)] > TISSUE_HU
@@ -296,10 +304,7 @@ def field_of(ct: Volume, maps: list[Shaped[np.ndarray, "z y x"]]) -> tuple[slice
     field = []
     for axis, spacing_mm in enumerate(ct.spacing_mm):
         others = tuple(other for other in range(3) if other != axis)
-        wanted = np.flatnonzero(np.logical_or.reduce([a.any(axis=others) for a in maps] + [tissue[axis]]))
-        margin = round(MARGIN_MM / spacing_mm)
-        low, high = (int(wanted[0]), int(wanted[-1])) if wanted.size else (0, ct.shape[axis] - 1)
-        field.append(slice(max(low - margin, 0), min(high + margin + 1, ct.shape[axis])))
+        field.append(with_margin(np.logical_or.reduce([a.any(axis=others) for a in maps] + [tissue[axis]]), spacing_mm))
     return field[0], field[1], field[2]
 
 

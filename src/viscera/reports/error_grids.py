@@ -1,8 +1,6 @@
 """Error grids of a study: which cases and slices are shown, and the pictures."""
 
-import base64
 import math
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,7 +10,7 @@ from viscera.config import ForegroundScore, Recipe, Window
 from viscera.config.recipe_json import recipe_from_json
 from viscera.errors import FileError, VisceraError
 from viscera.figures.error_grid import GridLook, JudgedSlice, error_grid
-from viscera.figures.montage import MARGIN_MM, TISSUE_HU, choose_slices
+from viscera.figures.montage import TISSUE_HU, choose_slices, with_margin
 from viscera.figures.pictures import SOFT_TISSUE_HU
 from viscera.labels import LabelSpace
 from viscera.learning.study.grid import text_of
@@ -21,7 +19,7 @@ from viscera.learning.study.scoring import read_labels
 from viscera.preparation.contrast import spread
 from viscera.preparation.store import Case, Store
 from viscera.reports.effects import BACKGROUND
-from viscera.reports.page import without_folders
+from viscera.reports.page import png_base64, without_folders
 
 CONTRAST = "contrast.method"
 PANEL_PIXELS = 280
@@ -113,10 +111,7 @@ def _body(
     for axis, step_mm in enumerate(spacing_mm):
         # A line counts as body if 2 % of it is not air: wires and noise do not.
         wanted = tissue.mean(axis=1 - axis) > 0.02
-        shown = np.flatnonzero(np.logical_or.reduce([wanted, *(one.any(axis=1 - axis) for one in labels)]))
-        low, high = (int(shown[0]), int(shown[-1])) if shown.size else (0, len(wanted) - 1)
-        margin = round(MARGIN_MM / step_mm)
-        field.append(slice(max(low - margin, 0), high + margin + 1))
+        field.append(with_margin(np.logical_or.reduce([wanted, *(one.any(axis=1 - axis) for one in labels)]), step_mm))
     return field[0], field[1]
 
 
@@ -152,9 +147,7 @@ def _image(
     shown_iou = f", mean IoU of the case {score:.3f}" if math.isfinite(score) else ""
     where = "" if index is not None else f", slice {found}"
     look = GridLook(panel_pixels=PANEL_PIXELS, window_hu=_window(recipe))
-    with tempfile.TemporaryDirectory() as place:
-        png = error_grid(judged, Path(place) / "grid.png", look)
-        return f"{title}{where}; {cell.name}{shown_iou}", base64.b64encode(png.read_bytes()).decode("ascii")
+    return f"{title}{where}; {cell.name}{shown_iou}", png_base64(lambda out: error_grid(judged, out, look))
 
 
 def _recipe(file: Path) -> Recipe:

@@ -3,10 +3,12 @@
 The other files of this package fill a ``Page``; templates/report.html lays it out.
 """
 
+import base64
 import json
 import math
 import re
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from importlib.resources import files
@@ -118,6 +120,12 @@ def render(page: Page) -> str:
 def chart(figure: Figure, name: str) -> str:
     """Return a figure as an SVG element, its texts escaped; ``name`` must be unique on the page."""
     return inline_svg(figure, name)
+
+
+def png_base64(draw: Callable[[Path], Path]) -> str:
+    """Return the PNG that ``draw`` writes to the path that it is given, in base64."""
+    with tempfile.TemporaryDirectory() as folder:
+        return base64.b64encode(draw(Path(folder) / "picture.png").read_bytes()).decode("ascii")
 
 
 def without_folders(text: str, *files: str) -> str:

@@ -1,8 +1,6 @@
 """The page of an evaluation: means with intervals, charts, signs of doubt, best and worst cases with pictures, every score."""
 
-import base64
 import math
-import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,6 +25,7 @@ from viscera.reports.page import (
     chart,
     counted,
     number_cell,
+    png_base64,
     problem_table,
     without_folders,
 )
@@ -145,17 +144,17 @@ def picture(case: CaseFiles, look: Look = LOOK) -> str:
     prediction = pair.prediction
     if pair.known is not None:  # they have no score either
         prediction = with_voxels(prediction, prediction.voxels * pair.known)
-    with tempfile.TemporaryDirectory() as folder:
-        png = montage(
+    return png_base64(
+        lambda out: montage(
             read(case.ct),
             prediction,
             truth=pair.truth,
             names=pair.space.labels,
             annotated=pair.annotated,
-            out=Path(folder) / "montage.png",
+            out=out,
             look=look,
         )
-        return base64.b64encode(png.read_bytes()).decode("ascii")
+    )
 
 
 def _tiles(evaluation: Evaluation) -> tuple[tuple[str, str], ...]:
