@@ -19,9 +19,10 @@ from train_and_look import prepared, small_recipe, trained_and_scored
 from viscera.datasets.sources import Source
 from viscera.evaluation.pairing import Task, match
 from viscera.evaluation.scores import MEAN, Comparison, Evaluation, compare
-from viscera.figures.canvas import GREY, INK, line_colour, new_figure, readable, save, style
+from viscera.figures.canvas import GREY, INK, line_colour, new_figure, save, style
 from viscera.figures.montage import Look, montage
 from viscera.io.nifti import read
+from viscera.labels import readable
 
 # %% [markdown]
 # ## Differences, not means

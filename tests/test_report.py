@@ -17,7 +17,7 @@ from viscera.datasets.writing import write_case as write_data_case
 from viscera.errors import FileError, RunError, StoreError
 from viscera.evaluation.evaluate import Rules, evaluate
 from viscera.evaluation.pairing import Task
-from viscera.evaluation.scores import evaluation_from_json
+from viscera.evaluation.scores import Evaluation, OrganScore, evaluation_from_json
 from viscera.figures.pictures import AGREE, AGREEMENT_COLOURS, FALSE, MISSED, OTHER, UNJUDGED
 from viscera.io.nifti import write
 from viscera.labels import LabelSpace
@@ -27,7 +27,7 @@ from viscera.preparation.prepare import Plan, prepare_store
 from viscera.preparation.store import Case, Facts, SourceFacts, create_store, open_store, write_case
 from viscera.quality.efficiency import CaseEfficiency, Efficiency
 from viscera.reports.page import Cell, Page, Row, Section, Table, facts_table, render, without_folders
-from viscera.reports.scores import CaseFiles
+from viscera.reports.scores import CaseFiles, evaluation_page
 from viscera.reports.scores import picture as picture_of
 from viscera.reports.write import write_report
 from viscera.volume import Volume, axial_turn
@@ -194,6 +194,13 @@ def test_an_evaluation_s_page_shows_means_with_intervals_and_every_score(tmp_pat
     assert reader.tags.count("svg") == 2
     assert '<td data-v="0.875"' in text
     assert "<b>0.738</b><span>mean Dice</span>" in text
+
+
+@pytest.mark.parametrize(("mode", "heading"), [("volume", "Dice"), ("flare", "FLARE DSC"), ("slices", "slice Dice")])
+def test_accuracy_comes_first_and_says_of_what(mode, heading):
+    scores = tuple(OrganScore(case, case, organ, {}) for case in "ab" for organ in ("liver", "spleen", "kidney"))
+    page = evaluation_page(Evaluation(mode, scores, ()), "x")
+    assert page.sections[0].title == f"Accuracy: {heading} of 3 organs on 2 cases against truth"
 
 
 def test_the_mean_over_organs_comes_last(tmp_path):

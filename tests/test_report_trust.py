@@ -8,9 +8,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from viscera.cli.evaluate import together
 from viscera.errors import FileError
-from viscera.evaluation.evaluate import evaluate
+from viscera.evaluation.evaluate import evaluate, merge_evaluations
 from viscera.evaluation.scores import Evaluation, OrganScore, evaluation_from_json
 from viscera.io.nifti import write
 from viscera.quality.flags import CaseTrust, Sign, Trust, read_case_trust
@@ -238,7 +237,7 @@ def test_an_evaluation_has_the_signs_of_its_predictions_and_so_has_its_json(tmp_
     assert found.trust == (CaseTrust("a", ("y",), {"liver": ("liver: x",)}),)
     assert evaluation_from_json(found.to_json(), where="e.json").trust == found.trust
     assert '"trust"' not in replace(found, trust=()).to_json()
-    both = together([found, found], [str(tmp_path / "one"), str(tmp_path / "two")])
+    both = merge_evaluations([found, found], ["one", "two"])
     assert [row.case for row in both.trust] == ["one/a", "two/a"]
 
 

@@ -508,4 +508,4 @@ def test_the_command_refuses_a_matrix_of_slices_and_says_when_there_is_no_mix_up
     assert "--confusion counts whole volumes, which --mode slices does not judge" in capsys.readouterr().err
     perfect = [str(save(tmp_path / name / "a.nii.gz", boxes())) for name in ("t", "o")]
     assert main(["evaluate", *perfect, "--confusion"]) == 0
-    assert "Nothing is mistaken for anything." in capsys.readouterr().err
+    assert "No confusions found." in capsys.readouterr().err

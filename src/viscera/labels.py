@@ -62,7 +62,7 @@ PART_OF: dict[str, str] = {side: whole for whole, sides in SIDES.items() for sid
 
 
 def organ_name(text: str) -> str:
-    """Give the name that viscera uses: lower case, underscores, aliases resolved.
+    """Return the name that viscera uses: lower case, underscores, aliases resolved.
 
     Example:
         >>> organ_name("Left Kidney"), organ_name("bladder"), organ_name("liver")
@@ -70,6 +70,16 @@ def organ_name(text: str) -> str:
     """
     name = "_".join(text.strip().lower().replace("-", " ").replace("_", " ").split())
     return ALIASES.get(name, name)
+
+
+def readable(organ: str) -> str:
+    """Return an organ's name for people.
+
+    Example:
+        >>> readable("inferior_vena_cava")
+        'inferior vena cava'
+    """
+    return organ.replace("_", " ")
 
 
 @dataclass(frozen=True)
@@ -106,7 +116,7 @@ class LabelSpace:
         return ("background", *self.organs)
 
     def index(self, organ: str) -> int:
-        """Give the index of an organ, by any of its names.
+        """Return the index of an organ, by any of its names.
 
         Raises:
             LabelError: The space does not hold it.
@@ -262,7 +272,7 @@ def _with_wholes(organs: set[str]) -> set[str]:
 
 
 def _target(space: LabelSpace, name: str) -> str | None:
-    """Give the organ of the space that a label belongs to: itself, any tumour's, or the whole that it is part of."""
+    """Return the organ of the space that a label belongs to: itself, any tumour's, or the whole that it is part of."""
     if TUMOUR in space.organs and name not in space.organs and name.endswith(f"_{TUMOUR}"):
         return TUMOUR
     while name not in space.organs:

@@ -3,7 +3,7 @@
 import math
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
@@ -16,11 +16,12 @@ from viscera.cli.console import progress, say, show_problems, show_table
 from viscera.cli.inputs import data_sets
 from viscera.datasets.sources import Source
 from viscera.errors import FileError, SettingError
-from viscera.evaluation.confusion import BACKGROUND, MixUp, merge, mix_ups
-from viscera.evaluation.evaluate import Rules, evaluate, read_own_organs
+from viscera.evaluation.confusion import BACKGROUND, MixUp, mix_ups
+from viscera.evaluation.evaluate import Rules, evaluate, merge_evaluations, read_own_organs
 from viscera.evaluation.pairing import find_tasks
-from viscera.evaluation.scores import ALL, GROUPS, UNANNOTATED, Evaluation, Summary, compare, summarise
+from viscera.evaluation.scores import ALL, GROUPS, UNANNOTATED, Evaluation, Summary, compare
 from viscera.io.atomic import write_text
+from viscera.labels import readable
 from viscera.preparation.splits import of_split
 
 SHOWN = {
@@ -147,47 +148,17 @@ def score_all(options: Options, predictions: Sequence[Path]) -> Evaluation:
                     own=listed,
                 )
             )
-    return found[0] if len(found) == 1 else together(found, options.files[::2])
+    folders = [Path(name.partition("=")[2] or name).name for name in options.files[::2]]
+    return found[0] if len(found) == 1 else merge_evaluations(found, folders)
 
 
 def truth_of(options: Options, name: str) -> Path | list[Source]:
-    """Give the truth that a user named: a path, or the cases of a data set."""
+    """Return the truth that a user named: a path, or the cases of a data set."""
     if "=" in name and not Path(name).exists():
         return of_split(data_sets([name])[0], options.run, options.split)
     if options.split != "all":
         raise SettingError(f"--split {options.split} needs a data set as LAYOUT=DIR, not '{name}'.")
     return Path(name)
-
-
-def together(found: Sequence[Evaluation], names: Sequence[str]) -> Evaluation:
-    """Give one evaluation of several data sets; cases and patients are told apart by the data set's folder."""
-    folders = [Path(name.partition("=")[2] or name).name for name in names]
-    scores = tuple(
-        replace(score, case=f"{folder}/{score.case}", patient=f"{folder}/{score.patient}")
-        for folder, one in zip(folders, found, strict=True)
-        for score in one.scores
-    )
-    problems = tuple(
-        replace(problem, case=f"{folder}/{problem.case}")
-        for folder, one in zip(folders, found, strict=True)
-        for problem in one.problems
-    )
-    notes = tuple(
-        dict.fromkeys(f"{folder}: {note}" for folder, one in zip(folders, found, strict=True) for note in one.notes)
-    )
-    matrix = merge(one.confusion for one in found if one.confusion)
-    efficiency = tuple(
-        replace(row, case=f"{folder}/{row.case}")
-        for folder, one in zip(folders, found, strict=True)
-        for row in one.efficiency
-    )
-    trust = tuple(
-        replace(row, case=f"{folder}/{row.case}")
-        for folder, one in zip(folders, found, strict=True)
-        for row in one.trust
-    )
-    summary = summarise(scores, np.random.default_rng(0))
-    return Evaluation(found[0].mode, scores, summary, problems, notes, matrix, efficiency, trust)
 
 
 def show_scores(found: Evaluation) -> None:
@@ -198,9 +169,9 @@ def show_scores(found: Evaluation) -> None:
         by_organ.setdefault(row.organ, {})[row.metric] = row
     rows = [
         (
-            organ,
+            readable(organ),
             str(values[metrics[0]].cases),
-            *(text_of(values.get(metric), interval=metric in metrics[:2]) for metric in metrics),
+            *(mean_text(values.get(metric), interval=metric in metrics[:2]) for metric in metrics),
         )
         for organ, values in by_organ.items()
         if metrics[0] in values
@@ -217,7 +188,10 @@ def show_groups(found: Evaluation) -> None:
     for organ in dict.fromkeys(row.organ for row in found.of_group(ALL) if row.metric == metric):
         means = [by_group[group].get(organ) for group in GROUPS]
         rows.append(
-            (organ, *(text for row in means for text in (str(row.cases if row else 0), text_of(row, interval=True))))
+            (
+                readable(organ),
+                *(text for row in means for text in (str(row.cases if row else 0), mean_text(row, interval=True))),
+            )
         )
     columns = ("organ", "cases, annotated", f"{metric}, annotated", "cases, unannotated", f"{metric}, unannotated")
     show_table("Organs that the case's own data set annotates, and others", columns, rows)
@@ -226,36 +200,39 @@ def show_groups(found: Evaluation) -> None:
 def show_mix_ups(found: Evaluation) -> None:
     """Show the largest mix-ups; shares are of the true volume of the organ that is named first."""
     rows = [
-        (told(entry), f"{entry.ml:.1f}", per_cent(entry.share), per_cent(entry.back))
+        (describe_mix_up(entry), f"{entry.ml:.1f}", per_cent(entry.share), per_cent(entry.back))
         for entry in (mix_ups(found.confusion) if found.confusion else [])
     ]
     if rows:
         show_table("Largest mix-ups, of the organ's true volume", ("mix-up", "ml", "share", "other way round"), rows)
     else:
-        say("Nothing is mistaken for anything.")
+        say("No confusions found.")
 
 
-def told(entry: MixUp) -> str:
+def describe_mix_up(entry: MixUp) -> str:
     """Say what is mistaken for what.
 
     Example:
-        >>> told(MixUp("spleen", "liver", 9.0, 0.1, 0.0)), told(MixUp("spleen", "background", 9.0, 0.1, 0.0))
-        ('spleen called liver', 'spleen missed')
-        >>> told(MixUp("background", "spleen", 9.0, 0.1, 0.0))
+        >>> describe_mix_up(MixUp("spleen", "liver", 9.0, 0.1, 0.0))
+        'spleen called liver'
+        >>> describe_mix_up(MixUp("spleen", "background", 9.0, 0.1, 0.0))
+        'spleen missed'
+        >>> describe_mix_up(MixUp("background", "spleen", 9.0, 0.1, 0.0))
         'spleen found in background'
     """
+    truth, predicted = readable(entry.truth), readable(entry.predicted)
     if entry.truth == BACKGROUND:
-        return f"{entry.predicted} found in background"
-    return f"{entry.truth} missed" if entry.predicted == BACKGROUND else f"{entry.truth} called {entry.predicted}"
+        return f"{predicted} found in background"
+    return f"{truth} missed" if entry.predicted == BACKGROUND else f"{truth} called {predicted}"
 
 
 def per_cent(share: float) -> str:
-    """Give a share for people, "-" where the organ is shown by no truth."""
+    """Return a share for people, "-" where the organ is shown by no truth."""
     return "-" if math.isnan(share) else f"{100 * share:.1f} %"
 
 
-def text_of(row: Summary | None, *, interval: bool) -> str:
-    """Give a mean, perhaps with its interval."""
+def mean_text(row: Summary | None, *, interval: bool) -> str:
+    """Return a mean, perhaps with its interval."""
     if row is None or math.isnan(row.mean):
         return "-"
     digits = 1 if row.metric.endswith(("_mm", "_ml")) else 3
@@ -269,7 +246,7 @@ def show_comparison(second: Evaluation, first: Evaluation) -> None:
     for group in (ALL, *GROUPS) if second.of_group(UNANNOTATED) else (ALL,):
         rows = [
             (
-                row.organ,
+                readable(row.organ),
                 str(row.patients),
                 f"{row.difference:+.4f} [{row.low:+.4f}, {row.high:+.4f}]",
                 f"{row.p_value:.3g}",

@@ -162,7 +162,7 @@ def matched(options: Options) -> "tuple[Pair, tuple[str, ...]]":
 
 
 def found_values(labels: Path) -> set[int]:
-    """Give the labels that a file holds, without 0; what is no label is left to ``match`` to refuse."""
+    """Return the labels that a file holds, without 0; what is not a label is left to ``match`` to refuse."""
     import numpy as np
 
     from viscera.io import nifti
@@ -171,7 +171,7 @@ def found_values(labels: Path) -> set[int]:
 
 
 def names_of(labels: Path) -> tuple[dict[int, str], tuple[str, ...]]:
-    """Give {value: organ} of a label file; where nothing names them, none, and a note that says so."""
+    """Return {value: organ} of a label file; where nothing names them, none, and a note that says so."""
     from viscera.io.label_names import names_beside
 
     names = names_beside(labels)
@@ -191,7 +191,7 @@ def tell(notes: tuple[str, ...]) -> None:
 
 
 def task_of(options: Options) -> "Task":
-    """Give the label map and its truth.
+    """Return the label map and its truth.
 
     Raises:
         FileError: The data set does not hold the case.

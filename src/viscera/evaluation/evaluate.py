@@ -349,6 +349,31 @@ def evaluate(
     return Evaluation(rules.mode, scores, summary, problems, (*notes, *remarks), matrix, _costs(tasks), _trusts(tasks))
 
 
+def merge_evaluations(found: Sequence[Evaluation], folders: Sequence[str]) -> Evaluation:
+    """Return one evaluation of several data sets.
+
+    Args:
+        found: One per data set, all of one mode.
+        folders: A name for each; it is put before the names of its cases and patients, and so tells them apart.
+    """
+    named = list(zip(folders, found, strict=True))
+    scores = tuple(
+        replace(score, case=f"{folder}/{score.case}", patient=f"{folder}/{score.patient}")
+        for folder, one in named
+        for score in one.scores
+    )
+    return Evaluation(
+        found[0].mode,
+        scores,
+        summarise(scores, np.random.default_rng(0)),
+        tuple(replace(row, case=f"{folder}/{row.case}") for folder, one in named for row in one.problems),
+        tuple(dict.fromkeys(f"{folder}: {note}" for folder, one in named for note in one.notes)),
+        merge(one.confusion for one in found if one.confusion),
+        tuple(replace(row, case=f"{folder}/{row.case}") for folder, one in named for row in one.efficiency),
+        tuple(replace(row, case=f"{folder}/{row.case}") for folder, one in named for row in one.trust),
+    )
+
+
 def _costs(tasks: Sequence[Task]) -> tuple[CaseEfficiency, ...]:
     """Give what the predictions cost, of those whose NAME.json says so."""
     rows = (

@@ -23,7 +23,7 @@ DPI = 110
 
 
 def new_figure(width_inches: float, height_inches: float) -> Figure:
-    """Give an empty white figure that lays out its axes by itself."""
+    """Return an empty white figure that lays out its axes by itself."""
     figure = Figure(figsize=(width_inches, height_inches), dpi=DPI, layout="constrained", facecolor="white")
     engine = figure.get_layout_engine()
     if engine is not None:
@@ -33,7 +33,7 @@ def new_figure(width_inches: float, height_inches: float) -> Figure:
 
 
 def style(axes: Axes, title: str, *, x: str = "", y: str = "") -> None:
-    """Give axes viscera's look: a quiet frame, a light grid behind, title on the left."""
+    """Style axes as viscera does: a quiet frame, a light grid behind, title on the left."""
     axes.set_title(title, loc="left", fontsize=10, fontweight="bold", color=INK)
     axes.set_xlabel(x, fontsize=9, color=INK)
     axes.set_ylabel(y, fontsize=9, color=INK)
@@ -47,18 +47,8 @@ def style(axes: Axes, title: str, *, x: str = "", y: str = "") -> None:
         spine.set_alpha(0.45)
 
 
-def readable(organ: str) -> str:
-    """Give an organ's name for people.
-
-    Example:
-        >>> readable("inferior_vena_cava")
-        'inferior vena cava'
-    """
-    return organ.replace("_", " ")
-
-
 def line_colour(organ: str) -> tuple[float, float, float]:
-    """Give an organ's colour for lines and boxes, not so pale or dark as to be lost on a white or black page."""
+    """Return an organ's colour for lines and boxes, not so pale or dark as to be lost on a white or black page."""
     red, green, blue = (value / 255 for value in colour(organ))
     luminance = 0.2126 * red + 0.7152 * green + 0.0722 * blue
     if luminance > 0.62:
@@ -84,7 +74,7 @@ def save(figure: Figure, path: Path) -> Path:
 
 
 def inline_svg(figure: Figure, name: str) -> str:
-    """Give a figure as an ``<svg>`` element for an HTML page, in the page's fonts and text colour.
+    """Return a figure as an ``<svg>`` element for an HTML page, in the page's fonts and text colour.
 
     Args:
         figure: The figure; its white ground becomes transparent.

@@ -7,7 +7,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from viscera.evaluation.confusion import Confusion
-from viscera.figures.canvas import GREY, new_figure, readable, style
+from viscera.figures.canvas import GREY, new_figure, style
+from viscera.labels import readable
 
 RIGHT = LinearSegmentedColormap.from_list("right", ["#f2f6fc", "#9dc1ec", "#2a64b7", "#0b2f6b"])
 WRONG = LinearSegmentedColormap.from_list("wrong", ["#fdf8f2", "#f9c48a", "#d9691a", "#7f2f04"])

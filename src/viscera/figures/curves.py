@@ -12,7 +12,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
 
 from viscera.errors import FileError
-from viscera.figures.canvas import BLUE, GREY, INK, RED, line_colour, new_figure, readable, save, style
+from viscera.figures.canvas import BLUE, GREY, INK, RED, line_colour, new_figure, save, style
+from viscera.labels import readable
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ def read_log(path: Path) -> list[Epoch]:
     passed over.
 
     Raises:
-        FileError: The file is missing, empty, or has a line that is no epoch.
+        FileError: The file is missing, empty, or has a line that is not an epoch.
     """
     if path.is_dir():
         path = path / "log.jsonl"
@@ -74,7 +75,7 @@ def read_log(path: Path) -> list[Epoch]:
 
 
 def best_epoch(epochs: Sequence[Epoch]) -> Epoch | None:
-    """Give the epoch of the lowest validation loss; without one, of the highest mean validation Dice; else None."""
+    """Return the epoch of the lowest validation loss; without one, of the highest mean validation Dice; else None."""
     lost = [entry for entry in epochs if entry.val_loss is not None]
     if lost:
         return min(lost, key=lambda entry: entry.val_loss if entry.val_loss is not None else math.inf)
@@ -226,7 +227,7 @@ def _epoch(entry: Mapping[str, object]) -> Epoch:
 
 
 def _number(value: object) -> float | None:
-    """Give a finite number or None."""
+    """Return a finite number or None."""
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, int | float):
@@ -235,7 +236,7 @@ def _number(value: object) -> float | None:
 
 
 def _scores(value: object) -> dict[str, float]:
-    """Give {organ: score} without the nulls."""
+    """Return {organ: score} without the nulls."""
     if value is None:
         return {}
     if not isinstance(value, Mapping):

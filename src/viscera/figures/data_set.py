@@ -8,7 +8,8 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
-from viscera.figures.canvas import BLUE, GREY, INK, RED, new_figure, readable, style
+from viscera.figures.canvas import BLUE, GREY, INK, RED, new_figure, style
+from viscera.labels import readable
 
 SERIES = ("#3d7edb", "#e08a2e", "#2fa37c", "#b4569e", "#8a94a3", "#c9b02f")
 """Colours of data sets."""

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 
 from viscera.colours import ColourScheme, colour
 from viscera.errors import SettingError
-from viscera.figures.canvas import readable, save
+from viscera.figures.canvas import save
 from viscera.figures.pictures import (
     AGREE,
     AGREEMENT_COLOURS,
@@ -46,6 +46,7 @@ from viscera.figures.sheet import (
     draw_sides,
     write_text,
 )
+from viscera.labels import readable
 
 ACROSS = 18
 """Pixels between the panels of a row, so that the note of one keeps off the title of the next."""
@@ -208,7 +209,7 @@ def error_grid(judged: JudgedSlice, out: Path, look: GridLook = GridLook()) -> P
 
 
 def picture_size(shape: tuple[int, ...], spacing_mm: tuple[float, float], width: int) -> tuple[int, int]:
-    """Give rows and columns of a picture ``width`` pixels wide that shows a slice in its true proportions.
+    """Return rows and columns of a picture ``width`` pixels wide that shows a slice in its true proportions.
 
     Example:
         >>> picture_size((100, 200), (3.0, 1.0), 100)

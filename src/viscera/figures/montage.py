@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Int, Shaped, UInt8
+from jaxtyping import Bool, Int, Shaped, UInt8
 
 from viscera.colours import ColourScheme, colour
 from viscera.errors import LabelError, SettingError
@@ -49,7 +49,7 @@ WORTH_SHOWING = 0.05
 """Slices with less than this share of every organ's largest area hold only tips and stray flecks."""
 
 LARGEST_LABEL = 1023
-"""A higher value is no organ: somebody passed a scan as labels."""
+"""A higher value is not an organ: somebody passed a scan as labels."""
 
 
 @dataclass(frozen=True)
@@ -141,7 +141,7 @@ def montage(
 
     Raises:
         GeometryError: The grids differ.
-        LabelError: Labels that are no labels.
+        LabelError: Labels that are not labels.
         FileError: The PNG cannot be written.
     """
     pictures = stills(ct, prediction, truth=truth, names=names, annotated=annotated, look=look)
@@ -248,7 +248,7 @@ def _pictures(
     organs: Mapping[int, str],
     look: Look,
 ) -> tuple[UInt8[np.ndarray, "y x 3"], ...]:
-    """Give the columns of one slice; ``labels`` is [truth, prediction] with their ``codes``, or [prediction]."""
+    """Return the columns of one slice; ``labels`` is [truth, prediction] with their ``codes``, or [prediction]."""
     colours = {value: colour(organ, look.colours) for value, organ in organs.items()}
     plain = np.repeat(grey(slice_hu, look.window_hu)[..., None], 3, axis=2)
     painted = [overlay(slice_hu, a, colours=colours, window_hu=look.window_hu, opacity=look.opacity) for a in labels]
@@ -267,7 +267,7 @@ def _check_labels(labels: Shaped[np.ndarray, "z y x"], what: str) -> None:
 
 
 def _values(labels: Shaped[np.ndarray, "z y x"]) -> list[int]:
-    """Give the labels to be found, without 0."""
+    """Return the labels to be found, without 0."""
     found = np.zeros(LARGEST_LABEL + 1, bool)
     for layer in labels:
         found[layer] = True
@@ -284,10 +284,18 @@ def _areas(maps: list[Shaped[np.ndarray, "z y x"]], axis: int, values: list[int]
     return np.array(counts)[:, values]
 
 
+def with_margin(wanted: Bool[np.ndarray, "_"], step_mm: float) -> slice:
+    """Return the places from the first to the last that is wanted, with a margin; all of them where none is."""
+    found = np.flatnonzero(wanted)
+    low, high = (int(found[0]), int(found[-1])) if found.size else (0, len(wanted) - 1)
+    margin = round(MARGIN_MM / step_mm)
+    return slice(max(low - margin, 0), min(high + margin + 1, len(wanted)))
+
+
 def field_of(ct: Volume, maps: list[Shaped[np.ndarray, "z y x"]]) -> tuple[slice, slice, slice]:
-    """Give the part worth showing: the body along y and x, the organs along z, with a margin, and every organ."""
+    """Return the part worth showing: the body along y and x, the organs along z, with a margin, and every organ."""
     layers = ct.voxels[:: max(1, ct.shape[0] // 16)] > TISSUE_HU
-    # A row counts as body if 2 % of it, in some slice, is no air: wires and noise do not.
+    # A row counts as body if 2 % of it, in some slice, is not air: wires and noise do not.
     tissue = [
         np.zeros(ct.shape[0], bool),
         layers.mean(axis=2).max(axis=0) > 0.02,
@@ -296,17 +304,14 @@ def field_of(ct: Volume, maps: list[Shaped[np.ndarray, "z y x"]]) -> tuple[slice
     field = []
     for axis, spacing_mm in enumerate(ct.spacing_mm):
         others = tuple(other for other in range(3) if other != axis)
-        wanted = np.flatnonzero(np.logical_or.reduce([a.any(axis=others) for a in maps] + [tissue[axis]]))
-        margin = round(MARGIN_MM / spacing_mm)
-        low, high = (int(wanted[0]), int(wanted[-1])) if wanted.size else (0, ct.shape[axis] - 1)
-        field.append(slice(max(low - margin, 0), min(high + margin + 1, ct.shape[axis])))
+        field.append(with_margin(np.logical_or.reduce([a.any(axis=others) for a in maps] + [tissue[axis]]), spacing_mm))
     return field[0], field[1], field[2]
 
 
 def _cut(
     voxels: Shaped[np.ndarray, "z y x"], plane: Plane, index: int, field: tuple[slice, slice, slice]
 ) -> Shaped[np.ndarray, "rows columns"]:
-    """Give one slice of a volume in axial order, as it is looked at."""
+    """Return one slice of a volume in axial order, as it is looked at."""
     z, y, x = field
     if plane == "axial":
         return voxels[index, y, x]
@@ -319,14 +324,14 @@ def _length_mm(ct: Volume, field: tuple[slice, slice, slice], axis: int) -> floa
 
 
 def _size(ct: Volume, field: tuple[slice, slice, slice], plane: Plane, pixel_mm: float) -> tuple[int, int]:
-    """Give rows and columns of a plane's picture."""
+    """Return rows and columns of a plane's picture."""
     axes = {"axial": (1, 2), "coronal": (0, 2), "sagittal": (0, 1)}[plane]
     rows, columns = (max(1, round(_length_mm(ct, field, axis) / pixel_mm)) for axis in axes)
     return rows, columns
 
 
 def _position_mm(ct: Volume, plane: Plane, index: int) -> float:
-    """Give the world coordinate of a slice's centre along the axis that the plane cuts."""
+    """Return the world coordinate of a slice's centre along the axis that the plane cuts."""
     axis = PLANES.index(plane)
     centre = np.array([*((n - 1) / 2 for n in ct.shape), 1.0])
     centre[axis] = index

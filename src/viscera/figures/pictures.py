@@ -77,7 +77,7 @@ def require_window(window_hu: tuple[float, float]) -> None:
 
 
 def outlines(labels: Shaped[np.ndarray, "y x"]) -> Bool[np.ndarray, "y x"]:
-    """Tell which labelled pixels touch, by an edge, a pixel of another label; the picture's border is no outline."""
+    """Tell which labelled pixels touch, by an edge, a pixel of another label; the picture's border does not count."""
     edge = np.zeros(labels.shape, bool)
     down, across = labels[1:] != labels[:-1], labels[:, 1:] != labels[:, :-1]
     edge[1:] |= down

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from matplotlib.figure import Figure
 
 from viscera.evaluation.scores import MEAN, Summary
-from viscera.figures.canvas import GREY, INK, line_colour, new_figure, readable, style
+from viscera.figures.canvas import GREY, INK, line_colour, new_figure, style
+from viscera.labels import readable
 
 GOLDEN = 0.6180339887
 """Multiples of it, modulo 1, spread points evenly whatever their number."""

@@ -15,8 +15,9 @@ from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
 from matplotlib.transforms import IdentityTransform
 
-from viscera.figures.canvas import readable, save
+from viscera.figures.canvas import save
 from viscera.figures.pictures import RGB
+from viscera.labels import readable
 
 GROUND, PALE, QUIET = "#0b0e13", "#f2f4f8", "#9aa4b2"
 DPI = 100
@@ -108,7 +109,7 @@ def _draw_row(
 
 
 def bar_length_mm(width_mm: float) -> int:
-    """Give the longest round length that fits a third of a picture.
+    """Return the longest round length that fits a third of a picture.
 
     Example:
         >>> bar_length_mm(400.0), bar_length_mm(50.0)

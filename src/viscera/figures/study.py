@@ -14,8 +14,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from viscera.figures.canvas import GREY, INK, new_figure, readable, style
+from viscera.figures.canvas import GREY, INK, new_figure, style
 from viscera.figures.curves import Epoch
+from viscera.labels import readable
 
 LINE_COLOURS = ("#0077bb", "#ee7733", "#009988", "#ee3377", "#33a7e8", "#cc3311", "#aa8800", "#8a94a3")
 """Of the models in a panel, in turn (Paul Tol's vibrant set, extended; for white and black pages)."""
@@ -86,7 +87,7 @@ def iou_curves(curves: Sequence[Curve], lines: Sequence[str] = ()) -> Figure:
 
 
 def mean_iou(dice: Mapping[str, float]) -> float | None:
-    """Give the mean over organs of IoU = D / (2 - D), which holds for scores pooled over voxels; None without any.
+    """Return the mean over organs of IoU = D / (2 - D), which holds for scores pooled over voxels; None without any.
 
     Example:
         >>> mean_iou({"liver": 1.0, "spleen": 0.0}), mean_iou({})
@@ -210,7 +211,7 @@ def _dot(axes: Axes, row: int, dot: Dot, number: int) -> None:
 
 
 def _look(number: int) -> tuple[str, str]:
-    """Give the colour and marker of the line of that number; they repeat at different pace after eight."""
+    """Return the colour and marker of the line of that number; they repeat at different pace after eight."""
     return LINE_COLOURS[number % 8], MARKERS[(number + number // 8) % 8]
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from viscera.evaluation.scores import MEAN, Comparison, OrganScore, compare
-from viscera.learning.study.grid import short_names
+from viscera.learning.study.grid import short_names, text_of
 from viscera.learning.study.results import CellResult, Study
 
 LEVEL = 0.05
@@ -55,13 +55,8 @@ class Effect:
         return mean is not None and self.p_value < LEVEL and (mean.low > 0 or mean.high < 0)
 
 
-def text_of(value: object) -> str:
-    """Give a setting's value as it was said on the command line."""
-    return value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
-
-
 def varied(cells: Sequence[CellResult]) -> dict[str, tuple[str, ...]]:
-    """Give {dotted setting: its values as text} of the settings that have more than one."""
+    """Return {dotted setting: its values as text} of the settings that have more than one."""
     found: dict[str, dict[str, None]] = {}
     for cell in cells:
         for setting, value in cell.settings.items():
@@ -108,7 +103,7 @@ def findings(study: Study, rows: Sequence[Effect]) -> tuple[str, ...]:
     shown = [row for row in tested if row.shown]
     rest = [row for row in tested if not row.shown]
     if shown:
-        sentences.append(f"Beyond the chance of which patients are scored: {'; '.join(map(_told, shown))}.")
+        sentences.append(f"Beyond the chance of which patients are scored: {'; '.join(map(_sentence, shown))}.")
     if rest:
         sentences.append(
             f"No difference shown: {'; '.join(map(_briefly, rest))}. That does not show that there is none."
@@ -131,7 +126,7 @@ def _briefly(row: Effect) -> str:
     return f"{row.setting} {row.value} against {row.reference} ({_difference(row).difference:+.3f})"
 
 
-def _told(row: Effect) -> str:
+def _sentence(row: Effect) -> str:
     mean = _difference(row)
     interval = f" [{mean.low:+.3f}, {mean.high:+.3f}]" if math.isfinite(mean.low) else ""
     return (
@@ -141,7 +136,7 @@ def _told(row: Effect) -> str:
 
 
 def _difference(row: Effect) -> Comparison:
-    """Give the comparison of the means of an effect that was tested."""
+    """Return the comparison of the means of an effect that was tested."""
     return (row.differences or {})[MEAN]
 
 
@@ -151,7 +146,7 @@ def _mean(cell: CellResult) -> float:
 
 
 def _pairs(cells: Sequence[CellResult], setting: str, values: tuple[str, str]) -> list[tuple[CellResult, CellResult]]:
-    """Give the cells with the first and the second value that are alike in all else."""
+    """Return the cells with the first and the second value that are alike in all else."""
 
     def others(cell: CellResult) -> str:
         return json.dumps(

@@ -1,8 +1,6 @@
 """Error grids of a study: which cases and slices are shown, and the pictures."""
 
-import base64
 import math
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,15 +10,16 @@ from viscera.config import Recipe
 from viscera.config.recipe_json import recipe_from_json
 from viscera.errors import FileError, VisceraError
 from viscera.figures.error_grid import GridLook, JudgedSlice, error_grid
-from viscera.figures.montage import MARGIN_MM, TISSUE_HU, choose_slices
+from viscera.figures.montage import TISSUE_HU, choose_slices, with_margin
 from viscera.figures.pictures import SOFT_TISSUE_HU
 from viscera.labels import LabelSpace
+from viscera.learning.study.grid import text_of
 from viscera.learning.study.results import CaseScore, CellResult, Study, cell_folder
 from viscera.learning.study.scoring import read_labels
 from viscera.preparation.contrast import enhance
 from viscera.preparation.store import Case, Store
-from viscera.reports.effects import BACKGROUND, text_of
-from viscera.reports.page import without_folders
+from viscera.reports.effects import BACKGROUND
+from viscera.reports.page import png_base64, without_folders
 
 CONTRAST = "contrast.method"
 PANEL_PIXELS = 280
@@ -59,7 +58,7 @@ def error_grids(
 
 
 def case_mean(score: CaseScore) -> float:
-    """Give the mean IoU over a case's organs; NaN without one."""
+    """Return the mean IoU over a case's organs; NaN without one."""
     values = [value for organ, value in score.iou.items() if organ != BACKGROUND and math.isfinite(value)]
     return float(np.mean(values)) if values else math.nan
 
@@ -67,7 +66,7 @@ def case_mean(score: CaseScore) -> float:
 def judged_slice(
     case: Case, labels: np.ndarray, *, recipe: Recipe, space: LabelSpace, index: int | None = None
 ) -> tuple[JudgedSlice, int]:
-    """Give a slice as the network saw it, cut to the body and to all labels, with truth and prediction; and its number.
+    """Return a slice as the network saw it, cut to the body and to all labels, with truth and prediction; and its number.
 
     Args:
         case: From the store.
@@ -106,21 +105,18 @@ def judged_slice(
 def _body(
     slice_hu: np.ndarray, labels: tuple[np.ndarray, np.ndarray], *, spacing_mm: tuple[float, float]
 ) -> tuple[slice, slice]:
-    """Give the rows and columns worth showing, with a margin: the same whatever the contrast."""
+    """Return the rows and columns worth showing, with a margin: the same whatever the contrast."""
     tissue = slice_hu > TISSUE_HU
     field = []
     for axis, step_mm in enumerate(spacing_mm):
-        # A line counts as body if 2 % of it is no air: wires and noise do not.
+        # A line counts as body if 2 % of it is not air: wires and noise do not.
         wanted = tissue.mean(axis=1 - axis) > 0.02
-        shown = np.flatnonzero(np.logical_or.reduce([wanted, *(one.any(axis=1 - axis) for one in labels)]))
-        low, high = (int(shown[0]), int(shown[-1])) if shown.size else (0, len(wanted) - 1)
-        margin = round(MARGIN_MM / step_mm)
-        field.append(slice(max(low - margin, 0), high + margin + 1))
+        field.append(with_margin(np.logical_or.reduce([wanted, *(one.any(axis=1 - axis) for one in labels)]), step_mm))
     return field[0], field[1]
 
 
 def _notable(best: CellResult) -> list[tuple[str, CaseScore]]:
-    """Give the best, the median and the worst case, each once."""
+    """Return the best, the median and the worst case, each once."""
     ranked = sorted((score for score in best.cases if math.isfinite(case_mean(score))), key=case_mean, reverse=True)
     if not ranked:
         return []
@@ -130,7 +126,7 @@ def _notable(best: CellResult) -> list[tuple[str, CaseScore]]:
 
 
 def _contrasts(study: Study, best: CellResult) -> list[CellResult]:
-    """Give the best cell, then those that differ from it in the contrast only."""
+    """Return the best cell, then those that differ from it in the contrast only."""
 
     def others(cell: CellResult) -> dict[str, str]:
         return {name: text_of(value) for name, value in cell.settings.items() if name != CONTRAST}
@@ -142,18 +138,16 @@ def _contrasts(study: Study, best: CellResult) -> list[CellResult]:
 def _image(
     title: str, cell: CellResult, out: Path, *, case: Case, space: LabelSpace, index: int | None
 ) -> tuple[str, str]:
-    """Draw one grid; give (caption, PNG in base64)."""
+    """Draw one grid, and return (caption, PNG in base64)."""
     folder = cell_folder(out, cell)
     labels = read_labels(folder / "labels" / f"{case.name}.npz")
     recipe = _recipe(folder / "run" / "recipe.json")
     judged, found = judged_slice(case, labels, recipe=recipe, space=space, index=index)
     score = next((case_mean(one) for one in cell.cases if one.case == case.name), math.nan)
-    told = f", mean IoU of the case {score:.3f}" if math.isfinite(score) else ""
+    shown_iou = f", mean IoU of the case {score:.3f}" if math.isfinite(score) else ""
     where = "" if index is not None else f", slice {found}"
     look = GridLook(panel_pixels=PANEL_PIXELS, window_hu=recipe.intensity.window_hu or SOFT_TISSUE_HU)
-    with tempfile.TemporaryDirectory() as place:
-        png = error_grid(judged, Path(place) / "grid.png", look)
-        return f"{title}{where}; {cell.name}{told}", base64.b64encode(png.read_bytes()).decode("ascii")
+    return f"{title}{where}; {cell.name}{shown_iou}", png_base64(lambda out: error_grid(judged, out, look))
 
 
 def _recipe(file: Path) -> Recipe:

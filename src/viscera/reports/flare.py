@@ -5,8 +5,7 @@ from collections.abc import Sequence
 from statistics import fmean, stdev
 
 from viscera.evaluation.scores import Evaluation
-from viscera.figures.canvas import readable
-from viscera.labels import TUMOUR
+from viscera.labels import TUMOUR, readable
 from viscera.quality.efficiency import TOLERATED_GPU_MIB, TOLERATED_S, CaseEfficiency
 from viscera.reports.page import MISSING, Cell, Row, Section, Table, number_cell
 
@@ -15,7 +14,7 @@ COLUMNS = {"flare_dice": "DSC (%), FLARE", "flare_nsd": "NSD (%), FLARE", "dice"
 
 
 def targets_section(evaluation: Evaluation) -> Section:
-    """Give the table of DSC and NSD per target, by FLARE's code and corrected, tumours last, then the average.
+    """Return the table of DSC and NSD per target, by FLARE's code and corrected, tumours last, then the average.
 
     Source:
         Gao 2023, table 4. Departs: its values behind the sign are the means again; here they are standard deviations.
@@ -46,7 +45,7 @@ def targets_section(evaluation: Evaluation) -> Section:
 
 
 def efficiency_section(efficiency: Sequence[CaseEfficiency]) -> Section:
-    """Give the table of what segmenting each scan cost.
+    """Return the table of what segmenting each scan cost.
 
     Source:
         Gao 2023, table 5; more columns than there.
@@ -82,11 +81,11 @@ def efficiency_section(efficiency: Sequence[CaseEfficiency]) -> Section:
         "CPU area (%·s)",
         "Peak memory (MiB)",
     )
-    return Section("Segmentation efficiency", text, table=Table(columns, tuple(rows), words=2))
+    return Section("Segmentation efficiency", text, table=Table(columns, tuple(rows)))
 
 
 def _spread_cell(values: Sequence[float], *, of: int = 0) -> Cell:
-    """Give "mean ± standard deviation", and of how many values where that is fewer than ``of``."""
+    """Return "mean ± standard deviation", and of how many values where that is fewer than ``of``."""
     if not values:
         return Cell(MISSING)
     spread = f" ± {stdev(values):.2f}" if len(values) > 1 else ""
@@ -95,6 +94,6 @@ def _spread_cell(values: Sequence[float], *, of: int = 0) -> Cell:
 
 
 def _cost_cell(value: float | None, digits: int, *, beyond: float | None = None) -> Cell:
-    """Give a number, and behind it by how much it lies beyond what is tolerated."""
+    """Return a number, and behind it by how much it lies beyond what is tolerated."""
     cell = number_cell(value, digits=digits)
     return Cell(cell.text, cell.number, small=f"▲ {beyond:.{digits}f} beyond") if beyond else cell

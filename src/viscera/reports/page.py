@@ -3,10 +3,12 @@
 The other files of this package fill a ``Page``; templates/report.html lays it out.
 """
 
+import base64
 import json
 import math
 import re
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from importlib.resources import files
@@ -109,19 +111,25 @@ class Page:
 
 
 def render(page: Page) -> str:
-    """Give the page as HTML. Every text is escaped; only the charts, which viscera drew, are taken as they are."""
+    """Return the page as HTML. Every text is escaped; only the charts, which viscera drew, are taken as they are."""
     template = files("viscera.reports").joinpath("templates", "report.html").read_text(encoding="utf-8")
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     return environment.from_string(template).render(page=page)
 
 
 def chart(figure: Figure, name: str) -> str:
-    """Give a figure as an SVG element, its texts escaped; ``name`` must be unique on the page."""
+    """Return a figure as an SVG element, its texts escaped; ``name`` must be unique on the page."""
     return inline_svg(figure, name)
 
 
+def png_base64(draw: Callable[[Path], Path]) -> str:
+    """Return the PNG that ``draw`` writes to the path that it is given, in base64."""
+    with tempfile.TemporaryDirectory() as folder:
+        return base64.b64encode(draw(Path(folder) / "picture.png").read_bytes()).decode("ascii")
+
+
 def without_folders(text: str, *files: str) -> str:
-    """Give a text in which files have lost their folders, since a folder may be named after a patient.
+    """Return a text in which files have lost their folders, since a folder may be named after a patient.
 
     Args:
         text: Any message.
@@ -138,21 +146,31 @@ def without_folders(text: str, *files: str) -> str:
     return FOLDERS.sub("", text)
 
 
+def counted(count: int, what: str) -> str:
+    """Return a number of things.
+
+    Example:
+        >>> counted(1, "case"), counted(2, "case")
+        ('1 case', '2 cases')
+    """
+    return f"{count} {what}{'' if count == 1 else 's'}"
+
+
 def number_cell(value: float | None, *, digits: int = 3, bar: bool = False) -> Cell:
-    """Give a number's cell, "–" for None, NaN and infinity; ``bar`` draws a share in [0, 1] behind it."""
+    """Return a number's cell, "–" for None, NaN and infinity; ``bar`` draws a share in [0, 1] behind it."""
     if value is None or not math.isfinite(value):
         return Cell(MISSING)
     return Cell(f"{value:.{digits}f}", number=value, share=round(min(max(value, 0.0), 1.0), 3) if bar else None)
 
 
 def facts_table(facts: dict[str, object]) -> Table:
-    """Give a table of names and values; nested settings are named with dots."""
-    rows = [Row((Cell(name), Cell(text))) for name, text in _flat(facts, "")]
+    """Return a table of names and values; nested settings are named with dots."""
+    rows = [Row((Cell(name), Cell(text))) for name, text in _setting_rows(facts, "")]
     return Table(("setting", "value"), tuple(rows), words=2)
 
 
 def problem_table(problems: Sequence[Problem]) -> Table:
-    """Give a table of files that could not be used, and what to do about each."""
+    """Return a table of files that could not be used, and what to do about each."""
     rows = [
         Row(
             (
@@ -168,7 +186,7 @@ def problem_table(problems: Sequence[Problem]) -> Table:
 
 
 def _name(file: str) -> str:
-    """Give a path's last part, whatever the system that it was written on."""
+    """Return a path's last part, whatever the system that it was written on."""
     return PurePath(file.replace("\\", "/")).name
 
 
@@ -191,12 +209,12 @@ def read_json(path: Path) -> dict[str, object]:
     return value
 
 
-def _flat(value: object, name: str) -> list[tuple[str, str]]:
+def _setting_rows(value: object, name: str) -> list[tuple[str, str]]:
     """List (name.of.setting, text), with paths cut to their last part."""
     if isinstance(value, dict) and value:
-        return [pair for key, one in value.items() for pair in _flat(one, f"{name}.{key}".lstrip("."))]
+        return [pair for key, one in value.items() for pair in _setting_rows(one, f"{name}.{key}".lstrip("."))]
     if isinstance(value, list):
-        return [(name, ", ".join(text for one in value for _, text in _flat(one, "")) or MISSING)]
+        return [(name, ", ".join(text for one in value for _, text in _setting_rows(one, "")) or MISSING)]
     if value is None or value == {}:
         return [(name, MISSING)]
     if isinstance(value, float):

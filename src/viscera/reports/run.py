@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from viscera.errors import RunError
-from viscera.figures.canvas import readable
 from viscera.figures.curves import Epoch, best_epoch, curves_figure, read_log
+from viscera.labels import readable
 from viscera.reports.page import Cell, Page, Row, Section, Table, chart, facts_table, number_cell, read_json
 
 
@@ -14,7 +14,7 @@ def is_run(folder: Path) -> bool:
 
 
 def run_page(run: Path) -> Page:
-    """Give the page of a run.
+    """Return the page of a run.
 
     Raises:
         RunError: No epoch is finished.
@@ -60,7 +60,7 @@ def _tiles(epochs: list[Epoch], best: Epoch) -> tuple[tuple[str, str], ...]:
 
 
 def duration(seconds: float) -> str:
-    """Give a duration for people.
+    """Return a duration for people.
 
     Example:
         >>> duration(42), duration(200), duration(7500)

@@ -1,8 +1,6 @@
 """The page of an evaluation: means with intervals, charts, signs of doubt, best and worst cases with pictures, every score."""
 
-import base64
 import math
-import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,11 +9,11 @@ from viscera.errors import VisceraError
 from viscera.evaluation.confusion import BACKGROUND, Confusion, MixUp, mix_ups
 from viscera.evaluation.pairing import Task, match
 from viscera.evaluation.scores import ALL, ANNOTATED, GROUPS, MEAN, UNANNOTATED, Evaluation, Summary
-from viscera.figures.canvas import readable
 from viscera.figures.confusion import confusion_figure
 from viscera.figures.montage import Look, montage
 from viscera.figures.scores import dice_bars, dice_boxes
 from viscera.io.nifti import read
+from viscera.labels import readable
 from viscera.reports.flare import efficiency_section, targets_section
 from viscera.reports.page import (
     MISSING,
@@ -25,7 +23,9 @@ from viscera.reports.page import (
     Section,
     Table,
     chart,
+    counted,
     number_cell,
+    png_base64,
     problem_table,
     without_folders,
 )
@@ -58,7 +58,7 @@ SHOWN_PER_END = 2
 """Montages of so many of the worst and of the best cases."""
 
 SMALLEST_MIX_UP = 0.005
-"""Smaller shares of an organ are not told in words."""
+"""Smaller shares of an organ are not put into words."""
 
 MOST_MIX_UPS = 8
 
@@ -91,7 +91,7 @@ class CaseFiles:
 
 
 def evaluation_page(evaluation: Evaluation, title: str, pictures: Sequence[CaseFiles] = ()) -> Page:
-    """Give the page of an evaluation.
+    """Return the page of an evaluation.
 
     Args:
         evaluation: What is shown.
@@ -103,13 +103,9 @@ def evaluation_page(evaluation: Evaluation, title: str, pictures: Sequence[CaseF
     ranking = sorted(
         ((case, sum(scores.values()) / len(scores)) for case, scores in values.items()), key=lambda entry: entry[1]
     )
-    text = "Mean over cases, with the bootstrap 95 % interval over patients in brackets."
-    if any(row.metric == "hd95_mm" for row in evaluation.summary):
-        text += " A missed organ counts as 0, but has no HD95."
-    sections = [targets_section(evaluation)] if evaluation.mode == "flare" else []
-    if evaluation.efficiency:
-        sections.append(efficiency_section(evaluation.efficiency))
-    sections.append(Section("Summary", text, table=_summary_table(evaluation)))
+    sections = [_accuracy(evaluation, metric)]
+    if evaluation.mode == "flare":
+        sections.append(targets_section(evaluation))
     if evaluation.of_group(UNANNOTATED):
         sections.append(_groups(evaluation, metric))
     if ranking:
@@ -126,6 +122,8 @@ def evaluation_page(evaluation: Evaluation, title: str, pictures: Sequence[CaseF
     shown = _chosen(pictures, [case for case, _ in ranking])
     if shown:
         sections.append(_pictures(shown))
+    if evaluation.efficiency:
+        sections.append(efficiency_section(evaluation.efficiency))
     if evaluation.problems:
         text = "These cases have no score and are in no mean."
         sections.append(Section("Problems", text, table=problem_table(evaluation.problems)))
@@ -137,7 +135,7 @@ def evaluation_page(evaluation: Evaluation, title: str, pictures: Sequence[CaseF
 
 
 def picture(case: CaseFiles, look: Look = LOOK) -> str:
-    """Draw the montage of a case; give the PNG in base64. Voxels of unknown truth are shown as background.
+    """Draw the montage of a case, and return the PNG in base64. Voxels of unknown truth are shown as background.
 
     Raises:
         VisceraError: Its files cannot be used.
@@ -146,17 +144,17 @@ def picture(case: CaseFiles, look: Look = LOOK) -> str:
     prediction = pair.prediction
     if pair.known is not None:  # they have no score either
         prediction = with_voxels(prediction, prediction.voxels * pair.known)
-    with tempfile.TemporaryDirectory() as folder:
-        png = montage(
+    return png_base64(
+        lambda out: montage(
             read(case.ct),
             prediction,
             truth=pair.truth,
             names=pair.space.labels,
             annotated=pair.annotated,
-            out=Path(folder) / "montage.png",
+            out=out,
             look=look,
         )
-        return base64.b64encode(png.read_bytes()).decode("ascii")
+    )
 
 
 def _tiles(evaluation: Evaluation) -> tuple[tuple[str, str], ...]:
@@ -171,8 +169,22 @@ def _tiles(evaluation: Evaluation) -> tuple[tuple[str, str], ...]:
     return tuple(tiles)
 
 
+def _accuracy(evaluation: Evaluation, metric: str) -> Section:
+    """Return the first section: what was measured on how much, and the means."""
+    organs, cases = ({getattr(score, name) for score in evaluation.scores} for name in ("organ", "case"))
+    title = "Accuracy"
+    if evaluation.scores:
+        title += (
+            f": {_heading(metric)} of {counted(len(organs), 'organ')} on {counted(len(cases), 'case')} against truth"
+        )
+    text = "Mean over cases, with the bootstrap 95 % interval over patients in brackets; 1 is perfect."
+    if any(row.metric == "hd95_mm" for row in evaluation.summary):
+        text += " HD95 and the volume error are perfect at 0. A missed organ counts as 0, but has no HD95."
+    return Section(title, text, table=_summary_table(evaluation))
+
+
 def _by_case(evaluation: Evaluation, metric: str) -> dict[str, dict[str, float]]:
-    """Give {case: {organ: score}}, without what is not finite."""
+    """Return {case: {organ: score}}, without what is not finite."""
     values: dict[str, dict[str, float]] = {}
     for score in evaluation.scores:
         value = score.values.get(metric, math.nan)
@@ -230,13 +242,13 @@ def _confusion(confusion: Confusion) -> Section:
         "organ. Of each case only what its truth can tell: no row for an organ that it does not annotate, and such an "
         "organ found in the background is not counted, since it may be right."
     )
-    notes = [_told(entry) for entry in list(pairs.values())[:MOST_MIX_UPS]]
+    notes = [_sentence(entry) for entry in list(pairs.values())[:MOST_MIX_UPS]]
     figure = chart(confusion_figure(confusion), "confusion matrix")
     return Section("What is mistaken for what", text, charts=(figure,), notes=tuple(notes))
 
 
-def _told(entry: MixUp) -> str:
-    """Give a mix-up and the one the other way round as a sentence."""
+def _sentence(entry: MixUp) -> str:
+    """Return a mix-up and the one the other way round as a sentence."""
     truth, predicted = readable(entry.truth), readable(entry.predicted)
     amount, share, back = f"({entry.ml:.1f} ml)", _per_cent(entry.share), _per_cent(entry.back)
     if entry.truth == BACKGROUND and math.isnan(entry.share):
@@ -272,7 +284,7 @@ def _pictures(shown: Sequence[tuple[str, CaseFiles]]) -> Section:
 
 
 def _chosen(pictures: Sequence[CaseFiles], ranked: Sequence[str]) -> list[tuple[str, CaseFiles]]:
-    """Give (caption, case): the worst and best of the ranked cases that can be drawn."""
+    """Return (caption, case): the worst and best of the ranked cases that can be drawn."""
     places = {case: place for place, case in enumerate(ranked, start=1)}
     known = sorted((case for case in pictures if case.title in places), key=lambda case: places[case.title])
     if len(known) > 2 * SHOWN_PER_END:
@@ -310,7 +322,7 @@ def _summary_table(evaluation: Evaluation) -> Table:
 
 
 def _mean_cell(row: Summary | None, metric: str, cases: int) -> Cell:
-    """Give a mean with its interval, and its number of cases where that is less than the organ's."""
+    """Return a mean with its interval, and its number of cases where that is less than the organ's."""
     if row is None:
         return Cell(MISSING)
     digits = _digits(metric)
@@ -336,7 +348,7 @@ def _case_table(evaluation: Evaluation) -> Table:
 
 
 def _ordered(metrics: Iterable[str]) -> list[str]:
-    """Give each metric once: those known in the order of METRICS, then the others."""
+    """Return each metric once: those known in the order of METRICS, then the others."""
     given = dict.fromkeys(metrics)
     return [metric for metric in METRICS if metric in given] + [metric for metric in given if metric not in METRICS]
 

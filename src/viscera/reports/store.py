@@ -6,8 +6,8 @@ from pathlib import Path
 
 from viscera.datasets.sources import Problem
 from viscera.errors import StoreError
-from viscera.figures.canvas import readable
 from viscera.figures.data_set import ScanHu, hu_distribution, label_frequencies
+from viscera.labels import readable
 from viscera.preparation.prepare import notes_of
 from viscera.preparation.store import Facts, open_store
 from viscera.reports.page import MISSING, Cell, Page, Row, Section, Table, chart, problem_table, without_folders
@@ -21,7 +21,7 @@ def is_store(folder: Path) -> bool:
 
 
 def store_page(store: Path) -> Page:
-    """Give the page of a prepared store.
+    """Return the page of a prepared store.
 
     Raises:
         StoreError: It has no cases, or is damaged.

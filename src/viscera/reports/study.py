@@ -8,14 +8,14 @@ import numpy as np
 
 from viscera.errors import FileError
 from viscera.evaluation.scores import MEAN
-from viscera.figures.canvas import readable
 from viscera.figures.curves import read_log
 from viscera.figures.study import Curve, Dot, iou_curves, iou_dots, loss_curves, mean_iou
 from viscera.io.atomic import write_text
-from viscera.learning.study.grid import short_names
+from viscera.labels import readable
+from viscera.learning.study.grid import short_names, text_of
 from viscera.learning.study.results import CellResult, ClassScore, Study, cell_folder
 from viscera.preparation.store import Store
-from viscera.reports.effects import BACKGROUND, Effect, effects, findings, text_of, varied
+from viscera.reports.effects import BACKGROUND, Effect, effects, findings, varied
 from viscera.reports.error_grids import CONTRAST, Place, error_grids
 from viscera.reports.page import MISSING, Cell, Page, Row, Section, Table, chart, number_cell, render, without_folders
 from viscera.reports.run import duration
@@ -28,7 +28,7 @@ def write_study_report(study: Study, out: Path, store: Store, *, places: Sequenc
     """Write OUT/study.html.
 
     Args:
-        study: Its results so far; cells that failed or were not run yet are no hindrance.
+        study: Its results so far; cells that failed or were not run yet are left out.
         out: The study's folder, with the cells' runs and predicted labels.
         store: The cases.
         places: Cases and slices of which error grids are drawn; () takes the best, the median and the worst case.
@@ -45,7 +45,7 @@ def write_study_report(study: Study, out: Path, store: Store, *, places: Sequenc
 
 
 def study_page(study: Study, out: Path, store: Store, *, places: Sequence[Place] = ()) -> Page:
-    """Give the page of a study; arguments as in ``write_study_report``."""
+    """Return the page of a study; arguments as in ``write_study_report``."""
     scored = [cell for cell in study.results if cell.classes]
     best = best_cell(study)
     logs, unread = _curves(study, out)
@@ -74,7 +74,7 @@ def study_page(study: Study, out: Path, store: Store, *, places: Sequence[Place]
 
 
 def best_cell(study: Study) -> CellResult | None:
-    """Give the cell of the highest mean IoU over organs, or None where none has one."""
+    """Return the cell of the highest mean IoU over organs, or None where none has one."""
     scored = [(score.mean, cell) for cell in study.results if (score := cell.of(MEAN)) and math.isfinite(score.mean)]
     return max(scored, key=lambda entry: entry[0])[1] if scored else None
 
@@ -121,17 +121,17 @@ def _effect_row(row: Effect, organs: Sequence[str]) -> Row:
     pairs = Cell(f"{row.higher} of {row.pairs}", number=row.higher / row.pairs) if row.pairs else Cell(MISSING)
     own = [differences[organ].difference if organ in differences else None for organ in organs]
     if not row.reference:
-        told = Cell("reference")
+        shown = Cell("reference")
     elif mean is None:
-        told = Cell(MISSING)
+        shown = Cell(MISSING)
     else:
-        told = _signed(mean.difference, _interval(mean.low, mean.high, sign=True))
+        shown = _signed(mean.difference, _interval(mean.low, mean.high, sign=True))
     return Row(
         (
             Cell(f"{row.setting} {row.value}"),
             Cell(str(row.cells), number=row.cells),
             number_cell(row.mean, bar=True),
-            told,
+            shown,
             number_cell(row.p_value),
             pairs,
             *map(_signed, own),
@@ -205,7 +205,7 @@ def _curves(study: Study, out: Path) -> tuple[list[Curve], tuple[str, ...]]:
 
 
 def _lines(study: Study) -> tuple[str, tuple[str, ...]]:
-    """Give the setting whose values share a panel, and the values: the contrast, else the last that has not too many."""
+    """Return the setting whose values share a panel, and the values: the contrast, else the last that has not too many."""
     settings = {name: values for name, values in varied(study.results).items() if len(values) <= MOST_LINES}
     line = CONTRAST if CONTRAST in settings else next(reversed(settings), "")
     return line, settings.get(line, ())

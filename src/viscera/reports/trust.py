@@ -9,10 +9,9 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from viscera.evaluation.scores import OrganScore
-from viscera.figures.canvas import readable
-from viscera.labels import SIDES, organ_name
+from viscera.labels import SIDES, organ_name, readable
 from viscera.quality.flags import CaseTrust
-from viscera.reports.page import Cell, Row, Section, Table, number_cell
+from viscera.reports.page import Cell, Row, Section, Table, counted, number_cell
 
 MOST_ROWS = 50
 """Of the table. Where there are more, at most half of them are about whole scans, if organs need the others."""
@@ -40,7 +39,7 @@ class _Doubt:
 
 
 def trust_section(scores: Sequence[OrganScore], trusts: Sequence[CaseTrust], *, metric: str, name: str) -> Section:
-    """Give the table of doubtful scans and organs, the worst first, and how organs with and without a sign score.
+    """Return the table of doubtful scans and organs, the worst first, and how organs with and without a sign score.
 
     Args:
         scores: Of all cases.
@@ -61,7 +60,7 @@ def trust_section(scores: Sequence[OrganScore], trusts: Sequence[CaseTrust], *, 
     doubts, left_out = _chosen([doubt for trust in trusts for doubt in _doubts(trust, values[trust.case])])
     notes = _comparison(trusts, values, name)
     if left_out:
-        notes.append(f"Left out: {_number(left_out, 'more row')}, with a better {name} or none.")
+        notes.append(f"Left out: {counted(left_out, 'more row')}, with a better {name} or none.")
     table = Table(("case", "organ", "signs", name), tuple(_row(doubt) for doubt in doubts), words=3) if doubts else None
     return Section(title, _counts(trusts, len(cases)), notes=tuple(notes), table=table)
 
@@ -69,9 +68,9 @@ def trust_section(scores: Sequence[OrganScore], trusts: Sequence[CaseTrust], *, 
 def _counts(trusts: Sequence[CaseTrust], cases: int) -> str:
     """Say how many cases have statistics, and how many of these have signs."""
     signed, silent = sum(trust.has_signs for trust in trusts), cases - len(trusts)
-    text = f"Of {_number(len(trusts), 'case')} with statistics, {signed} {_has(signed)} signs and {len(trusts) - signed} none."
+    text = f"Of {counted(len(trusts), 'case')} with statistics, {signed} {_has(signed)} signs and {len(trusts) - signed} none."
     if silent:
-        text += f" {_number(silent, 'case')} {_has(silent)} no statistics: {WRITER} writes them."
+        text += f" {counted(silent, 'case')} {_has(silent)} no statistics: {WRITER} writes them."
     return text + " A sign is a reason to look, not a proof, and a result without one may still be wrong."
 
 
@@ -93,7 +92,7 @@ def _comparison(trusts: Sequence[CaseTrust], values: Mapping[str, Mapping[str, f
         lower = fmean(both)
         how = f"{abs(lower):.3f} {'lower' if lower >= 0 else 'higher'}"
         notes.append(
-            f"Within the same organ, it is {how} with a sign than without (mean over {_number(len(both), 'organ')} of "
+            f"Within the same organ, it is {how} with a sign than without (mean over {counted(len(both), 'organ')} of "
             "which both occur)."
         )
     if all(scans):
@@ -116,13 +115,13 @@ def _doubts(trust: CaseTrust, scored: Mapping[str, float]) -> list[_Doubt]:
 
 
 def _scored_as(organ: str, scored: Mapping[str, float]) -> str:
-    """Give the organ under which another is scored: itself, or the whole where only this is scored."""
+    """Return the organ under which another is scored: itself, or the whole where only this is scored."""
     name = organ_name(organ)
     return WHOLES[name] if name not in scored and WHOLES.get(name) in scored else name
 
 
 def _chosen(doubts: Sequence[_Doubt]) -> tuple[list[_Doubt], int]:
-    """Give the rows to show, scans first, each part worst first; and how many are left out."""
+    """Return the rows to show, scans first, each part worst first; and how many are left out."""
     ranked = sorted(doubts, key=lambda doubt: doubt.place)
     scans, organs = ([doubt for doubt in ranked if bool(doubt.organ) is whose] for whose in (False, True))
     scans = scans[: max(MOST_ROWS // 2, MOST_ROWS - len(organs))]
@@ -141,12 +140,8 @@ def _row(doubt: _Doubt) -> Row:
 
 
 def _mean(values: Sequence[float]) -> str:
-    """Give a mean and of how many."""
+    """Return a mean and of how many."""
     return f"{fmean(values):.3f} ({len(values)})" if values else "none is scored"
-
-
-def _number(count: int, what: str) -> str:
-    return f"{count} {what}" if count == 1 else f"{count} {what}s"
 
 
 def _has(count: int) -> str:

@@ -32,7 +32,7 @@ def write_report(
 
     Raises:
         RunError: The folder is neither run nor store, or its run has no epoch yet.
-        FileError: A file is no evaluation, cannot be read, or the page not be written.
+        FileError: A file is not an evaluation, cannot be read, or the page cannot be written.
     """
     if isinstance(target, Evaluation):
         page = evaluation_page(target, out.stem, pictures)

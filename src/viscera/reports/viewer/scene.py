@@ -19,6 +19,8 @@ from viscera.evaluation.metrics import confusion, overlap
 from viscera.evaluation.pairing import Pair
 from viscera.figures.montage import LARGEST_LABEL, choose_slices
 from viscera.figures.pictures import AGREEMENT_COLOURS, AGREEMENT_NAMES, RGB, UNJUDGED, agreement
+from viscera.labels import readable
+from viscera.reports.page import counted
 from viscera.volume import Turn, Volume, require_same_grid, to_axial, turn_volume
 
 AIR_HU = -1024
@@ -138,7 +140,10 @@ def label_scene(
         raise LabelError(f"{where}: {len(values)} labels, but a page holds at most {MOST_ORGANS}. Merge some of them.")
     nameless = [value for value in found if value not in names]
     if nameless:
-        notes = (*notes, f"{_counted(nameless)} without a name: called label_N, N being the value in the file.")
+        notes = (
+            *notes,
+            f"{counted(len(nameless), 'label')} without a name: called label_N, N being the value in the file.",
+        )
     table = np.zeros(max([*values, LARGEST_LABEL]) + 1, np.uint8)
     table[values] = np.arange(1, len(values) + 1)
     rows = [
@@ -192,7 +197,7 @@ def compare_scene(
         rows.append(row)
     silent = [organ for organ in pair.space.organs if organ not in pair.annotated]
     if silent:
-        notes = (*notes, f"Not annotated in the truth, so not judged: {', '.join(silent)}.")
+        notes = (*notes, f"Not annotated in the truth, so not judged: {', '.join(map(readable, silent))}.")
     return _scene(ct, {"prediction": prediction, "truth": truth, "agreement": codes}, rows, title=title, notes=notes)
 
 
@@ -239,7 +244,7 @@ def _scene(
 
 
 def _hounsfield(voxels: Shaped[np.ndarray, "z y x"]) -> Int16[np.ndarray, "z y x"]:
-    """Give HU as int16: rounded, NaN as air, what int16 cannot hold cut off."""
+    """Return HU as int16: rounded, NaN as air, what int16 cannot hold cut off."""
     if voxels.dtype == np.int16:
         return np.ascontiguousarray(voxels)
     whole = np.empty(voxels.shape, np.int16)
@@ -250,7 +255,7 @@ def _hounsfield(voxels: Shaped[np.ndarray, "z y x"]) -> Int16[np.ndarray, "z y x
 
 
 def _start(maps: list[UInt8[np.ndarray, "z y x"]], classes: int) -> tuple[int, int, int]:
-    """Give the axial slice that shows most organs best, and the middle of the organs in it; else the volume's middle."""
+    """Return the axial slice that shows most organs best, and the middle of the organs in it; else the volume's middle."""
     areas = sum(np.stack([np.bincount(layer.ravel(), minlength=classes) for layer in labels]) for labels in maps)
     z = choose_slices(np.asarray(areas)[:, 1:], 1)[0] if classes > 1 else maps[0].shape[0] // 2
     labelled = np.logical_or.reduce([labels[z] > 0 for labels in maps])
@@ -264,7 +269,7 @@ def count_labels(labels: Shaped[np.ndarray, "z y x"], *, where: str) -> Int[np.n
     """Count the voxels of each label, 0 to the largest.
 
     Raises:
-        LabelError: The values are no labels.
+        LabelError: The values are not labels.
     """
     low, high = float(labels.min()), float(labels.max())
     if not (low >= 0 and high <= LARGEST_LABEL):
@@ -281,12 +286,12 @@ def count_labels(labels: Shaped[np.ndarray, "z y x"], *, where: str) -> Int[np.n
 
 
 def _ml(counts: Int[np.ndarray, "values"], value: int, grid: Volume) -> float:
-    """Give the volume of a label, ml, to the microlitre, so that it does not hang on the order of the axes."""
+    """Return the volume of a label, ml, to the microlitre, so that it does not depend on the order of the axes."""
     return round(float(counts[value]) * grid.voxel_ml, 3) if value < counts.size else 0.0
 
 
 def _known(pair: Pair) -> tuple[UInt8[np.ndarray, "z y x"], UInt8[np.ndarray, "z y x"]]:
-    """Give truth and prediction with background where the truth says nothing."""
+    """Return truth and prediction with background where the truth says nothing."""
     if pair.known is None:
         return pair.truth.voxels, pair.prediction.voxels
     known: Bool[np.ndarray, "z y x"] = pair.known
@@ -294,7 +299,7 @@ def _known(pair: Pair) -> tuple[UInt8[np.ndarray, "z y x"], UInt8[np.ndarray, "z
 
 
 def _tilt_degrees(volume: Volume) -> float:
-    """Give the largest angle between an axis of the grid and the world's."""
+    """Return the largest angle between an axis of the grid and the world's."""
     directions = np.abs(volume.affine[:3, :3]) / np.linalg.norm(volume.affine[:3, :3], axis=0)
     along = min(directions[2 - axis, axis] for axis in range(3))
     return float(np.degrees(np.arccos(np.clip(along, -1, 1))))
@@ -302,7 +307,3 @@ def _tilt_degrees(volume: Volume) -> float:
 
 def _number(value: float) -> Score:
     return float(value) if np.isfinite(value) else None
-
-
-def _counted(values: list[int]) -> str:
-    return f"{len(values)} label{'s' * (len(values) != 1)}"

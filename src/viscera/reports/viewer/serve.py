@@ -69,7 +69,7 @@ def site(page: str, volumes: Mapping[str, bytes], *, port: int = 0) -> Iterator[
 
 
 def _handler(contents: Mapping[str, tuple[str, bytes]]) -> type[BaseHTTPRequestHandler]:
-    """Give a handler that knows these addresses and no others."""
+    """Return a handler that knows these addresses and no others."""
 
     class Handler(BaseHTTPRequestHandler):
         server_version, sys_version = "viscera", ""

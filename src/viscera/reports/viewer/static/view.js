@@ -27,7 +27,7 @@ function fromBase64(text) {
   return bytes;
 }
 
-/** Give the unpacked NIfTI file of a volume, from the page or from beside it. */
+/** Return the unpacked NIfTI file of a volume, from the page or from beside it. */
 async function readVolume(name) {
   const holder = element("volume-" + name);
   let packed;
@@ -44,7 +44,7 @@ async function readVolume(name) {
 
 /* --- what is painted ----------------------------------------------------------------------------------------- */
 
-/** Give NiiVue's table of colours for the present layer: one entry per label, 0 being clear. */
+/** Return NiiVue's table of colours for the present layer: one entry per label, 0 being clear. */
 function colourTable() {
   const entries = state.layer === "agreement" ? scene.kinds.map(kind => [kind.code, kind.colour]) : scene.organs.map(organ => [organ.value, organ.colour]);
   const length = Math.max(2, ...entries.map(([value]) => value + 1));
@@ -56,7 +56,7 @@ function colourTable() {
 const labelIntent = () => state.outline || scene.organs.length > MOST_PLAIN_LABELS ? LABEL_INTENT : 0;
 const painted = () => arrays.painted ??= new Uint8Array(arrays.prediction.length);
 
-/** Give the present layer's labels without the organs that are switched off. */
+/** Return the present layer's labels without the organs that are switched off. */
 function shownLabels() {
   const source = arrays[state.layer];
   if (!state.off.size) return source;
@@ -72,7 +72,7 @@ function shownLabels() {
   return target;
 }
 
-/** Give every n-th voxel of labels, small enough to be turned around smoothly: {labels, shape, spacing}. */
+/** Return every n-th voxel of labels, small enough to be turned around smoothly: {labels, shape, spacing}. */
 function thinned(labels) {
   const steps = scene.shape.map((count, axis) => Math.max(Math.ceil(count / MOST_3D_VOXELS), Math.round(FINEST_3D_MM / scene.spacing_mm[axis]), 1));
   const shape = scene.shape.map((count, axis) => Math.ceil(count / steps[axis]));
@@ -86,7 +86,7 @@ function thinned(labels) {
 
 /* --- scores of a slice --------------------------------------------------------------------------------------- */
 
-/** Give {value: {dice, iou}} of an axial slice, NaN where neither map shows the organ; null without truth.
+/** Return {value: {dice, iou}} of an axial slice, NaN where neither map shows the organ; null without truth.
     Voxels whose agreement is "not annotated" do not count. */
 function sliceScores(z) {
   if (!compared) return null;
