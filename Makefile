@@ -25,7 +25,7 @@ check: .venv/installed-dev
 
 docs: .venv/installed-dev
 	$(BIN)/mkdocs build --strict --quiet
-	@echo 'The documentation: site/index.html'
+	@echo 'The documentation: open site/index.html; with search: $(BIN)/python -m http.server -d site'
 
 bench: .venv/installed-dev
 	$(BIN)/python benchmarks/metrics.py
