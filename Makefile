@@ -2,10 +2,13 @@
 PYTHON ?= python3
 BIN := .venv/bin
 OUT ?= demo
+# pip shows its progress; in CI, where nobody watches, only what goes wrong.
+PIP := $(BIN)/pip install --disable-pip-version-check $(if $(CI),--quiet) -c constraints.txt
 
-.PHONY: demo test test-slow check bench tables clean
+.PHONY: demo test test-slow check docs bench tables clean
 
 demo: .venv/installed
+	@echo 'The demo: about ten minutes on two cores; the report is in $(OUT)/.'
 	$(BIN)/viscera demo $(OUT)
 
 test: .venv/installed-dev
@@ -19,6 +22,10 @@ check: .venv/installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/basedpyright
 	$(BIN)/lint-imports
+
+docs: .venv/installed-dev
+	$(BIN)/mkdocs build --strict --quiet
+	@echo 'The documentation: open site/index.html; with search: $(BIN)/python -m http.server -d site'
 
 bench: .venv/installed-dev
 	$(BIN)/python -m benchmarks.label_maps metrics
@@ -36,11 +43,14 @@ clean:
 	$(PYTHON) -m venv .venv
 
 .venv/installed: .venv/bin/pip pyproject.toml constraints.txt
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	@echo 'Setting up .venv, once. It downloads about 350 MB (several GB more where pip takes torch with CUDA), takes'
+	@echo '1.5 GB of disk, and one to five minutes with a fast connection. Nothing is downloaded afterwards.'
+	$(PIP) -e .
 	touch $@
 
 .venv/installed-dev: .venv/installed
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@echo 'Adding the tools for tests, checks and documentation: about 600 MB to download, 1.2 GB of disk, two to five minutes.'
+	$(PIP) -e '.[dev]'
 	# nnU-Net's networks, for one oracle test; their dependencies (timm, torchvision) would replace torch and are not needed
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps dynamic-network-architectures==0.4.4
+	$(PIP) --no-deps dynamic-network-architectures==0.4.4
 	touch $@

@@ -108,7 +108,7 @@ def test_the_radiotherapy_set_maps_to_the_papers_twelve_classes(tmp_path):
     assert problems == []
     assert source.name == "59"
     mapped = fit(ZHANG12, dict(source.organs), source.annotated)
-    # The paper's table, SYSTEMS.md 1.
+    # The paper's table of labels (Zhang 2025).
     assert mapped.values == {1: 1, 2: 2, 3: 3, 4: 3, 5: 4, 6: 4, 7: 5, 8: 6, 9: 7, 10: 8, 11: 9}
 
 

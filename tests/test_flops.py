@@ -35,7 +35,7 @@ def test_a_layer_has_the_flops_that_are_derived_by_hand(layer, shape, expected):
 
 
 def test_a_unet_has_the_flops_that_are_derived_by_hand():
-    # Widths 64 to 1024 at 256x256, 12 classes: PERFORMANCE.md's 96.3 GFLOP.
+    # Widths 64 to 1024 at 256x256, 12 classes: 96.3 GFLOP.
     widths, pixels = RECIPES["zhang2d"].network.widths, 256 * 256
     macs, before = 0, 1
     for level, width in enumerate(widths):

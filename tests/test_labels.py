@@ -62,7 +62,7 @@ def test_sides_are_parts_of_their_whole():
 
 
 def test_the_published_spaces_have_their_indices():
-    # SYSTEMS.md 1 and 2.
+    # The tables of labels of Zhang 2025, FLARE23 and AbdomenCT-1K.
     assert ZHANG12.index("bladder") == 1
     assert ZHANG12.index("kidney") == 4
     assert ZHANG12.index("pancreas") == 11

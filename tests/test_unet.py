@@ -32,7 +32,7 @@ def test_full_width_has_the_parameters_of_the_described_layers():
     up = sum(4 * 2 * a * a + a + conv_parameters(2 * a, a) for a in widths[:-1])  # transposed convolution has a bias
     head = 64 * 12 + 12
     assert parameter_count(UNet(UNetShape(), classes=12)) == down + up + head
-    assert round((down + up + head) / 1e6, 1) == 31.0  # million, as ../shared/PERFORMANCE.md counts
+    assert round((down + up + head) / 1e6, 1) == 31.0  # million
 
 
 def test_logits_have_the_size_of_the_image_and_a_channel_per_class():

@@ -7,15 +7,19 @@ Changelog are the files of those names in the repository's root.
 import io
 import os
 import re
+import textwrap
 from contextlib import redirect_stdout, suppress
 from pathlib import Path
 
+import griffe
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).parents[1]
+WIDTH = 86
+"""Characters of a line of --help that a page shows without scrolling."""
 ROOT_FILES = ("CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md")
 FETCHED = re.compile(
     r"""<(?:script|img|iframe|link(?=[^>]*rel="?stylesheet))[^>]*(?:src|href)="?(?:https?:)?//[^>]*>"""
@@ -27,6 +31,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the files of the repository's root as pages."""
     for name in ROOT_FILES:
         text = (ROOT / name).read_text(encoding="utf-8").replace("](docs/", "](")
+        for other in ROOT_FILES:
+            text = text.replace(f"]({other})", f"]({other.lower()})")
         files.append(File.generated(config, name.lower(), content=text))
     return files
 
@@ -52,18 +58,19 @@ def command_line() -> str:
     """Return a section per verb with its --help."""
     from viscera.cli.command import VERBS
 
-    os.environ["COLUMNS"] = "100"
+    os.environ["COLUMNS"] = str(WIDTH)
     return "\n\n".join(f"## viscera {verb}\n\n```text\n{help_of(verb)}\n```" for verb in VERBS)
 
 
 def help_of(verb: str) -> str:
-    """Return what `viscera VERB --help` prints; of train, without the settings, which depend on the recipe."""
+    """Return what `viscera VERB --help` prints; of train, with the settings of the recipe that we recommend."""
     from viscera.cli.command import main
 
     said = io.StringIO()
     with redirect_stdout(said), suppress(SystemExit):
-        main([verb, "--help"])
-    return "\n".join(line.rstrip() for line in said.getvalue().strip().splitlines())
+        main([verb, *(["viscera2d-16"] if verb == "train" else []), "--help"])
+    lines = (line.rstrip() for line in said.getvalue().strip().splitlines())
+    return "\n".join(line if len(line) <= WIDTH else textwrap.fill(line, WIDTH) for line in lines)
 
 
 def recipes() -> str:
@@ -75,3 +82,12 @@ def recipes() -> str:
         for name, recipe in RECIPES.items()
     )
     return f"| recipe | what | label space, organs | epochs |\n|---|---|---|---|\n{rows}"
+
+
+class Examples(griffe.Extension):
+    """Show the doctests of a docstring's section Example as code: the parser knows only Examples."""
+
+    def on_instance(self, *, obj: griffe.Object, **_: object) -> None:
+        """Rename the section."""
+        if obj.docstring is not None:
+            obj.docstring.value = re.sub(r"(?m)^Example:$", "Examples:", obj.docstring.value)
