@@ -10,6 +10,9 @@ import pytest
 # Array shapes in annotations are checked in tests only (beartype through jaxtyping's import hook).
 from jaxtyping import install_import_hook
 
+collect_ignore = ["conftest.py"]
+"""There are two conftest.py (this one, and src's for doctests); neither is a test."""
+
 HOOK = install_import_hook("viscera", "checking.check")
 
 SHARED_DATA = Path(os.environ.get("VISCERA_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
