@@ -10,16 +10,22 @@
     ├── WeightsError    a weights file that is missing, damaged or made for something else
     └── RunError        a training run that cannot start, go on or finish
 
-A message says what is wrong, where (case, file, setting), what was got and what expected, and what to do. The command
-line turns every VisceraError into one line on stderr and exit code 2; any other exception is a fault of ours.
+Each carries what is wrong (and where, what was got, what expected), the remedy and the file; its text is what and remedy.
+The command line turns every VisceraError into one line on stderr and exit code 2; any other exception is a fault of ours.
 """
 
 import difflib
 from collections.abc import Iterable
+from pathlib import Path
 
 
 class VisceraError(Exception):
     """Anything that the user can put right; the message says how.
+
+    Args:
+        what: What is wrong, and where: without a full stop if a remedy follows.
+        remedy: What to do, as one sentence or more.
+        file: The file that is wrong, where it is one.
 
     Example:
         >>> import viscera
@@ -28,7 +34,16 @@ class VisceraError(Exception):
         ... except viscera.VisceraError as error:
         ...     print(error)
         nowhere.nii.gz: no such file. Check the path.
+        >>> error.what, error.remedy, str(error.file)
+        ('nowhere.nii.gz: no such file', 'Check the path.', 'nowhere.nii.gz')
     """
+
+    def __init__(self, what: str, remedy: str = "", *, file: Path | str | None = None) -> None:
+        super().__init__(what, remedy)
+        self.what, self.remedy, self.file = what, remedy.strip(), file
+
+    def __str__(self) -> str:
+        return f"{self.what}. {self.remedy}" if self.remedy else self.what
 
 
 class FileError(VisceraError):

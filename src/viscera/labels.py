@@ -125,7 +125,7 @@ class LabelSpace:
         if name not in self.organs:
             known = ", ".join(self.organs)
             raise LabelError(
-                f"label space '{self.name}' has no '{organ}'.{did_you_mean(name, self.organs)} It holds {known}."
+                f"label space '{self.name}' has no '{organ}'", f"{did_you_mean(name, self.organs)} It holds {known}."
             )
         return self.organs.index(name) + 1
 
@@ -235,8 +235,9 @@ def fit(
     possible = _with_wholes(set(names.values()))
     for organ in sorted({organ_name(name) for name in annotated} - possible):
         raise LabelError(
-            f"'{organ}' is listed as annotated, but no label holds it.{did_you_mean(organ, possible)} "
-            f"The labels are {', '.join(sorted(possible))}. Correct annotated.json or the label names."
+            f"'{organ}' is listed as annotated, but no label holds it",
+            f"{did_you_mean(organ, possible)} The labels are {', '.join(sorted(possible))}. "
+            "Correct annotated.json or the label names.",
         )
     complete = tuple(organ for organ in space.organs if organ in given)
     begun = {_target(space, name) for name in names.values() if name in given}

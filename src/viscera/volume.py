@@ -133,13 +133,13 @@ def check_affine(affine: Float[np.ndarray, "4 4"]) -> None:
     """Raise GeometryError unless the affine is finite, has positive spacing and spans three dimensions."""
     if not np.isfinite(affine).all():
         raise GeometryError(
-            "the affine holds NaN or infinity. Rewrite the file with the scanner's spacing and position."
+            "the affine holds NaN or infinity", "Rewrite the file with the scanner's spacing and position."
         )
     spacing_mm = np.linalg.norm(affine[:3, :3], axis=0)
     if (spacing_mm <= 0).any() or abs(np.linalg.det(affine[:3, :3] / np.maximum(spacing_mm, 1e-30))) < 1e-3:
         text = "x".join(f"{value:.3g}" for value in spacing_mm)
         raise GeometryError(
-            f"the affine is singular (spacing {text} mm along z, y, x). Rewrite the file with its true spacing."
+            f"the affine is singular (spacing {text} mm along z, y, x)", "Rewrite the file with its true spacing."
         )
 
 
@@ -173,8 +173,8 @@ def require_same_grid(
             f"{axis_codes(v.affine)} from {np.round(v.affine[:3, 3], 2).tolist()} mm" for v in (labels, image)
         )
     raise GeometryError(
-        f"{where}: {names[1]} lie on another grid than the {names[0]} ({got} against {expected}). "
-        f"Resample the {names[1]} first."
+        f"{where}: {names[1]} lie on another grid than the {names[0]} ({got} against {expected})",
+        f"Resample the {names[1]} first.",
     )
 
 

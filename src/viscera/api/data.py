@@ -98,7 +98,7 @@ def prepare(
         find_sources(layout, Path(folder)) for layout, folder in (data.items() if isinstance(data, Mapping) else data)
     ]
     if not found:
-        raise SettingError("data names no data set. Give {layout: folder}, for instance {'nnunet': 'Dataset001'}.")
+        raise SettingError("data names no data set", "Give {layout: folder}, for instance {'nnunet': 'Dataset001'}.")
     sources = [source for these, _ in found for source in these]
     ended: list[str] = []
 
@@ -161,7 +161,7 @@ def synthesize(
         raise SettingError(f"cases must be at least 1, shape at least 16 along each axis, got {cases} and {shape}.")
     if variety not in VARIETIES:
         raise SettingError(
-            f"no variety '{variety}'.{did_you_mean(variety, VARIETIES)} Choose one of {', '.join(VARIETIES)}."
+            f"no variety '{variety}'", f"{did_you_mean(variety, VARIETIES)} Choose one of {', '.join(VARIETIES)}."
         )
     cohort = Cohort(layout, tuple(annotate), cases, seed, shape, variety=VARIETIES[variety])
     write_cohort(Path(folder), cohort, jobs=min(cases, os.cpu_count() or 1))

@@ -88,12 +88,13 @@ def _kind(image: object) -> str:
         return "SimpleITK"
     if isinstance(image, str | Path):
         raise SettingError(
-            f"'{image}' is the name of a file. Read it first (viscera.read), or use viscera.predict, from files to files."
+            f"'{image}' is the name of a file",
+            "Read it first (viscera.read), or use viscera.predict, from files to files.",
         )
     hint = " Give (array, affine): without its affine nobody knows where left is." if hasattr(image, "shape") else ""
     raise SettingError(
-        f"a {type(image).__module__}.{type(image).__qualname__} is not an image that viscera knows.{hint} "
-        "Give a viscera.Volume, a nibabel image, a SimpleITK image or a tuple (array, affine)."
+        f"a {type(image).__module__}.{type(image).__qualname__} is not an image that viscera knows",
+        f"{hint} Give a viscera.Volume, a nibabel image, a SimpleITK image or a tuple (array, affine).",
     )
 
 
@@ -130,8 +131,8 @@ def _from_simpleitk(image: "SimpleITK.Image") -> Volume:
 
     if image.GetDimension() != 3 or image.GetNumberOfComponentsPerPixel() != 1:
         raise FileError(
-            f"{NAME} has {image.GetDimension()} dimensions and {image.GetNumberOfComponentsPerPixel()} numbers per voxel. "
-            "Give one 3D volume of numbers (one phase, one channel)."
+            f"{NAME} has {image.GetDimension()} dimensions and {image.GetNumberOfComponentsPerPixel()} numbers per voxel",
+            "Give one 3D volume of numbers (one phase, one channel).",
         )
     affine = np.eye(4)
     affine[:3, :3] = np.reshape(image.GetDirection(), (3, 3)) * image.GetSpacing()
@@ -154,7 +155,7 @@ def _from_arrays(array: object, affine: object) -> Volume:
     if voxels.ndim != 3:
         text = "x".join(map(str, voxels.shape)) or "one number"
         raise FileError(
-            f"{NAME} is an array with {voxels.ndim} axes ({text}). Give one 3D volume, in the order (x, y, z)."
+            f"{NAME} is an array with {voxels.ndim} axes ({text})", "Give one 3D volume, in the order (x, y, z)."
         )
     try:
         matrix = np.asarray(affine, np.float64)
@@ -162,8 +163,8 @@ def _from_arrays(array: object, affine: object) -> Volume:
         matrix = np.empty(0)
     if matrix.shape != (4, 4) or not np.array_equal(matrix[3], (0, 0, 0, 1)):
         raise GeometryError(
-            f"{NAME}'s affine must be a 4x4 matrix with the last row 0 0 0 1, got {_short(affine)}. "
-            "Give the matrix from (x, y, z, 1) to millimetres to the right, front and head (nibabel's image.affine)."
+            f"{NAME}'s affine must be a 4x4 matrix with the last row 0 0 0 1, got {_short(affine)}",
+            "Give the matrix from (x, y, z, 1) to millimetres to the right, front and head (nibabel's image.affine).",
         )
     return Volume(voxels.T, _backwards(matrix))
 

@@ -65,11 +65,11 @@ def evaluate(
         0.75
     """
     if mode == "slices" and tolerance_mm is not None:
-        raise SettingError("tolerance_mm is for surfaces, which mode 'slices' does not judge. Leave one of them out.")
+        raise SettingError("tolerance_mm is for surfaces, which mode 'slices' does not judge", "Leave one of them out.")
     if jobs < 0:
         raise SettingError(f"jobs must not be negative, got {jobs}.")
     if labels is not None and not Path(labels).is_file():
-        raise FileError(f"{labels}: no such file. Check the path of labels.")
+        raise FileError(f"{labels}: no such file", "Check the path of labels.")
     given = Path(truth) if isinstance(truth, str | os.PathLike) else truth
     ended: list[str] = []
     total = len(find_tasks(given, Path(prediction))[0]) if progress else 0
@@ -121,9 +121,11 @@ def compare(
     """
     known = {name: None for found in (first, second) for row in found.scores for name in row.values}
     if metric not in known:
-        raise SettingError(f"no score is called '{metric}'.{did_you_mean(metric, known)} There are {', '.join(known)}.")
+        raise SettingError(
+            f"no score is called '{metric}'", f"{did_you_mean(metric, known)} There are {', '.join(known)}."
+        )
     if not {row.case for row in first.scores} & {row.case for row in second.scores}:
-        raise SettingError("the two evaluations have no case in common. Evaluate predictions of the same cases.")
+        raise SettingError("the two evaluations have no case in common", "Evaluate predictions of the same cases.")
     return scores.compare(first.scores, second.scores, np.random.default_rng(seed), metric=metric, group=group)
 
 

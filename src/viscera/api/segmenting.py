@@ -211,9 +211,10 @@ def _tasks(scans: PathLike | Sequence[PathLike | Source], output: Path) -> list[
     names = [task.output.name for task in tasks]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice or not tasks:
-        what = f"two scans of the list would both become {twice}. Rename one" if twice else "the list of scans is empty"
+        if not tasks:
+            raise SettingError("the list of scans is empty", "Give one or more.")
         raise SettingError(
-            f"{what}, or call viscera.predict for each folder." if twice else f"{what}. Give one or more."
+            f"two scans of the list would both become {twice}", "Rename one, or call viscera.predict for each folder."
         )
     return tasks
 
@@ -228,7 +229,7 @@ def _model_and_organs(model: Model | PathLike, organs: str | Sequence[str] | Non
     names = (organs,) if isinstance(organs, str) else tuple(organs or ())
     if "all" in names and len(names) > 1:
         raise SettingError(
-            f"organs {', '.join(names)}: 'all' leaves none to be named. Give 'all', or the organs' names."
+            f"organs {', '.join(names)}: 'all' leaves none to be named", "Give 'all', or the organs' names."
         )
     if isinstance(model, Model):
         loaded = model
@@ -247,4 +248,4 @@ def _require_known(names: Sequence[str], known: Sequence[str]) -> None:
     for name in names:
         if organ_name(name) not in known:
             hint = did_you_mean(organ_name(name), known)
-            raise LabelError(f"the model does not know the organ '{name}'.{hint} It knows {', '.join(known)}.")
+            raise LabelError(f"the model does not know the organ '{name}'", f"{hint} It knows {', '.join(known)}.")

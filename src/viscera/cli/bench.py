@@ -59,13 +59,15 @@ def main(arguments: list[str]) -> int:
     if options.rounds < 1:
         raise SettingError(f"--rounds must be at least 1, got {options.rounds}.")
     if options.json and options.json.exists() and not options.overwrite:
-        raise FileError(f"{options.json} exists already. Choose another name or say --overwrite.")
+        raise FileError(f"{options.json} exists already", "Choose another name or say --overwrite.")
     if options.weights and options.recipe != Options.recipe:
         raise SettingError(
-            "--recipe is for untrained networks, and --weights has a recipe of its own. Leave one of them out."
+            "--recipe is for untrained networks, and --weights has a recipe of its own", "Leave one of them out."
         )
     if options.scan and options.shape != Options.shape:
-        raise SettingError("--shape is for the synthetic scan, and SCAN has a shape of its own. Leave one of them out.")
+        raise SettingError(
+            "--shape is for the synthetic scan, and SCAN has a shape of its own", "Leave one of them out."
+        )
     from viscera.deployment.bench import Plan, bench, runtimes_here, runtimes_of, steps
     from viscera.io.atomic import write_json
     from viscera.networks.device import device_type, use_cores

@@ -84,7 +84,9 @@ def find_verb(verb: str) -> Callable[[list[str]], int]:
         SettingError: There is no such verb.
     """
     if verb not in VERBS:
-        raise SettingError(f"there is no verb '{verb}'.{did_you_mean(verb, VERBS)} Choose one of {', '.join(VERBS)}.")
+        raise SettingError(
+            f"there is no verb '{verb}'", f"{did_you_mean(verb, VERBS)} Choose one of {', '.join(VERBS)}."
+        )
     return import_module(f"viscera.cli.{verb}").main
 
 

@@ -91,18 +91,20 @@ def main(arguments: list[str]) -> int:
             f"--annotated needs one file or store for all pairs, or one per pair, got {len(options.annotated)}."
         )
     if options.tolerance_mm is not None and options.mode == "slices":
-        raise SettingError("--tolerance-mm is for surfaces, which --mode slices does not judge. Leave one of them out.")
+        raise SettingError(
+            "--tolerance-mm is for surfaces, which --mode slices does not judge", "Leave one of them out."
+        )
     if options.confusion and options.mode == "slices":
         raise SettingError(
-            "--confusion counts whole volumes, which --mode slices does not judge. Leave one of them out."
+            "--confusion counts whole volumes, which --mode slices does not judge", "Leave one of them out."
         )
     if options.jobs < 0:
         raise SettingError(f"--jobs must not be negative, got {options.jobs}.")
     if options.labels and not options.labels.is_file():
-        raise FileError(f"{options.labels}: no such file. Check the path of --labels.")
+        raise FileError(f"{options.labels}: no such file", "Check the path of --labels.")
     for file in (options.json, options.csv, options.html):
         if file and file.exists() and not options.overwrite:
-            raise FileError(f"{file} exists already. Choose another name or say --overwrite.")
+            raise FileError(f"{file} exists already", "Choose another name or say --overwrite.", file=file)
     predictions = [Path(name) for name in options.files[1::2]]
     found = score_all(options, predictions)
     show_scores(found)

@@ -55,7 +55,8 @@ def main(arguments: list[str], shipped: Path = FOLDER) -> int:
     if options.topic != "all" and options.topic not in TOPICS:
         names = (*TOPICS, *RECIPES)
         raise SettingError(
-            f"there is no topic '{options.topic}'.{did_you_mean(options.topic, names)} Choose one of {', '.join(names)}."
+            f"there is no topic '{options.topic}'",
+            f"{did_you_mean(options.topic, names)} Choose one of {', '.join(names)}.",
         )
     if options.topic == "weights":
         return _show_weights(shipped, for_programs=options.json)

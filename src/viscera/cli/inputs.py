@@ -20,10 +20,10 @@ def data_set(text: str) -> tuple[str, Path]:
 
     layout, equals, folder = text.partition("=")
     if not equals:
-        raise SettingError(f"a data set is named as LAYOUT=DIR, got '{text}'. Layouts: {', '.join(LAYOUTS)}.")
+        raise SettingError(f"a data set is named as LAYOUT=DIR, got '{text}'", f"Layouts: {', '.join(LAYOUTS)}.")
     if layout not in LAYOUTS:
         raise SettingError(
-            f"there is no layout '{layout}'.{did_you_mean(layout, LAYOUTS)} Choose one of {', '.join(LAYOUTS)}."
+            f"there is no layout '{layout}'", f"{did_you_mean(layout, LAYOUTS)} Choose one of {', '.join(LAYOUTS)}."
         )
     return layout, Path(folder)
 

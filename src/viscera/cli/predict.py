@@ -12,7 +12,7 @@ from viscera.cli.console import counted, progress, say, show_problems, show_tabl
 from viscera.cli.inputs import data_sets
 from viscera.cli.startup import kept_graphs, starting
 from viscera.config import Accelerator
-from viscera.errors import SettingError
+from viscera.errors import SettingError, VisceraError
 from viscera.labels import TUMOUR, organ_name
 from viscera.networks.cards import FOLDER, STARTER, as_shipped, find_shipped
 from viscera.networks.find_weights import known_organs
@@ -81,7 +81,7 @@ def main(arguments: list[str], shipped: Path = FOLDER) -> int:
 
     if options.finder and options.region in ("whole", "middle"):
         raise SettingError(
-            f"--finder says where to look, --region {options.region} that it does not matter. Leave one of them out."
+            f"--finder says where to look, --region {options.region} that it does not matter", "Leave one of them out."
         )
     if "=" in options.scan and not Path(options.scan).exists():
         jobs = data_set_jobs(options)
@@ -118,7 +118,7 @@ def main(arguments: list[str], shipped: Path = FOLDER) -> int:
         raise failed[0][1]
     say(f"{len(good)} of {counted(len(jobs), 'scan')} segmented, in {options.output}")
     if failed:
-        show_problems([problem_of(job.scan, str(error)) for job, error in failed])
+        show_problems([problem_of(job.scan, error) for job, error in failed])
         say("put them right and say the same again: what is done is skipped")
     return 2 if failed else 0
 
@@ -150,7 +150,7 @@ def require_known(options: Options, folder: Path = FOLDER) -> None:
     """
     if "all" in options.organs and len(options.organs) > 1:
         raise SettingError(
-            f"--organs {' '.join(options.organs)}: 'all' leaves none to be named. Say all, or the organs' names."
+            f"--organs {' '.join(options.organs)}: 'all' leaves none to be named", "Say all, or the organs' names."
         )
     named = [
         organ for organ in options.organs if organ != "all" and not (options.tumour and organ_name(organ) == TUMOUR)
@@ -174,13 +174,13 @@ def weights_line(model: "Model") -> str:
     )
 
 
-def problem_of(scan: Path, message: str) -> "Problem":
-    """Take a message apart into what is wrong and what to do: its last sentence."""
+def problem_of(scan: Path, error: VisceraError) -> "Problem":
+    """Return what is wrong with a scan as a row of the table of problems."""
     from viscera.datasets.sources import Problem
     from viscera.io import nifti
 
-    what, _, remedy = message.rpartition(". ")
-    return Problem(nifti.stem(scan), str(scan), what.removeprefix(f"{scan}: ").removeprefix(f"{scan.name}: "), remedy)
+    what = error.what.removeprefix(f"{scan}: ").removeprefix(f"{scan.name}: ")
+    return Problem(nifti.stem(scan), str(scan), what, error.remedy)
 
 
 def data_set_jobs(options: Options) -> list["ScanJob"]:

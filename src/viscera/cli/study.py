@@ -102,13 +102,13 @@ def plan_of(options: Options, store: "Store") -> "Plan":
     if known is None and not options.grid:
         find_recipe(options.name)
         raise SettingError(
-            f"recipe '{options.name}' has no grid of its own. Say what to vary, for example --grid training.seed=0,1, or "
-            f"choose one of {', '.join(STUDIES)}."
+            f"recipe '{options.name}' has no grid of its own",
+            f"Say what to vary, for example --grid training.seed=0,1, or choose one of {', '.join(STUDIES)}.",
         )
     base = find_recipe(known.recipe if known else options.name)
     grid = parse_grid(options.grid or (known.words if known else ()))
     if options.epochs and "training.epochs" in grid:
-        raise SettingError("--epochs and a grid of training.epochs contradict each other. Leave one out.")
+        raise SettingError("--epochs and a grid of training.epochs contradict each other", "Leave one out.")
     if options.epochs:
         base = replace(base, training=replace(base.training, epochs=options.epochs))
     cells = make_cells(grid)
@@ -129,7 +129,9 @@ def split_of(options: Options, store: "Store") -> tuple[Literal["test", "validat
             f"{store.path.name} has no test cases: validation cases are scored, by which the best epochs were chosen too, so "
             "scores are too high.",
         )
-    raise RunError(f"{store.path} has no {options.split} cases to score. Prepare it with more patients.")
+    raise RunError(
+        f"{store.path} has no {options.split} cases to score", "Prepare it with more patients.", file=store.path
+    )
 
 
 def places_of(words: Sequence[str], store: "Store") -> list[tuple[str, int]]:
@@ -143,7 +145,7 @@ def places_of(words: Sequence[str], store: "Store") -> list[tuple[str, int]]:
         case, _, number = word.rpartition(":")
         if case not in store.names() or not number.isdecimal():
             known = ", ".join(store.names()[:3])
-            raise SettingError(f"--show takes CASE:SLICE, got '{word}'. The store's cases are {known} ...")
+            raise SettingError(f"--show takes CASE:SLICE, got '{word}'", f"The store's cases are {known} ...")
         slices = len(store.case(case).image)
         if int(number) >= slices:
             raise SettingError(f"--show {word}: the case has {slices} slices, 0 to {slices - 1}.")

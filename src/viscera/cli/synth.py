@@ -65,14 +65,14 @@ def main(arguments: list[str]) -> int:
 
     if options.layout not in LAYOUTS:
         hint = did_you_mean(options.layout, LAYOUTS)
-        raise SettingError(f"there is no layout '{options.layout}'.{hint} Choose one of {', '.join(LAYOUTS)}.")
+        raise SettingError(f"there is no layout '{options.layout}'", f"{hint} Choose one of {', '.join(LAYOUTS)}.")
     if options.cases < 1 or min(options.shape) < 16:
         raise SettingError("--cases must be at least 1, and --shape at least 16 in each direction.")
     if min(options.jobs, options.seed) < 0:
         raise SettingError(f"--jobs and --seed must not be negative, got {options.jobs} and {options.seed}.")
     if options.without and options.variety == "plain":
         raise SettingError(
-            "--without takes ingredients out of a rich variety, but --variety is plain. Add --variety rich."
+            "--without takes ingredients out of a rich variety, but --variety is plain", "Add --variety rich."
         )
     cohort = Cohort(
         options.layout,

@@ -33,8 +33,8 @@ def read_templates(
 
     if images and len(images) != len(labels):
         raise SettingError(
-            f"{prefix}template-image names {len(images)} scans, {prefix}template {len(labels)} label maps. Give one "
-            "scan for each label map, or none."
+            f"{prefix}template-image names {len(images)} scans, {prefix}template {len(labels)} label maps",
+            "Give one scan for each label map, or none.",
         )
     found = []
     for path, image in zip_longest(labels, images):

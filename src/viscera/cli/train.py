@@ -155,7 +155,7 @@ def read_fresh(options: FreshOptions) -> "OnlinePatients | None":
     if options.patients == 0:
         if options != FreshOptions():
             raise SettingError(
-                "--fresh.patients is 0, but other --fresh settings are given. Say how many, or leave them out."
+                "--fresh.patients is 0, but other --fresh settings are given", "Say how many, or leave them out."
             )
         return None
     return OnlinePatients(

@@ -58,7 +58,7 @@ def main(arguments: list[str]) -> int:
     """Run the verb."""
     options = tyro.cli(Options, args=arguments, prog="viscera view", config=(FlagCreatePairsOff,))
     if sum((options.html is not None, options.png is not None, options.serve)) > 1:
-        raise SettingError("--html, --png and --serve exclude each other. Choose one of them.")
+        raise SettingError("--html, --png and --serve exclude each other", "Choose one of them.")
     if options.png is not None:
         draw(options, options.png)
     elif options.serve:
@@ -181,7 +181,7 @@ def names_of(labels: Path) -> tuple[dict[int, str], tuple[str, ...]]:
 def refuse_existing(path: Path, *, overwrite: bool) -> None:
     """Stop before any work if the result stands there already."""
     if path.exists() and not overwrite:
-        raise FileError(f"{path} exists already. Choose another name or say --overwrite.")
+        raise FileError(f"{path} exists already", "Choose another name or say --overwrite.", file=path)
 
 
 def tell(notes: tuple[str, ...]) -> None:

@@ -75,5 +75,5 @@ class Recipe:
             SettingError: No such space.
         """
         if self.label_space not in SPACES:
-            raise SettingError(f"no label space '{self.label_space}'. Choose one of {', '.join(SPACES)}.")
+            raise SettingError(f"no label space '{self.label_space}'", f"Choose one of {', '.join(SPACES)}.")
         return SPACES[self.label_space]

@@ -86,12 +86,14 @@ def override(recipe: Recipe, settings: Mapping[str, object]) -> Recipe:
         for section in sections:
             part = part.get(section) if isinstance(part, dict) else None
         if not isinstance(part, dict):
-            raise SettingError(f"{where}: there is no setting '{name}'.{did_you_mean(name, _settings())}")
+            raise SettingError(f"{where}: there is no setting '{name}'", f"{did_you_mean(name, _settings())}")
         part[setting] = value
     try:
         text = json.dumps(content)
     except TypeError as error:
-        raise SettingError(f"{where}: a setting cannot be written as JSON: {error}. Give numbers and names.") from error
+        raise SettingError(
+            f"{where}: a setting cannot be written as JSON: {error}", "Give numbers and names."
+        ) from error
     return recipe_from_json(text, where=where)
 
 

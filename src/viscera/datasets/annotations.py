@@ -31,7 +31,9 @@ def read_annotations(folder: Path) -> dict[str, tuple[str, ...]]:
     annotations = {}
     for case, organs in read_json(path).items():
         if not isinstance(organs, list) or not all(isinstance(organ, str) for organ in organs):
-            raise DataSetError(f"{path}: '{case}' must have a list of organ names, got {organs!r}. Correct the file.")
+            raise DataSetError(
+                f"{path}: '{case}' must have a list of organ names, got {organs!r}", "Correct the file.", file=path
+            )
         annotations[case] = tuple(organ_name(organ) for organ in organs)
     return annotations
 
@@ -54,7 +56,7 @@ def annotate(
     path = folder / FILE
     for case in sorted(annotations.keys() - {REST, *cases}):
         hint = did_you_mean(case, cases)
-        raise DataSetError(f"{path} lists case '{case}', which is not in the data set.{hint} Correct the file.")
+        raise DataSetError(f"{path} lists case '{case}', which is not in the data set", f"{hint} Correct the file.")
     result = []
     for source in sources:
         listed = annotations.get(source.name, annotations.get(REST))
@@ -62,7 +64,9 @@ def annotate(
         for organ in listed or ():
             if organ not in possible:
                 hint = did_you_mean(organ, possible) or f" Its labels are {', '.join(possible) or 'none'}."
-                raise LabelError(f"{path}: no label of case '{source.name}' holds '{organ}'.{hint} Correct the file.")
+                raise LabelError(
+                    f"{path}: no label of case '{source.name}' holds '{organ}'", f"{hint} Correct the file."
+                )
         kept = source.annotated if listed is None else tuple(organ for organ in possible if organ in listed)
         result.append(replace(source, annotated=kept))
     return result

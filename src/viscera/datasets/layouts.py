@@ -53,13 +53,15 @@ def find_sources(layout: str, folder: Path) -> tuple[list[Source], list[Problem]
         AnnotationWarning: In 'flare', organs were taken for annotated because a case's label file holds them.
     """
     if layout not in LAYOUTS:
-        raise SettingError(f"no layout '{layout}'.{did_you_mean(layout, LAYOUTS)} Choose one of {', '.join(LAYOUTS)}.")
+        raise SettingError(
+            f"no layout '{layout}'", f"{did_you_mean(layout, LAYOUTS)} Choose one of {', '.join(LAYOUTS)}."
+        )
     folder = folder.absolute()  # so that "." has a name
     if not folder.is_dir():
-        raise DataSetError(f"{folder}: no such folder. Check the path.")
+        raise DataSetError(f"{folder}: no such folder", "Check the path.", file=folder)
     found = _find(layout, folder)
     if found is None or not any(found):
-        raise DataSetError(_not_such(layout, folder))
+        raise _not_such(layout, folder)
     sources, problems = found
     annotations = read_annotations(folder)
     cases = [*(source.name for source in sources), *(problem.case for problem in problems)]
@@ -93,18 +95,19 @@ def _find(layout: str, folder: Path) -> Found | None:
             return pairs.find(pairs.PAIRS[layout], folder)
 
 
-def _not_such(layout: str, folder: Path) -> str:
+def _not_such(layout: str, folder: Path) -> DataSetError:
     """Say what was expected, what is there, and what it looks like instead."""
     names = sorted(path.name + "/" * path.is_dir() for path in folder.iterdir() if not path.name.startswith("."))
     there = ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "") or "nothing"
-    text = f"{folder} is no '{layout}' data set: expected {LAYOUTS[layout]}; found {there}."
+    text = f"{folder} is no '{layout}' data set: expected {LAYOUTS[layout]}; found {there}"
     if others := _alike(folder, besides=layout):
-        return f"{text} It looks like {' or '.join(repr(other) for other in others)}: use that layout."
+        return DataSetError(text, f"It looks like {' or '.join(map(repr, others))}: use that layout.", file=folder)
     for child in sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")):
         others = [layout] if layout == "images" and unlabelled.find(child) else _alike(child)
         if others:
-            return f"{text} Its folder {child.name} looks like '{others[0]}': did you mean that one?"
-    return f"{text} Check the path and the names."
+            remedy = f"Its folder {child.name} looks like '{others[0]}': did you mean that one?"
+            return DataSetError(text, remedy, file=folder)
+    return DataSetError(text, "Check the path and the names.", file=folder)
 
 
 def _alike(folder: Path, *, besides: str = "") -> list[str]:

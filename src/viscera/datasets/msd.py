@@ -29,19 +29,23 @@ def find(folder: Path) -> Found | None:
     if len(modality) != 1 or "CT" not in str(next(iter(modality.values()))).upper():
         text = ", ".join(str(name) for name in modality.values())
         raise DataSetError(
-            f"{path}: the modality is {text or 'empty'}; viscera reads CT alone. Choose another data set."
+            f"{path}: the modality is {text or 'empty'}; viscera reads CT alone", "Choose another data set.", file=path
         )
     organs = read_organs(path, content)
     listed = content.get("training") or []
     if not isinstance(listed, list):
-        raise DataSetError(f'{path}: \'training\' must be a list of {{"image", "label"}}. Correct the file.')
+        raise DataSetError(
+            f'{path}: \'training\' must be a list of {{"image", "label"}}', "Correct the file.", file=path
+        )
     if not listed:
         images, labels = files_by_case(folder / "imagesTr", suffix="_0000"), files_by_case(folder / "labelsTr")
         return pair_files(folder, images, labels, organs=organs)
     images, labels, problems = {}, {}, []
     for entry in listed:
         if not isinstance(entry, dict) or not all(isinstance(entry.get(key), str) for key in ("image", "label")):
-            raise DataSetError(f'{path}: each of \'training\' needs "image" and "label", got {entry!r}. Correct it.')
+            raise DataSetError(
+                f'{path}: each of \'training\' needs "image" and "label", got {entry!r}', "Correct it.", file=path
+            )
         pair = [folder / entry["image"], folder / entry["label"]]
         name = nifti.stem(pair[1])
         missing = [str(file.relative_to(folder)) for file in pair if not file.is_file()]
@@ -65,13 +69,16 @@ def read_organs(path: Path, content: Mapping[str, object]) -> dict[int, str]:
     for key, name in section(content, "labels", path=path).items():
         if not key.isdecimal() or not isinstance(name, str):
             raise DataSetError(
-                f'{path}: labels must be {{"1": "spleen"}}, got {{{key!r}: {name!r}}}. '
-                "If this is nnU-Net v2's form, add channel_names and use layout 'nnunet'."
+                f'{path}: labels must be {{"1": "spleen"}}, got {{{key!r}: {name!r}}}',
+                "If this is nnU-Net v2's form, add channel_names and use layout 'nnunet'.",
+                file=path,
             )
         if int(key):
             organs[int(key)] = LABEL_NAMES.get(name.strip().lower(), name)
     if not organs:
-        raise DataSetError(f'{path}: \'labels\' names no organ. List them as {{"0": "background", "1": "liver"}}.')
+        raise DataSetError(
+            f"{path}: 'labels' names no organ", 'List them as {"0": "background", "1": "liver"}.', file=path
+        )
     return named_organs(organs)
 
 

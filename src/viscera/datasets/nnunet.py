@@ -28,10 +28,14 @@ def find(folder: Path) -> Found | None:
     channels = section(content, "channel_names", path=path)
     if len(channels) != 1:
         text = ", ".join(str(name) for name in channels.values())
-        raise DataSetError(f"{path} has {len(channels)} channels ({text}); viscera reads CT alone. Keep one channel.")
+        raise DataSetError(
+            f"{path} has {len(channels)} channels ({text}); viscera reads CT alone", "Keep one channel.", file=path
+        )
     ending = content.get("file_ending", ".nii.gz")
     if ending not in nifti.SUFFIXES:
-        raise DataSetError(f"{path}: file_ending {ending!r} cannot be read. Convert the data set to .nii.gz.")
+        raise DataSetError(
+            f"{path}: file_ending {ending!r} cannot be read", "Convert the data set to .nii.gz.", file=path
+        )
     organs, unknown = read_organs(path, content)
     if "dataset" in content:
         images, labels, problems = _listed(folder, section(content, "dataset", path=path))
@@ -58,22 +62,23 @@ def read_organs(path: Path, content: Mapping[str, object]) -> tuple[dict[int, st
     for name, value in section(content, "labels", path=path).items():
         if isinstance(value, list) and len(value) != 1:
             raise DataSetError(
-                f"{path}: label '{name}' is a region of the values {value}; viscera reads one value per organ. "
-                "Give each value a name of its own."
+                f"{path}: label '{name}' is a region of the values {value}; viscera reads one value per organ",
+                "Give each value a name of its own.",
+                file=path,
             )
         number = value[0] if isinstance(value, list) else value
         if not isinstance(number, int) or isinstance(number, bool) or number < 0:
             raise DataSetError(
-                f"{path}: label '{name}' must be a whole number from 0, got {value!r}. Correct the file."
+                f"{path}: label '{name}' must be a whole number from 0, got {value!r}", "Correct the file.", file=path
             )
         if number in organs or number in unknown:
-            raise DataSetError(f"{path}: the value {number} stands for two labels. Give each its own.")
+            raise DataSetError(f"{path}: the value {number} stands for two labels", "Give each its own.", file=path)
         if organ_name(name) == IGNORE:
             unknown.append(number)
         elif number:
             organs[number] = name
     if not organs:
-        raise DataSetError(f'{path}: \'labels\' names no organ. List them as {{"background": 0, "liver": 1}}.')
+        raise DataSetError(f"{path}: 'labels' names no organ", 'List them as {"background": 0, "liver": 1}.', file=path)
     return named_organs(organs), tuple(unknown)
 
 
@@ -102,7 +107,7 @@ def _listed(
         if not isinstance(listed, list) or not isinstance(label, str):
             raise DataSetError(f'{where}: case \'{name}\' needs "images": [file] and "label": file, got {entry!r}.')
         if len(listed) != 1:
-            raise DataSetError(f"{where}: case '{name}' has {len(listed)} images; viscera reads CT alone. Keep one.")
+            raise DataSetError(f"{where}: case '{name}' has {len(listed)} images; viscera reads CT alone", "Keep one.")
         pair = [folder / str(listed[0]), folder / label]
         missing = [str(path.relative_to(folder)) for path in pair if not path.is_file()]
         if missing:

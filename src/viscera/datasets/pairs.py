@@ -113,6 +113,6 @@ def _only_present(source: Source) -> Source | Problem:
         voxels = nifti.read(source.labels).voxels
     except VisceraError as error:
         file = f"{source.labels.parent.name}/{source.labels.name}"
-        return Problem(source.name, file, str(error), "replace the file, or remove the case")
+        return Problem(source.name, file, error.what, error.remedy or "Replace the file, or remove the case.")
     present = set().union(*(np.unique(section).tolist() for section in voxels))
     return replace(source, annotated=tuple(organ for value, organ in source.organs if value in present))

@@ -31,7 +31,7 @@ def read_labels(source: Source) -> Volume:
         OverlapWarning: Masks overlap.
     """
     if source.labels is None:
-        raise LabelError(f"{source.name} has no labels. Leave it out, or add its label file.")
+        raise LabelError(f"{source.name} has no labels", "Leave it out, or add its label file.")
     if isinstance(source.labels, Path):
         volume = nifti.read(source.labels)
         return with_voxels(volume, _whole_numbers(volume.voxels, source.labels))
@@ -45,7 +45,9 @@ def _whole_numbers(voxels: Shaped[np.ndarray, "z y x"], path: Path) -> Integer[n
     low, high = float(voxels.min()), float(voxels.max())
     if not (np.isfinite(low) and np.isfinite(high) and abs(low) < 2**31 and abs(high) < 2**31):
         raise LabelError(
-            f"{path}: labels reach from {low:g} to {high:g}. Labels are small whole numbers: correct the file."
+            f"{path}: labels reach from {low:g} to {high:g}",
+            "Labels are small whole numbers: correct the file.",
+            file=path,
         )
     dtype = np.uint8 if low >= 0 and high <= 255 else np.int32
     whole = np.empty(voxels.shape, dtype)
@@ -54,7 +56,9 @@ def _whole_numbers(voxels: Shaped[np.ndarray, "z y x"], path: Path) -> Integer[n
         if not np.array_equal(whole[index], section):
             value = section[whole[index] != section][0]
             raise LabelError(
-                f"{path} holds {value:g}, but labels are whole numbers. Resample labels with nearest neighbour."
+                f"{path} holds {value:g}, but labels are whole numbers",
+                "Resample labels with nearest neighbour.",
+                file=path,
             )
     return whole
 
@@ -72,7 +76,7 @@ def _merge(source: Source, masks: Sequence[tuple[str, Path]]) -> Volume:
             overlaps[organ] = shared
         merged.voxels[inside] = value
     if merged is None:
-        raise LabelError(f"{source.name} has no masks. Leave it out, or add them.")
+        raise LabelError(f"{source.name} has no masks", "Leave it out, or add them.")
     if overlaps:
         text = ", ".join(f"{organ} {count}" for organ, count in overlaps.items())
         what = f"{source.name}: masks overlap; the alphabetically later organ takes the voxels ({text})"
@@ -84,5 +88,7 @@ def _inside(voxels: Shaped[np.ndarray, "z y x"], path: Path) -> Bool[np.ndarray,
     inside = voxels != 0
     high = voxels.max()
     if high < 0 or np.count_nonzero(inside) != np.count_nonzero(voxels == high) * bool(high):
-        raise LabelError(f"{path} is no binary mask: it holds several values. Save one mask per organ, 0 outside.")
+        raise LabelError(
+            f"{path} is no binary mask: it holds several values", "Save one mask per organ, 0 outside.", file=path
+        )
     return inside

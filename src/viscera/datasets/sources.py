@@ -113,9 +113,11 @@ def read_json(path: Path) -> dict[str, object]:
     try:
         content = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:
-        raise DataSetError(f"{path} cannot be read as JSON: {error}. Correct the file.") from error
+        raise DataSetError(f"{path} cannot be read as JSON: {error}", "Correct the file.", file=path) from error
     if not isinstance(content, dict):
-        raise DataSetError(f"{path} must hold an object {{...}}, not a {type(content).__name__}. Correct the file.")
+        raise DataSetError(
+            f"{path} must hold an object {{...}}, not a {type(content).__name__}", "Correct the file.", file=path
+        )
     return content
 
 
@@ -127,7 +129,7 @@ def section(content: Mapping[str, object], key: str, *, path: Path) -> dict[str,
     """
     value = content.get(key)
     if not isinstance(value, dict):
-        raise DataSetError(f"{path}: '{key}' must be an object {{...}}, got {value!r}. Correct the file.")
+        raise DataSetError(f"{path}: '{key}' must be an object {{...}}, got {value!r}", "Correct the file.", file=path)
     return value
 
 

@@ -62,10 +62,10 @@ def write_cohort(folder: Path, cohort: Cohort, *, jobs: int, done: Callable[[], 
         SettingError: Tumours are to be annotated, but the patients have none.
     """
     if folder.is_dir() and any(folder.iterdir()):
-        raise DataSetError(f"{folder} is not empty. Give a new folder for the synthetic data set.")
+        raise DataSetError(f"{folder} is not empty", "Give a new folder for the synthetic data set.", file=folder)
     annotate = _annotated(cohort)
     if TUMOUR in annotate and not cohort.tumours:
-        raise SettingError("tumours are to be annotated, but the patients have none. Ask for them (--tumours).")
+        raise SettingError("tumours are to be annotated, but the patients have none", "Ask for them (--tumours).")
     with process_pool(jobs) as pool:
         tasks = deque(pool.schedule(make_patient, args=(cohort, number)) for number in range(1, cohort.cases + 1))
         for number in range(1, cohort.cases + 1):

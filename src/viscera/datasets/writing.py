@@ -58,12 +58,12 @@ def write_case(
         FileError: The case is there already, or cannot be written.
     """
     if layout == "images":
-        raise SettingError("layout 'images' has no labels, so no labelled case can be written. Choose another one.")
+        raise SettingError("layout 'images' has no labels, so no labelled case can be written", "Choose another one.")
     require_same_grid(ct, labels, where=f"case {number}")
     wanted = tuple(dict.fromkeys(organ_name(organ) for organ in annotate))
     names = {value: organ_name(organ) for value, organ in organs.items()}
     if not wanted:
-        raise SettingError("no organ to annotate. Name at least one.")
+        raise SettingError("no organ to annotate", "Name at least one.")
     _check_sides(wanted)
     if layout == "totalsegmentator":
         return _write_masks(folder, number=number, ct=ct, labels=labels, names=names, wanted=wanted)
@@ -110,7 +110,9 @@ def _place(layout: str, folder: Path, *, number: int, wanted: tuple[str, ...]) -
             name, suffix = msd.CASE_NAME.format(number), ""
         case _:
             known = [*pairs.PAIRS, "nnunet", "msd", "totalsegmentator"]
-            raise SettingError(f"no layout '{layout}'.{did_you_mean(layout, known)} Choose one of {', '.join(known)}.")
+            raise SettingError(
+                f"no layout '{layout}'", f"{did_you_mean(layout, known)} Choose one of {', '.join(known)}."
+            )
     free = (value for value in range(1, 256) if value not in organs and value not in unknown)
     new = {value: organ for organ, value in zip(_not_held(wanted, list(organs.values())), free, strict=False)}
     return _place_in(folder / "imagesTr", folder / "labelsTr", name, suffix, organs=organs | new)
@@ -159,9 +161,11 @@ def _held(wanted: Collection[str], organs: Sequence[str]) -> tuple[str, ...]:
         whole = PART_OF.get(organ)
         if whole in SIDES and whole in organs:
             other = next(side for side in SIDES[whole] if side != organ)
-            raise LabelError(f"the layout has one label for '{whole}'. Annotate '{other}' too, or leave out '{organ}'.")
+            raise LabelError(
+                f"the layout has one label for '{whole}'", f"Annotate '{other}' too, or leave out '{organ}'."
+            )
         hint = did_you_mean(organ, organs)
-        raise LabelError(f"the layout has no label for '{organ}'.{hint} It holds {', '.join(organs)}.")
+        raise LabelError(f"the layout has no label for '{organ}'", f"{hint} It holds {', '.join(organs)}.")
     return tuple(organ for organ in organs if organ in _both_ways(wanted))
 
 
@@ -194,7 +198,7 @@ def _table(names: Mapping[int, str], targets: Mapping[str, int]) -> dict[int, in
     for organ in targets:
         if organ not in given and not (organ in SIDES and set(SIDES[organ]) <= given):
             hint = did_you_mean(organ, given) or f" They hold {', '.join(sorted(given))}."
-            raise LabelError(f"'{organ}' cannot be annotated: the labels given do not hold it.{hint}")
+            raise LabelError(f"'{organ}' cannot be annotated: the labels given do not hold it", f"{hint}")
     return table
 
 
@@ -206,7 +210,7 @@ def _mapped(labels: Integer[np.ndarray, "z y x"], table: Mapping[int, int]) -> U
     """
     present = set().union(*(np.unique(section).tolist() for section in labels))
     if strange := sorted(present - table.keys() - {0}):
-        raise LabelError(f"the labels hold {strange[0]}, which stands for no organ. Name it, or set it to 0.")
+        raise LabelError(f"the labels hold {strange[0]}, which stands for no organ", "Name it, or set it to 0.")
     lookup = np.zeros(max(present) + 1, np.uint8)
     for value in present & table.keys():
         lookup[value] = table[value]

@@ -257,7 +257,7 @@ def _load(weights: Path, plan: Plan, watch: Callable[[str], None]) -> dict[Runti
     for name in plan.runtimes:
         if missing_packages(name):
             missing = " and ".join(missing_packages(name))
-            raise SettingError(f"--runtime {name}: {missing} not installed. Say pip install 'viscera[{name}]'.")
+            raise SettingError(f"--runtime {name}: {missing} not installed", f"Say pip install 'viscera[{name}]'.")
     models: dict[RuntimeName, Model] = {}
     for name in plan.runtimes:
         watch(f"{name}: loading")
@@ -265,7 +265,7 @@ def _load(weights: Path, plan: Plan, watch: Callable[[str], None]) -> dict[Runti
         if model.network.name == name:  # else a warning has said why not
             models[name] = model
     if not models:
-        raise SettingError(f"no runtime of {', '.join(plan.runtimes)} can run this network. Say --runtime torch.")
+        raise SettingError(f"no runtime of {', '.join(plan.runtimes)} can run this network", "Say --runtime torch.")
     return models
 
 

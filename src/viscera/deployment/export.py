@@ -119,7 +119,7 @@ def export(
     missing = missing_packages(kind)
     if missing:
         raise SettingError(
-            f"--format {kind}: {' and '.join(missing)} not installed. Install it: pip install 'viscera[{kind}]'."
+            f"--format {kind}: {' and '.join(missing)} not installed", f"Install it: pip install 'viscera[{kind}]'."
         )
     drawn = _drawn(model, yardstick.store, kind=kind) if int8 else None
     with _folder(out) as part:
@@ -127,7 +127,7 @@ def export(
             runner = _written(model, part, kind=kind, drawn=drawn)
         except CannotRunError as error:
             raise SettingError(
-                f"--format {kind} cannot hold '{model.recipe.name}': {error}. Choose another format."
+                f"--format {kind} cannot hold '{model.recipe.name}': {error}", "Choose another format."
             ) from error
         agreement = measure(model, runner, yardstick=yardstick, watch=watch)
         _require_near(agreement, yardstick.dice_points)
@@ -150,12 +150,14 @@ def _drawn(model: Model, store: Store | None, *, kind: Foreign) -> list[Float32[
     """
     if kind != "openvino":
         raise SettingError(
-            "--int8 is for --format openvino: other runtimes gain little by it. Choose that, or leave it out."
+            "--int8 is for --format openvino: other runtimes gain little by it", "Choose that, or leave it out."
         )
     if store is None:
-        raise SettingError("--int8 needs real slices to take its scales from. Name a prepared store: --data STORE.")
+        raise SettingError("--int8 needs real slices to take its scales from", "Name a prepared store: --data STORE.")
     if not model.recipe.inference.whole_slices:
-        raise SettingError(f"--int8 is for networks that see slices; '{model.recipe.name}' sees windows. Leave it out.")
+        raise SettingError(
+            f"--int8 is for networks that see slices; '{model.recipe.name}' sees windows", "Leave it out."
+        )
     return list(drawn_inputs(model, store, generator=np.random.default_rng(0)))
 
 
@@ -205,7 +207,9 @@ def measure(
     names = yardstick.store.names(yardstick.split)
     if not names:
         raise RunError(
-            f"{yardstick.store.path} has no {yardstick.split} cases to measure on. Choose another --split, or leave --data out."
+            f"{yardstick.store.path} has no {yardstick.split} cases to measure on",
+            "Choose another --split, or leave --data out.",
+            file=yardstick.store.path,
         )
     classes, slices, differing, voxels = model.space.classes, 0, 0, 0
     overlaps = np.zeros((2, len(classes), 2), np.int64)  # of torch and the other: each class's intersection and union
@@ -356,7 +360,7 @@ def _folder(out: Path) -> Iterator[Path]:
         shutil.rmtree(out, ignore_errors=True)
         part.rename(out)
     except OSError as error:
-        raise FileError(f"cannot write {out}: {error.strerror}. Choose a folder that you may write to.") from error
+        raise FileError(f"cannot write {out}: {error.strerror}", "Choose a folder that you may write to.") from error
     finally:
         shutil.rmtree(part, ignore_errors=True)
 
@@ -364,12 +368,12 @@ def _folder(out: Path) -> Iterator[Path]:
 def _require_free(out: Path, *, overwrite: bool) -> None:
     """Raise unless there is nothing, or an earlier export that may be replaced."""
     if out.exists() and not out.is_dir():
-        raise FileError(f"{out} is a file. Give a folder for the export.")
+        raise FileError(f"{out} is a file", "Give a folder for the export.")
     there = {child.name for child in out.iterdir()} if out.is_dir() else set()
     ours = {DESCRIPTION, *FILES["onnx"], *FILES["openvino"]}
     if there - ours or (there and DESCRIPTION not in there):
         raise FileError(
-            f"{out} holds files that are no export ({min(there - ours or there)}). Give a new or an empty folder."
+            f"{out} holds files that are no export ({min(there - ours or there)})", "Give a new or an empty folder."
         )
     if there and not overwrite:
-        raise FileError(f"{out} holds an export already. Choose another folder or say --overwrite.")
+        raise FileError(f"{out} holds an export already", "Choose another folder or say --overwrite.")

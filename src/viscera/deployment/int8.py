@@ -57,7 +57,9 @@ def drawn_inputs(
     store.require(space=model.space, preparation=model.recipe.preparation)
     images = [store.case(name).image for name in store.names("training")]
     if not images:
-        raise RunError(f"{store.path} has no training cases to draw slices from. Prepare it with more patients.")
+        raise RunError(
+            f"{store.path} has no training cases to draw slices from", "Prepare it with more patients.", file=store.path
+        )
     places = [(number, z) for number, image in enumerate(images) for z in range(len(image))]
     for chosen in sorted(generator.choice(len(places), min(count, len(places)), replace=False).tolist()):
         number, z = places[chosen]

@@ -91,7 +91,7 @@ class Rules:
         """Raise SettingError for a tolerance that is negative or not finite."""
         for value in (*self.tolerances_mm.values(), self.other_tolerance_mm or 0.0):
             if not (value >= 0 and math.isfinite(value)):
-                raise SettingError(f"a tolerance of the surface Dice is {value:g} mm. Give 0 mm or more.")
+                raise SettingError(f"a tolerance of the surface Dice is {value:g} mm", "Give 0 mm or more.")
 
     def tolerance_mm(self, organ: str) -> float:
         """Give the tolerance of an organ, else of the whole that it is part of, else OTHER_TOLERANCE_MM."""
@@ -326,7 +326,9 @@ def evaluate(
             found = _judge(pair, rules, organs)
             return replace(found, notes=(*remarks, *found.notes))
         except VisceraError as error:
-            problem = Problem(task.case, str(task.prediction), str(error), "Correct it, then evaluate again.")
+            problem = Problem(
+                task.case, str(task.prediction), error.what, error.remedy or "Correct it, then evaluate again."
+            )
             return _Outcome(problems=(problem,))
         finally:
             done(task.case)

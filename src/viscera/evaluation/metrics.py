@@ -374,6 +374,6 @@ def _check_shapes(truth: np.ndarray, prediction: np.ndarray) -> None:
     """Raise GeometryError unless both arrays have one shape."""
     if truth.shape != prediction.shape:
         raise GeometryError(
-            f"truth has {truth.shape} voxels (z, y, x), the prediction {prediction.shape}. "
-            "Resample one to the other's grid."
+            f"truth has {truth.shape} voxels (z, y, x), the prediction {prediction.shape}",
+            "Resample one to the other's grid.",
         )

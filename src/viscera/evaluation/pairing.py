@@ -80,12 +80,14 @@ def find_tasks(truth: Path | Sequence[Source], prediction: Path) -> tuple[list[T
         return [Task(case_name(prediction), prediction, truth)], [], ()
     for path in (truth, prediction):
         if isinstance(path, Path) and not path.exists():
-            raise FileError(f"{path}: no such file or folder. Check the path.")
+            raise FileError(f"{path}: no such file or folder", "Check the path.", file=path)
     if isinstance(truth, Path) and (truth.is_file() or prediction.is_file()):
         raise FileError(f"{truth} and {prediction}: give two NIfTI files or two folders.")
     truths = _truths(truth)
     if not truths:
-        raise FileError(f"{truth if isinstance(truth, Path) else 'the data set'} holds no label maps. Check the path.")
+        raise FileError(
+            f"{truth if isinstance(truth, Path) else 'the data set'} holds no label maps", "Check the path."
+        )
     found = [prediction] if prediction.is_file() else _files(prediction)
     given: dict[str, Path] = {}
     for path in found:
@@ -128,7 +130,7 @@ def _truths(truth: Path | Sequence[Source]) -> list[tuple[str, list[str], Path |
 
 def _files(folder: Path) -> list[Path]:
     if not folder.is_dir():
-        raise FileError(f"{folder}: no such file or folder. Check the path.")
+        raise FileError(f"{folder}: no such file or folder", "Check the path.", file=folder)
     return find_files(folder)
 
 
@@ -140,7 +142,7 @@ def common_space(truth: Names, prediction: Names) -> LabelSpace:
         if whole in known and not known & set(sides) and set(sides) <= set(organs):
             organs = [organ for organ in organs if organ not in (*sides, whole)] + [whole]
     if not organs:
-        raise LabelError("the prediction names no organs. Give its NAME.json a {'labels': {index: organ}}.")
+        raise LabelError("the prediction names no organs", "Give its NAME.json a {'labels': {index: organ}}.")
     return LabelSpace("prediction", tuple(organs))
 
 
@@ -170,7 +172,8 @@ def match(task: Task, *, labels: Path | None = None) -> tuple[Pair, tuple[str, .
     if not of_truth.annotated:
         raise LabelError(
             f"{task.case}: truth ({', '.join(names.annotated)}) and prediction ({', '.join(space.organs)}) "
-            "share no organ. Correct the names in their label files."
+            "share no organ",
+            "Correct the names in their label files.",
         )
     notes = [*of_truth.notes]
     if silent := [organ for organ in space.organs if organ not in of_truth.annotated]:
@@ -196,7 +199,8 @@ def _mapped(voxels: Shaped[np.ndarray, "z y x"], fitted: Fit, *, where: str) -> 
         if _look_up(strange, section).any():
             raise LabelError(
                 f"{where} holds label {section[strange[section] > 0][0]}, but its names are for "
-                f"{sorted(set(known) - {0})}. Correct the file, or add the label to its names."
+                f"{sorted(set(known) - {0})}",
+                "Correct the file, or add the label to its names.",
             )
         mapped[number] = _look_up(table, section)
     return mapped
@@ -214,11 +218,11 @@ def _whole_numbers(voxels: Shaped[np.ndarray, "z y x"], *, where: str) -> Intege
     low, high = (float(voxels.min()), float(voxels.max())) if voxels.size else (0.0, 0.0)
     if not (low >= 0 and high <= 65535):
         raise LabelError(
-            f"{where} holds values from {low:g} to {high:g}, which are no labels (0 to 65535). Is it a scan?"
+            f"{where} holds values from {low:g} to {high:g}, which are no labels (0 to 65535)", "Is it a scan?"
         )
     if np.issubdtype(voxels.dtype, np.integer):
         return voxels
     whole = voxels.astype(np.uint16)
     if not np.array_equal(whole, voxels):
-        raise LabelError(f"{where} holds fractions, which are no labels. Resample it with nearest neighbours.")
+        raise LabelError(f"{where} holds fractions, which are no labels", "Resample it with nearest neighbours.")
     return whole

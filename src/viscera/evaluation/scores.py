@@ -184,7 +184,7 @@ def evaluation_from_json(text: str, *, where: str) -> Evaluation:
             tuple(case_trust_from_json(row) for row in value.get("trust", ())),
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise FileError(f"{where} is no evaluation ({error!r}). Write it with viscera evaluate --json.") from error
+        raise FileError(f"{where} is no evaluation ({error!r})", "Write it with viscera evaluate --json.") from error
 
 
 def summarise(scores: Sequence[OrganScore], generator: np.random.Generator) -> tuple[Summary, ...]:
@@ -210,7 +210,7 @@ def of_group(scores: Sequence[OrganScore], group: str) -> list[OrganScore]:
     if group not in (ALL, *GROUPS):
         groups = (ALL, *GROUPS)
         raise SettingError(
-            f"there is no group '{group}'.{did_you_mean(group, groups)} Choose one of {', '.join(groups)}."
+            f"there is no group '{group}'", f"{did_you_mean(group, groups)} Choose one of {', '.join(groups)}."
         )
     return [score for score in scores if group in (ALL, score.group)]
 

@@ -49,11 +49,13 @@ def read_own_organs(path: Path) -> OwnOrgans:
         store = open_store(path)
         return OwnOrgans(path, {name: store.facts(name).annotated for name in store.names()}, is_store=True)
     if not path.exists():
-        raise FileError(f"{path}: no such file or store. Check the path of --annotated.")
+        raise FileError(f"{path}: no such file or store", "Check the path of --annotated.", file=path)
     cases = {}
     for case, organs in read_json(path).items():
         if not isinstance(organs, list) or not all(isinstance(organ, str) for organ in organs):
-            raise DataSetError(f"{path}: '{case}' must have a list of organ names, got {organs!r}. Correct the file.")
+            raise DataSetError(
+                f"{path}: '{case}' must have a list of organ names, got {organs!r}", "Correct the file.", file=path
+            )
         cases[case] = tuple(dict.fromkeys(organ_name(organ) for organ in organs))
     return OwnOrgans(path, cases)
 
@@ -108,8 +110,8 @@ def _listed(own: OwnOrgans, task: Task) -> tuple[str, ...]:
         longer = {case: organs for case, organs in own.cases.items() if case.endswith(f"__{name}")}
         if len(set(longer.values())) > 1:
             raise DataSetError(
-                f"{own.where} has several cases '{task.case}' that annotate different organs: {', '.join(longer)}. "
-                "Name the truth's and the prediction's files like these."
+                f"{own.where} has several cases '{task.case}' that annotate different organs: {', '.join(longer)}",
+                "Name the truth's and the prediction's files like these.",
             )
         if longer:
             return next(iter(longer.values()))
@@ -122,7 +124,7 @@ def _listed(own: OwnOrgans, task: Task) -> tuple[str, ...]:
     entry = f'"{task.case}": ["liver", ...]'
     remedy = f"Prepare it, or give a file {{{entry}}}." if own.is_store else f'Add {entry}, or "*" for all others.'
     raise DataSetError(
-        f"{own.where} does not say which organs the data set of case '{task.case}' annotates.{hint} {remedy}"
+        f"{own.where} does not say which organs the data set of case '{task.case}' annotates", f"{hint} {remedy}"
     )
 
 
@@ -144,6 +146,6 @@ def _require_possible(own: OwnOrgans, task: Task, organs: Sequence[str], *, labe
         if organ not in possible and PART_OF.get(organ) not in possible:
             hint = did_you_mean(organ, possible) or f" They hold {', '.join(possible)}."
             raise LabelError(
-                f"{own.where}: neither truth nor prediction of case '{task.case}' can hold '{organ}'.{hint} "
-                "Correct the file."
+                f"{own.where}: neither truth nor prediction of case '{task.case}' can hold '{organ}'",
+                f"{hint} Correct the file.",
             )

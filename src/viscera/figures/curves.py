@@ -55,7 +55,9 @@ def read_log(path: Path) -> list[Epoch]:
     try:
         lines = path.read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
-        raise FileError(f"{path.name} cannot be read: {error}. Pass the folder that viscera train wrote.") from error
+        raise FileError(
+            f"{path.name} cannot be read: {error}", "Pass the folder that viscera train wrote.", file=path
+        ) from error
     epochs: dict[int, Epoch] = {}
     for number, line in enumerate(lines, start=1):
         if not line.strip():
@@ -66,11 +68,11 @@ def read_log(path: Path) -> list[Epoch]:
             if number == len(lines):  # no line feed behind it: written in part
                 continue
             raise FileError(
-                f"{path.name}, line {number}: is no epoch ({error}). Remove the line or train again."
+                f"{path.name}, line {number}: is no epoch ({error})", "Remove the line or train again.", file=path
             ) from error
         epochs[entry.epoch] = entry
     if not epochs:
-        raise FileError(f"{path.name} holds no finished epoch yet. Train for at least one epoch first.")
+        raise FileError(f"{path.name} holds no finished epoch yet", "Train for at least one epoch first.", file=path)
     return [epochs[number] for number in sorted(epochs)]
 
 
@@ -103,7 +105,7 @@ def curves_figure(epochs: Sequence[Epoch]) -> Figure:
         FileError: There is no epoch.
     """
     if not epochs:
-        raise FileError("there is no epoch to draw. Train for at least one epoch first.")
+        raise FileError("there is no epoch to draw", "Train for at least one epoch first.")
     figure = new_figure(12.5, 7.2)
     (losses, rate, means), (val, train, iou) = figure.subplots(2, 3)
     best = best_epoch(epochs)

@@ -87,12 +87,12 @@ class JudgedSlice:
         }
         if len(shapes) != 1:
             raise SettingError(
-                f"slice, truth and prediction of an error grid differ in size: {sorted(shapes)}. "
-                "Pass the same slice of all of them."
+                f"slice, truth and prediction of an error grid differ in size: {sorted(shapes)}",
+                "Pass the same slice of all of them.",
             )
         if not all(math.isfinite(step) and step > 0 for step in self.spacing_mm):
             raise SettingError(
-                f"spacing_mm {self.spacing_mm} of an error grid must be above 0. Pass (rows, columns) in mm."
+                f"spacing_mm {self.spacing_mm} of an error grid must be above 0", "Pass (rows, columns) in mm."
             )
 
     def judges(self, organ: str) -> bool:
@@ -124,8 +124,8 @@ class GridLook:
         """Refuse grids without a column."""
         if self.columns < 0 or self.panel_pixels < 1:
             raise SettingError(
-                f"an error grid of {self.columns} columns of {self.panel_pixels} pixels cannot be drawn. "
-                "Say 0 or more columns (0: as fits) and at least 1 pixel."
+                f"an error grid of {self.columns} columns of {self.panel_pixels} pixels cannot be drawn",
+                "Say 0 or more columns (0: as fits) and at least 1 pixel.",
             )
 
 

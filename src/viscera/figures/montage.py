@@ -260,10 +260,14 @@ def _pictures(
 
 def _check_labels(labels: Shaped[np.ndarray, "z y x"], what: str) -> None:
     if not (np.issubdtype(labels.dtype, np.integer) or labels.dtype == bool):
-        raise LabelError(f"{what}: labels must be whole numbers, got {labels.dtype}. Pass the label map, not the scan.")
+        raise LabelError(
+            f"{what}: labels must be whole numbers, got {labels.dtype}", "Pass the label map, not the scan."
+        )
     low, high = int(labels.min()), int(labels.max())
     if low < 0 or high > LARGEST_LABEL:
-        raise LabelError(f"{what}: holds values {low} to {high}, so it is no label map. Pass the labels, not the scan.")
+        raise LabelError(
+            f"{what}: holds values {low} to {high}, so it is no label map", "Pass the labels, not the scan."
+        )
 
 
 def _values(labels: Shaped[np.ndarray, "z y x"]) -> list[int]:

@@ -72,7 +72,7 @@ def require_window(window_hu: tuple[float, float]) -> None:
     low, high = window_hu
     if not low < high:
         raise SettingError(
-            f"window_hu {low:g}..{high:g} HU is empty. The first value is black, the second, higher one, white."
+            f"window_hu {low:g}..{high:g} HU is empty", "The first value is black, the second, higher one, white."
         )
 
 

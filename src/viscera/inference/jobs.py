@@ -33,28 +33,30 @@ def find_scan_jobs(scan: Path, output: Path) -> list[ScanJob]:
         if nifti.is_nifti(output):
             return [ScanJob(scan, output)]
         if output.exists() and not output.is_dir():
-            raise FileError(f"{output} is another kind of file. Give a name that ends in .nii.gz, or a folder.")
+            raise FileError(f"{output} is another kind of file", "Give a name that ends in .nii.gz, or a folder.")
         return [ScanJob(scan, output / output_name(scan))]
     if not scan.is_dir():
-        raise FileError(f"there is no scan at {scan}. Give a .nii or .nii.gz file, or a folder of them.")
+        raise FileError(f"there is no scan at {scan}", "Give a .nii or .nii.gz file, or a folder of them.")
     require_folder(output, what=scan.name)
     jobs = [ScanJob(file, output / output_name(file)) for file in nifti.find_files(scan)]
     if not jobs:
         raise FileError(
-            f"{scan} holds no .nii or .nii.gz file. Give the folder that holds the scans themselves; convert DICOM series "
-            "first, for instance with dcm2niix."
+            f"{scan} holds no .nii or .nii.gz file",
+            "Give the folder that holds the scans themselves; convert DICOM series first, for instance with dcm2niix.",
         )
     names = [job.output.name for job in jobs]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice:
-        raise FileError(f"two scans in {scan} would both become {twice}. Rename one.")
+        raise FileError(f"two scans in {scan} would both become {twice}", "Rename one.")
     return jobs
 
 
 def require_folder(output: Path, *, what: str) -> None:
     """Raise FileError if the place for the label maps of several scans is, or is named as, a file."""
     if nifti.is_nifti(output) or (output.exists() and not output.is_dir()):
-        raise FileError(f"{what} is a folder, so the output must be one too, not {output.name}. Give a folder's name.")
+        raise FileError(
+            f"{what} is a folder, so the output must be one too, not {output.name}", "Give a folder's name."
+        )
 
 
 def output_name(scan: Path) -> str:
@@ -67,5 +69,5 @@ def require_place(output: Path) -> None:
     folder = next((folder for folder in output.parents if folder.exists()), Path())
     if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
         raise FileError(
-            f"cannot write {output}: {folder} is not a folder that you may write to. Choose another output."
+            f"cannot write {output}: {folder} is not a folder that you may write to", "Choose another output."
         )

@@ -248,5 +248,6 @@ class Budget:
         least = held + min(need.alone, need.slabs or need.alone)
         raise SettingError(
             f"{scan.name}: --max-memory {self.most_mib:g}: this scan needs at least {ceil(least)} MiB, of which "
-            f"{ceil(held)} are held before it is read. Say --max-memory {ceil(least)} or more."
+            f"{ceil(held)} are held before it is read",
+            f"Say --max-memory {ceil(least)} or more.",
         )

@@ -97,7 +97,7 @@ class Model:
             SettingError: Another runtime than torch has it.
         """
         if not isinstance(self.network, TorchRunner):
-            raise SettingError(f"the network runs on {self.network.name}, not on torch. Load it without a runtime.")
+            raise SettingError(f"the network runs on {self.network.name}, not on torch", "Load it without a runtime.")
         return self.network.module
 
     @property
@@ -162,14 +162,16 @@ def _exported(where: Path, *, accelerator: Accelerator, runtime: Literal["auto"]
     """Give the model of a folder that `viscera export` wrote."""
     if runtime is None:
         raise WeightsError(
-            f"{where} holds an exported network, which can segment and nothing else. Give the folder of the run that it came from."
+            f"{where} holds an exported network, which can segment and nothing else",
+            "Give the folder of the run that it came from.",
         )
     found = read_export(where)
     if runtime not in ("auto", found.kind):
-        raise SettingError(f"{where} holds a network for {found.kind}, not for {runtime}. Leave --runtime out.")
+        raise SettingError(f"{where} holds a network for {found.kind}, not for {runtime}", "Leave --runtime out.")
     if accelerator not in ("auto", "cpu"):
         raise SettingError(
-            f"{where} holds a network for {found.kind}, which runs on the CPU, not on '{accelerator}'. Leave --device out."
+            f"{where} holds a network for {found.kind}, which runs on the CPU, not on '{accelerator}'",
+            "Leave --device out.",
         )
     if found.recipe.inference.whole_slices:
         keep_freed_memory()
@@ -178,7 +180,9 @@ def _exported(where: Path, *, accelerator: Accelerator, runtime: Literal["auto"]
             OnnxRunner(found.file, found.shape) if found.kind == "onnx" else OpenVinoRunner(found.file, found.shape)
         )
     except CannotRunError as error:
-        raise WeightsError(f"{found.file}: {error}. Export the run again on this machine.") from error
+        raise WeightsError(
+            f"{found.file}: {error}", "Export the run again on this machine.", file=found.file
+        ) from error
     return Model(runner, found.recipe, found.space, torch.device("cpu"), found.sha256)
 
 
@@ -191,16 +195,18 @@ def with_others(model: Model, *, tumour: Model | None = None, finder: Model | No
     """
     if tumour is not None and TUMOUR not in tumour.space.organs:
         raise SettingError(
-            f"--tumour: these weights find {', '.join(tumour.space.organs)}, no tumour. Train one: viscera train gao2step-tumour."
+            f"--tumour: these weights find {', '.join(tumour.space.organs)}, no tumour",
+            "Train one: viscera train gao2step-tumour.",
         )
     if finder is not None and model.recipe.inference.whole_slices:
         raise SettingError(
-            f"--finder: recipe '{model.recipe.name}' segments whole slices, so there is nothing to find. Leave it out."
+            f"--finder: recipe '{model.recipe.name}' segments whole slices, so there is nothing to find",
+            "Leave it out.",
         )
     if finder is not None and model.recipe.inference.region == "middle":  # type: ignore[union-attr]
         raise SettingError(
-            f"--finder: recipe '{model.recipe.name}' looks at the middle slices whatever is found. Say --region find, or leave "
-            "the finder out."
+            f"--finder: recipe '{model.recipe.name}' looks at the middle slices whatever is found",
+            "Say --region find, or leave the finder out.",
         )
     return replace(model, tumour=tumour, finder=finder)
 
@@ -214,14 +220,14 @@ def with_region(model: Model, region: Literal["find", "whole", "middle"]) -> Mod
     settings = model.recipe.inference
     if settings.whole_slices:
         raise SettingError(
-            f"--region: recipe '{model.recipe.name}' segments slice by slice, and always all of them. Leave it out."
+            f"--region: recipe '{model.recipe.name}' segments slice by slice, and always all of them", "Leave it out."
         )
     return replace(model, recipe=replace(model.recipe, inference=replace(settings, region=region)))
 
 
 def _build(weights: Weights, where: str) -> torch.nn.Module:
     if weights.recipe.space.organs != weights.space.organs:
-        raise WeightsError(f"{where}: its recipe's organs are not the organs of its channels. Train again.")
+        raise WeightsError(f"{where}: its recipe's organs are not the organs of its channels", "Train again.")
     classes = len(weights.space.classes)
     network = build_network(weights.recipe.network, classes=classes, softmax=weights.recipe.softmax)
     fill_network(network, weights.tensors, where=where)
@@ -232,6 +238,7 @@ def _require_own_card(shipped: Shipped, weights: Weights) -> None:
     """Raise WeightsError where a card is of other organs than the weights."""
     if tuple(shipped.card.organs) != weights.space.organs:
         raise WeightsError(
-            f"{shipped.file} knows {', '.join(weights.space.organs)}, but its card is of {', '.join(shipped.card.organs)}. "
-            "Install viscera again (pip install --force-reinstall --no-deps viscera), or give other weights: --weights RUN."
+            f"{shipped.file} knows {', '.join(weights.space.organs)}, but its card is of {', '.join(shipped.card.organs)}",
+            "Install viscera again (pip install --force-reinstall --no-deps viscera), or give other weights: --weights RUN.",
+            file=shipped.file,
         )

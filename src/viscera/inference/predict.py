@@ -160,7 +160,7 @@ def is_done(job: ScanJob, model: Model, options: PredictOptions) -> bool:
         same = False
     if not same:
         raise FileError(
-            f"{job.output.name} exists already, and not from this command. Say --overwrite or choose another output."
+            f"{job.output.name} exists already, and not from this command", "Say --overwrite or choose another output."
         )
     return not options.statistics or "statistics" in facts
 
@@ -292,7 +292,7 @@ def write_labels(scan: _Labelled, run: _Run) -> dict[str, object]:
         write_json(job.sidecar, facts)
         hidden.replace(job.output)
     except OSError as error:
-        raise FileError(f"cannot write {job.output}: {error.strerror or error}. Check folder and disk.") from error
+        raise FileError(f"cannot write {job.output}: {error.strerror or error}", "Check folder and disk.") from error
     finally:
         with suppress(OSError):  # else it would hide the reason
             hidden.unlink(missing_ok=True)

@@ -75,7 +75,8 @@ def _after_running_out(plan: Plan, model: Model, error: torch.OutOfMemoryError) 
     if less is None:
         raise SettingError(
             f"the GPU's memory does not suffice for windows of {'x'.join(map(str, plan.size))} voxels, the smallest that the "
-            "network can halve. Free the GPU, or set --device cpu."
+            "network can halve",
+            "Free the GPU, or set --device cpu.",
         ) from error
     torch.cuda.empty_cache()
     warn_of_memory(less)

@@ -22,7 +22,7 @@ def replacing(path: Path, *, overwrite: bool = True) -> Iterator[Path]:
         FileError: The file exists and must not be replaced, or its folder cannot be written to.
     """
     if path.exists() and not overwrite:
-        raise FileError(f"{path.name} exists already. Choose another name or say --overwrite.")
+        raise FileError(f"{path.name} exists already", "Choose another name or say --overwrite.", file=path)
     part = path.with_name(f".{os.getpid()}.{path.name}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -31,7 +31,7 @@ def replacing(path: Path, *, overwrite: bool = True) -> Iterator[Path]:
             os.fsync(file.fileno())
         part.replace(path)
     except (PermissionError, NotADirectoryError, FileExistsError, IsADirectoryError) as error:
-        raise FileError(f"cannot write {path}: {error.strerror}. Choose a folder that you may write to.") from error
+        raise FileError(f"cannot write {path}: {error.strerror}", "Choose a folder that you may write to.") from error
     finally:
         with suppress(OSError):  # else it would hide the reason
             part.unlink(missing_ok=True)

@@ -52,12 +52,13 @@ def label_names(path: Path, *, labels: Path | None = None) -> Names:
         return found
     if labels is None:
         raise FileError(
-            f"{path}: nothing names its labels. Put {stem(path)}.json beside it, "
-            '{"labels": {"1": "liver", ...}}, or give such a file with --labels.'
+            f"{path}: nothing names its labels",
+            f'Put {stem(path)}.json beside it, {{"labels": {{"1": "liver", ...}}}}, or give such a file with --labels.',
+            file=path,
         )
     names = _names(labels, needed=True)
     if names is None:
-        raise LabelError(f'{labels} names no labels. Write {{"labels": {{"1": "liver", ...}}}}.')
+        raise LabelError(f"{labels} names no labels", 'Write {"labels": {"1": "liver", ...}}.')
     return names
 
 
@@ -76,9 +77,9 @@ def _names(file: Path, *, needed: bool) -> Names | None:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise FileError(f"{file}: no such file. Check the path.") from error
+        raise FileError(f"{file}: no such file", "Check the path.", file=file) from error
     except (OSError, ValueError) as error:
-        raise FileError(f"{file} is no JSON file ({error}). Write it anew.") from error
+        raise FileError(f"{file} is no JSON file ({error})", "Write it anew.", file=file) from error
     if not isinstance(content, dict):
         return None
     table = content.get("labels", content if needed or file.name.endswith("s.json") else None)
@@ -89,12 +90,14 @@ def _names(file: Path, *, needed: bool) -> Names | None:
     for key, entry in table.items():
         value, name = (entry, key) if not str(key).isdecimal() else (key, entry)
         if not isinstance(name, str) or not str(value).isdecimal():
-            raise LabelError(f"{file}: label {key!r}: {entry!r} is no pair of a whole number and a name. Correct it.")
+            raise LabelError(
+                f"{file}: label {key!r}: {entry!r} is no pair of a whole number and a name", "Correct it.", file=file
+            )
         if organ_name(name) == "ignore":
             unknown.append(int(value))
         elif int(value) != 0:
             values[int(value)] = organ_name(name)
     annotated = content.get("annotated", list(values.values()))
     if not isinstance(annotated, list) or not all(isinstance(organ, str) for organ in annotated):
-        raise LabelError(f'{file}: "annotated" is no list of organs. Write ["liver", ...].')
+        raise LabelError(f'{file}: "annotated" is no list of organs', 'Write ["liver", ...].', file=file)
     return Names(values, tuple(dict.fromkeys(organ_name(organ) for organ in annotated)), tuple(unknown))

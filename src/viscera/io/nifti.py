@@ -60,7 +60,7 @@ def find_files(folder: Path) -> list[Path]:
         FileError: There is no such folder.
     """
     if not folder.is_dir():
-        raise FileError(f"{folder}: no such folder. Check the path.")
+        raise FileError(f"{folder}: no such folder", "Check the path.", file=folder)
     return sorted(path for path in folder.iterdir() if is_nifti(path) and path.is_file())
 
 
@@ -86,7 +86,9 @@ class OpenVolume:
         expected = int(np.prod(self.shape, dtype=object)) * self._stored.itemsize
         if expected > os.fstat(file.fileno()).st_size * (MOST_COMPRESSION if self._packed else 1):
             raise FileError(
-                f"{path}: its header promises {self._promise}, more than the file holds. Copy or export it again."
+                f"{path}: its header promises {self._promise}, more than the file holds",
+                "Copy or export it again.",
+                file=path,
             )
         for doubt in found.doubts:
             warnings.warn(f"{path}: {doubt}", GridWarning, stacklevel=5)
@@ -126,7 +128,9 @@ class OpenVolume:
             with _unpacked(self._file, packed=self._packed, threaded=True) as stream:
                 if len(stream.read(self._offset)) < self._offset:
                     raise FileError(
-                        f"{self._path} is truncated: it ends before its first voxel. Copy or export it again."
+                        f"{self._path} is truncated: it ends before its first voxel",
+                        "Copy or export it again.",
+                        file=self._path,
                     )
                 for first in range(0, self.shape[0], count):
                     slab = np.empty((min(count, self.shape[0] - first), *self.shape[1:]), self._stored)
@@ -149,7 +153,9 @@ class OpenVolume:
             if not count:
                 raise FileError(
                     f"{self._path}: its header promises {self._promise}, but the file ends after {before + got} bytes "
-                    "of them. Export it again."
+                    "of them",
+                    "Export it again.",
+                    file=self._path,
                 )
             got += count
 
@@ -259,7 +265,7 @@ def write(path: str | Path, volume: Volume, *, overwrite: bool = False) -> None:
             else:
                 _write_parts(stream, header, voxels)
     except OSError as error:
-        raise FileError(f"{path} cannot be written: {error.strerror or error}. Check the disk.") from error
+        raise FileError(f"{path} cannot be written: {error.strerror or error}", "Check the disk.", file=path) from error
 
 
 @contextmanager
@@ -273,11 +279,15 @@ def _reading(path: Path) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError as error:
-        raise FileError(f"{path}: no such file. Check the path.") from error
+        raise FileError(f"{path}: no such file", "Check the path.", file=path) from error
     except EOFError as error:
-        raise FileError(f"{path} is truncated: the gzip data end early. Copy or export it again.") from error
+        raise FileError(
+            f"{path} is truncated: the gzip data end early", "Copy or export it again.", file=path
+        ) from error
     except (zlib.error, igzip.BadGzipFile) as error:
-        raise FileError(f"{path} is damaged: the gzip data are corrupt ({error}). Copy or export it again.") from error
+        raise FileError(
+            f"{path} is damaged: the gzip data are corrupt ({error})", "Copy or export it again.", file=path
+        ) from error
     except OSError as error:
         raise FileError(f"{path} cannot be read: {error.strerror or error}.") from error
 
@@ -288,10 +298,12 @@ def _is_packed(file: BufferedIOBase, path: Path) -> bool:
     file.seek(0)
     named_gz, is_gz = path.name.lower().endswith(".gz"), magic == b"\x1f\x8b"
     if not magic:
-        raise FileError(f"{path} is empty. Copy or export it again.")
+        raise FileError(f"{path} is empty", "Copy or export it again.", file=path)
     if named_gz != is_gz:
         state, name = ("", f"{path.name}.gz") if is_gz else ("not ", path.name[:-3])
-        raise FileError(f"{path}: its contents are {state}gzip-compressed. If it is NIfTI, rename it to {name}.")
+        raise FileError(
+            f"{path}: its contents are {state}gzip-compressed", f"If it is NIfTI, rename it to {name}.", file=path
+        )
     return is_gz
 
 

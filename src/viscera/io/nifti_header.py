@@ -77,17 +77,21 @@ def _read_header(stream: BufferedIOBase, path: Path) -> Header:
         kind = nibabel.Nifti2Header
         block += stream.read(540 - 348)
     if len(block) < kind.sizeof_hdr or kind.sizeof_hdr not in size:
-        raise FileError(f"{path} is not NIfTI: it does not begin with a NIfTI header. Export it again as NIfTI.")
+        raise FileError(
+            f"{path} is not NIfTI: it does not begin with a NIfTI header", "Export it again as NIfTI.", file=path
+        )
     endianness = "<" if size[0] == kind.sizeof_hdr else ">"  # nibabel's own guess trusts a damaged dim
     header = kind(block, endianness, check=False)
     magic = bytes(header["magic"].item())[:3]
     if magic in (b"ni1", b"ni2"):
-        raise FileError(f"{path}: this is half of a .hdr/.img pair. Convert the pair to one .nii.gz.")
+        raise FileError(f"{path}: this is half of a .hdr/.img pair", "Convert the pair to one .nii.gz.", file=path)
     if magic not in (b"n+1", b"n+2"):
-        raise FileError(f"{path} is not NIfTI: its magic is {magic!r}, not 'n+1' or 'n+2'. Export it again as NIfTI.")
+        raise FileError(
+            f"{path} is not NIfTI: its magic is {magic!r}, not 'n+1' or 'n+2'", "Export it again as NIfTI.", file=path
+        )
     offset = float(header["vox_offset"])
     if not kind.sizeof_hdr <= offset < 2**31:
-        raise FileError(f"{path}: its header puts the voxels at byte {offset:g}. Export it again.")
+        raise FileError(f"{path}: its header puts the voxels at byte {offset:g}", "Export it again.", file=path)
     return header
 
 
@@ -96,15 +100,19 @@ def _shape(header: Header, path: Path) -> tuple[int, int, int]:
     dim = [int(n) for n in header["dim"]]
     sizes = dim[1 : 1 + dim[0]]
     if not 1 <= dim[0] <= 7 or min(sizes) < 1:
-        raise FileError(f"{path}: its header gives impossible dimensions {dim}. Export it again.")
+        raise FileError(f"{path}: its header gives impossible dimensions {dim}", "Export it again.", file=path)
     text = "x".join(map(str, sizes))
     if len(sizes) < 3:
         raise FileError(
-            f"{path} holds a {len(sizes)}D image ({text}). A scan needs three axes: export the whole series."
+            f"{path} holds a {len(sizes)}D image ({text})",
+            "A scan needs three axes: export the whole series.",
+            file=path,
         )
     if any(n > 1 for n in sizes[3:]):
         raise FileError(
-            f"{path} holds a {len(sizes)}D image ({text}). Save one 3D volume of it (one phase, one channel)."
+            f"{path} holds a {len(sizes)}D image ({text})",
+            "Save one 3D volume of it (one phase, one channel).",
+            file=path,
         )
     return sizes[2], sizes[1], sizes[0]
 
@@ -118,10 +126,14 @@ def _dtype(header: Header, path: Path) -> np.dtype:
         dtype = None
     if code in KINDS:
         raise FileError(
-            f"{path} holds {KINDS[code]} voxels. Export the scan's Hounsfield units, or one label per voxel."
+            f"{path} holds {KINDS[code]} voxels",
+            "Export the scan's Hounsfield units, or one label per voxel.",
+            file=path,
         )
     if dtype is None or dtype.kind not in "iuf" or dtype.itemsize > 8:
-        raise FileError(f"{path}: voxels of type {code} cannot be read. Save them as int16 (scans) or uint8 (labels).")
+        raise FileError(
+            f"{path}: voxels of type {code} cannot be read", "Save them as int16 (scans) or uint8 (labels).", file=path
+        )
     return dtype
 
 
@@ -130,7 +142,9 @@ def _place(header: Header, shape: tuple[int, int, int], path: Path) -> tuple[Flo
     unit = int(header["xyzt_units"]) & 7
     if unit in UNITS:
         # nibabel ignores the unit and ITK obeys it: a silent choice could be wrong a thousandfold.
-        raise GeometryError(f"{path}: its header counts in {UNITS[unit]}. Rewrite it in millimetres (xyzt_units 2).")
+        raise GeometryError(
+            f"{path}: its header counts in {UNITS[unit]}", "Rewrite it in millimetres (xyzt_units 2).", file=path
+        )
     try:
         affine = _backwards(header.get_best_affine())
         check_affine(affine)
@@ -171,7 +185,9 @@ def _scaling(header: Header, path: Path) -> tuple[float, float] | None:
     if not np.isfinite(slope) or slope == 0 or (slope, inter) == (1, 0):
         return None
     if not np.isfinite(inter):
-        raise FileError(f"{path}: its header scales voxels by {slope:g} but shifts them by {inter:g}. Export it again.")
+        raise FileError(
+            f"{path}: its header scales voxels by {slope:g} but shifts them by {inter:g}", "Export it again.", file=path
+        )
     return slope, inter
 
 
@@ -191,13 +207,17 @@ def header_for(volume: Volume, voxels: Shaped[np.ndarray, "z y x"], path: Path) 
         header = volume.header.as_byteswapped("<" if np.little_endian else ">")
         apart_mm = _apart_mm(_backwards(header.get_best_affine()), volume.affine, volume.shape)
         if _shape(header, path) != volume.shape or not apart_mm <= GRID_TOLERANCE_MM:
-            raise GeometryError(f"{path}: the volume's header describes another grid. Make a Volume without a header.")
+            raise GeometryError(
+                f"{path}: the volume's header describes another grid", "Make a Volume without a header.", file=path
+            )
     else:
         header = _new_header(volume, voxels)
     try:
         header.set_data_dtype(voxels.dtype)
     except HeaderDataError as error:
-        raise FileError(f"{path}: NIfTI cannot hold voxels of type {voxels.dtype}. Use int16 or uint8.") from error
+        raise FileError(
+            f"{path}: NIfTI cannot hold voxels of type {voxels.dtype}", "Use int16 or uint8.", file=path
+        ) from error
     header["scl_slope"], header["scl_inter"] = 1, 0
     header["cal_min"], header["cal_max"] = 0, 0  # the display window of other voxels
     header["vox_offset"] = header.sizeof_hdr + 4

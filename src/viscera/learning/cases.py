@@ -29,11 +29,15 @@ def training_cases(store: Store, recipe: Recipe) -> list[str]:
     if not names and store.names() and not any(store.facts(name).annotated for name in store.names()):
         raise RunError(
             f"{store.path} has no training cases: none of its {len(store.names())} cases annotates any of "
-            f"{', '.join(store.space.organs)}. Prepare a data set that does, or list them in its annotated.json."
+            f"{', '.join(store.space.organs)}",
+            "Prepare a data set that does, or list them in its annotated.json.",
+            file=store.path,
         )
     if not names:
         raise RunError(
-            f"{store.path} has no training cases. Prepare a data set with labels first: viscera prepare --help."
+            f"{store.path} has no training cases",
+            "Prepare a data set with labels first: viscera prepare --help.",
+            file=store.path,
         )
     sampling, pseudo = recipe.sampling, recipe.loss.uses_pseudo_labels
     filled = [name for name in unlabelled_cases(store)[0] if pseudo and store.case(name).pseudo_annotated]
@@ -42,8 +46,9 @@ def training_cases(store: Store, recipe: Recipe) -> list[str]:
     if not names:
         raise RunError(
             f"no training case of {store.path} annotates all of {', '.join(store.space.organs)}, which sampling.cases "
-            "'complete' asks for. Say --sampling.cases any (what a case does not annotate is then unknown), or prepare a "
-            "data set that annotates them."
+            "'complete' asks for",
+            "Say --sampling.cases any (what a case does not annotate is then unknown), or prepare a "
+            "data set that annotates them.",
         )
     if sampling.fold is None:
         return names
@@ -80,7 +85,9 @@ def require_apart(store: Store) -> None:
             if where != split and image:
                 raise StoreError(
                     f"{store.path}: {other} ({where}) and {name} ({split}) hold the same scan: a test on it would tell "
-                    "nothing. Delete splits.json and run viscera prepare again (every patient is then drawn anew)."
+                    "nothing",
+                    "Delete splits.json and run viscera prepare again (every patient is then drawn anew).",
+                    file=store.path,
                 )
 
 
@@ -116,7 +123,8 @@ def fresh_organs(supply: Store | TrainingData, recipe: Recipe) -> set[str]:
     if not store.names("training"):
         raise SettingError(
             f"{store.path} has no training cases, and fresh patients cannot stand for them: an epoch has as many steps as the "
-            "store's training cases ask for. Prepare a data set with labels too (viscera synth writes one)."
+            "store's training cases ask for",
+            "Prepare a data set with labels too (viscera synth writes one).",
         )
     complete = recipe.sampling.cases == "complete"
     found = fresh.annotated(recipe.space)
@@ -126,7 +134,7 @@ def fresh_organs(supply: Store | TrainingData, recipe: Recipe) -> set[str]:
             who = f"template {number}" if fresh.templates else "procedural anatomy"
             way = "Say --sampling.cases any, or take" if organs else "Take"
             raise SettingError(
-                f"fresh patients: {who} does not annotate {', '.join(missing)}. {way} templates that show what is to be "
-                "learnt, or a label space that they fit."
+                f"fresh patients: {who} does not annotate {', '.join(missing)}",
+                f"{way} templates that show what is to be learnt, or a label space that they fit.",
             )
     return {organ for organs in found for organ in organs}

@@ -21,8 +21,8 @@ def start_from(network: torch.nn.Module, recipe: Recipe, start: Path) -> None:
     weights = load_weights(find_weights(start))
     if (weights.recipe.network.kind, weights.recipe.network.widths) != (recipe.network.kind, recipe.network.widths):
         raise WeightsError(
-            f"{start}: these weights are for network {_in_words(weights.recipe)}, the recipe for {_in_words(recipe)}. "
-            "Begin with weights of the same network."
+            f"{start}: these weights are for network {_in_words(weights.recipe)}, the recipe for {_in_words(recipe)}",
+            "Begin with weights of the same network.",
         )
     tensors = dict(weights.tensors)
     if weights.space.organs != recipe.space.organs:

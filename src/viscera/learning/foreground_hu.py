@@ -39,8 +39,8 @@ def measure_foreground(
     voxels = int(counts.sum())
     if not voxels:
         raise RunError(
-            f"the labels of all {len(cases)} training cases are empty, so there is no organ whose HU could be measured. "
-            "Look at the label files and at annotated.json."
+            f"the labels of all {len(cases)} training cases are empty, so there is no organ whose HU could be measured",
+            "Look at the label files and at annotated.json.",
         )
     hu = np.arange(65536, dtype=np.float64) + LOWEST_HU
     mean = float((counts * hu).sum() / voxels)

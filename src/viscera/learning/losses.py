@@ -327,7 +327,7 @@ def class_weights(setting: ClassWeights, voxels: Sequence[int]) -> Float[Tensor,
         return (inverse / inverse[counts > 0].mean()).float()
     if len(setting) != len(voxels):
         raise SettingError(
-            f"loss.class_weights has {len(setting)} numbers, but background and organs make {len(voxels)} classes. "
-            "Give one per class, background first."
+            f"loss.class_weights has {len(setting)} numbers, but background and organs make {len(voxels)} classes",
+            "Give one per class, background first.",
         )
     return torch.tensor(setting)

@@ -59,8 +59,8 @@ class Sums:
         progress.loss_sum, progress.slices, progress.counts = self.loss.item(), self.slices, self.counts.tolist()
         if not math.isfinite(progress.loss_sum):
             raise RunError(
-                f"the loss is no longer finite in epoch {progress.epoch + 1}, step {progress.step}. "
-                "Lower --training.learning-rate, or say --training.precision 32-true."
+                f"the loss is no longer finite in epoch {progress.epoch + 1}, step {progress.step}",
+                "Lower --training.learning-rate, or say --training.precision 32-true.",
             )
 
 

@@ -49,10 +49,10 @@ def claim_run(run: Path, recipe: Recipe, *, resume: bool, overwrite: bool) -> No
         longer = replace(old, training=replace(old.training, epochs=recipe.training.epochs))
         if longer != recipe:
             differs = _difference(*(json.loads(recipe_to_json(one)) for one in (longer, recipe)))
-            raise SettingError(f"{run} was begun with other settings: {differs}. Say them again, or train anew.")
+            raise SettingError(f"{run} was begun with other settings: {differs}", "Say them again, or train anew.")
     elif file.is_file() and not overwrite:
         raise RunError(
-            f"{run} holds a run already. Say --resume to go on, --overwrite to begin anew, or choose another folder."
+            f"{run} holds a run already", "Say --resume to go on, --overwrite to begin anew, or choose another folder."
         )
     elif file.is_file():
         shutil.rmtree(run / "fresh", ignore_errors=True)
@@ -99,15 +99,16 @@ def write_facts(
     before: dict = json.loads((run / "run.json").read_text()) if (run / "run.json").is_file() else facts
     if before.get("fresh") != facts.get("fresh"):
         differs = _difference({"fresh": before.get("fresh")}, {"fresh": facts.get("fresh")})
-        raise SettingError(f"{run} was begun with other fresh patients: {differs}. Say them again, or train anew.")
+        raise SettingError(f"{run} was begun with other fresh patients: {differs}", "Say them again, or train anew.")
     if (run / STATE).is_file() and "splits" in before:
         changed = sum(
             len(set(before["splits"][split]) ^ set(names)) for split, names in splits.items() if split != "test"
         )
         if changed:
             raise RunError(
-                f"{store.path} has changed since {run} was begun: {changed} training or validation cases came or went. "
-                "Train anew in another folder, or give the store as it was."
+                f"{store.path} has changed since {run} was begun: {changed} training or validation cases came or went",
+                "Train anew in another folder, or give the store as it was.",
+                file=store.path,
             )
     write_json(run / "run.json", facts | {"store": str(store.path.resolve()), "splits": splits})
     filled = Counter(organ for case in training for organ in case.pseudo_annotated)
@@ -143,7 +144,7 @@ def open_log(kind: str, run: Path, recipe: Recipe) -> Log:
         SettingError: Its package is not installed.
     """
     if importlib.util.find_spec(kind) is None:
-        raise SettingError(f"{kind} is not installed. Run: pip install 'viscera[{kind}]'.")
+        raise SettingError(f"{kind} is not installed", f"Run: pip install 'viscera[{kind}]'.")
     if kind == "tensorboard":
         from torch.utils.tensorboard import SummaryWriter  # here, because it is an optional dependency
 

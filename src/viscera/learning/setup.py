@@ -170,15 +170,15 @@ def check_fit(recipe: Recipe) -> None:
     heads = recipe.network.heads
     if (recipe.loss.kind == "sigmoid") != (heads == "sigmoid"):
         raise SettingError(
-            f"network.heads is {heads}, but loss.kind is {recipe.loss.kind}. The sigmoid loss needs sigmoid "
-            "heads, every other loss softmax."
+            f"network.heads is {heads}, but loss.kind is {recipe.loss.kind}",
+            "The sigmoid loss needs sigmoid heads, every other loss softmax.",
         )
     seen = (recipe.sampling.dimensions, 2 if recipe.inference.whole_slices else 3, recipe.augmentation.dimensions)
     if any(dimensions != recipe.dimensions for dimensions in seen):
         raise SettingError(
             f"network {recipe.network.kind} does not go with sampling {recipe.sampling.kind}, inference "
-            f"{recipe.inference.kind} and augmentation {recipe.augmentation.kind}. A 2D network takes slices, a 3D one "
-            "patches, windows and the augmentation of volumes."
+            f"{recipe.inference.kind} and augmentation {recipe.augmentation.kind}",
+            "A 2D network takes slices, a 3D one patches, windows and the augmentation of volumes.",
         )
 
 

@@ -67,12 +67,12 @@ class OnlinePatients:
         """Refuse what cannot be made."""
         if self.patients < 1 or min(self.seed, self.jobs) < 0:
             raise SettingError(
-                f"fresh patients: patients {self.patients}, seed {self.seed}, jobs {self.jobs}. Ask for at least 1 patient, "
-                "and neither seed nor jobs below 0."
+                f"fresh patients: patients {self.patients}, seed {self.seed}, jobs {self.jobs}",
+                "Ask for at least 1 patient, and neither seed nor jobs below 0.",
             )
         if min(self.shape) < LEAST_SHAPE:
             shape = "x".join(map(str, self.shape))
-            raise SettingError(f"fresh patients: shape {shape}. Give at least {LEAST_SHAPE} in each direction.")
+            raise SettingError(f"fresh patients: shape {shape}", f"Give at least {LEAST_SHAPE} in each direction.")
 
     def facts(self) -> dict[str, object]:
         """Give for JSON what decides which patients are made."""
@@ -165,13 +165,14 @@ class PatientWorker:
                 task.result()
         except (ProcessExpired, CancelledError, RuntimeError) as error:
             raise RunError(
-                f"a process that made fresh patients for epoch {epoch + 1} died, probably for lack of memory. Say --resume to "
-                "go on, and --fresh.jobs 1 to need less memory."
+                f"a process that made fresh patients for epoch {epoch + 1} died, probably for lack of memory",
+                "Say --resume to go on, and --fresh.jobs 1 to need less memory.",
             ) from error
         except OSError as error:
             where = self.run / DATASET
             raise RunError(
-                f"fresh patients cannot be written to {where}: {error.strerror}. Make room, and say --resume to go on."
+                f"fresh patients cannot be written to {where}: {error.strerror}",
+                "Make room, and say --resume to go on.",
             ) from error
 
     def _order(self, epoch: int) -> list[Future[None]]:

@@ -149,8 +149,8 @@ def out_of_memory(recipe: Recipe, device: torch.device) -> RunError:
     """Say what to do where a device's memory does not suffice."""
     smaller = ", take a smaller --sampling.size" if recipe.sampling.size is not None else ""
     return RunError(
-        f"the {device.type} ran out of memory at batch_size {recipe.training.batch_size}. Halve --training.batch-size and "
-        f"double --training.accumulate{smaller}, or say --network.checkpointing."
+        f"the {device.type} ran out of memory at batch_size {recipe.training.batch_size}",
+        f"Halve --training.batch-size and double --training.accumulate{smaller}, or say --network.checkpointing.",
     )
 
 

@@ -91,8 +91,9 @@ class AttentionUNet(nn.Module):
         if self.training and len(patch) * patch.shape[2:].numel() == self.stride**3:
             raise SettingError(
                 f"one patch of {'x'.join(map(str, patch.shape[2:]))} voxels is a single voxel on the coarsest level, where "
-                f"batch normalisation has nothing to average. Change sampling.size to at least {2 * self.stride} along "
-                "one side, raise training.batch_size, or take fewer network.widths."
+                "batch normalisation has nothing to average",
+                f"Change sampling.size to at least {2 * self.stride} along "
+                "one side, raise training.batch_size, or take fewer network.widths.",
             )
 
     def _run(self, level: nn.Module, *images: Tensor) -> Tensor:

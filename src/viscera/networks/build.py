@@ -29,7 +29,8 @@ def build_network(shape: NetworkShape, *, classes: int, softmax: Softmax = Softm
             if shape.heads == "sigmoid" and softmax.iterations:
                 raise SettingError(
                     "network.heads 'sigmoid' gives no distribution over the classes that a regularised softmax could smooth "
-                    f"(softmax.iterations is {softmax.iterations}). Set network.heads to 'softmax', or softmax.iterations to 0."
+                    f"(softmax.iterations is {softmax.iterations})",
+                    "Set network.heads to 'softmax', or softmax.iterations to 0.",
                 )
             network = UNet(shape, classes=classes)
         case PlainUNetShape():

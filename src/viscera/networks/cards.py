@@ -184,14 +184,15 @@ def find_shipped(name: str = STARTER, folder: Path = FOLDER) -> Shipped:
     """
     card_file = folder / f"{name}.json"
     if not card_file.is_file():
-        raise WeightsError(_none_there(name, folder))
+        raise _none_there(name, folder)
     card, file = read_card(card_file), folder / f"{name}.safetensors"
     if not file.is_file():
-        raise WeightsError(f"{file} is missing, though its card is there. {_way_out()}")
+        raise WeightsError(f"{file} is missing, though its card is there", _way_out(), file=file)
     if sha256(file) != card.sha256:
         raise WeightsError(
-            f"{file} is not the file that its card describes (SHA-256 {card.sha256[:12]}...): it is damaged or was changed. "
-            f"{_way_out()}"
+            f"{file} is not the file that its card describes (SHA-256 {card.sha256[:12]}...): it is damaged or was changed",
+            _way_out(),
+            file=file,
         )
     return Shipped(card, file)
 
@@ -242,26 +243,31 @@ def read_card(file: Path) -> Card:
         found = json.loads(text)["format"]
         if isinstance(found, int) and found > FORMAT:
             raise WeightsError(
-                f"{file}: format {found} is later than {FORMAT}, which this viscera reads. "
-                "Update viscera, or give other weights: --weights RUN."
+                f"{file}: format {found} is later than {FORMAT}, which this viscera reads",
+                "Update viscera, or give other weights: --weights RUN.",
+                file=file,
             )
         return pydantic.TypeAdapter(Card).validate_json(text)
     except pydantic.ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"]))
-        raise WeightsError(f"{file} is damaged: {place}: {first['msg']}. {_way_out()}") from error
+        raise WeightsError(f"{file} is damaged: {place}: {first['msg']}", _way_out(), file=file) from error
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise WeightsError(f"{file} is damaged, so it is not known what the weights are. {_way_out()}") from error
+        raise WeightsError(
+            f"{file} is damaged, so it is not known what the weights are", _way_out(), file=file
+        ) from error
 
 
-def _none_there(name: str, folder: Path) -> str:
+def _none_there(name: str, folder: Path) -> WeightsError:
     """Say that there are no such weights, and what to do."""
     names = sorted(file.stem for file in folder.glob("*.json"))
     if names:
-        return f"no weights '{name}' come with viscera.{did_you_mean(name, names)} Choose one of {', '.join(names)}."
-    return (
-        f"no weights come with this viscera ({folder} holds none). Give your own: --weights RUN (a run's folder or a "
-        ".safetensors file; viscera train --help), or install a release of viscera, which has them."
+        remedy = f"{did_you_mean(name, names)} Choose one of {', '.join(names)}."
+        return WeightsError(f"no weights '{name}' come with viscera", remedy)
+    return WeightsError(
+        f"no weights come with this viscera ({folder} holds none)",
+        "Give your own: --weights RUN (a run's folder or a .safetensors file; viscera train --help), or install a release "
+        "of viscera, which has them.",
     )
 
 

@@ -29,7 +29,7 @@ def device_type(accelerator: Accelerator) -> Literal["cpu", "cuda"]:
         SettingError: A GPU is asked for and there is none.
     """
     if accelerator == "cuda" and not torch.cuda.is_available():
-        raise SettingError("torch finds no CUDA GPU. Choose cpu or auto, or install torch for CUDA.")
+        raise SettingError("torch finds no CUDA GPU", "Choose cpu or auto, or install torch for CUDA.")
     if accelerator == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     return accelerator

@@ -55,7 +55,8 @@ def read_export(folder: Path) -> Exported:
         found = facts["format"]
         if found != FORMAT:
             raise WeightsError(
-                f"{where}: format '{found}' is not '{FORMAT}', which this viscera reads. Export the run again, or update viscera."
+                f"{where}: format '{found}' is not '{FORMAT}', which this viscera reads",
+                "Export the run again, or update viscera.",
             )
         hashes = facts["files"]
         kind: Foreign = next(kind for kind, names in FILES.items() if set(names) == set(hashes))
@@ -63,17 +64,18 @@ def read_export(folder: Path) -> Exported:
         space = LabelSpace(facts["label_space"]["name"], tuple(facts["label_space"]["organs"]))
         settings = json.dumps(facts["settings"])
     except (OSError, ValueError, KeyError, TypeError, StopIteration) as error:
-        raise WeightsError(f"{where} is damaged. Copy the folder again, or export the run again.") from error
+        raise WeightsError(f"{where} is damaged", "Copy the folder again, or export the run again.") from error
     recipe = recipe_from_json(settings, where=str(where))
     if recipe.space.organs != space.organs:
-        raise WeightsError(f"{where}: its recipe's organs are not the organs of its labels. Export the run again.")
+        raise WeightsError(f"{where}: its recipe's organs are not the organs of its labels", "Export the run again.")
     for name, expected in hashes.items():
         _require_same(folder / name, expected)
     missing = missing_packages(kind)
     if missing:
         raise WeightsError(
-            f"{folder} holds a network for {kind}, but {' and '.join(missing)} is not installed. "
-            f"Install it: pip install 'viscera[{kind}]'."
+            f"{folder} holds a network for {kind}, but {' and '.join(missing)} is not installed",
+            f"Install it: pip install 'viscera[{kind}]'.",
+            file=folder,
         )
     return Exported(
         kind, folder / FILES[kind][0], shape, recipe, space, _joined([hashes[name] for name in FILES[kind]])
@@ -83,11 +85,12 @@ def read_export(folder: Path) -> Exported:
 def _require_same(file: Path, expected: str) -> None:
     """Raise unless a file is there and has the hash."""
     if not file.is_file():
-        raise WeightsError(f"{file} is missing. Copy the folder again, or export the run again.")
+        raise WeightsError(f"{file} is missing", "Copy the folder again, or export the run again.", file=file)
     if sha256(file) != expected:
         raise WeightsError(
-            f"{file} is not the file that {DESCRIPTION} describes: it is damaged or was changed. "
-            "Copy the folder again, or export the run again."
+            f"{file} is not the file that {DESCRIPTION} describes: it is damaged or was changed",
+            "Copy the folder again, or export the run again.",
+            file=file,
         )
 
 

@@ -36,9 +36,9 @@ def find_weights(where: Path, folder: Path = FOLDER) -> Path:
             return where / name
     if where.is_dir():
         raise WeightsError(
-            f"{where} holds no best.safetensors. Give the folder of a run, or train one: viscera train --help."
+            f"{where} holds no best.safetensors", "Give the folder of a run, or train one: viscera train --help."
         )
-    raise WeightsError(f"no weights at {where}. Give a run's folder or a .safetensors file.")
+    raise WeightsError(f"no weights at {where}", "Give a run's folder or a .safetensors file.")
 
 
 def known_organs(where: Path | None, folder: Path = FOLDER) -> LabelSpace | None:

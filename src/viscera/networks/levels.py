@@ -34,7 +34,8 @@ def check_sides(sides: Sequence[int], *, stride: int, setting: str) -> None:
         fitting = ", ".join(f"instead of {side} take {_neighbours(side, stride)}" for side in wrong)
         raise SettingError(
             f"a U-Net with {stride.bit_length()} levels needs sides that are multiples of {stride}, "
-            f"got {'x'.join(map(str, sides))}: {fitting}. Change {setting} or network.widths."
+            f"got {'x'.join(map(str, sides))}: {fitting}",
+            f"Change {setting} or network.widths.",
         )
 
 
@@ -53,8 +54,8 @@ def check_patch(sides: Sequence[int], *, stride: int, setting: str) -> None:
     if all(side == stride for side in sides):
         raise SettingError(
             f"a patch of {'x'.join(map(str, sides))} voxels is a single voxel on the coarsest level, "
-            f"where normalisation would leave nothing. Change {setting} to at least {2 * stride} along one side, or take "
-            "fewer network.widths."
+            "where normalisation would leave nothing",
+            f"Change {setting} to at least {2 * stride} along one side, or take fewer network.widths.",
         )
 
 

@@ -149,5 +149,6 @@ def _our_name(theirs: str) -> str:
         return f"up.{level}.enlarge.{kind}" if layer == "transpconvs" else f"heads.{level}.{kind}"
     raise WeightsError(
         f"tensor {theirs!r} has no place in nnU-Net's PlainConvUNet with two convolutions per level, the only one of its "
-        "networks that can be taken over. Train with the plans of 'nnUNetPlans' (not 'nnUNetResEncUNet...Plans')."
+        "networks that can be taken over",
+        "Train with the plans of 'nnUNetPlans' (not 'nnUNetResEncUNet...Plans').",
     )

@@ -45,7 +45,8 @@ class RegularisedSoftmax(nn.Module):
         super().__init__()
         if settings.iterations < 1:
             raise SettingError(
-                "a regularised softmax needs softmax.iterations of 1 or more, got 0. Leave the layer out for the plain softmax."
+                "a regularised softmax needs softmax.iterations of 1 or more, got 0",
+                "Leave the layer out for the plain softmax.",
             )
         self.iterations = settings.iterations
         self.step = settings.step

@@ -86,8 +86,9 @@ class UpvUNet(nn.Module):
         if self.training and self.shape.normalise and len(image) * image.shape[2:].numel() == self.stride**2:
             raise SettingError(
                 f"one slice of {self.stride}x{self.stride} is a single pixel after {self.shape.depth} halvings, where batch "
-                f"normalisation has nothing to average. Change preparation.size to {2 * self.stride} along one side, take a "
-                "smaller network.depth, or a training.batch_size that leaves no slice alone."
+                "normalisation has nothing to average",
+                f"Change preparation.size to {2 * self.stride} along one side, take a "
+                "smaller network.depth, or a training.batch_size that leaves no slice alone.",
             )
         skips = []
         for level in self.down:
@@ -162,7 +163,8 @@ def check_size(sides: Sequence[int], *, depth: int, setting: str) -> None:
     shallower = f", or network.depth to {possible}" if possible >= 4 else ""
     raise SettingError(
         f"a network of depth {depth} halves rows and columns {depth} times, so both must be multiples of {stride}, got "
-        f"{'x'.join(map(str, sides))}. Change {setting} to {fitting}{shallower}."
+        f"{'x'.join(map(str, sides))}",
+        f"Change {setting} to {fitting}{shallower}.",
     )
 
 
@@ -180,8 +182,8 @@ def check_slices(recipe: Recipe) -> None:
     if preparation.pixel_mm is not None and depth > 4:
         raise SettingError(
             f"a network of depth {depth} needs rows and columns that are multiples of {2**depth}, but preparation "
-            f"'{preparation.kind}' gives multiples of 16 (network.depth 4), a different one for each scan. "
-            "Take preparation 'resized'."
+            f"'{preparation.kind}' gives multiples of 16 (network.depth 4), a different one for each scan",
+            "Take preparation 'resized'.",
         )
     if sampling.window is not None:
         check_size(sampling.window, depth=depth, setting="sampling.window")

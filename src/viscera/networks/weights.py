@@ -65,7 +65,9 @@ def load_weights(path: Path) -> Weights:
     """
     tensors, facts = _read(path, "viscera")
     if facts.get("format") != FORMAT:
-        raise WeightsError(f"{path.name}: format '{facts.get('format')}' is not '{FORMAT}'. Update viscera.")
+        raise WeightsError(
+            f"{path.name}: format '{facts.get('format')}' is not '{FORMAT}'", "Update viscera.", file=path
+        )
     space = facts["label_space"]
     recipe = recipe_from_json(json.dumps(facts["recipe"]), where=path.name)
     return Weights(recipe, LabelSpace(space["name"], tuple(space["organs"])), tensors, facts["provenance"])
@@ -139,20 +141,27 @@ def _read(path: Path, key: str) -> tuple[dict[str, Tensor], dict]:
             facts = (file.metadata() or {}).get(key)
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (no mapping)
     except (SafetensorError, OSError) as error:
-        raise WeightsError(_unreadable(path, error)) from error
+        raise _unreadable(path, error) from error
     if facts is None:
         raise WeightsError(
-            f"{path}: a safetensors file, but not one of viscera's (its header says nothing of it). "
-            "Give a run's folder or its best.safetensors."
+            f"{path}: a safetensors file, but not one of viscera's (its header says nothing of it)",
+            "Give a run's folder or its best.safetensors.",
+            file=path,
         )
     return tensors, json.loads(facts)
 
 
-def _unreadable(path: Path, error: Exception) -> str:
-    """Say why a file cannot be read, and what to do."""
+def _unreadable(path: Path, error: Exception) -> WeightsError:
+    """Return why a file cannot be read, and what to do."""
     if path.suffix != ".safetensors":
-        return (
+        return WeightsError(
             f"{path}: weights are read from .safetensors only. Pickles (torch.save's {', '.join(PICKLES)}) are never opened: "
-            "they can run any program. Give a run's folder or its best.safetensors."
+            "they can run any program",
+            "Give a run's folder or its best.safetensors.",
+            file=path,
         )
-    return f"{path}: no readable safetensors file, it is damaged or cut off ({error}). Copy it again, or train again."
+    return WeightsError(
+        f"{path}: not a readable safetensors file, it is damaged or cut off ({error})",
+        "Copy it again, or train again.",
+        file=path,
+    )

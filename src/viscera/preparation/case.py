@@ -105,7 +105,9 @@ def _count_values(labels: Integer[np.ndarray, "z y x"], *, where: str) -> Int[np
     low, high = int(labels.min()), int(labels.max())
     if low < 0 or high > MOST_VALUE:
         wrong = low if low < 0 else high
-        raise LabelError(f"{where}: the labels hold {wrong}, but labels are 0 to {MOST_VALUE}. Correct the label file.")
+        raise LabelError(
+            f"{where}: the labels hold {wrong}, but labels are 0 to {MOST_VALUE}", "Correct the label file."
+        )
     counts = np.zeros(high + 1, np.int64)
     for part in labels:
         counts += np.bincount(part.ravel(), minlength=high + 1)
@@ -120,8 +122,8 @@ def _require_known_values(counts: Int[np.ndarray, " value"], values: Fit, source
         held = ", ".join(f"{value} ({counts[value]} voxels)" for value in strange[:5])
         more = f" and {len(strange) - 5} more values" if len(strange) > 5 else ""
         raise LabelError(
-            f"{source.name}: the labels hold {held}{more}, but the data set names 0 background, {names}. "
-            "Correct the label file, or name the value in the data set."
+            f"{source.name}: the labels hold {held}{more}, but the data set names 0 background, {names}",
+            "Correct the label file, or name the value in the data set.",
         )
 
 
@@ -283,9 +285,9 @@ def _with_hashes(source: SourceFacts, image: str, labels: tuple[str, ...]) -> So
 
 @contextmanager
 def _about(file: str) -> Iterator[None]:
-    """Note on errors which file they are about."""
+    """Say on errors that name no file which one they are about."""
     try:
         yield
     except VisceraError as error:
-        error.add_note(file)
+        error.file = error.file or file
         raise

@@ -64,7 +64,7 @@ def network_input(image: Image, settings: Intensity) -> Image:
         case ForegroundScore(measured=measured):
             if measured is None:
                 raise SettingError(
-                    "intensity.measured is not known. It is measured when training begins: train, or give it."
+                    "intensity.measured is not known", "It is measured when training begins: train, or give it."
                 )
             low, high, mean, deviation = measured
             return (image.clip(low, high) - mean) / deviation  # pyright: ignore[reportAttributeAccessIssue]
@@ -134,11 +134,11 @@ class HounsfieldCheck:
             where: The case or file, for messages.
         """
         if dtype.kind not in "iuf":
-            raise FileError(f"{where}: voxels of type {dtype} are no HU. Export the CT with one number per voxel.")
+            raise FileError(f"{where}: voxels of type {dtype} are no HU", "Export the CT with one number per voxel.")
         self._where, self._size = where, math.prod(shape)
         if self._size == 0:
             text = "x".join(map(str, shape))
-            raise FileError(f"{where}: the scan is empty ({text} voxels along z, y, x). Export it again.")
+            raise FileError(f"{where}: the scan is empty ({text} voxels along z, y, x)", "Export it again.")
         self._low, self._high = math.inf, -math.inf
         self._endless = self._beyond = self._wrapped = self._at_lowest = 0
         self._fat = self._bright = self._dark = self._zero = self._fractions = self._above_600 = self._near_1024 = 0
@@ -177,8 +177,8 @@ class HounsfieldCheck:
         """
         if self._endless:
             raise FileError(
-                f"{self._where}: {self._endless} of {self._size} voxels are NaN or infinite. "
-                "Replace them by -1024 (air), or export the CT again."
+                f"{self._where}: {self._endless} of {self._size} voxels are NaN or infinite",
+                "Replace them by -1024 (air), or export the CT again.",
             )
         reason = self._why_not_hu()
         if reason:

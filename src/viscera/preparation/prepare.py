@@ -27,7 +27,7 @@ from viscera.errors import DataSetError, StoreError, VisceraError
 from viscera.io.atomic import write_json
 from viscera.io.processes import share_out, usable_cores
 from viscera.labels import LabelSpace
-from viscera.preparation.case import case_name, describe, label_files, prepare_case, without_folders
+from viscera.preparation.case import case_name, describe, prepare_case, without_folders
 from viscera.preparation.splits import Fractions, update_splits
 from viscera.preparation.store import Store, create_store, open_store, remove_case, remove_leftovers, write_case
 
@@ -195,11 +195,9 @@ def _problem_of(task: Future[None], source: Source) -> Problem | None:
         case None:
             return None
         case VisceraError():
-            what, remedy = _sentences(without_folders(str(error), source))
-            about = getattr(error, "__notes__", [""])[0] or describe(source).image
-            named = [file for file in (source.image, *label_files(source)) if str(file) in str(error)]
-            file = without_folders(str(named[0]), source) if named else about
-            return Problem(source.name, file, what, remedy)
+            file = without_folders(str(error.file or source.image), source)
+            remedy = error.remedy or "Correct the file, or take it out of the data set."
+            return Problem(source.name, file, without_folders(error.what, source), without_folders(remedy, source))
         case MemoryError():
             what, remedy = "the memory did not suffice", "Prepare with fewer --jobs."
         case OSError():
@@ -211,12 +209,6 @@ def _problem_of(task: Future[None], source: Source) -> Problem | None:
             what = f"{type(error).__name__}: {error}"
             remedy = "This is a fault of viscera: please report it with this line."
     return Problem(source.name, without_folders(str(source.image), source), without_folders(what, source), remedy)
-
-
-def _sentences(message: str) -> tuple[str, str]:
-    """Take a message apart into what is wrong and what to do: its last sentence."""
-    what, stop, remedy = message.rpartition(". ")
-    return (what, remedy) if stop else (message, "Correct the file, or take it out of the data set.")
 
 
 def _killed(source: Source) -> Problem:
@@ -233,8 +225,8 @@ def _require_unique(sources: Sequence[Source]) -> None:
     for source in sources:
         if counts[case_name(source)] > 1:
             raise DataSetError(
-                f"two cases would both be '{case_name(source)}' in the store. "
-                f"Rename one of the folders '{source.dataset}'."
+                f"two cases would both be '{case_name(source)}' in the store",
+                f"Rename one of the folders '{source.dataset}'.",
             )
 
 
@@ -245,4 +237,4 @@ def _locked(path: Path) -> Iterator[None]:
         with FileLock(path / ".lock", blocking=False):
             yield
     except Timeout as error:
-        raise StoreError(f"{path} is being prepared by another process. Wait until it is done.") from error
+        raise StoreError(f"{path} is being prepared by another process", "Wait until it is done.", file=path) from error

@@ -116,7 +116,7 @@ def whole_pixel_grid(shape: tuple[int, int], size: tuple[int, int]) -> PixelGrid
     """
     rows, columns = size
     if min(size) < 1:
-        raise SettingError(f"a slice cannot have {rows}x{columns} pixels. Set preparation.size to at least 1x1.")
+        raise SettingError(f"a slice cannot have {rows}x{columns} pixels", "Set preparation.size to at least 1x1.")
     return PixelGrid(size, (0, 0), (Fraction(shape[0], rows), Fraction(shape[1], columns)))
 
 

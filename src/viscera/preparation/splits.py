@@ -207,7 +207,7 @@ def of_split(sources: Sequence[Source], run: Path | None, split: str) -> list[So
         chosen = set(json.loads(facts.read_text())["splits"][split])
     except (ValueError, KeyError, TypeError) as error:
         raise RunError(
-            f"{facts} is damaged: it does not list the cases of '{split}'. Copy it again, or train again."
+            f"{facts} is damaged: it does not list the cases of '{split}'", "Copy it again, or train again."
         ) from error
     kept = [source for source in sources if case_name(source) in chosen]
     if not kept:

@@ -154,11 +154,15 @@ class Store:
             return there
         if not (self.path / "splits.json").is_file():
             raise StoreError(
-                f"{self.path} is not divided into splits: preparing was interrupted. Run viscera prepare again."
+                f"{self.path} is not divided into splits: preparing was interrupted",
+                "Run viscera prepare again.",
+                file=self.path,
             )
         gone = sorted(set(self.splits) - set(there))
         if gone:
-            raise StoreError(f"{self.path}: case {gone[0]} is gone. Run viscera prepare again with its data set.")
+            raise StoreError(
+                f"{self.path}: case {gone[0]} is gone", "Run viscera prepare again with its data set.", file=self.path
+            )
         return [name for name in there if self.splits.get(name) == split]
 
     def facts(self, name: str) -> Facts:
@@ -171,9 +175,11 @@ class Store:
         try:
             return facts_from_json(json.loads(file.read_text()))
         except FileNotFoundError as error:
-            raise StoreError(f"{self.path} has no case '{name}' with a {file.name}. {PREPARE_AGAIN}") from error
+            raise StoreError(
+                f"{self.path} has no case '{name}' with a {file.name}", f"{PREPARE_AGAIN}", file=self.path
+            ) from error
         except (ValueError, KeyError, TypeError, ZeroDivisionError) as error:
-            raise StoreError(f"case '{name}' in {self.path}: {file.name} is damaged. {PREPARE_AGAIN}") from error
+            raise StoreError(f"case '{name}' in {self.path}: {file.name} is damaged", f"{PREPARE_AGAIN}") from error
 
     def case(self, name: str) -> Case:
         """Open a case; its arrays are memory-mapped, read-only.
@@ -208,13 +214,15 @@ class Store:
         if space.organs != self.space.organs:
             raise StoreError(
                 f"{self.path} was prepared for label space '{self.space.name}' ({', '.join(self.space.organs)}), "
-                f"not '{space.name}' ({', '.join(space.organs)}). "
-                "Prepare another store, or change the recipe's label_space."
+                f"not '{space.name}' ({', '.join(space.organs)})",
+                "Prepare another store, or change the recipe's label_space.",
+                file=self.path,
             )
         if preparation != self.preparation:
             raise StoreError(
-                f"{self.path} was prepared with {self.preparation.described}, not {preparation.described}. "
-                "Prepare another store, or change the recipe's preparation."
+                f"{self.path} was prepared with {self.preparation.described}, not {preparation.described}",
+                "Prepare another store, or change the recipe's preparation.",
+                file=self.path,
             )
 
 
@@ -230,14 +238,17 @@ def open_store(path: Path) -> Store:
     file = path / "store.json"
     if not file.is_file():
         raise StoreError(
-            f"{path} is no prepared store (it has no store.json). Make one: viscera prepare {path} --data LAYOUT=DIR."
+            f"{path} is no prepared store (it has no store.json)",
+            f"Make one: viscera prepare {path} --data LAYOUT=DIR.",
+            file=path,
         )
     try:
         found = json.loads(file.read_text())
         if found["format"] != FORMAT:
             raise StoreError(
-                f"{path} has store format {found['format']} (viscera {found['viscera']}); this viscera reads {FORMAT}. "
-                "Prepare it anew in another folder."
+                f"{path} has store format {found['format']} (viscera {found['viscera']}); this viscera reads {FORMAT}",
+                "Prepare it anew in another folder.",
+                file=path,
             )
         space = LabelSpace(found["label_space"]["name"], tuple(found["label_space"]["organs"]))
         preparation = _preparation(found["preparation"])
@@ -246,7 +257,7 @@ def open_store(path: Path) -> Store:
         return Store(path, space, preparation, cases)
     except (ValueError, KeyError, TypeError) as error:
         raise StoreError(
-            f"{path}: store.json or splits.json is damaged. Prepare the store anew in another folder."
+            f"{path}: store.json or splits.json is damaged", "Prepare the store anew in another folder.", file=path
         ) from error
 
 
@@ -258,9 +269,11 @@ def create_store(path: Path, *, space: LabelSpace, preparation: Preparation) -> 
     """
     if not (path / "store.json").is_file():
         if path.exists() and not path.is_dir():
-            raise StoreError(f"{path} is a file. Give a folder for the store.")
+            raise StoreError(f"{path} is a file", "Give a folder for the store.", file=path)
         if path.is_dir() and any(child.name[0] != "." for child in path.iterdir()):
-            raise StoreError(f"{path} holds files but is no prepared store. Give a new or an empty folder.")
+            raise StoreError(
+                f"{path} holds files but is no prepared store", "Give a new or an empty folder.", file=path
+            )
         written = {
             "format": FORMAT,
             "viscera": version("viscera"),
@@ -357,7 +370,7 @@ def _pseudo_annotated(folder: Path) -> tuple[str, ...]:
         return tuple(str(organ) for organ in json.loads(file.read_text())["organs"])
     except (ValueError, KeyError, TypeError) as error:
         raise StoreError(
-            f"case '{folder.name}': pseudo.json is damaged. Delete it and run viscera pseudolabel again."
+            f"case '{folder.name}': pseudo.json is damaged", "Delete it and run viscera pseudolabel again."
         ) from error
 
 
@@ -366,12 +379,12 @@ def _map_array(file: Path, dtype: type[np.generic], shape: tuple[int, ...]) -> S
     try:
         array = np.load(file, mmap_mode="r", allow_pickle=False)
     except FileNotFoundError as error:
-        raise StoreError(f"{where} is missing. {PREPARE_AGAIN}") from error
+        raise StoreError(f"{where} is missing", f"{PREPARE_AGAIN}") from error
     except (ValueError, EOFError, OSError) as error:
-        raise StoreError(f"{where} is damaged or cut off. {PREPARE_AGAIN}") from error
+        raise StoreError(f"{where} is damaged or cut off", f"{PREPARE_AGAIN}") from error
     if array.dtype != dtype or array.shape != shape:
         raise StoreError(
-            f"{where} holds {array.dtype} {array.shape}, expected {np.dtype(dtype)} {shape}. {PREPARE_AGAIN}"
+            f"{where} holds {array.dtype} {array.shape}, expected {np.dtype(dtype)} {shape}", f"{PREPARE_AGAIN}"
         )
     return array
 

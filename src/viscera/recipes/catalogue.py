@@ -69,5 +69,5 @@ def _find(name: str) -> Recipe:
         return recipe_from_json(file.read_text(), where=name)
     known = ", ".join(RECIPES)
     raise SettingError(
-        f"there is no recipe '{name}'.{did_you_mean(name, RECIPES)} Choose one of {known}, or give a .json file."
+        f"there is no recipe '{name}'", f"{did_you_mean(name, RECIPES)} Choose one of {known}, or give a .json file."
     )

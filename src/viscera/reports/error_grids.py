@@ -80,8 +80,8 @@ def judged_slice(
     """
     if labels.shape != case.image.shape:
         raise FileError(
-            f"labels of {case.name} have {labels.shape} voxels, the case {case.image.shape}. "
-            "The store was prepared anew: run the study again."
+            f"labels of {case.name} have {labels.shape} voxels, the case {case.image.shape}",
+            "The store was prepared anew: run the study again.",
         )
     if index is None:
         wanted = [space.index(organ) for organ in case.annotated]
@@ -154,5 +154,5 @@ def _recipe(file: Path) -> Recipe:
     try:
         text = file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise FileError(f"{file.name} cannot be read ({error}). Run the study again.") from error
+        raise FileError(f"{file.name} cannot be read ({error})", "Run the study again.", file=file) from error
     return recipe_from_json(text, where=file.name)

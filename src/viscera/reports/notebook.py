@@ -83,7 +83,7 @@ def browse(
         LabelError: Labels that are not labels.
     """
     if plane not in VIEWS:
-        raise SettingError(f"there is no plane '{plane}'. Choose one of {', '.join(VIEWS)}.")
+        raise SettingError(f"there is no plane '{plane}'", f"Choose one of {', '.join(VIEWS)}.")
     scene = notebook_scene(ct, labels, truth=truth, names=names, annotated=annotated)
     return Viewer(scene, embed(scene, view=plane, window_hu=window_hu), height_pixels)
 

@@ -22,7 +22,7 @@ def run_page(run: Path) -> Page:
     """
     log = run / "log.jsonl"
     if not log.is_file():
-        raise RunError(f"{run.name} has no log.jsonl: no epoch is finished yet. Go on with viscera train --resume.")
+        raise RunError(f"{run.name} has no log.jsonl: no epoch is finished yet", "Go on with viscera train --resume.")
     epochs = read_log(log)
     recipe = read_json(run / "recipe.json")
     facts = read_json(run / "run.json") if (run / "run.json").is_file() else {}

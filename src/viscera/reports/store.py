@@ -29,7 +29,7 @@ def store_page(store: Path) -> Page:
     opened = open_store(store)
     facts = [opened.facts(name) for name in opened.names()]
     if not facts:
-        raise StoreError(f"{store.name} holds no prepared case. Prepare one with viscera prepare.")
+        raise StoreError(f"{store.name} holds no prepared case", "Prepare one with viscera prepare.")
     organs = opened.space.organs
     by_set = {
         name: [case for case in facts if case.dataset == name] for name in sorted({case.dataset for case in facts})
@@ -120,4 +120,4 @@ def _problems(store: Path) -> list[Problem]:
     try:
         return [Problem(**problem) for problem in json.loads(file.read_text(encoding="utf-8"))]
     except (ValueError, TypeError) as error:
-        raise StoreError(f"{file.name} is damaged ({error}). Remove it and prepare again.") from error
+        raise StoreError(f"{file.name} is damaged ({error})", "Remove it and prepare again.", file=file) from error

@@ -45,7 +45,9 @@ def write_report(
 def _page(target: Path, pictures: Sequence[CaseFiles]) -> Page:
     if not target.exists():
         raise FileError(
-            f"{target} does not exist. Pass a run's folder, a store, or the JSON that viscera evaluate wrote."
+            f"{target} does not exist",
+            "Pass a run's folder, a store, or the JSON that viscera evaluate wrote.",
+            file=target,
         )
     if target.is_dir() and is_run(target):
         return run_page(target)
@@ -53,14 +55,16 @@ def _page(target: Path, pictures: Sequence[CaseFiles]) -> Page:
         return store_page(target)
     if target.is_dir():
         raise RunError(
-            f"{target} is neither a run (it has no recipe.json) nor a store (no store.json). "
-            "Pass the folder that viscera train or prepare wrote, or the JSON of viscera evaluate."
+            f"{target} is neither a run (it has no recipe.json) nor a store (no store.json)",
+            "Pass the folder that viscera train or prepare wrote, or the JSON of viscera evaluate.",
+            file=target,
         )
     try:
         text = target.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise FileError(
-            f"{target.name} is no evaluation ({error}). "
-            "Pass what viscera evaluate --json wrote, a run's folder, or a store."
+            f"{target.name} is no evaluation ({error})",
+            "Pass what viscera evaluate --json wrote, a run's folder, or a store.",
+            file=target,
         ) from error
     return evaluation_page(evaluation_from_json(text, where=target.name), target.stem, pictures)

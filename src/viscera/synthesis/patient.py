@@ -195,7 +195,7 @@ def check_options(
         if value not in get_args(kind):
             known = ", ".join(get_args(kind))
             near = did_you_mean(value, get_args(kind))
-            raise SettingError(f"synthetic patient: no {what} '{value}'.{near} Choose one of {known}.")
+            raise SettingError(f"synthetic patient: no {what} '{value}'", f"{near} Choose one of {known}.")
 
 
 def _draw_anatomy(streams: Streams, variety: Variety) -> _Anatomy:

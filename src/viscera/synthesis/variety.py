@@ -105,7 +105,7 @@ def without(variety: Variety, ingredients: Iterable[str]) -> Variety:
         if name not in INGREDIENTS:
             hint = did_you_mean(name, INGREDIENTS)
             raise SettingError(
-                f"synthetic patient: no ingredient '{name}'.{hint} Choose among {', '.join(INGREDIENTS)}."
+                f"synthetic patient: no ingredient '{name}'", f"{hint} Choose among {', '.join(INGREDIENTS)}."
             )
     return replace(variety, **dict.fromkeys(names, False))
 

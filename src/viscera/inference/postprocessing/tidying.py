@@ -75,8 +75,8 @@ def _labels_of(organs: Iterable[str], name: str, *, space: LabelSpace) -> list[i
         try:
             label = space.index(organ)
         except LabelError as error:
-            raise LabelError(f"post-processing, {name}: {error}") from error
+            raise LabelError(f"post-processing, {name}: {error.what}", error.remedy) from error
         if label in labels:
-            raise SettingError(f"post-processing, {name}: '{space.labels[label]}' is named twice. Name it once.")
+            raise SettingError(f"post-processing, {name}: '{space.labels[label]}' is named twice", "Name it once.")
         labels.append(label)
     return labels

@@ -137,5 +137,6 @@ def _require_same_shape(organs: np.ndarray, tumour: np.ndarray) -> None:
     if organs.shape != tumour.shape:
         raise GeometryError(
             f"organs and tumour lie on different grids: {'x'.join(map(str, organs.shape))} against "
-            f"{'x'.join(map(str, tumour.shape))} voxels. Predict both on the grid of the scan."
+            f"{'x'.join(map(str, tumour.shape))} voxels",
+            "Predict both on the grid of the scan.",
         )

@@ -62,8 +62,8 @@ def _turned(slices: Shaped[Tensor, "batch *rest"], turns: Int[Tensor, " batch"])
         return slices
     if slices.shape[-1] != slices.shape[-2]:
         raise SettingError(
-            f"augmentation.quarter_turns needs square slices, got {slices.shape[-2]}x{slices.shape[-1]}. "
-            "Turn it off or change preparation.size."
+            f"augmentation.quarter_turns needs square slices, got {slices.shape[-2]}x{slices.shape[-1]}",
+            "Turn it off or change preparation.size.",
         )
     out = slices.clone()
     for turn in (1, 2, 3):

@@ -84,8 +84,8 @@ def change_volumes(batch: Batch, changes: VolumeChanges) -> Batch:
     """
     if batch.image.ndim != 5:
         raise SettingError(
-            f"augmentation.kind 'volume' changes 3D patches, got slices of {tuple(batch.image.shape[2:])}. "
-            "Choose 'slice' or 'rich', or sampling.kind 'patches'."
+            f"augmentation.kind 'volume' changes 3D patches, got slices of {tuple(batch.image.shape[2:])}",
+            "Choose 'slice' or 'rich', or sampling.kind 'patches'.",
         )
     moved = {
         name: _flipped(getattr(batch, name), changes.flip)

@@ -104,8 +104,8 @@ def pseudolabel_store(
     others = [name for name, rows in done.items() if rows is None and _stands(store.path / "cases" / name)]
     if others and not overwrite:
         raise StoreError(
-            f"{len(others)} cases of {store.path} ({others[0]} ...) have pseudo-labels of other teachers or settings. "
-            "Say --overwrite to replace them, or --remove to take them out."
+            f"{len(others)} cases of {store.path} ({others[0]} ...) have pseudo-labels of other teachers or settings",
+            "Say --overwrite to replace them, or --remove to take them out.",
         )
     usual = usual_volumes(store, at_least=settings.volume_cases)
     for name, organs in lacking.items():

@@ -112,7 +112,7 @@ def read_seen(file: Path) -> Seen | None:
         store = Path(found["store"])
     except (ValueError, KeyError, TypeError) as error:
         raise RunError(
-            f"{file} is damaged: it does not list the cases of the run. Copy it again, or train again."
+            f"{file} is damaged: it does not list the cases of the run", "Copy it again, or train again.", file=file
         ) from error
     facts = _facts(store, [*training, *validation])
     hashes = {name: facts[name].image_sha256 if name in facts else "" for name in (*training, *validation)}
@@ -154,7 +154,8 @@ def check_teachers(teachers: Sequence[Teacher], store: Store, names: Sequence[st
     if len({teacher.model.weights_sha256 for teacher in teachers}) < len(teachers) or len(teachers) < 2:
         raise SettingError(
             f"pseudo-labels need two or more different teachers, got {', '.join(one.run for one in teachers) or 'none'}; "
-            "equal weights are one teacher. Train another with --training.seed 1."
+            "equal weights are one teacher",
+            "Train another with --training.seed 1.",
         )
     hashes = {name: store.facts(name).image_sha256 for name in store.names()}
     for teacher in teachers:
@@ -171,8 +172,8 @@ def _check_fit(teacher: Teacher, store: Store) -> None:
         store.require(space=teacher.model.space, preparation=teacher.model.recipe.preparation)
     except StoreError as error:
         raise StoreError(
-            f"teacher {teacher.run} cannot label this store: {str(error).rpartition('. ')[0]}. "
-            "Train teachers on this store, or on one prepared with the same recipe."
+            f"teacher {teacher.run} cannot label this store: {error.what}",
+            "Train teachers on this store, or on one prepared with the same recipe.",
         ) from error
 
 
@@ -187,8 +188,8 @@ def _check_absence(teacher: Teacher) -> None:
     if partly:
         raise RunError(
             f"teacher {teacher.run} learnt from {partly} training cases that what they do not annotate is background "
-            f"(loss.kind {teacher.model.recipe.loss.kind}), and would say so of the cases to be labelled. "
-            "Train teachers with a recipe whose loss.kind is partial or sigmoid."
+            f"(loss.kind {teacher.model.recipe.loss.kind}), and would say so of the cases to be labelled",
+            "Train teachers with a recipe whose loss.kind is partial or sigmoid.",
         )
 
 
@@ -201,8 +202,8 @@ def _check_unseen(teacher: Teacher, seen: Seen, store: Store, hashes: Mapping[st
         if cases:
             raise RunError(
                 f"teacher {teacher.run} {how} {len(cases)} of the store's validation and test cases ({cases[0]} ...): what "
-                "the student learns from it would carry their truth, and its scores would mean nothing. "
-                "Train teachers on the training cases of this store."
+                "the student learns from it would carry their truth, and its scores would mean nothing",
+                "Train teachers on the training cases of this store.",
             )
 
 

@@ -90,17 +90,17 @@ def parse_grid(words: Sequence[str]) -> dict[str, list[object]]:
         setting = setting.strip().replace("-", "_")
         if not equals or not setting or not all(part.isidentifier() for part in setting.split(".")):
             raise SettingError(
-                f"--grid takes SETTING=VALUE,VALUE, got '{word}'. For example: --grid loss.alpha=1,5,10."
+                f"--grid takes SETTING=VALUE,VALUE, got '{word}'", "For example: --grid loss.alpha=1,5,10."
             )
         if setting in grid:
-            raise SettingError(f"--grid names {setting} twice. Say all its values in one: {setting}=A,B.")
+            raise SettingError(f"--grid names {setting} twice", f"Say all its values in one: {setting}=A,B.")
         parts = [part.strip() for part in _split(text)]
         if "" in parts:
-            raise SettingError(f"--grid {word}: a value is missing. For example: --grid loss.alpha=1,5,10.")
+            raise SettingError(f"--grid {word}: a value is missing", "For example: --grid loss.alpha=1,5,10.")
         values = [_value(part) for part in parts]
         for number, value in enumerate(values):
             if json.dumps(value) in map(json.dumps, values[:number]):
-                raise SettingError(f"--grid {word}: {parts[number]} is said twice. Leave one out.")
+                raise SettingError(f"--grid {word}: {parts[number]} is said twice", "Leave one out.")
         grid[setting] = values
     if not grid:
         raise SettingError("the grid is empty: say what to vary, for example --grid loss.alpha=1,5,10.")
@@ -165,7 +165,8 @@ def recipe_of(base: Recipe, cell: Cell, *, study: str) -> Recipe:
                 whole = ".".join(sections[: depth + 1])
                 hint = did_you_mean(section, inside)
                 raise SettingError(
-                    f"--grid {setting}: recipe '{base.name}' has no section '{whole}'.{hint} See viscera info {base.name}."
+                    f"--grid {setting}: recipe '{base.name}' has no section '{whole}'",
+                    f"{hint} See viscera info {base.name}.",
                 )
             if last == "kind" and depth == len(sections) - 1 and inner.get("kind") != value:
                 inside[section] = inner = {}
@@ -185,7 +186,7 @@ def recipes_of(base: Recipe, cells: Sequence[Cell], *, study: str) -> tuple[Reci
     for cell, recipe in zip(cells, recipes, strict=True):
         other = seen.setdefault(recipe_to_json(replace(recipe, name="", about="")), cell.name)
         if other != cell.name:
-            raise SettingError(f"--grid: the cells '{other}' and '{cell.name}' are the same recipe. Leave one out.")
+            raise SettingError(f"--grid: the cells '{other}' and '{cell.name}' are the same recipe", "Leave one out.")
     return recipes
 
 

@@ -151,7 +151,7 @@ def study_from_json(text: str, *, where: str) -> Study:
         results = tuple(_cell(one) for one in value.pop("results"))
         return Study(**value | {"results": results, "notes": tuple(value["notes"])})
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise FileError(f"{where} is no study ({error!r}). Write it with viscera study.") from error
+        raise FileError(f"{where} is no study ({error!r})", "Write it with viscera study.") from error
 
 
 def cell_to_json(cell: CellResult) -> str:
@@ -168,7 +168,7 @@ def cell_from_json(text: str, *, where: str) -> CellResult:
     try:
         return _cell(json.loads(text))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise FileError(f"{where} is damaged ({error!r}). Delete it and run the study again.") from error
+        raise FileError(f"{where} is damaged ({error!r})", "Delete it and run the study again.") from error
 
 
 def cell_folder(out: Path, cell: CellResult) -> Path:

@@ -145,13 +145,13 @@ def claim(plan: Plan, out: Path, *, overwrite: bool) -> None:
     """
     file = out / "study.json"
     if out.exists() and not file.is_file() and (not out.is_dir() or any(out.iterdir())):
-        raise RunError(f"{out} holds something that is no study. Give a new or an empty folder.")
+        raise RunError(f"{out} holds something that is no study", "Give a new or an empty folder.")
     if file.is_file():
         before = study_before(file)
         if before and (before.name, before.recipe) != (plan.name, plan.base):
             raise RunError(
-                f"{out} holds the study '{before.name}' of recipe {before.recipe}, not '{plan.name}' of {plan.base}. "
-                "Choose another folder."
+                f"{out} holds the study '{before.name}' of recipe {before.recipe}, not '{plan.name}' of {plan.base}",
+                "Choose another folder.",
             )
     others = {}
     for cell, recipe in plan.cells:
@@ -164,8 +164,8 @@ def claim(plan: Plan, out: Path, *, overwrite: bool) -> None:
     if others:
         folder, change = next(iter(others.items()))
         raise RunError(
-            f"{len(others)} of {len(plan.cells)} cells in {out} were run with other settings ({folder}: {change}). "
-            "Say the same settings again, --overwrite to run this grid anew, or choose another folder."
+            f"{len(others)} of {len(plan.cells)} cells in {out} were run with other settings ({folder}: {change})",
+            "Say the same settings again, --overwrite to run this grid anew, or choose another folder.",
         )
 
 

@@ -50,7 +50,9 @@ def score_run(
     names = store.names(split)
     if not names:
         raise RunError(
-            f"{store.path} has no {split} cases to score. Prepare it with more patients, or choose another split."
+            f"{store.path} has no {split} cases to score",
+            "Prepare it with more patients, or choose another split.",
+            file=store.path,
         )
     counts = []
     for name in names:
@@ -131,4 +133,6 @@ def read_labels(file: Path) -> UInt8[np.ndarray, "z y x"]:
         with file.open("rb") as opened, np.load(opened, allow_pickle=False) as found:
             return found["labels"]
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise RunError(f"{file.name}: no labels of a study ({error}). Run the study again with --overwrite.") from error
+        raise RunError(
+            f"{file.name}: no labels of a study ({error})", "Run the study again with --overwrite.", file=file
+        ) from error

@@ -55,7 +55,7 @@ def site(page: str, volumes: Mapping[str, bytes], *, port: int = 0) -> Iterator[
         server = ThreadingHTTPServer((HOST, port), _handler(contents))
     except OSError as error:
         raise SettingError(
-            f"port {port} cannot be used ({error.strerror}). Choose another, or 0 for a free one."
+            f"port {port} cannot be used ({error.strerror})", "Choose another, or 0 for a free one."
         ) from error
     server.daemon_threads = True
     thread = threading.Thread(target=server.serve_forever, name="viscera view", daemon=True)

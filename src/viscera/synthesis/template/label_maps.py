@@ -133,7 +133,7 @@ def read_label_map(
         meaning = meanings[value]
         table[value] = 0 if meaning is None else kinds.index(meaning) + 1
     if not table.any():
-        raise LabelError(f"{where}: no voxel is labelled with anything but what is to be ignored. Give another file.")
+        raise LabelError(f"{where}: no voxel is labelled with anything but what is to be ignored", "Give another file.")
     codes = table[axial.voxels.astype(np.int64)]
     label = np.array([0, *(VALUE.get(organ or "", 0) for organ, _ in kinds)], np.uint8)[codes]
     tissue = np.array([0, *(kind for _, kind in kinds)], np.uint8)[codes]
@@ -171,12 +171,12 @@ def _meanings(
     if unnamed:
         raise LabelError(
             f"{where} holds label{'s' * (len(unnamed) > 1)} {', '.join(map(str, unnamed))}, but nothing names "
-            f"{'them' if len(unnamed) > 1 else 'it'} (named are {', '.join(map(str, sorted(names)))}). "
-            "Name them, or set them to 0."
+            f"{'them' if len(unnamed) > 1 else 'it'} (named are {', '.join(map(str, sorted(names)))})",
+            "Name them, or set them to 0.",
         )
     for name in sorted(skipped - {organ_name(name) for name in names.values()}):
         hint = did_you_mean(name, [organ_name(other) for other in names.values()])
-        raise LabelError(f"{where} has no label '{name}' that could be ignored.{hint} Leave it out of the list.")
+        raise LabelError(f"{where} has no label '{name}' that could be ignored", f"{hint} Leave it out of the list.")
     meanings = {
         value: None if organ_name(names[value]) in skipped else meaning(names[value]) for value in sorted(present)
     }

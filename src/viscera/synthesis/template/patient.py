@@ -140,8 +140,8 @@ def _draw_range(
     drawn = str(generator.choice(kinds, p=weights / weights.sum()))
     if scan in HELD and scan not in parts:
         raise SettingError(
-            f"the template holds none of {', '.join(HELD[scan])}, so there is no scan '{scan}' of it. Choose another "
-            "one, or another template."
+            f"the template holds none of {', '.join(HELD[scan])}, so there is no scan '{scan}' of it",
+            "Choose another one, or another template.",
         )
     kind = drawn if scan == "random" else scan
     bottom, end = -grown.origin_mm[0], (slices - 1) * FINE_MM - grown.origin_mm[0]
