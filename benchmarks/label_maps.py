@@ -142,7 +142,7 @@ def monai_surfaces(truth: np.ndarray, prediction: np.ndarray, organs: dict[str, 
 
 
 def capped(run: Callable[..., object], *arguments: object) -> dict[str, object]:
-    """Run a rival in a process of its own, at most CAP_S seconds; give its seconds and values."""
+    """Run a rival in a process of its own, at most CAP_S seconds; return its seconds and values."""
     context = multiprocessing.get_context("fork")
     receiver, sender = context.Pipe(duplex=False)
 
@@ -240,7 +240,7 @@ def our_holes(labels: np.ndarray) -> np.ndarray:
 
 
 def scipy_holes(labels: np.ndarray) -> np.ndarray:
-    """One mask per organ; what is no background stays."""
+    """One mask per organ; what is not a background stays."""
     result = labels.copy()
     for label in LABELS:
         result[ndimage.binary_fill_holes(labels == label) & (result == 0)] = label

@@ -56,7 +56,7 @@ def difference_figure(rows: Sequence[Comparison], out: Path) -> Path:
 
 # %%
 def mean_dice(found: Evaluation) -> dict[str, float]:
-    """Give {case: mean Dice over the organs that it or its prediction shows}."""
+    """Return {case: mean Dice over the organs that it or its prediction shows}."""
     values: dict[str, list[float]] = {}
     for row in found.scores:
         if np.isfinite(row.values["dice"]):

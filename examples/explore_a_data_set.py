@@ -37,7 +37,7 @@ from viscera.recipes.catalogue import find_recipe
 
 # %%
 def organ_hu(store: Store) -> dict[str, list[ScanHu]]:
-    """Give {organ: the HU of its voxels in each scan that shows it}."""
+    """Return {organ: the HU of its voxels in each scan that shows it}."""
     found: dict[str, list[ScanHu]] = {}
     for name in store.names():
         case = store.case(name)
@@ -58,7 +58,7 @@ def organ_hu(store: Store) -> dict[str, list[ScanHu]]:
 
 # %%
 def voxels_by_data_set(store: Store) -> dict[str, dict[str, int | None]]:
-    """Give {data set: {organ: labelled voxels, or None where it annotates none}}."""
+    """Return {data set: {organ: labelled voxels, or None where it annotates none}}."""
     counts: dict[str, dict[str, int | None]] = {}
     for facts in map(store.facts, store.names()):
         row = counts.setdefault(facts.dataset, dict.fromkeys(store.space.organs))

@@ -20,13 +20,13 @@ from nibabel.orientations import apply_orientation, axcodes2ornt, io_orientation
 
 
 def linear(new: int, old: int) -> np.ndarray:
-    """Give the matrix that resizes `old` pixels to `new` ones: pixel centres at half steps, the border repeated."""
+    """Return the matrix that resizes `old` pixels to `new` ones: pixel centres at half steps, the border repeated."""
     places = ((np.arange(new) + 0.5) * old / new - 0.5).clip(0, old - 1)
     return np.maximum(0, 1 - np.abs(places[:, None] - np.arange(old))).astype(np.float32)
 
 
 def segment(export: Path, scan: nibabel.Nifti1Image) -> nibabel.Nifti1Image:
-    """Give the label map of a CT on its own grid; which label is which organ is in model.json."""
+    """Return the label map of a CT on its own grid; which label is which organ is in model.json."""
     facts = json.loads((export / "model.json").read_text())
     preparation, window = facts["preparation"], facts["intensity"]
     kinds = (preparation["kind"], window["kind"], facts["contrast"]["method"], facts["input"]["shape"][1])

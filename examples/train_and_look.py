@@ -44,7 +44,7 @@ from viscera.recipes.catalogue import find_recipe
 
 # %%
 def small_recipe(*, quick: bool) -> Recipe:
-    """Give the settings of a network that trains in minutes, or in seconds."""
+    """Return the settings of a network that trains in minutes, or in seconds."""
     recipe = find_recipe("zhang2d-small")
     if not quick:
         return recipe
@@ -61,7 +61,7 @@ def small_recipe(*, quick: bool) -> Recipe:
 
 # %%
 def prepared(out: Path, recipe: Recipe, *, quick: bool) -> tuple[Store, list[Source]]:
-    """Give a store of synthetic patients, and the cases of its test patients."""
+    """Return a store of synthetic patients, and the cases of its test patients."""
     folder, store = out / "patients", out / "store"
     if not folder.exists():
         cases, shape = (5, (16, 48, 48)) if quick else (20, (64, 128, 128))

@@ -20,7 +20,7 @@ SHARED_DATA = Path(os.environ.get("VISCERA_TEST_DATA", Path(__file__).parents[2]
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """Give the folder of real scans, or skip."""
+    """Return the folder of real scans, or skip."""
     if not SHARED_DATA.is_dir():
         pytest.skip("no real scans beside the checkout")
     return SHARED_DATA
@@ -28,7 +28,7 @@ def shared_data() -> Path:
 
 @pytest.fixture(scope="session")
 def make_case() -> Callable:
-    """Give a function that makes a Case in memory."""
+    """Return a function that makes a Case in memory."""
     from viscera.preparation.geometry import Geometry
     from viscera.preparation.store import Case
     from viscera.volume import Turn
@@ -47,7 +47,7 @@ def make_case() -> Callable:
 
 @pytest.fixture(scope="session")
 def small_store(tmp_path_factory, make_case) -> Path:
-    """Give a store in which a liver (bright, on the left) and a spleen (brighter, on the right) are easily told apart.
+    """Return a store in which a liver (bright, on the left) and a spleen (brighter, on the right) are easily told apart.
 
     Data set "a" annotates both, "b" the liver only; six patients with four slices of 16x16 each.
     """

@@ -56,7 +56,7 @@ def painted_model(network: nn.Module, *, look_mm: float = 10.0) -> Model:
 
 
 def painted_scan(organs: dict[int, range], depth: int = 40, slice_mm: float = 3.0) -> Volume:
-    """Give slices of 16x16, each with its number as HU (from -399) in its first pixel, and square organs."""
+    """Return slices of 16x16, each with its number as HU (from -399) in its first pixel, and square organs."""
     hu = np.full((depth, 16, 16), -1000, np.int16)
     for index, slices in organs.items():
         hu[slices.start : slices.stop, 4:9, 3 * index : 3 * index + 3] = HU_OF[index]
@@ -161,7 +161,7 @@ def load_page(path):
 
 
 def call(command: str) -> tuple[int, str]:
-    """Give exit code and output of a command, without frames, bars, headings and the present folder's path."""
+    """Return exit code and output of a command, without frames, bars, headings and the present folder's path."""
     output = io.StringIO()
     with warnings.catch_warnings(), contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
         warnings.resetwarnings()

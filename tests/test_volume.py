@@ -39,7 +39,7 @@ def numbered(affine=AXIAL, shape=SHAPE):
 
 
 def places(volume):
-    """Give {voxel value: where it is in the world}."""
+    """Return {voxel value: where it is in the world}."""
     return {
         int(volume.voxels[index]): np.round((volume.affine @ [*index, 1])[:3], 6)
         for index in np.ndindex(volume.voxels.shape)

@@ -1,4 +1,4 @@
-"""A run -> weights that come with viscera, with their card; networks/cards.py reads them again.
+"""A run -> bundled weights, with their card; networks/cards.py reads them again.
 
 Kernels are rounded to half precision, which halves the file. What has one dimension (biases, and the means and variances of
 batch normalisation, which may be large) stays as it is: together it is less than a hundredth.
@@ -142,7 +142,7 @@ def halve(tensor: Tensor, name: str) -> Tensor:
 def organ_cards(
     organs: Sequence[str], default: set[str], evidence: Sequence[Evidence], evaluations: Mapping[str, Evaluation]
 ) -> dict[str, OrganCard]:
-    """Give each organ's standing and its figures.
+    """Return each organ's standing and its figures.
 
     Args:
         organs: That the network knows, in order.
@@ -173,7 +173,7 @@ def organ_cards(
 
 
 def figures_of(evaluation: Evaluation, organ: str, *, on: str) -> list[Figure]:
-    """Give an organ's Dice and NSD of an evaluation, with their intervals; none where it does not show the organ."""
+    """Return an organ's Dice and NSD of an evaluation, with their intervals; none where it does not show the organ."""
     rows = {row.metric: row for row in evaluation.summary if row.organ == organ and row.group == ALL}
     found = [rows[measure] for measure in MEASURES if measure in rows and math.isfinite(rows[measure].mean)]
     return [

@@ -1,4 +1,4 @@
-"""Draw docs/starter.png: what the weights that come with viscera find in three scans that nobody annotated.
+"""Draw docs/starter.png: what the bundled weights find in three scans that nobody annotated.
 
 Usage: python -m benchmarks.archive.starter_picture [--weights RUN] [--out docs/starter.png]
 

@@ -53,7 +53,7 @@ def write_logits(file: Path, grid: tuple[int, ...] = GRID) -> None:
 
 
 def load(order: Order, clock: Clock) -> Segment:
-    """Read the logits and give what exports them; ``how["who"]``: viscera or nnU-Net."""
+    """Read the logits and return what exports them; ``how["who"]``: viscera or nnU-Net."""
     logits = np.load(order.scan)
     grid = tuple(int(count) for count in order.how["grid"].split("x"))
     export = our_export(logits, grid) if order.how["who"] == "viscera" else their_export(logits, grid)

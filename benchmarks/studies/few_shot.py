@@ -1,4 +1,4 @@
-"""How many annotated scans of its own a site needs: fine-tuning the weights that come with viscera, and learning from nothing.
+"""How many annotated scans of its own a site needs: fine-tuning the bundled weights, and learning from nothing.
 
     python -m benchmarks.studies.few_shot WORK [--start starter]      (two cores: half an hour; goes on where it was stopped)
 

@@ -1,4 +1,4 @@
-"""The weights that come with viscera: ways to train them, each measured on real scans that had no part in it.
+"""The bundled weights: ways to train them, each measured on real scans that had no part in it.
 
     python -m benchmarks.studies.starter WORK [--arms ARM ...]     trains, two arms at a time; goes on where it was stopped
     python -m benchmarks.studies.starter WORK --score              measures only, the arms whose runs are there

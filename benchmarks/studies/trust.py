@@ -178,7 +178,7 @@ def in_space(model: Model, labels: np.ndarray, organs: dict[int, str]) -> np.nda
 
 
 def judged(model: Model, ct: Volume, truth: np.ndarray | None) -> tuple[list[Found], dict]:
-    """Segment one scan and give what is said of its organs and of itself."""
+    """Segment one scan and return what is said of its organs and of itself."""
     names, certainty = model.space.labels, certainty_of(model)
     prepared = prepare_scan(ct, model)
     labels = segment_prepared(prepared, model, certainty=certainty).labels.voxels

@@ -51,7 +51,7 @@ class FileError(VisceraError):
 
 
 class GeometryError(VisceraError):
-    """Two grids do not match, or one is no scanner's grid."""
+    """Two grids do not match, or one is not a scanner's grid."""
 
 
 class LabelError(VisceraError):
@@ -79,7 +79,7 @@ class RunError(VisceraError):
 
 
 def did_you_mean(name: str, names: Iterable[str]) -> str:
-    """Give " Did you mean 'liver'?" for the valid name nearest to a misspelt one, or "" where none is near.
+    """Return " Did you mean 'liver'?" for the valid name nearest to a misspelt one, or "" where none is near.
 
     Example:
         >>> did_you_mean("livr", ["liver", "spleen"])

@@ -186,7 +186,7 @@ STARTER19 = LabelSpace(
         *("urinary_bladder", "femoral_head", "spinal_cord"),
     ),
 )
-"""What the weights that come with viscera know."""
+"""What the bundled weights know."""
 
 SPACES: dict[str, LabelSpace] = {
     space.name: space for space in (ZHANG12, FLARE13, FLARE14, ABDOMENCT1K, TUMOUR_ONLY, STARTER19)

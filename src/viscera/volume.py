@@ -68,11 +68,11 @@ class Turn:
     flips: tuple[bool, bool, bool]
 
     def apply(self, voxels: Shaped[np.ndarray, "a b c"]) -> Shaped[np.ndarray, "d e f"]:
-        """Give the turned array (a view)."""
+        """Return the turned array (a view)."""
         return voxels.transpose(self.axes)[self._slices()]
 
     def undo(self, voxels: Shaped[np.ndarray, "d e f"]) -> Shaped[np.ndarray, "a b c"]:
-        """Give the array in its original order (a view)."""
+        """Return the array in its original order (a view)."""
         back = np.argsort(self.axes)
         return voxels[self._slices()].transpose(back)
 
@@ -104,7 +104,7 @@ def axial_turn(affine: Float[np.ndarray, "4 4"]) -> Turn:
 
 
 def turn_volume(volume: Volume, turn: Turn) -> Volume:
-    """Give the volume with turned axes and the affine that goes with them. The header, which no longer fits, is dropped."""
+    """Return the volume with turned axes and the affine that goes with them. The header, which no longer fits, is dropped."""
     step = np.zeros((4, 4))
     step[3, 3] = 1
     for axis, (source, flip) in enumerate(zip(turn.axes, turn.flips, strict=True)):
@@ -114,7 +114,7 @@ def turn_volume(volume: Volume, turn: Turn) -> Volume:
 
 
 def to_axial(volume: Volume) -> tuple[Volume, Turn]:
-    """Give the volume in the order of ``axial_turn``, and the turn, whose ``undo`` leads back."""
+    """Return the volume in the order of ``axial_turn``, and the turn, whose ``undo`` leads back."""
     turn = axial_turn(volume.affine)
     return turn_volume(volume, turn), turn
 
@@ -179,7 +179,7 @@ def require_same_grid(
 
 
 def with_voxels(volume: Volume, voxels: Shaped[np.ndarray, "z y x"]) -> Volume:
-    """Give other voxels on the same grid."""
+    """Return other voxels on the same grid."""
     if voxels.shape != volume.shape:
         raise GeometryError(f"{voxels.shape} voxels do not fit the grid {volume.shape} (z, y, x).")
     return replace(volume, voxels=voxels)

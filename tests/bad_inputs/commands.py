@@ -41,7 +41,7 @@ TRAINING = [
     BadInput("no threads", f"{TRAIN} new --machine.threads 0", r"machine.threads 0: each must be at least 1"),
     BadInput("misspelt recipe", "train zhang2 store new", r"no recipe 'zhang2'. Did you mean 'zhang2d'"),
     BadInput("misspelt setting", f"{TRAIN} new --training.epoch 3", r"--training.epoch\b.*--training.epochs"),
-    BadInput("setting that is no number", f"{TRAIN} new --training.epochs many", r"--training.epochs.*many"),
+    BadInput("setting that is not a number", f"{TRAIN} new --training.epochs many", r"--training.epochs.*many"),
     BadInput("setting out of range", f"{TRAIN} new --training.batch-size 0", r"training.batch_size.*1.*got 0"),
     BadInput(
         "setting misspelt in a recipe.json",
@@ -56,7 +56,7 @@ TRAINING = [
         lambda: edited_recipe(loss={"kind": "summed", "amplitude": -3}),
     ),
     BadInput(
-        "recipe is no JSON",
+        "recipe is not JSON",
         "train edited.json store new",
         r"edited.json: no recipe: Invalid JSON: .*line 1",
         lambda: text("edited.json", "{epochs}"),
@@ -69,10 +69,10 @@ TRAINING = [
         survives=BEST,
     ),
     BadInput(
-        "store is missing", "train recipe.json nowhere new", r"nowhere is no prepared store.*viscera prepare nowhere"
+        "store is missing", "train recipe.json nowhere new", r"nowhere is not a prepared store.*viscera prepare nowhere"
     ),
     BadInput(
-        "a run stands there, no --resume", f"{TRAIN} run", r"run holds a run already. Say --resume", survives=BEST
+        "a run stands there, no --resume", f"{TRAIN} run", r"run holds a run already. Pass --resume", survives=BEST
     ),
     BadInput(
         "resumed with another setting",
@@ -152,7 +152,7 @@ PREDICTION = [
     BadInput(
         "output exists and is somebody else's",
         PREDICT,
-        r"out.nii.gz exists already, and not from this command. Say --overwrite",
+        r"out.nii.gz exists already, and not from this command. Pass --overwrite",
         lambda: nifti("out.nii.gz", organs()),
     ),
     BadInput(
@@ -190,7 +190,7 @@ PREDICTION = [
     BadInput(
         "labels given as the scan",
         "predict patients/Mask/Case_00001.nii.gz out.nii.gz --weights run",
-        r"Case_00001.nii.gz: intensities from 0 to 4 are no HU",
+        r"Case_00001.nii.gz: intensities from 0 to 4 are not HU",
     ),
     BadInput("--split without a data set", f"{PREDICT} --split test", r"--split test needs a data set as LAYOUT=DIR"),
 ]
@@ -246,7 +246,7 @@ EVALUATION = [
     BadInput(
         "a scan given as labels",
         "evaluate truth.nii.gz scan.nii.gz --labels names.json",
-        r"prediction holds values from -\d+ to \d+, which are no labels.*Is it a scan",
+        r"prediction holds values from -\d+ to \d+, which are not labels.*Is it a scan",
     ),
     BadInput("truth is missing", "evaluate nowhere truth.nii.gz", r"nowhere: no such file or folder"),
     BadInput("truth without a prediction", "evaluate truth.nii.gz", r"pairs of TRUTH and PREDICTION, got truth.nii.gz"),
@@ -259,7 +259,7 @@ EVALUATION = [
     BadInput(
         "output exists",
         "evaluate truth.nii.gz truth.nii.gz --json names.json",
-        r"names.json exists already. Choose another name or say --overwrite",
+        r"names.json exists already. Choose another name or pass --overwrite",
     ),
 ]
 
@@ -303,7 +303,7 @@ MIXING = [
         "weight of a loss out of range", f"{TRAIN_MIXED} new --loss.exclusion -1", r"loss.exclusion: .*0 \(got -1\.0\)"
     ),
     BadInput(
-        "window that is no multiple of 16",
+        "window that is not a multiple of 16",
         f"{TRAIN_MIXED} new --sampling.window 20 32",
         r"sampling.window.*multiple of 16 \(got 20\)",
     ),
@@ -372,7 +372,9 @@ OTHERS = [
     BadInput("misspelt verb", "evalute truth.nii.gz out.nii.gz", r"no verb 'evalute'. Did you mean 'evaluate'"),
     BadInput("report of a folder that is none of ours", "report data", r"data is neither a run .* nor a store"),
     BadInput(
-        "report of a file that is none of ours", "report names.json", r"names.json is no evaluation.*viscera evaluate"
+        "report of a file that is none of ours",
+        "report names.json",
+        r"names.json is not an evaluation.*viscera evaluate",
     ),
     BadInput("report of nothing", "report nowhere", r"nowhere does not exist. Pass"),
     BadInput(

@@ -63,14 +63,14 @@ class BadInput:
 
 
 def hu(seed: int = 0) -> np.ndarray:
-    """Give a body in air, with noise, as (x, y, z)."""
+    """Return a body in air, with noise, as (x, y, z)."""
     body = np.full(SHAPE, -1000.0)
     body[2:14, 2:14] = 40
     return (body + np.random.default_rng(seed).normal(0, 15, SHAPE)).astype(np.int16)
 
 
 def organs(liver: int = 1, spleen: int = 3) -> np.ndarray:
-    """Give labels of four organs, as (x, y, z)."""
+    """Return labels of four organs, as (x, y, z)."""
     labels = np.zeros(SHAPE, np.uint8)
     labels[3:8, 4:10, 2:7], labels[10:13, 8:12, 3:6] = liver, spleen
     labels[9:11, 3:6, 3:6], labels[8:9, 8:12, 3:6] = 2, 4
@@ -123,14 +123,14 @@ def bad_bytes(path: str, *, keep: int = 10**9, content: bytes = b"") -> None:
 
 
 def one_voxel(value: float) -> np.ndarray:
-    """Give a floating-point scan with one odd voxel."""
+    """Return a floating-point scan with one odd voxel."""
     voxels = hu(2).astype(np.float32)
     voxels[5, 5, 5] = value
     return voxels
 
 
 def spaced(value: float) -> np.ndarray:
-    """Give an affine whose spacing along z is ``value``."""
+    """Return an affine whose spacing along z is ``value``."""
     return np.diag([-20.0, -20.0, value, 1.0])
 
 

@@ -26,12 +26,12 @@ GOOD = "new/cases/data__Case_00001/case.json"
 
 
 def beside_good(title: str, message: str, files: Callable[[], object], *, exit_code: int = 2) -> BadInput:
-    """Give a bad case beside a good one, to be prepared; the good one must come through."""
+    """Return a bad case beside a good one, to be prepared; the good one must come through."""
     return BadInput(title, PREPARE, message, files, exit_code, GOOD)
 
 
 def prepare(title: str, words: str, message: str, files: Callable[[], object] = lambda: None, **more: int) -> BadInput:
-    """Give a `viscera prepare new` with a small recipe."""
+    """Return a `viscera prepare new` with a small recipe."""
     return BadInput(title, f"prepare {words} --recipe recipe.json --jobs 1", message, files, **more)
 
 
@@ -177,7 +177,7 @@ FOLDERS = [
         lambda: text("data/annotated.json", {"*": ["livr"]}),
     ),
     prepare(
-        "annotated.json is no JSON",
+        "annotated.json is not JSON",
         "new --data abdomenct1k=data",
         r"annotated.json cannot be read as JSON: .*line 1 column.*Correct the file",
         lambda: text("data/annotated.json", '{"*": [liver]}'),
@@ -196,7 +196,7 @@ FOLDERS = [
     prepare(
         "store's folder holds something else",
         "data --data abdomenct1k=data",
-        r"data holds files but is no prepared store",
+        r"data holds files but is not a prepared store",
     ),
     prepare("store is a file", "recipe.json --data abdomenct1k=data", r"recipe.json is a file. Give a folder"),
 ]

@@ -82,7 +82,7 @@ def make_base(folder: Path) -> None:
 
 
 def run(bad: BadInput, *, base: Path, folder: Path) -> tuple[int, str]:
-    """Give exit code and message of a bad input's command, run in ``folder``, which is made of ``base``."""
+    """Return exit code and message of a bad input's command, run in ``folder``, which is made of ``base``."""
     shutil.copytree(base, folder)
     with contextlib.chdir(folder):
         bad.files()

@@ -80,7 +80,7 @@ VOLUMES = [
     BadInput(
         "no case that annotates every organ",
         f"{TRAIN} --sampling.cases complete",
-        r"no training case of solid annotates all of liver, kidney, spleen, pancreas.*Say --sampling.cases any",
+        r"no training case of solid annotates all of liver, kidney, spleen, pancreas.*Pass --sampling.cases any",
         lambda: edited_cases("solid", annotated=["liver"]),
     ),
     BadInput(
@@ -159,7 +159,7 @@ VOLUMES = [
     BadInput(
         "a run stands there, weights to begin with are given",
         "train volume.json solid deep --start deep",
-        r"deep holds a run already. Say --resume",
+        r"deep holds a run already. Pass --resume",
         survives=BEST,
     ),
     BadInput(

@@ -23,7 +23,7 @@ print("loaded", *sorted({{name.partition(".")[0] for name in sys.modules}}))
 
 
 def loaded_by(*arguments: str) -> set[str]:
-    """Give the packages that a process holds after a command."""
+    """Return the packages that a process holds after a command."""
     script = LOADED.format(arguments=list(arguments))
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     return set(done.stdout.splitlines()[-1].split()[1:])

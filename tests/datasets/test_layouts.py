@@ -477,7 +477,7 @@ def test_masks_with_several_values_are_refused(tmp_path, values):
     voxels = np.zeros(SHAPE, np.float32)
     voxels.flat[: len(values)] = values
     put(tmp_path / "s1" / "segmentations" / "a.nii.gz", voxels)
-    with pytest.raises(LabelError, match=r"a\.nii\.gz is no binary mask"):
+    with pytest.raises(LabelError, match=r"a\.nii\.gz is not a binary mask"):
         read_labels(source_of("totalsegmentator", tmp_path))
 
 

@@ -45,7 +45,7 @@ RECIPE = Recipe(
 
 @pytest.fixture(scope="module")
 def model(small_store) -> Model:
-    """Give a network that has learnt to tell liver and spleen of the small store apart."""
+    """Return a network that has learnt to tell liver and spleen of the small store apart."""
     torch.manual_seed(0)
     network = build_network(RECIPE.network, classes=len(ABDOMENCT1K.classes))
     store = open_store(small_store)
@@ -62,7 +62,7 @@ def model(small_store) -> Model:
 
 @pytest.fixture(scope="module")
 def run(model, tmp_path_factory) -> Path:
-    """Give its weights' folder."""
+    """Return its weights' folder."""
     folder = tmp_path_factory.mktemp("run")
     weights = Weights(model.recipe, model.space, model.module.state_dict(), {"epoch": 1})
     save_weights(folder / "best.safetensors", weights)
@@ -171,12 +171,12 @@ def test_a_folder_is_replaced_only_where_it_is_an_export_and_that_was_wished(mod
     out = tmp_path / "out"
     out.mkdir()
     export(model, out)
-    with pytest.raises(FileError, match="holds an export already. Choose another folder or say --overwrite"):
+    with pytest.raises(FileError, match="holds an export already. Choose another folder or pass --overwrite"):
         export(model, out)
     export(model, out, kind="openvino", overwrite=True)
     assert {file.name for file in out.iterdir()} == {"network.xml", "network.bin", "model.json"}
     (out / "letter.txt").write_text("mine")
-    with pytest.raises(FileError, match=r"holds files that are no export \(letter.txt\)"):
+    with pytest.raises(FileError, match=r"holds files that are not export \(letter.txt\)"):
         export(model, out, overwrite=True)
     with pytest.raises(FileError, match="is a file. Give a folder"):
         export(model, out / "letter.txt")
@@ -228,7 +228,7 @@ def test_the_command_says_what_was_measured(run, small_store, tmp_path, capsys):
 
 @pytest.fixture
 def client(monkeypatch):
-    """Give the stand-alone program."""
+    """Return the stand-alone program."""
     monkeypatch.syspath_prepend(EXAMPLES)
     return importlib.import_module("segment_with_onnx")
 
@@ -312,7 +312,7 @@ def test_the_command_writes_int8_only_with_a_store(run, small_store, tmp_path, c
 
 
 def scan() -> Volume:
-    """Give a scan of another size than the network's, with blocks of liver and spleen."""
+    """Return a scan of another size than the network's, with blocks of liver and spleen."""
     rng = np.random.default_rng(3)
     hu = rng.normal(-100, 20, (5, 40, 52))
     hu[1:, 8:24, 8:24] += 180

@@ -33,7 +33,7 @@ RECIPE = Recipe(
 
 @pytest.fixture(scope="module")
 def model(small_store) -> Model:
-    """Give a network that has learnt to tell liver and spleen of the small store apart."""
+    """Return a network that has learnt to tell liver and spleen of the small store apart."""
     torch.manual_seed(0)
     network = build_network(RECIPE.network, classes=len(ABDOMENCT1K.classes))
     model = Model(TorchRunner(network), RECIPE, ABDOMENCT1K, torch.device("cpu"), "hash")
@@ -107,7 +107,7 @@ def test_values_that_are_joined_share_a_scale_and_pooling_is_passed_through(mode
 
 
 def convolutions() -> openvino.Model:
-    """Give a network of three convolutions that pass one channel on as it is."""
+    """Return a network of three convolutions that pass one channel on as it is."""
     image = nodes.parameter([-1, 1, -1, -1], np.float32, "image")
     value = image
     for _ in range(3):

@@ -229,9 +229,9 @@ def test_ignore_labels_and_given_names_are_understood(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{", "is no JSON file"),
-        ('{"labels": {"liver": [1, 2]}}', "is no pair of a whole number and a name"),
-        ('{"labels": {"1": "liver"}, "annotated": "liver"}', "is no list of organs"),
+        ("{", "is not a JSON file"),
+        ('{"labels": {"liver": [1, 2]}}', "is not a pair of a whole number and a name"),
+        ('{"labels": {"1": "liver"}, "annotated": "liver"}', "is not a list of organs"),
         ("[]", "names no labels"),
     ],
 )
@@ -251,7 +251,7 @@ def test_labels_without_names_and_other_files_are_refused(tmp_path):
     scan = tmp_path / "scan.nii.gz"
     nifti.write(scan, Volume(np.full((8, 14, 20), -1000, np.int16), AFFINE))
     (tmp_path / "scan.json").write_text(json.dumps({"labels": NAMES}))
-    with pytest.raises(LabelError, match="which are no labels"):
+    with pytest.raises(LabelError, match="which are not labels"):
         evaluate_pair(truth, scan)
     half = tmp_path / "half.nii.gz"
     nifti.write(half, Volume(np.full((8, 14, 20), 0.5, np.float32), AFFINE))
@@ -475,5 +475,5 @@ def test_what_is_no_number_is_null_in_json_and_empty_in_csv(folders):
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"mode": "volume"}', '{"mode": "volume", "cases": [{}], "summary": []}'])
 def test_other_json_is_no_evaluation(text):
-    with pytest.raises(FileError, match=r"x.json is no evaluation"):
+    with pytest.raises(FileError, match=r"x.json is not an evaluation"):
         evaluation_from_json(text, where="x.json")

@@ -215,7 +215,7 @@ def test_a_list_of_another_form_is_refused(tmp_path, text, message):
 def test_a_list_that_is_nowhere_and_a_folder_that_is_no_store_are_refused(tmp_path):
     with pytest.raises(FileError, match=r"own.json: no such file or store. Check the path of --annotated"):
         read_own_organs(tmp_path / "own.json")
-    with pytest.raises(StoreError, match="is no prepared store"):
+    with pytest.raises(StoreError, match="is not a prepared store"):
         read_own_organs(tmp_path)
 
 
@@ -462,7 +462,7 @@ def test_an_evaluation_written_before_there_were_groups_is_read():
     ],
 )
 def test_damaged_groups_and_matrices_are_refused(change):
-    with pytest.raises(FileError, match=r"x.json is no evaluation"):
+    with pytest.raises(FileError, match=r"x.json is not an evaluation"):
         evaluation_from_json(json.dumps({"mode": "volume", "cases": [], "summary": []} | change), where="x.json")
 
 

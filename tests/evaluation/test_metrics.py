@@ -31,7 +31,7 @@ SPACINGS = [(1.0, 1.0, 1.0), (5.0, 0.7, 0.7), (2.5, 0.6, 0.9), (0.5, 3.0, 1.5)]
 
 @pytest.fixture
 def deepmind(monkeypatch):
-    """Give (NSD, HD95) by surface-distance 0.1, which still uses names that NumPy 2 dropped."""
+    """Return (NSD, HD95) by surface-distance 0.1, which still uses names that NumPy 2 dropped."""
     monkeypatch.setattr(np, "Inf", np.inf, raising=False)
 
     def scores(truth, prediction, spacing_mm, tolerance_mm):
@@ -172,7 +172,7 @@ def test_surfaces_of_blobs_equal_deepminds(deepmind, seed, spacing_mm):
 
 
 def case(name):
-    """Give two masks that are easy to get wrong."""
+    """Return two masks that are easy to get wrong."""
     truth, prediction = np.zeros((2, 9, 14, 12), bool)
     match name:
         case "one voxel each":

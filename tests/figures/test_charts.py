@@ -41,11 +41,11 @@ def test_a_log_is_read_with_nulls_and_without_what_a_kill_left(tmp_path):
     ("text", "message"),
     [
         ("", "holds no finished epoch"),
-        ("nonsense\n" + log_line(1), "line 1: is no epoch"),
+        ("nonsense\n" + log_line(1), "line 1: is not an epoch"),
         ('{"epoch": "one"}\n', "epoch must be a whole number, got 'one'"),
         ('{"epoch": 1, "val_loss": "low"}\n', "expected a number or null, got 'low'"),
         ('{"epoch": 1, "val_dice": 3}\n', "expected scores per organ, got 3"),
-        ("[1]\n", "line 1: is no epoch"),
+        ("[1]\n", "line 1: is not an epoch"),
     ],
 )
 def test_logs_that_are_none_are_refused(tmp_path, text, message):

@@ -16,7 +16,7 @@ from viscera.inference.segment import prepare_scan, segment_prepared
 
 
 def by_hand(logits: torch.Tensor, label: int) -> tuple[int, float, float]:
-    """Give pixels, probability and entropy of one class's edge, one pixel after the other."""
+    """Return pixels, probability and entropy of one class's edge, one pixel after the other."""
     shares, largest = logits.double().softmax(1), logits.argmax(1)
     found = []
     for number, plane in enumerate(largest):

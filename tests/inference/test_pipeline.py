@@ -18,7 +18,7 @@ class Thing:
 
 
 def course(items, *, bad=None, beside=lambda item: True):
-    """Run items through stages that note what they do; give the notes and what was told."""
+    """Run items through stages that note what they do; return the notes and what was told."""
     notes, told = [], []
 
     def stage(name):

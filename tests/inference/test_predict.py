@@ -33,7 +33,7 @@ assert isinstance(MODEL.module, Nearest)
 
 
 def write_scan(path, *, seed: int = 0, affine=None, text: str = "") -> np.ndarray:
-    """Write an int16 scan (x, y, z); give its voxels."""
+    """Write an int16 scan (x, y, z); return its voxels."""
     hu = np.random.default_rng(seed).choice([-1000, -300, 0, 100, 300], (16, 16, 5)).astype(np.int16)
     image = nibabel.Nifti1Image(hu, np.diag([-0.7, -0.8, 2.5, 1]) if affine is None else affine)
     image.header["descrip"] = text
@@ -254,7 +254,7 @@ def test_a_limit_too_small_for_one_scan_is_that_scans_failure_and_nothing_of_it_
     ((task, error),) = predict_all(tasks, MODEL, max_memory_mib=most_mib)
     assert task == tasks[1]
     assert re.fullmatch(
-        r"b.nii: --max-memory \S+: this scan needs at least \d+ MiB, .*Say --max-memory \d+ or more.", str(error)
+        r"b.nii: --max-memory \S+: this scan needs at least \d+ MiB, .*Pass --max-memory \d+ or more.", str(error)
     )
     assert [task.output.exists() for task in tasks] == [True, False, True]
     run = json.loads(tasks[0].sidecar.read_text())["run"]

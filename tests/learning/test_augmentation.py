@@ -50,7 +50,7 @@ def some_batch(rows: int = 8, columns: int = 8, *, count: int = 4, channels: int
 
 
 def batch_of(image: np.ndarray, labels: np.ndarray, *, count: int = 1) -> Batch:
-    """Give a batch of equal slices, all known."""
+    """Return a batch of equal slices, all known."""
     seen = torch.from_numpy(labels.astype(np.uint8)).repeat(count, 1, 1)
     return Batch(
         image=torch.from_numpy(image.astype(np.float32)).repeat(count, 1, 1, 1),
@@ -64,7 +64,7 @@ def batch_of(image: np.ndarray, labels: np.ndarray, *, count: int = 1) -> Batch:
 
 
 def changes_of(count: int = 1, *, degrees=0.0, scale=(1.0, 1.0), shift=(0.0, 0.0), cut=(0.0,) * 4, **intensities):
-    """Give the same stated changes for each slice, and no others."""
+    """Return the same stated changes for each slice, and no others."""
     nothing = draw_changes(NOTHING, count, step_generator(0))
     deformation = replace(
         nothing.deformation,

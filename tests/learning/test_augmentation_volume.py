@@ -38,7 +38,7 @@ def some_batch(count: int = 4, *, size: tuple[int, ...] = (5, 6, 7), channels: i
 
 
 def changes_of(count: int = 1, **values) -> VolumeChanges:
-    """Give the same stated changes for each patch, and no others."""
+    """Return the same stated changes for each patch, and no others."""
     nothing = draw_changes(NEVER, count, step_generator(0))
     return replace(
         nothing, **{name: torch.tensor(value).expand(count, *np.shape(value)) for name, value in values.items()}

@@ -41,7 +41,7 @@ def read(index: PatchIndex, places: np.ndarray, distance=None):
 
 
 def uniform_place(z: float, y: float, x: float) -> np.ndarray:
-    """Give a place that is not about an organ."""
+    """Return a place that is not about an organ."""
     return np.array([[0.999, 0.5, 0.5, z, y, x]])
 
 

@@ -363,7 +363,7 @@ def test_cases_that_are_done_are_skipped_and_others_need_a_word(store_path):
     assert {file: file.stat().st_mtime_ns for file in store_path.rglob("pseudo.*")} == before
     assert str(again) == str(rows)  # NaN differs from itself, its text does not
     strict = Acceptance(confidence=0.95)
-    with pytest.raises(StoreError, match=r"2 cases of .*b__b.* other teachers or settings. Say --overwrite"):
+    with pytest.raises(StoreError, match=r"2 cases of .*b__b.* other teachers or settings. Pass --overwrite"):
         pseudolabel_store(store, pair(), settings=strict)
     pseudolabel_store(store, pair(), settings=strict, overwrite=True)
     assert json.loads((store_path / "cases" / "b__b" / "pseudo.json").read_text())["settings"]["confidence"] == 0.95
@@ -462,7 +462,7 @@ def test_an_unlabelled_scan_of_a_labelled_patient_is_left_out(store_path, make_c
 
 
 def hashed(store: Path) -> Path:
-    """Give each case the hash that real cases have."""
+    """Return each case the hash that real cases have."""
     for folder in (store / "cases").iterdir():
         facts = json.loads((folder / "case.json").read_text())
         write_json(folder / "case.json", facts | {"image_sha256": f"hash of {folder.name}"})

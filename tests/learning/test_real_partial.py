@@ -73,7 +73,7 @@ class Way:
 
 
 def part(volume: Volume, slices: slice) -> Volume:
-    """Give some axial slices of a scan whose first axis runs from feet to head."""
+    """Return some axial slices of a scan whose first axis runs from feet to head."""
     affine = volume.affine.copy()
     affine[:, 3] = volume.affine @ [slices.start, 0, 0, 1]
     return Volume(volume.voxels[slices], affine)

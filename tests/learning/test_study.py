@@ -172,7 +172,7 @@ def test_without_test_cases_validation_cases_are_scored_with_a_note(small_store)
 
 
 def naive(cases, organ):
-    """Give [(intersection, union)] of the cases that annotate an organ, from sets of voxels."""
+    """Return [(intersection, union)] of the cases that annotate an organ, from sets of voxels."""
     pairs = []
     for truth, labels, known, annotated in cases:
         if organ != "background" and organ not in annotated:
@@ -290,7 +290,7 @@ def test_a_study_is_read_as_it_was_written():
     assert cell_to_json(cell_from_json(cell_to_json(STUDY.results[0]), where="x")) == cell_to_json(STUDY.results[0])
     assert STUDY.organs == ("background", "liver", "mean")
     for wrong in ("{", "[]", '{"results": []}', "null"):
-        with pytest.raises(FileError, match="study.json is no study"):
+        with pytest.raises(FileError, match="study.json is not a study"):
             study_from_json(wrong, where="study.json")
 
 
@@ -439,10 +439,10 @@ def test_a_cell_with_other_settings_or_a_foreign_folder_is_refused(studied, smal
     plan = Plan("other", "tiny", [], "test")
     with pytest.raises(RunError, match="holds the study 'tiny' of recipe tiny, not 'other'"):
         run_study(plan, store, out)
-    with pytest.raises(RunError, match="holds something that is no study"):
+    with pytest.raises(RunError, match="holds something that is not a study"):
         run_study(plan, store, small_store)
     (tmp_path / "file").touch()
-    with pytest.raises(RunError, match="holds something that is no study"):
+    with pytest.raises(RunError, match="holds something that is not a study"):
         run_study(plan, store, tmp_path / "file")
 
 

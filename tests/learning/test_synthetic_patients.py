@@ -197,14 +197,14 @@ def test_a_process_that_dies_ends_the_run_with_advice_and_without_a_hang(supply,
                 if any("spawn_main" in word for word in child.cmdline()):
                     child.kill()
 
-    with pytest.raises(RunError, match=r"fresh patients for epoch 2 died, probably for lack of memory\. Say --resume"):
+    with pytest.raises(RunError, match=r"fresh patients for epoch 2 died, probably for lack of memory\. Pass --resume"):
         train(RECIPE, supply, tmp_path / "run", machine=ON_CPU, watch=Watch(step=kill))
 
 
 def test_a_folder_that_cannot_be_written_to_is_said(supply, tmp_path):
     (tmp_path / "fresh").write_text("a file")
     maker = PatientWorker(tmp_path, supply, epochs=1)
-    with maker, pytest.raises(RunError, match=r"cannot be written to .*fresh: .*\. Make room, and say --resume"):
+    with maker, pytest.raises(RunError, match=r"cannot be written to .*fresh: .*\. Make room, and pass --resume"):
         maker.need(0)
 
 
@@ -262,7 +262,9 @@ def test_templates_that_do_not_annotate_what_is_asked_for_are_refused(small_stor
     supply = TrainingData(open_store(small_store), both)
     assert fresh_organs(supply, RECIPE) == {"liver", "spleen"}
     complete = replace(RECIPE, sampling=PatchSampling(cases="complete"))
-    with pytest.raises(SettingError, match=r"template 1 does not annotate kidney, pancreas\. Say --sampling.cases any"):
+    with pytest.raises(
+        SettingError, match=r"template 1 does not annotate kidney, pancreas\. Pass --sampling.cases any"
+    ):
         fresh_organs(supply, complete)
     with pytest.raises(SettingError, match="template 1 does not annotate liver, kidney, spleen, pancreas. Take templ"):
         fresh_organs(TrainingData(supply.store, replace(FRESH, templates=(small_template("skin"),))), RECIPE)

@@ -137,7 +137,7 @@ def test_a_finished_run_can_be_lengthened_but_not_changed(small_store, finished,
 
 def test_a_run_is_not_overwritten_unless_asked(small_store, finished, tmp_path):
     store = open_store(small_store)
-    with pytest.raises(RunError, match="holds a run already. Say --resume"):
+    with pytest.raises(RunError, match="holds a run already. Pass --resume"):
         train(RECIPE, store, finished)
     train(replace(RECIPE, training=replace(RECIPE.training, epochs=1)), store, tmp_path / "run")
     train(RECIPE, store, tmp_path / "run", existing="overwrite")

@@ -88,7 +88,7 @@ def store(small_store, tmp_path, make_case) -> Store:
 
 
 def fill(path: Path, name: str, organs: tuple[str, ...], pseudo: np.ndarray) -> None:
-    """Give a case pseudo-labels, as filling.py writes them."""
+    """Return a case pseudo-labels, as filling.py writes them."""
     write_json(path / "cases" / name / "pseudo.json", {"organs": list(organs)})
     np.save(path / "cases" / name / "pseudo.npy", pseudo)
 
@@ -138,7 +138,7 @@ def test_the_page_of_a_store_counts_unlabelled_cases(store, small_store):
 
 
 def scan(number: int) -> tuple[np.ndarray, np.ndarray]:
-    """Give HU and labels of a patient with a liver and, brighter, a spleen."""
+    """Return HU and labels of a patient with a liver and, brighter, a spleen."""
     generator = np.random.default_rng(number)
     labels = np.zeros((4, 16, 16), np.uint8)
     shift = number % 3
@@ -205,5 +205,5 @@ def test_from_a_folder_of_scans_to_a_student_that_learnt_from_them(tmp_path, mon
 
 
 def splits(run: str) -> dict[str, list[str]]:
-    """Give the cases that a run saw."""
+    """Return the cases that a run saw."""
     return json.loads(Path(run, "run.json").read_text())["splits"]

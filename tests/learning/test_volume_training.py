@@ -110,7 +110,7 @@ def write_patient(store: Path, make_case: Callable, name: str, *, annotated: tup
 
 @pytest.fixture(scope="module")
 def volumes(tmp_path_factory, make_case) -> Path:
-    """Give a store of scans as they are: data set "a" annotates all organs, "b" the liver only."""
+    """Return a store of scans as they are: data set "a" annotates all organs, "b" the liver only."""
     folder = tmp_path_factory.mktemp("volumes")
     create_store(folder, space=ABDOMENCT1K, preparation=ScannerGrid())
     splits = {"a__a": "training", "a__b": "training", "b__c": "training", "a__d": "validation", "b__e": "test"}
@@ -424,7 +424,7 @@ def test_measured_hu_are_kept_with_the_weights_and_used_at_prediction(volumes, f
 
 @pytest.fixture
 def moved(volumes, tmp_path) -> Path:
-    """Give the store with all HU 30 higher, so that its organs measure otherwise."""
+    """Return the store with all HU 30 higher, so that its organs measure otherwise."""
     shutil.copytree(volumes, tmp_path / "moved")
     for file in (tmp_path / "moved" / "cases").glob("*/image.npy"):
         np.save(file, np.load(file) + np.int16(30))
@@ -458,7 +458,7 @@ def test_a_fine_tuned_run_goes_on_to_the_bit_whether_its_start_is_said_again_or_
 
 
 def test_start_never_undoes_a_run_that_stands_there(volumes, finished, tmp_path):
-    with pytest.raises(RunError, match="holds a run already. Say --resume"):
+    with pytest.raises(RunError, match="holds a run already. Pass --resume"):
         train(RECIPE, open_store(volumes), finished, start=finished)
     before = tensors(finished)
     train(RECIPE, open_store(volumes), finished, start=finished, existing="resume")  # it is done: nothing happens
@@ -597,7 +597,9 @@ def test_memory_that_runs_out_is_said_with_what_to_do(volumes, tmp_path):
     def full(epoch: int, done: int, steps: int) -> None:
         raise torch.OutOfMemoryError("no memory")
 
-    with pytest.raises(RunError, match=r"ran out of memory at batch_size 2.*smaller --sampling.size, or say --network"):
+    with pytest.raises(
+        RunError, match=r"ran out of memory at batch_size 2.*smaller --sampling.size, or pass --network"
+    ):
         train(RECIPE, open_store(volumes), tmp_path / "run", watch=Watch(step=full))
 
 
@@ -627,5 +629,5 @@ def test_a_finder_whose_memory_runs_out_takes_smaller_windows_with_a_word(finish
 
 def test_a_finder_is_not_asked_in_vain(finished):
     model = load_model(finished)
-    with pytest.raises(SettingError, match="looks at the middle slices whatever is found. Say --region find"):
+    with pytest.raises(SettingError, match="looks at the middle slices whatever is found. Pass --region find"):
         with_others(with_region(model, "middle"), finder=model)

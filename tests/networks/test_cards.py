@@ -1,4 +1,4 @@
-"""Weights that come with viscera: what is written, read and refused, what they segment by default, and what begins with them."""
+"""Bundled weights: what is written, read and refused, what they segment by default, and what begins with them."""
 
 import gc
 import json

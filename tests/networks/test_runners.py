@@ -39,7 +39,7 @@ SHAPES = {
 
 
 def trained(shape, seed: int = 0) -> nn.Module:
-    """Give a network whose batch normalisations have seen something."""
+    """Return a network whose batch normalisations have seen something."""
     torch.manual_seed(seed)
     network = build_network(shape, classes=5)
     for module in network.modules():
@@ -70,7 +70,7 @@ def test_a_folded_network_gives_the_same_logits_and_leaves_the_first_as_it_was(s
 
 
 def own_labels(runner, image) -> torch.Tensor:
-    """Give the class of the largest logit as the graph itself decides it, where it does."""
+    """Return the class of the largest logit as the graph itself decides it, where it does."""
     if runner.name == "torch" or runner.dimensions == 3:
         return runner(image).argmax(1).to(torch.uint8)
     if runner.name == "onnx":

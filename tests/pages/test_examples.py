@@ -36,7 +36,7 @@ def test_an_example_is_cells_of_functions_that_a_process_may_read_again(name):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
-    """Give a folder for all of them: later ones find the patients of the first."""
+    """Return a folder for all of them: later ones find the patients of the first."""
     return tmp_path_factory.mktemp("examples")
 
 

@@ -30,12 +30,12 @@ LOWER = {"colon", "small_bowel", "rectum", "urinary_bladder", "femoral_head", "s
 
 
 def blocks(language: str) -> list[str]:
-    """Give the fenced blocks of the page in one language."""
+    """Return the fenced blocks of the page in one language."""
     return re.findall(rf"^```{language}\n(.*?)^```", PAGE.read_text(), re.DOTALL | re.MULTILINE)
 
 
 def commands() -> list[str]:
-    """Give the lines that the page tells the user to type."""
+    """Return the lines that the page tells the user to type."""
     return [line for block in blocks("sh") for line in block.replace("\\\n", " ").splitlines() if line.strip()]
 
 

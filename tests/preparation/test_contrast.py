@@ -51,7 +51,7 @@ LEVELS = Contrast("equalisation", low_hu=0, high_hu=255, dark=0)
 
 
 def body(shape=(96, 128), seed=0) -> np.ndarray:
-    """Give HU of a noisy body in air with organs, fat and bone."""
+    """Return HU of a noisy body in air with organs, fat and bone."""
     generator = np.random.default_rng(seed)
     y, x = np.mgrid[-1 : 1 : shape[0] * 1j, -1 : 1 : shape[1] * 1j]
     organs = 40 + 60 * np.sign(gaussian_filter(generator.normal(size=shape), 6, mode="wrap"))
@@ -62,12 +62,12 @@ def body(shape=(96, 128), seed=0) -> np.ndarray:
 
 
 def scan(shape=(6, 24, 32)) -> np.ndarray:
-    """Give HU of slices that differ."""
+    """Return HU of slices that differ."""
     return np.stack([body(shape[1:], seed) for seed in range(shape[0])])
 
 
 def grey(hu: np.ndarray, low: float = -160, high: float = 240) -> np.ndarray:
-    """Give grey levels."""
+    """Return grey levels."""
     return np.rint((np.clip(hu.astype(float), low, high) - low) * 255 / (high - low)).astype(np.uint8)
 
 
@@ -114,7 +114,7 @@ def test_equalisation_is_scikit_images_over_all_but_the_lowest_level_within_half
 
 
 def zuiderveld(levels: np.ndarray, tiles: tuple[int, int], clip_limit: float) -> np.ndarray:
-    """Give CLAHE of slices that tiles divide: each tile's table, mixed linearly between the tiles' centres."""
+    """Return CLAHE of slices that tiles divide: each tile's table, mixed linearly between the tiles' centres."""
     sides = [side // count for side, count in zip(levels.shape, tiles, strict=True)]
     area = sides[0] * sides[1]
     limit = max(int(clip_limit * area / 256), 1)
@@ -245,7 +245,7 @@ class Recorder(nn.Module):
 
 
 def model(contrast: Contrast, *, slices: Literal[1, 3]) -> Model:
-    """Give a 2D network that gives the HU that it sees."""
+    """Return a 2D network that gives the HU that it sees."""
     recipe = Recipe(
         label_space="abdomenct1k",
         preparation=ScannerGrid(),
@@ -258,7 +258,7 @@ def model(contrast: Contrast, *, slices: Literal[1, 3]) -> Model:
 
 
 def deep_model(contrast: Contrast, network: Recorder, *, size, stride=(1, 1, 1)) -> Model:
-    """Give a 3D network that sees HU."""
+    """Return a 3D network that sees HU."""
     space = ABDOMENCT1K if network.classes > 2 else TUMOUR_ONLY
     recipe = Recipe(
         label_space=space.name,

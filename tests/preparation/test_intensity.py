@@ -85,12 +85,12 @@ WRONG = [
     (scan().clip(-160, 240), r"of the voxels are exactly -160, the lowest value: the scan was clipped"),
     (scan().view(np.uint16).astype(np.int32), r"50.0% of the voxels lie outside .*stored as unsigned numbers"),
     (scan()[:, :8], r"hold nothing above -200 HU, so no patient"),
-    (scan().astype(np.complex64), r"voxels of type complex64 are no HU"),
+    (scan().astype(np.complex64), r"voxels of type complex64 are not HU"),
 ]
 
 
 def other_modality(kind: str) -> np.ndarray:
-    """An image that is no CT: dark air about a body (a third of the voxels) of random tissues."""
+    """An image that is not CT: dark air about a body (a third of the voxels) of random tissues."""
     rng = np.random.default_rng(2)
     body = np.zeros((6, 16, 16), bool)
     body[:, 3:13, 3:13] = True
@@ -127,8 +127,11 @@ WRONG += [
         other_modality("MR, resampled"),
         r"neither fat nor air, and 3\d% above 300, where only bone is, beside .*perhaps MR, PET",
     ),
-    (other_modality("PET, SUV"), r"with fractions, are no HU: PET in SUV, or a scaled image. viscera segments CT only"),
-    (other_modality("PET, low SUV"), r"are no HU, but a scaled or standardised image, or PET in SUV. Export the CT"),
+    (
+        other_modality("PET, SUV"),
+        r"with fractions, are not HU: PET in SUV, or a scaled image. viscera segments CT only",
+    ),
+    (other_modality("PET, low SUV"), r"are not HU, but a scaled or standardised image, or PET in SUV. Export the CT"),
     (other_modality("PET, SUV, resampled"), r"and \d\d% within 1 of 0, .*perhaps MR, PET, or a CT that was masked"),
     (other_modality("PET, Bq/ml"), r"no intensity is below 0 .*perhaps PET in Bq/ml, or MR. viscera segments CT only"),
     (
@@ -136,7 +139,10 @@ WRONG += [
         r"of the voxels lie outside .*Perhaps PET in Bq/ml, or MR. viscera segments CT only",
     ),
     (other_modality("hot and resampled"), r"of the voxels lie outside .*Perhaps PET in Bq/ml, or MR"),
-    (np.arange(5, dtype=np.uint8).repeat(64).reshape(5, 8, 8), r"0 to 4 are no HU, but a label map, or a scaled image"),
+    (
+        np.arange(5, dtype=np.uint8).repeat(64).reshape(5, 8, 8),
+        r"0 to 4 are not HU, but a label map, or a scaled image",
+    ),
 ]
 
 

@@ -189,10 +189,12 @@ def test_creating_a_store_twice_opens_it(tmp_path):
 
 
 def test_what_is_no_store_is_refused(tmp_path):
-    with pytest.raises(StoreError, match=r"is no prepared store \(it has no store.json\). Make one: viscera prepare"):
+    with pytest.raises(
+        StoreError, match=r"is not a prepared store \(it has no store.json\). Make one: viscera prepare"
+    ):
         open_store(tmp_path)
     (tmp_path / "letter.txt").touch()
-    with pytest.raises(StoreError, match=r"holds files but is no prepared store. Give a new or an empty folder"):
+    with pytest.raises(StoreError, match=r"holds files but is not a prepared store. Give a new or an empty folder"):
         create_store(tmp_path, space=SPACE, preparation=SMALL)
     with pytest.raises(StoreError, match=r"letter.txt is a file. Give a folder"):
         create_store(tmp_path / "letter.txt", space=SPACE, preparation=SMALL)

@@ -40,7 +40,7 @@ LOOK = Look(
 
 
 def organ(volume_ml: float, place: tuple[float, float, float] = (250.0, 200.0, 200.0), hu: float = 60.0) -> Organ:
-    """Give an organ in one piece inside the scan."""
+    """Return an organ in one piece inside the scan."""
     return (
         Organ(volume_ml, hu, 15.0, False, place, 1, (1.0,)) if volume_ml else Organ(0, None, None, False, None, 0, ())
     )
@@ -66,7 +66,7 @@ def kinds(found: tuple) -> list[str]:
 
 
 def painted(shape: tuple[int, int, int] = (12, 20, 24), seed: int = 0) -> tuple[Volume, np.ndarray]:
-    """Give random HU and blobs of three labels."""
+    """Return random HU and blobs of three labels."""
     generator = np.random.default_rng(seed)
     smooth = ndimage.gaussian_filter(generator.normal(size=shape), 1.5)
     labels = np.digitize(smooth, np.quantile(smooth, [0.7, 0.85, 0.97])).astype(np.uint8)
@@ -179,7 +179,7 @@ def test_an_organ_that_must_be_there_is_missed_and_one_that_need_not_is_not():
 
 
 def mirrored(organs: dict[str, Organ], axis: int, length_mm: float = 400.0) -> dict[str, Organ]:
-    """Give organs found in a scan whose header tells an axis the wrong way round."""
+    """Return organs found in a scan whose header tells an axis the wrong way round."""
     found = {}
     for name, facts in organs.items():
         place = list(facts.centre_mm or ())
@@ -249,7 +249,7 @@ def test_little_found_is_a_sign_where_much_was_looked_for():
 
 
 def trunk(lungs: slice) -> Volume:
-    """Give 40 slices of a trunk 300 mm wide on a table's worth of air, with lungs on some slices."""
+    """Return 40 slices of a trunk 300 mm wide on a table's worth of air, with lungs on some slices."""
     hu = np.full((40, 100, 120), -1000, np.int16)
     hu[:, 20:80, 10:110] = 40
     hu[:, 60:70, 60:65] = 600  # a spine, its centre 15 rows behind the body's

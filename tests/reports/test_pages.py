@@ -481,9 +481,9 @@ def test_an_evaluation_without_cases_has_a_page(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"cases": [{"case": "a"}]}, "e.json is no evaluation .*organ"),
+        ({"cases": [{"case": "a"}]}, "e.json is not an evaluation .*organ"),
         ({"cases": [{"case": "a", "organ": "liver", "dice": "high"}]}, "expected a number, got 'high'"),
-        ({"problems": [{"case": "a"}]}, "e.json is no evaluation"),
+        ({"problems": [{"case": "a"}]}, "e.json is not an evaluation"),
     ],
 )
 def test_damaged_evaluations_are_refused(tmp_path, changes, message):
@@ -602,16 +602,16 @@ def test_what_is_no_target_is_refused(tmp_path):
     with pytest.raises(RunError, match="neither a run"):
         write_report(tmp_path, tmp_path / "page.html")
     (tmp_path / "a.json").write_text('{"labels": {}}')
-    with pytest.raises(FileError, match=r"a\.json is no evaluation"):
+    with pytest.raises(FileError, match=r"a\.json is not an evaluation"):
         write_report(tmp_path / "a.json", tmp_path / "page.html")
     (tmp_path / "b.json").write_text("{")
-    with pytest.raises(FileError, match=r"b\.json is no evaluation"):
+    with pytest.raises(FileError, match=r"b\.json is not an evaluation"):
         write_report(tmp_path / "b.json", tmp_path / "page.html")
     (tmp_path / "c.json").write_text("[]")
-    with pytest.raises(FileError, match=r"c\.json is no evaluation"):
+    with pytest.raises(FileError, match=r"c\.json is not an evaluation"):
         write_report(tmp_path / "c.json", tmp_path / "page.html")
     (tmp_path / "scan.nii.gz").write_bytes(b"\x1f\x8b\x08")
-    with pytest.raises(FileError, match=r"scan\.nii\.gz is no evaluation.*viscera evaluate --json"):
+    with pytest.raises(FileError, match=r"scan\.nii\.gz is not an evaluation.*viscera evaluate --json"):
         write_report(tmp_path / "scan.nii.gz", tmp_path / "page.html")
 
 

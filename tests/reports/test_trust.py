@@ -23,7 +23,7 @@ NOTHING = "No statistics are at hand: viscera predict --statistics writes them b
 
 
 def sidecar(folder, name, *, organs=None, scan=()):
-    """What ``viscera predict --statistics`` writes beside a label map; give the label map's path."""
+    """What ``viscera predict --statistics`` writes beside a label map; return the label map's path."""
     organs = {organ: tuple(sign(text) for text in texts) for organ, texts in (organs or {}).items()}
     facts = {"statistics": {}, "trust": Trust(organs, tuple(sign(text) for text in scan)).to_json()}
     (folder / f"{name}.json").write_text(json.dumps(facts))
@@ -244,7 +244,7 @@ def test_an_evaluation_has_the_signs_of_its_predictions_and_so_has_its_json(tmp_
 @pytest.mark.parametrize("trust", [3, [3], [{"case": "a", "scan": "x", "organs": {}}], [{"case": "a", "scan": []}]])
 def test_damaged_signs_of_an_evaluation_are_refused(trust):
     text = json.dumps({"mode": "volume", "cases": [], "summary": [], "trust": trust})
-    with pytest.raises(FileError, match=r"e\.json is no evaluation"):
+    with pytest.raises(FileError, match=r"e\.json is not an evaluation"):
         evaluation_from_json(text, where="e.json")
 
 

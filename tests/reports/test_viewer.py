@@ -112,7 +112,7 @@ def test_an_empty_prediction_gives_a_page_that_says_so():
 
 
 def test_what_is_no_label_map_is_refused():
-    with pytest.raises(LabelError, match=r"t holds values from -50 to 69, which are no labels"):
+    with pytest.raises(LabelError, match=r"t holds values from -50 to 69, which are not labels"):
         label_scene(scan(), scan(), names={}, title="t")
     with pytest.raises(LabelError, match="fractions"):
         label_scene(scan(), Volume(labels().voxels + np.float32(0.5), AXIAL), names={}, title="t")
@@ -216,7 +216,7 @@ def test_nothing_of_the_header_but_the_grid_gets_into_the_page(tmp_path):
 def test_a_scan_too_large_to_embed_is_refused_with_the_way_out(tmp_path):
     noise = np.random.default_rng(0).integers(-1000, 1000, (8, 64, 64)).astype(np.int16)
     scene = label_scene(Volume(noise, AXIAL), Volume(np.zeros(noise.shape, np.uint8), AXIAL), names={}, title="t")
-    with pytest.raises(FileError, match=r"x.html would hold 0 MB of compressed .* 0.01 MB well. Say --serve .*--png"):
+    with pytest.raises(FileError, match=r"x.html would hold 0 MB of compressed .* 0.01 MB well. Pass --serve .*--png"):
         write_page(tmp_path / "x.html", scene, most_embedded_mb=0.01)
     assert not (tmp_path / "x.html").exists()
     assert write_page(tmp_path / "x.html", scene).stat().st_size > 1e6
@@ -309,7 +309,7 @@ def test_the_command_refuses_what_it_cannot_show(files, capsys):
     for words, message in (
         (["four.nii.gz", "found.nii.gz"], "holds a 4D image"),
         (["ct.nii.gz", "cropped.nii.gz"], "cropped.nii.gz: labels lie on another grid"),
-        (["found.nii.gz", "ct.nii.gz"], "ct.nii.gz holds values from -50 to 69, which are no labels"),
+        (["found.nii.gz", "ct.nii.gz"], "ct.nii.gz holds values from -50 to 69, which are not labels"),
         (["ct.nii.gz", "found.nii.gz", "--serve", "--png", "x.png"], "exclude each other"),
         (["ct.nii.gz", "found.nii.gz", "--html", "x.nii.gz"], "must end in .html"),
     ):

@@ -103,7 +103,7 @@ def near(picture, rgb, *, tolerance):
 
 
 def axial(page):
-    """Give the axial view alone, without cross or text: the labels opaque."""
+    """Return the axial view alone, without cross or text: the labels opaque."""
     page.evaluate("() => { viscera.setView('axial'); viscera.views.slices.setCrosshairWidth(0); }")
     page.locator("#opacity").fill("100")
     return picture(page)

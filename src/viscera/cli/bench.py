@@ -59,7 +59,7 @@ def main(arguments: list[str]) -> int:
     if options.rounds < 1:
         raise SettingError(f"--rounds must be at least 1, got {options.rounds}.")
     if options.json and options.json.exists() and not options.overwrite:
-        raise FileError(f"{options.json} exists already", "Choose another name or say --overwrite.")
+        raise FileError(f"{options.json} exists already", "Choose another name or pass --overwrite.")
     if options.weights and options.recipe != Options.recipe:
         raise SettingError(
             "--recipe is for untrained networks, and --weights has a recipe of its own", "Leave one of them out."
@@ -108,7 +108,7 @@ def main(arguments: list[str]) -> int:
 
 
 def inputs(options: Options, folder: Path) -> tuple[Path, Path]:
-    """Give the scan and the weights, made in the folder where the user has none."""
+    """Return the scan and the weights, made in the folder where the user has none."""
     from viscera.deployment.bench import write_synthetic_scan, write_untrained_weights
     from viscera.recipes.catalogue import find_recipe
 
@@ -124,7 +124,7 @@ def inputs(options: Options, folder: Path) -> tuple[Path, Path]:
 
 
 def table_rows(found: "Bench") -> list[tuple[str, ...]]:
-    """Give the rows of the table: what, then its value for each runtime; seconds as the median and (least-most)."""
+    """Return the rows of the table: what, then its value for each runtime; seconds as the median and (least-most)."""
     from viscera.deployment.bench import WHOLE
 
     speeds = list(found.speeds.values())
@@ -145,7 +145,7 @@ def table_rows(found: "Bench") -> list[tuple[str, ...]]:
 
 
 def spread(seconds: Sequence[float]) -> str:
-    """Give the median and the range."""
+    """Return the median and the range."""
     return f"{statistics.median(seconds):.3f} ({min(seconds):.3f}-{max(seconds):.3f})" if seconds else "-"
 
 
@@ -183,7 +183,7 @@ def advice(found: "Bench", largest: str) -> str:
         return f"Starting takes longer, {start:.2f} s: give predict a folder of scans, and it starts once for all."
     if largest == "network" and found.device == "cpu":
         if isinstance(threads, int) and threads < cores:
-            return f"It had {threads} of {cores} cores: say --jobs 0 if nothing else runs here."
+            return f"It had {threads} of {cores} cores: pass --jobs 0 if nothing else runs here."
         if found.recipe.inference.whole_slices and missing_packages("openvino"):
             return "OpenVINO may be quicker: pip install 'viscera[openvino]', then measure again."
     return {

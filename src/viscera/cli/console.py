@@ -16,12 +16,12 @@ def say(text: str) -> None:
 
 
 def counted(number: int, what: str) -> str:
-    """Give a number with its noun: "1 scan", "2 scans"."""
+    """Return a number with its noun: "1 scan", "2 scans"."""
     return f"{number} {what}{'s' * (number != 1)}"
 
 
 def progress() -> "Progress":
-    """Give a progress bar on stderr."""
+    """Return a progress bar on stderr."""
     from rich.console import Console
     from rich.progress import (
         BarColumn,

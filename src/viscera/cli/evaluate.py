@@ -104,7 +104,7 @@ def main(arguments: list[str]) -> int:
         raise FileError(f"{options.labels}: no such file", "Check the path of --labels.")
     for file in (options.json, options.csv, options.html):
         if file and file.exists() and not options.overwrite:
-            raise FileError(f"{file} exists already", "Choose another name or say --overwrite.", file=file)
+            raise FileError(f"{file} exists already", "Choose another name or pass --overwrite.", file=file)
     predictions = [Path(name) for name in options.files[1::2]]
     found = score_all(options, predictions)
     show_scores(found)

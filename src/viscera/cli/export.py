@@ -21,7 +21,7 @@ class Options:
     """
 
     run: Annotated[Positional[Path], arg(metavar="RUN")]
-    """A run's folder (its best weights), a .safetensors file, or starter: the weights that come with viscera."""
+    """A run's folder (its best weights), a .safetensors file, or starter: the bundled weights."""
     out: Annotated[Positional[Path], arg(metavar="OUT")]
     """The folder to be written."""
     format: Literal["onnx", "openvino"] = "onnx"

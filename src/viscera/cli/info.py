@@ -46,7 +46,7 @@ def main(arguments: list[str], shipped: Path = FOLDER) -> int:
 
     Args:
         arguments: After the verb.
-        shipped: Where the weights that come with viscera are.
+        shipped: Where the bundled weights are.
     """
     options = tyro.cli(Options, args=arguments, prog="viscera info", config=(FlagCreatePairsOff,))
     if options.topic in RECIPES:
@@ -86,7 +86,7 @@ def _facts(topic: str, shipped: Path) -> dict[str, str]:
 
 
 def _show_weights(folder: Path, *, for_programs: bool) -> int:
-    """Show the cards of the weights that come with viscera, the way out where there are none."""
+    """Show the cards of the bundled weights, the way out where there are none."""
     cards = shipped_weights(folder)
     if for_programs:
         sys.stdout.write(json.dumps({"weights": {card.name: asdict(card) for card in cards}}, indent=2) + "\n")
@@ -98,7 +98,7 @@ def _show_weights(folder: Path, *, for_programs: bool) -> int:
 
 
 def _card_text(card: Card) -> str:
-    """Give a card for people."""
+    """Return a card for people."""
     low, high = card.training_range.slice_spacing_mm
     least, most = card.training_range.intensity_hu
     evidence = {one.name: f"{one.what} ({'real' if one.real else 'synthetic'})" for one in card.evidence}
@@ -120,13 +120,13 @@ def _card_text(card: Card) -> str:
 
 
 def _figure_text(figure: Figure) -> str:
-    """Give a figure with its interval."""
+    """Return a figure with its interval."""
     interval = "" if figure.low is None or figure.high is None else f" ({figure.low:.3f} to {figure.high:.3f})"
     return f"{figure.measure} {figure.mean:.3f}{interval} on {figure.on}, n = {figure.cases}"
 
 
 def _rows(rows: dict[str, str]) -> list[str]:
-    """Give names and what they are, in two columns."""
+    """Return names and what they are, in two columns."""
     width = max(map(len, rows), default=0)
     return [f"  {name:<{width}}  {what}" for name, what in rows.items()]
 

@@ -39,7 +39,7 @@ class Options:
     """The label map, or a folder for label maps."""
     weights: Path | None = None
     """A run's folder (its best weights), a .safetensors file, or a folder that `viscera export` wrote (int8, for instance).
-    Without it: the weights that come with viscera (viscera info weights)."""
+    Without it: the bundled weights (viscera info weights)."""
     tumour: Path | None = None
     """A second run, for tumours (gao2step-tumour): it looks in and around the organs, and its finds override them."""
     finder: Path | None = None
@@ -48,7 +48,7 @@ class Options:
     """Of 3D networks, instead of the recipe's: find, only the windows that hold organs; whole, all windows; middle, only the
     middle 50 slices, as gao2step published it."""
     organs: tuple[str, ...] = ()
-    """Only these organs, or all. Where none is named: all of the network's; of the weights that come with viscera those that were
+    """Only these organs, or all. Where none is named: all of the network's; of the bundled weights those that were
     tested on real scans. NAME.json marks the others as experimental."""
     statistics: bool = False
     """Also write volume (ml), mean and SD (HU) and whether it touches the scan's border, per organ; and what is doubtful: a
@@ -74,7 +74,7 @@ def main(arguments: list[str], shipped: Path = FOLDER) -> int:
 
     Args:
         arguments: After the verb.
-        shipped: Where the weights that come with viscera are.
+        shipped: Where the bundled weights are.
     """
     options = tyro.cli(Options, args=arguments, prog="viscera predict", config=(FlagCreatePairsOff,))
     from viscera.inference.jobs import find_scan_jobs

@@ -121,7 +121,7 @@ def plan_of(options: Options, store: "Store") -> "Plan":
 
 
 def split_of(options: Options, store: "Store") -> tuple[Literal["test", "validation"], tuple[str, ...]]:
-    """Give the split to score, with a note where it is another than was asked for."""
+    """Return the split to score, with a note where it is another than was asked for."""
     if store.names(options.split):
         return options.split, ()
     if options.split == "test" and store.names("validation"):
@@ -202,7 +202,7 @@ class Teller:
 
 
 def table(study: "Study") -> str:
-    """Give the cells as lines of text: settings, pooled IoU of each class, mean over organs with its interval."""
+    """Return the cells as lines of text: settings, pooled IoU of each class, mean over organs with its interval."""
     settings = list(study.results[0].settings) if study.results else []
     short = short_names(settings)
     organs = [organ for organ in study.organs if organ != "mean"]
@@ -224,12 +224,12 @@ def table(study: "Study") -> str:
 
 
 def number(value: float) -> str:
-    """Give a score for people."""
+    """Return a score for people."""
     return "-" if math.isnan(value) else f"{value:.3f}"
 
 
 def interval(score: "ClassScore") -> str:
-    """Give a mean over cases with its interval."""
+    """Return a mean over cases with its interval."""
     around = "" if math.isnan(score.low) else f" [{score.low:.3f}, {score.high:.3f}]"
     return f"{number(score.mean)}{around}"
 

@@ -25,7 +25,7 @@ def read_templates(
 
     Raises:
         SettingError: Not as many scans as label maps.
-        VisceraError: A file is no template.
+        VisceraError: A file is not a template.
     """
     from viscera.io import nifti
     from viscera.io.label_names import label_names

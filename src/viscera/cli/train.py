@@ -143,11 +143,11 @@ def watching(epochs: int) -> "Iterator[Watch]":
 
 
 def read_fresh(options: FreshOptions) -> "OnlinePatients | None":
-    """Give what is to be made for each epoch, with the templates read; None where nothing is.
+    """Return what is to be made for each epoch, with the templates read; None where nothing is.
 
     Raises:
         SettingError: A setting out of its range, or settings of patients of which there are none.
-        VisceraError: A file is no template.
+        VisceraError: A file is not a template.
     """
     from viscera.learning.synthetic_patients import OnlinePatients
     from viscera.synthesis.variety import VARIETIES

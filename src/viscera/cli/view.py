@@ -181,7 +181,7 @@ def names_of(labels: Path) -> tuple[dict[int, str], tuple[str, ...]]:
 def refuse_existing(path: Path, *, overwrite: bool) -> None:
     """Stop before any work if the result stands there already."""
     if path.exists() and not overwrite:
-        raise FileError(f"{path} exists already", "Choose another name or say --overwrite.", file=path)
+        raise FileError(f"{path} exists already", "Choose another name or pass --overwrite.", file=path)
 
 
 def tell(notes: tuple[str, ...]) -> None:

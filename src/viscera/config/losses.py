@@ -69,7 +69,7 @@ class PartialLoss:
     unannotated: Literal["marginal", "background"] = "marginal"
     """What a voxel without a label is: background or any unannotated organ (marginal), or background, to compare with."""
     exclusion: Annotated[float, Ge(0)] = 1.0
-    """Weight of the exclusion term: an annotated organ's voxel is no unannotated organ."""
+    """Weight of the exclusion term: an annotated organ's voxel is not an unannotated organ."""
     dice: Annotated[float, Ge(0)] = 1.0
     """Weight of the Dice term, each organ over the slices whose case annotates it."""
     dice_form: Literal["log", "linear"] = "log"

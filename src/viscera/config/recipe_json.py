@@ -10,7 +10,7 @@ from viscera.errors import SettingError, did_you_mean
 
 
 def recipe_to_json(recipe: Recipe) -> str:
-    """Give a recipe as indented JSON, every setting written out."""
+    """Return a recipe as indented JSON, every setting written out."""
     return json.dumps(asdict(recipe), indent=2)
 
 
@@ -22,7 +22,7 @@ def recipe_from_json(text: str, *, where: str) -> Recipe:
         where: The file, for messages.
 
     Raises:
-        SettingError: The text is no JSON, or a setting is unknown, of another type or out of range.
+        SettingError: The text is not JSON, or a setting is unknown, of another type or out of range.
     """
     import pydantic  # here, because `viscera --help` needs none of it
 
@@ -37,7 +37,7 @@ def _complaint(found: list[tuple[tuple[int | str, ...], str, object]]) -> str:
     """Say what is wrong with the first bad setting, from pydantic's (place, message, value) of each.
 
     Of a union pydantic complains for every alternative. Those of another ``kind`` than the value's do not count, and the
-    others are joined; their names in the place ("AddedBoundaryLoss", "literal['auto']") are no settings.
+    others are joined; their names in the place ("AddedBoundaryLoss", "literal['auto']") are not settings.
     """
     others = {place[:-1] for place, _, _ in found if place and place[-1] == "kind"}
     found = [one for one in found if one[0][:2] not in others] or found
@@ -98,5 +98,5 @@ def override(recipe: Recipe, settings: Mapping[str, object]) -> Recipe:
 
 
 def check_recipe(recipe: Recipe) -> Recipe:
-    """Give the recipe back if every setting is within its range (values from the command line are not yet checked)."""
+    """Return the recipe back if every setting is within its range (values from the command line are not yet checked)."""
     return recipe_from_json(recipe_to_json(recipe), where=f"recipe '{recipe.name}'")

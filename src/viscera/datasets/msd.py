@@ -63,7 +63,7 @@ def read_organs(path: Path, content: Mapping[str, object]) -> dict[int, str]:
     """Return {label value: organ} from the content of dataset.json at ``path``.
 
     Raises:
-        DataSetError: A key is no number, or a value no name.
+        DataSetError: A key is not a number, or a value no name.
     """
     organs = {}
     for key, name in section(content, "labels", path=path).items():

@@ -23,7 +23,7 @@ def read_labels(source: Source) -> Volume:
     Mask files are read one at a time, so that two of them at most are in memory. Where they overlap, the later wins.
 
     Raises:
-        LabelError: There are no labels, a value is no whole number, or a mask is not binary.
+        LabelError: There are no labels, a value is not a whole number, or a mask is not binary.
         GeometryError: Two masks lie on different grids.
         FileError: A file cannot be read.
 
@@ -39,7 +39,7 @@ def read_labels(source: Source) -> Volume:
 
 
 def _whole_numbers(voxels: Shaped[np.ndarray, "z y x"], path: Path) -> Integer[np.ndarray, "z y x"]:
-    """Give voxels as integers (many tools save labels as floating-point numbers)."""
+    """Return voxels as integers (many tools save labels as floating-point numbers)."""
     if voxels.dtype.kind in "iu":
         return voxels
     low, high = float(voxels.min()), float(voxels.max())
@@ -89,6 +89,6 @@ def _inside(voxels: Shaped[np.ndarray, "z y x"], path: Path) -> Bool[np.ndarray,
     high = voxels.max()
     if high < 0 or np.count_nonzero(inside) != np.count_nonzero(voxels == high) * bool(high):
         raise LabelError(
-            f"{path} is no binary mask: it holds several values", "Save one mask per organ, 0 outside.", file=path
+            f"{path} is not a binary mask: it holds several values", "Save one mask per organ, 0 outside.", file=path
         )
     return inside

@@ -108,7 +108,7 @@ def read_json(path: Path) -> dict[str, object]:
     """Read a JSON file that holds an object.
 
     Raises:
-        DataSetError: It cannot be read, is no JSON or holds something else.
+        DataSetError: It cannot be read, is not JSON or holds something else.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8-sig"))

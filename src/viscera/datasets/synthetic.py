@@ -83,7 +83,7 @@ def write_cohort(folder: Path, cohort: Cohort, *, jobs: int, done: Callable[[], 
 
 
 def make_patient(cohort: Cohort, number: int) -> Patient:
-    """Give patient ``number`` (from 1) of a cohort."""
+    """Return patient ``number`` (from 1) of a cohort."""
     cv2.setNumThreads(1)
     tumours = "none" if not cohort.tumours else "labelled" if TUMOUR in _annotated(cohort) else "unlabelled"
     generator = np.random.default_rng([cohort.seed, number])
@@ -95,13 +95,13 @@ def make_patient(cohort: Cohort, number: int) -> Patient:
 
 
 def _annotated(cohort: Cohort) -> tuple[str, ...]:
-    """Give the names of what a cohort annotates."""
+    """Return the names of what a cohort annotates."""
     chosen = cohort.annotate or default_organs(cohort.layout, tumours=cohort.tumours)
     return tuple(organ_name(organ) for organ in chosen)
 
 
 def default_organs(layout: str, *, tumours: bool = False) -> tuple[str, ...]:
-    """Give the organs that a synthetic data set annotates unless told otherwise: all that the layout can hold.
+    """Return the organs that a synthetic data set annotates unless told otherwise: all that the layout can hold.
 
     Layouts that can hold any organ get those of zhang2d and FLARE, left and right apart.
 

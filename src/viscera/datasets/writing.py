@@ -152,7 +152,7 @@ def _check_sides(wanted: Collection[str]) -> None:
 
 
 def _held(wanted: Collection[str], organs: Sequence[str]) -> tuple[str, ...]:
-    """Give the organs of a layout that are wanted, one by one or as a whole of both sides or as both sides of a whole.
+    """Return the organs of a layout that are wanted, one by one or as a whole of both sides or as both sides of a whole.
 
     Raises:
         LabelError: The layout cannot hold one.
@@ -170,7 +170,7 @@ def _held(wanted: Collection[str], organs: Sequence[str]) -> tuple[str, ...]:
 
 
 def _not_held(wanted: Collection[str], organs: Collection[str]) -> list[str]:
-    """Give the wanted organs that no label of a layout can hold."""
+    """Return the wanted organs that no label of a layout can hold."""
     whole_too = set(possible_organs(list(organs)))
     merged = {side for whole, sides in SIDES.items() if whole in organs and set(sides) <= set(wanted) for side in sides}
     return [organ for organ in wanted if organ not in whole_too | merged]
@@ -183,7 +183,7 @@ def _both_ways(wanted: Collection[str]) -> set[str]:
 
 
 def _table(names: Mapping[int, str], targets: Mapping[str, int]) -> dict[int, int]:
-    """Give {value in the labels: value to write}: each label's own target, or that of the whole it is part of, or 0.
+    """Return {value in the labels: value to write}: each label's own target, or that of the whole it is part of, or 0.
 
     Raises:
         LabelError: Nothing in the labels makes up a target.
@@ -203,7 +203,7 @@ def _table(names: Mapping[int, str], targets: Mapping[str, int]) -> dict[int, in
 
 
 def _mapped(labels: Integer[np.ndarray, "z y x"], table: Mapping[int, int]) -> UInt8[np.ndarray, "z y x"]:
-    """Give labels with each value replaced.
+    """Return labels with each value replaced.
 
     Raises:
         LabelError: They hold a value, other than 0, that the table lacks.

@@ -93,7 +93,7 @@ class Speed:
     peak_memory_mib: float
 
     def median(self, stage: str) -> float:
-        """Give the median seconds of a stage."""
+        """Return the median seconds of a stage."""
         return statistics.median(self.seconds[stage])
 
     @property
@@ -127,7 +127,7 @@ class Bench:
     speeds: dict[RuntimeName, Speed]
 
     def to_json(self) -> dict[str, object]:
-        """Give all of it for a JSON file: nothing in it says whose scan it was, or where it lay."""
+        """Return all of it for a JSON file: nothing in it says whose scan it was, or where it lay."""
         return {
             "machine": machine_facts(self.device),
             "scan": {"slices": self.shape[0], "rows": self.shape[1], "columns": self.shape[2]},
@@ -265,7 +265,7 @@ def _load(weights: Path, plan: Plan, watch: Callable[[str], None]) -> dict[Runti
         if model.network.name == name:  # else a warning has said why not
             models[name] = model
     if not models:
-        raise SettingError(f"no runtime of {', '.join(plan.runtimes)} can run this network", "Say --runtime torch.")
+        raise SettingError(f"no runtime of {', '.join(plan.runtimes)} can run this network", "Pass --runtime torch.")
     return models
 
 
@@ -283,7 +283,7 @@ def _peaks(
 def _rounds(
     job: ScanJob, models: Mapping[RuntimeName, Model], plan: Plan, watch: Callable[[str], None]
 ) -> tuple[dict[RuntimeName, dict[str, list[float]]], dict[RuntimeName, list[Calls]]]:
-    """Segment a scan again and again; give the seconds of each stage, and the network's calls, for each round."""
+    """Segment a scan again and again; return the seconds of each stage, and the network's calls, for each round."""
     seconds: dict[RuntimeName, dict[str, list[float]]] = {name: {} for name in models}
     calls: dict[RuntimeName, list[Calls]] = {name: [] for name in models}
     for number in range(plan.rounds + 1):
@@ -305,12 +305,12 @@ def _rounds(
 
 
 def _network_seconds(calls: Sequence[Calls], model: Model) -> list[float]:
-    """Give the seconds in the network alone, of each round."""
+    """Return the seconds in the network alone, of each round."""
     return [round_.seconds / model.network.streams for round_ in calls] if model.device.type == "cpu" else []
 
 
 def _start_up(scan: Path, weights: Path, name: RuntimeName, *, plan: Plan, folder: Path) -> tuple[float, float]:
-    """Run the command in a process of its own; give its seconds besides WHOLE, and its peak memory in MiB."""
+    """Run the command in a process of its own; return its seconds besides WHOLE, and its peak memory in MiB."""
     output = folder / f"start-{name}.nii.gz"
     words = [
         sys.executable,
@@ -350,7 +350,7 @@ def machine_facts(device: str) -> dict[str, object]:
 
 
 def _processor() -> str:
-    """Give the processor's name; on Linux platform knows only its kind."""
+    """Return the processor's name; on Linux platform knows only its kind."""
     path = Path("/proc/cpuinfo")
     lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]

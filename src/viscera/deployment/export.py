@@ -228,7 +228,7 @@ def measure(
 
 
 def _dice(overlaps: Int[np.ndarray, "2 class 2"], classes: Sequence[str]) -> tuple[dict[str, float], dict[str, float]]:
-    """Give {organ: difference in points} and {organ: torch's Dice} of classes that the truth shows."""
+    """Return {organ: difference in points} and {organ: torch's Dice} of classes that the truth shows."""
     # Both masks together have as many voxels as their intersection and their union.
     dice = 2 * overlaps[..., 0] / overlaps.sum(-1)
     both = {organ: pair for organ, pair in zip(classes, dice.T.tolist(), strict=True) if organ != "background"}
@@ -263,7 +263,7 @@ def _require_near(agreement: Agreement, most: float) -> None:
 
 
 def describe(model: Model) -> dict[str, object]:
-    """Give all that a program needs to use a written network, for JSON: what goes in and how it is made, what comes out."""
+    """Return all that a program needs to use a written network, for JSON: what goes in and how it is made, what comes out."""
     recipe, stride, dimensions = model.recipe, model.network.stride, model.network.dimensions
     axes = ["z", "y", "x"][-dimensions:]
     sides: list[int | None] = [None] * dimensions
@@ -352,7 +352,7 @@ def _steps(recipe: Recipe) -> list[str]:
 
 @contextmanager
 def _folder(out: Path) -> Iterator[Path]:
-    """Give a hidden folder that takes the place of ``out`` when the block ends well, and is removed otherwise."""
+    """Return a hidden folder that takes the place of ``out`` when the block ends well, and is removed otherwise."""
     part = out.with_name(f".{os.getpid()}.{out.name}")
     try:
         part.mkdir(parents=True)
@@ -373,7 +373,7 @@ def _require_free(out: Path, *, overwrite: bool) -> None:
     ours = {DESCRIPTION, *FILES["onnx"], *FILES["openvino"]}
     if there - ours or (there and DESCRIPTION not in there):
         raise FileError(
-            f"{out} holds files that are no export ({min(there - ours or there)})", "Give a new or an empty folder."
+            f"{out} holds files that are not export ({min(there - ours or there)})", "Give a new or an empty folder."
         )
     if there and not overwrite:
-        raise FileError(f"{out} holds an export already", "Choose another folder or say --overwrite.")
+        raise FileError(f"{out} holds an export already", "Choose another folder or pass --overwrite.")

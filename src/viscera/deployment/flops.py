@@ -89,7 +89,7 @@ class Chain(nn.Module):
         self.layers = nn.Sequential(nn.Conv2d(1, channels, 1), *middle, nn.Conv2d(channels, 2, 1))
 
     def forward(self, image: Tensor) -> Tensor:
-        """Give two channels."""
+        """Return two channels."""
         return self.layers(image)
 
 
@@ -134,7 +134,7 @@ def convolution_loads(
 
 
 def convolution_peak(loads: Sequence[Load], *, seconds: float = 0.3) -> float:
-    """Give the most FLOPs per second that any of the convolutions reaches; 0 where there are none.
+    """Return the most FLOPs per second that any of the convolutions reaches; 0 where there are none.
 
     Each runs on all cores as slices do: one pass per core where the runner takes several calls at once, else one on all cores.
 
@@ -160,7 +160,7 @@ def _rate(load: Load, seconds: float) -> float:
 
 
 def _passes(load: Load, pool: ThreadPoolExecutor, *, passes: int) -> float:
-    """Run so many passes in each stream at once; give the seconds."""
+    """Run so many passes in each stream at once; return the seconds."""
     start = time.perf_counter()
     for work in [pool.submit(_run, load, passes) for _ in range(load.runner.streams)]:
         work.result()

@@ -67,7 +67,7 @@ def drawn_inputs(
 
 
 def quantised(graph: bytes | Path, images: Iterable[Float32[np.ndarray, "1 channel y x"]]) -> "openvino.Model":
-    """Give a network in int8.
+    """Return a network in int8.
 
     Args:
         graph: In fp32, as ONNX, or a file of ONNX or OpenVINO.
@@ -98,7 +98,7 @@ def _has_weights(node: "openvino.Node") -> bool:
 
 
 def _groups(convolutions: Sequence["openvino.Node"]) -> list[dict[str, "openvino.Output"]]:
-    """Give the values, by name, that flow into convolutions; those that must share a scale together."""
+    """Return the values, by name, that flow into convolutions; those that must share a scale together."""
     groups: list[dict[str, openvino.Output]] = []
     for node in convolutions:
         found = {f"{value.get_node().get_name()}:{value.get_index()}": value for value in _sources(node.input_value(0))}
@@ -111,7 +111,7 @@ def _groups(convolutions: Sequence["openvino.Node"]) -> list[dict[str, "openvino
 
 
 def _sources(value: "openvino.Output") -> list["openvino.Output"]:
-    """Give what was computed last on the way to a value: the inputs of concatenations, what pooling chooses from."""
+    """Return what was computed last on the way to a value: the inputs of concatenations, what pooling chooses from."""
     node = value.get_node()
     kind = node.get_type_name()
     if kind not in PASSING:
@@ -125,7 +125,7 @@ def _ranges(
     groups: Sequence[dict[str, "openvino.Output"]],
     images: Iterable[Float32[np.ndarray, "1 channel y x"]],
 ) -> list[tuple[float, float]]:
-    """Give the smallest and the largest value of each group over all images, in fp32."""
+    """Return the smallest and the largest value of each group over all images, in fp32."""
     import openvino
     from openvino import opset13 as nodes
 

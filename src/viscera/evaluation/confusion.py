@@ -58,7 +58,7 @@ class MixUp:
 def tally(
     counts: Int[np.ndarray, "classes classes"], space: LabelSpace, annotated: Collection[str], *, voxel_ml: float
 ) -> Confusion:
-    """Give one case's matrix, without what its truth cannot tell.
+    """Return one case's matrix, without what its truth cannot tell.
 
     An organ that the truth does not annotate has no row. Its column counts in the rows of other organs, where it is
     wrong whatever the truth does not show, but not in background, where it may be right.
@@ -100,7 +100,7 @@ def mix_ups(confusion: Confusion, *, most: int = 10) -> list[MixUp]:
     sums = ml.sum(axis=1)
 
     def share(row: int, column: int) -> float:
-        """Give an entry as part of the true volume of its organ."""
+        """Return an entry as part of the true volume of its organ."""
         whole = sums[row or column]
         return float(ml[row, column] / whole) if whole > 0 else math.nan if ml[row, column] > 0 else 0.0
 
@@ -122,7 +122,7 @@ def confusion_from_json(value: object) -> Confusion | None:
     if value is None:
         return None
     if not isinstance(value, dict):
-        raise TypeError(f"confusion is no object, but {value!r}")
+        raise TypeError(f"confusion is not an object, but {value!r}")
     classes = tuple(str(name) for name in value["classes"])
     ml = np.array(value["ml"], float)
     if classes[:1] != (BACKGROUND,) or len(set(classes)) != len(classes) or ml.shape != (len(classes), len(classes)):

@@ -49,7 +49,7 @@ def overlaps(
     kept: Bool[np.ndarray, " class"],
     known: Bool[np.ndarray, "z y x"] | None,
 ) -> tuple[Int64[np.ndarray, " class"], Int64[np.ndarray, " class"]]:
-    """Give the voxels of the intersection and of the union of each class; those that are not kept become background."""
+    """Return the voxels of the intersection and of the union of each class; those that are not kept become background."""
     classes = len(kept)
     table = np.where(kept, np.arange(classes), 0).astype(np.uint8)
     pairs = table[truth].astype(np.int64) * classes + table[labels]

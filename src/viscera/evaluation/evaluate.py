@@ -94,7 +94,7 @@ class Rules:
                 raise SettingError(f"a tolerance of the surface Dice is {value:g} mm", "Give 0 mm or more.")
 
     def tolerance_mm(self, organ: str) -> float:
-        """Give the tolerance of an organ, else of the whole that it is part of, else OTHER_TOLERANCE_MM."""
+        """Return the tolerance of an organ, else of the whole that it is part of, else OTHER_TOLERANCE_MM."""
         names = (organ, PART_OF.get(organ, organ))
         for table in (self.tolerances_mm, TOLERANCES_MM if self.other_tolerance_mm is None else {}):
             for name in names:
@@ -142,7 +142,7 @@ def score_case(pair: Pair, rules: Rules = Rules(), *, own: Collection[str] | Non
 
 
 def case_confusion(pair: Pair) -> Confusion:
-    """Give a case's confusion matrix of whole volumes: what its truth can tell, see ``mixups.tally``.
+    """Return a case's confusion matrix of whole volumes: what its truth can tell, see ``mixups.tally``.
 
     Raises:
         GeometryError: The grids differ.
@@ -153,7 +153,7 @@ def case_confusion(pair: Pair) -> Confusion:
 
 
 def _known_labels(pair: Pair) -> tuple[UInt8[np.ndarray, "z y x"], UInt8[np.ndarray, "z y x"]]:
-    """Give the labels of truth and prediction, both 0 where the truth is not known."""
+    """Return the labels of truth and prediction, both 0 where the truth is not known."""
     require_same_grid(pair.truth, pair.prediction, where=pair.case)
     truth, prediction = pair.truth.voxels, pair.prediction.voxels
     return (truth, prediction) if pair.known is None else (truth * pair.known, prediction * pair.known)
@@ -168,7 +168,7 @@ def _tallied(pair: Pair, counts: Int[np.ndarray, "classes classes"]) -> Confusio
 
 
 def _judge(pair: Pair, rules: Rules, own: Collection[str] | None) -> _Outcome:
-    """Give the scores of a case and, of whole volumes, its confusion matrix."""
+    """Return the scores of a case and, of whole volumes, its confusion matrix."""
     truth, prediction = _known_labels(pair)
     organs = [(organ, index) for index, organ in pair.space.labels.items() if organ in pair.annotated]
     matrix = None
@@ -204,7 +204,7 @@ def _volume_values(
     rules: Rules,
     counts: Int[np.ndarray, "classes classes"],
 ) -> dict[str, dict[str, float]]:
-    """Give the scores of whole volumes for each annotated organ; ``counts`` are the voxels of each pair of classes."""
+    """Return the scores of whole volumes for each annotated organ; ``counts`` are the voxels of each pair of classes."""
     boxes = [organ_boxes(labels, len(pair.space.organs)) for labels in (truth, prediction)]
     spacing_mm, voxel_ml = pair.truth.spacing_mm, pair.truth.voxel_ml
     values = {}
@@ -237,7 +237,7 @@ def _volume_values(
 def _slice_values(
     truth: Shaped[np.ndarray, "z y x"], prediction: Shaped[np.ndarray, "z y x"], organs: Sequence[tuple[str, int]]
 ) -> dict[str, dict[str, float]]:
-    """Give slice Dice and IoU of each organ; slices are along the first axis."""
+    """Return slice Dice and IoU of each organ; slices are along the first axis."""
     classes = max((index for _, index in organs), default=0) + 1
     classes = max(classes, int(truth.max(initial=0)) + 1, int(prediction.max(initial=0)) + 1)
     tables = np.zeros((truth.shape[0], classes, classes), np.int64)
@@ -252,7 +252,7 @@ def _slice_values(
 
 
 def _union(a: tuple[slice, ...] | None, b: tuple[slice, ...] | None) -> tuple[slice, ...] | None:
-    """Give the smallest box that holds both."""
+    """Return the smallest box that holds both."""
     if a is None or b is None:
         return a or b
     return tuple(slice(min(one.start, two.start), max(one.stop, two.stop)) for one, two in zip(a, b, strict=True))
@@ -320,7 +320,7 @@ def evaluate(
     listed = own_organs(own, tasks, labels=labels) if own else [None] * len(tasks)
 
     def scored(task: Task, organs: tuple[str, ...] | None) -> _Outcome:
-        """Give the scores of a case, or its problem."""
+        """Return the scores of a case, or its problem."""
         try:
             pair, remarks = match(task, labels=labels)
             found = _judge(pair, rules, organs)
@@ -377,7 +377,7 @@ def merge_evaluations(found: Sequence[Evaluation], folders: Sequence[str]) -> Ev
 
 
 def _costs(tasks: Sequence[Task]) -> tuple[CaseEfficiency, ...]:
-    """Give what the predictions cost, of those whose NAME.json says so."""
+    """Return what the predictions cost, of those whose NAME.json says so."""
     rows = (
         read_case_efficiency(task.prediction.with_name(stem(task.prediction) + ".json"), case=task.case)
         for task in tasks
@@ -386,6 +386,6 @@ def _costs(tasks: Sequence[Task]) -> tuple[CaseEfficiency, ...]:
 
 
 def _trusts(tasks: Sequence[Task]) -> tuple[CaseTrust, ...]:
-    """Give what speaks against the predictions, of those whose NAME.json has statistics."""
+    """Return what speaks against the predictions, of those whose NAME.json has statistics."""
     rows = (read_case_trust(task.prediction, case=task.case) for task in tasks)
     return tuple(row for row in rows if row is not None)

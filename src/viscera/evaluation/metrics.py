@@ -114,9 +114,9 @@ def confusion(
 
 
 def overlap(counts: Integer[np.ndarray, "classes classes"], index: int) -> Overlap:
-    """Give the overlap of one class from the joint histogram of ``confusion``.
+    """Return the overlap of one class from the joint histogram of ``confusion``.
 
-    Both empty is no score (NaN), as in MONAI (``ignore_empty``) and surface-distance: a 1 would reward every network
+    Both empty is not a score (NaN), as in MONAI (``ignore_empty``) and surface-distance: a 1 would reward every network
     for organs that the scan does not show. A false find of an absent organ is 0.
     """
     both, true, predicted = (int(n) for n in (counts[index, index], counts[index].sum(), counts[:, index].sum()))
@@ -177,7 +177,7 @@ def surface_scores(
 
 
 def bounding_box(mask: Bool[np.ndarray, "z y x"]) -> tuple[slice, slice, slice] | None:
-    """Give the smallest box that holds all True voxels, or None if there are none."""
+    """Return the smallest box that holds all True voxels, or None if there are none."""
     z = np.flatnonzero(mask.any(axis=(1, 2)))
     if z.size == 0:
         return None
@@ -187,7 +187,7 @@ def bounding_box(mask: Bool[np.ndarray, "z y x"]) -> tuple[slice, slice, slice] 
 
 
 def organ_boxes(labels: UInt8[np.ndarray, "z y x"], organs: int) -> list[tuple[slice, slice, slice] | None]:
-    """Give the smallest box of each label from 1 to ``organs``, or None for one that is absent."""
+    """Return the smallest box of each label from 1 to ``organs``, or None for one that is absent."""
     # Maxima run at the speed of memory, find_objects at 2 ns per voxel: leave it only the box of all organs.
     z = np.flatnonzero(labels.max(axis=(1, 2), initial=0))
     if z.size == 0:
@@ -206,7 +206,7 @@ def _moved(box: tuple[slice, ...], by: list[int]) -> tuple[slice, slice, slice]:
 
 @lru_cache(maxsize=16)
 def element_areas_mm2(spacing_mm: Spacing) -> Float[np.ndarray, "256"]:
-    """Give the area of the surface between eight voxel centres for each pattern of set voxels.
+    """Return the area of the surface between eight voxel centres for each pattern of set voxels.
 
     Pattern bit 4 dz + 2 dy + dx is the voxel at (dz, dy, dx). The surface cuts the edges of the cell halfway.
 
@@ -305,7 +305,7 @@ def _surface(
 
 @lru_cache(maxsize=16)
 def _offsets(spacing_mm: Spacing) -> tuple[np.ndarray, np.ndarray, tuple[int, int, int]]:
-    """Give the RINGS nearest steps between voxels (z, y, x), their lengths from short to long, and their reach."""
+    """Return the RINGS nearest steps between voxels (z, y, x), their lengths from short to long, and their reach."""
     # A ball of the volume of 8 RINGS voxels surely holds the RINGS nearest of them.
     radius_mm = 2 * max(*spacing_mm, (RINGS * float(np.prod(spacing_mm)) * 3 / (4 * np.pi)) ** (1 / 3))
     counts = [min(int(radius_mm / step), RINGS) for step in spacing_mm]
@@ -317,7 +317,7 @@ def _offsets(spacing_mm: Spacing) -> tuple[np.ndarray, np.ndarray, tuple[int, in
 
 
 def _distances(surface: _Surface, other: _Surface, spacing_mm: Spacing, tolerance_mm: float) -> Float[np.ndarray, "n"]:
-    """Give the distance of each element of a surface to the nearest of the other, in mm.
+    """Return the distance of each element of a surface to the nearest of the other, in mm.
 
     Exact to float64 wherever it decides the scores: near elements are found by trying offsets from short to long, far
     ones in a k-d tree; a distance map, which is quicker for many far elements in a compact box, rounds to float32, so
@@ -354,7 +354,7 @@ def _distances(surface: _Surface, other: _Surface, spacing_mm: Spacing, toleranc
 
 
 def _tree_distances(places: Int[np.ndarray, "n"], other: _Surface, spacing_mm: Spacing) -> Float[np.ndarray, "n"]:
-    """Give the distance from flat indices of the map to the nearest element of a surface, in mm."""
+    """Return the distance from flat indices of the map to the nearest element of a surface, in mm."""
     targets = np.stack(np.unravel_index(other.indices, other.border.shape), axis=1)
     points = np.stack(np.unravel_index(places, other.border.shape), axis=1)
     tree = KDTree(targets * np.array(spacing_mm), balanced_tree=False, compact_nodes=False)
@@ -364,7 +364,7 @@ def _tree_distances(places: Int[np.ndarray, "n"], other: _Surface, spacing_mm: S
 
 
 def _quantile(values: Float[np.ndarray, "n"], weights: Float[np.ndarray, "n"], fraction: float) -> float:
-    """Give the smallest value at which the values up to it carry the fraction of the weight."""
+    """Return the smallest value at which the values up to it carry the fraction of the weight."""
     order = np.lexsort((weights, values))
     share = np.cumsum(weights[order]) / weights.sum()
     return float(values[order[min(int(np.searchsorted(share, fraction)), values.size - 1)]])

@@ -54,7 +54,7 @@ class Task:
 
 
 def case_name(path: Path) -> str:
-    """Give the name of a file's case: without .nii.gz, then without what says which file of the case it is.
+    """Return the name of a file's case: without .nii.gz, then without what says which file of the case it is.
 
     Example:
         >>> case_name(Path("liver_3_0000.nii.gz")), case_name(Path("x_label.nii"))
@@ -135,7 +135,7 @@ def _files(folder: Path) -> list[Path]:
 
 
 def common_space(truth: Names, prediction: Names) -> LabelSpace:
-    """Give the space in which to score: the prediction's organs, sides merged where the truth has only the whole."""
+    """Return the space in which to score: the prediction's organs, sides merged where the truth has only the whole."""
     organs = list(dict.fromkeys(organ_name(name) for _, name in sorted(prediction.labels.items())))
     known = {organ_name(name) for name in truth.labels.values()}
     for whole, sides in SIDES.items():
@@ -187,7 +187,7 @@ def match(task: Task, *, labels: Path | None = None) -> tuple[Pair, tuple[str, .
 
 
 def _mapped(voxels: Shaped[np.ndarray, "z y x"], fitted: Fit, *, where: str) -> UInt8[np.ndarray, "z y x"]:
-    """Give labels of the space for the values of a file."""
+    """Return labels of the space for the values of a file."""
     values = _whole_numbers(voxels, where=where)
     known = {0: 0} | dict.fromkeys(fitted.unknown, 0) | dict(fitted.values)
     table = np.zeros(max(255, int(values.max(initial=0)), *known) + 1, np.uint8)
@@ -207,22 +207,22 @@ def _mapped(voxels: Shaped[np.ndarray, "z y x"], fitted: Fit, *, where: str) -> 
 
 
 def _look_up(table: UInt8[np.ndarray, "values"], section: Integer[np.ndarray, "y x"]) -> UInt8[np.ndarray, "y x"]:
-    """Give the table's entry for each pixel; OpenCV is ten times as quick as NumPy, for tables of 256."""
+    """Return the table's entry for each pixel; OpenCV is ten times as quick as NumPy, for tables of 256."""
     if table.size > 256:
         return table[section]
     return cv2.LUT(np.ascontiguousarray(section, np.uint8), table).reshape(section.shape)
 
 
 def _whole_numbers(voxels: Shaped[np.ndarray, "z y x"], *, where: str) -> Integer[np.ndarray, "z y x"]:
-    """Give labels as integers, 0 to 65535."""
+    """Return labels as integers, 0 to 65535."""
     low, high = (float(voxels.min()), float(voxels.max())) if voxels.size else (0.0, 0.0)
     if not (low >= 0 and high <= 65535):
         raise LabelError(
-            f"{where} holds values from {low:g} to {high:g}, which are no labels (0 to 65535)", "Is it a scan?"
+            f"{where} holds values from {low:g} to {high:g}, which are not labels (0 to 65535)", "Is it a scan?"
         )
     if np.issubdtype(voxels.dtype, np.integer):
         return voxels
     whole = voxels.astype(np.uint16)
     if not np.array_equal(whole, voxels):
-        raise LabelError(f"{where} holds fractions, which are no labels", "Resample it with nearest neighbours.")
+        raise LabelError(f"{where} holds fractions, which are not labels", "Resample it with nearest neighbours.")
     return whole

@@ -37,7 +37,7 @@ class OrganScore:
         case: Name of the case.
         patient: Whose scan it is.
         organ: An organ that the case annotates, perhaps absent.
-        values: {metric: value}; NaN is no score, an infinite distance an organ that was missed or made up.
+        values: {metric: value}; NaN is not a score, an infinite distance an organ that was missed or made up.
         group: "annotated", or "unannotated" where only the truth annotates the organ, not the case's own data set.
     """
 
@@ -127,11 +127,11 @@ class Evaluation:
     trust: tuple[CaseTrust, ...] = ()
 
     def of_group(self, group: str) -> tuple[Summary, ...]:
-        """Give the means of "all", "annotated" or "unannotated" scores; the latter two stand apart only if both exist."""
+        """Return the means of "all", "annotated" or "unannotated" scores; the latter two stand apart only if both exist."""
         return tuple(row for row in self.summary if row.group == group)
 
     def to_json(self) -> str:
-        """Give everything as indented JSON; NaN and infinity become null."""
+        """Return everything as indented JSON; NaN and infinity become null."""
         value = {
             "mode": self.mode,
             "cases": [_flat(score) for score in self.scores],
@@ -148,7 +148,7 @@ class Evaluation:
         return json.dumps(_finite(value), indent=2, allow_nan=False) + "\n"
 
     def to_csv(self) -> str:
-        """Give the scores as CSV, one row per case and organ; NaN and infinity become empty cells."""
+        """Return the scores as CSV, one row per case and organ; NaN and infinity become empty cells."""
         rows = [{name: _finite(value) for name, value in _flat(score).items()} for score in self.scores]
         columns = dict.fromkeys(["case", "patient", "organ", "group"]) | dict.fromkeys(n for row in rows for n in row)
         if all(score.group == ANNOTATED for score in self.scores):  # then it says nothing
@@ -169,7 +169,7 @@ def evaluation_from_json(text: str, *, where: str) -> Evaluation:
         where: The file, for the message.
 
     Raises:
-        FileError: It is no evaluation.
+        FileError: It is not an evaluation.
     """
     try:
         value = json.loads(text)
@@ -184,11 +184,13 @@ def evaluation_from_json(text: str, *, where: str) -> Evaluation:
             tuple(case_trust_from_json(row) for row in value.get("trust", ())),
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise FileError(f"{where} is no evaluation ({error!r})", "Write it with viscera evaluate --json.") from error
+        raise FileError(
+            f"{where} is not an evaluation ({error!r})", "Write it with viscera evaluate --json."
+        ) from error
 
 
 def summarise(scores: Sequence[OrganScore], generator: np.random.Generator) -> tuple[Summary, ...]:
-    """Give mean and interval of each metric, per organ in order of appearance, then over organs.
+    """Return mean and interval of each metric, per organ in order of appearance, then over organs.
 
     Rows about both groups of scores together come first; rows about each of the groups follow if any score is of an
     organ that its case's own data set does not annotate.
@@ -216,7 +218,7 @@ def of_group(scores: Sequence[OrganScore], group: str) -> list[OrganScore]:
 
 
 def _means(scores: Sequence[OrganScore], generator: np.random.Generator, *, group: str) -> list[Summary]:
-    """Give the rows of one group of scores."""
+    """Return the rows of one group of scores."""
     organs = list(dict.fromkeys(score.organ for score in scores))
     rows = []
     for metric in SUMMARISED:
@@ -238,7 +240,7 @@ def bootstrap_interval(
     resamples: int = 2000,
     level: float = 0.95,
 ) -> tuple[float, float, float]:
-    """Give the mean over all values and its percentile interval under resampling of patients.
+    """Return the mean over all values and its percentile interval under resampling of patients.
 
     Args:
         values_by_patient: Finite values; those of one patient are drawn together, since they are not independent.
@@ -309,7 +311,7 @@ def _comparison(
 def _interval(
     columns: Sequence[Mapping[str, Sequence[float]]], generator: np.random.Generator, *, resamples: int, level: float
 ) -> tuple[float, float, float]:
-    """Give the mean of the columns' means, and its interval; an organ that no drawn patient has is left out there."""
+    """Return the mean of the columns' means, and its interval; an organ that no drawn patient has is left out there."""
     patients = sorted({patient for column in columns for patient, values in column.items() if len(values)})
     if not patients:
         return math.nan, math.nan, math.nan

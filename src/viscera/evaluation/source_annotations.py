@@ -33,7 +33,7 @@ class OwnOrgans:
     is_store: bool = False
 
     def taught(self, organs: Collection[str]) -> set[str]:
-        """Give those of some organs that any case annotates."""
+        """Return those of some organs that any case annotates."""
         return {organ for organ in organs if any(is_annotated(organ, own) for own in self.cases.values())}
 
 
@@ -43,7 +43,7 @@ def read_own_organs(path: Path) -> OwnOrgans:
     Raises:
         FileError: There is no such file.
         DataSetError: The file has another form.
-        StoreError: A folder is no store.
+        StoreError: A folder is not a store.
     """
     if path.is_dir():
         store = open_store(path)
@@ -61,7 +61,7 @@ def read_own_organs(path: Path) -> OwnOrgans:
 
 
 def own_organs(own: OwnOrgans, tasks: Sequence[Task], *, labels: Path | None = None) -> list[tuple[str, ...]]:
-    """Give the organs that the own data set of each case annotates.
+    """Return the organs that the own data set of each case annotates.
 
     Args:
         own: What ``read_own_organs`` gave.

@@ -68,7 +68,7 @@ def read_log(path: Path) -> list[Epoch]:
             if number == len(lines):  # no line feed behind it: written in part
                 continue
             raise FileError(
-                f"{path.name}, line {number}: is no epoch ({error})", "Remove the line or train again.", file=path
+                f"{path.name}, line {number}: is not an epoch ({error})", "Remove the line or train again.", file=path
             ) from error
         epochs[entry.epoch] = entry
     if not epochs:

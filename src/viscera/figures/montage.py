@@ -266,7 +266,7 @@ def _check_labels(labels: Shaped[np.ndarray, "z y x"], what: str) -> None:
     low, high = int(labels.min()), int(labels.max())
     if low < 0 or high > LARGEST_LABEL:
         raise LabelError(
-            f"{what}: holds values {low} to {high}, so it is no label map", "Pass the labels, not the scan."
+            f"{what}: holds values {low} to {high}, so it is not a label map", "Pass the labels, not the scan."
         )
 
 

@@ -113,7 +113,7 @@ def look_at(scan: Path) -> Look:
 
 
 def needed_mib(look: Look, model: Model, *, statistics: bool) -> Need:
-    """Give what segmenting a scan takes, besides what the process held before.
+    """Return what segmenting a scan takes, besides what the process held before.
 
     Args:
         look: The scan.
@@ -142,7 +142,7 @@ def needed_mib(look: Look, model: Model, *, statistics: bool) -> Need:
 
 
 def one_at_a_time(model: Model) -> Model:
-    """Give a model that takes one slice per pass."""
+    """Return a model that takes one slice per pass."""
     settings = model.recipe.inference
     if not settings.whole_slices:
         return model
@@ -150,7 +150,7 @@ def one_at_a_time(model: Model) -> Model:
 
 
 def prepared_voxels(look: Look, preparation: Preparation) -> int:
-    """Give the most voxels that a scan can have when it is prepared, whatever part of it the body takes."""
+    """Return the most voxels that a scan can have when it is prepared, whatever part of it the body takes."""
     slices, rows, columns = look.shape[0], *prepared_size(look, preparation)
     if preparation.slice_mm is not None:  # first within the slices, then along z
         slices += ceil(slices * look.spacing_mm[0] / preparation.slice_mm)
@@ -158,7 +158,7 @@ def prepared_voxels(look: Look, preparation: Preparation) -> int:
 
 
 def prepared_size(look: Look, preparation: Preparation) -> tuple[int, int]:
-    """Give the most rows and columns that a slice can have when it is prepared."""
+    """Return the most rows and columns that a slice can have when it is prepared."""
     if preparation.pixel_mm is None:
         return preparation.size or look.shape[1:]
     rows, columns = (
@@ -169,7 +169,7 @@ def prepared_size(look: Look, preparation: Preparation) -> tuple[int, int]:
 
 
 def workspace_bytes(look: Look, model: Model) -> float:
-    """Give what a network takes while it computes, in the memory of the CPU, and what enlarging its logits does."""
+    """Return what a network takes while it computes, in the memory of the CPU, and what enlarging its logits does."""
     settings, classes = model.recipe.inference, len(model.space.classes)
     width = model.recipe.network.widths[0] if model.device.type == "cpu" else 0
     pixels = prod(prepared_size(look, model.recipe.preparation))
@@ -184,7 +184,7 @@ def workspace_bytes(look: Look, model: Model) -> float:
 
 
 def tidied_bytes(settings: Postprocessing) -> int:
-    """Give what post-processing takes per voxel beside the labels and its result, if its organs fill the scan."""
+    """Return what post-processing takes per voxel beside the labels and its result, if its organs fill the scan."""
     return TIDIED if any(vars(settings).values()) else 0
 
 
@@ -249,5 +249,5 @@ class Budget:
         raise SettingError(
             f"{scan.name}: --max-memory {self.most_mib:g}: this scan needs at least {ceil(least)} MiB, of which "
             f"{ceil(held)} are held before it is read",
-            f"Say --max-memory {ceil(least)} or more.",
+            f"Pass --max-memory {ceil(least)} or more.",
         )

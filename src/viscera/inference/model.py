@@ -41,7 +41,7 @@ class Model:
         weights_sha256: Hash of the weights file.
         tumour: A second network, for tumours, whose finds override this one's; None without one.
         finder: A cheap network that says where this one is to look; None without one.
-        card: Of weights that come with viscera: organs by standing and more; None for all others.
+        card: Of bundled weights: organs by standing and more; None for all others.
 
     Example:
         >>> import viscera
@@ -66,7 +66,7 @@ class Model:
 
     @property
     def default_organs(self) -> tuple[str, ...]:
-        """Which organs a user gets who names none: () for all; of weights that come with viscera those with evidence."""
+        """Which organs a user gets who names none: () for all; of bundled weights those with evidence."""
         if self.card is None or not self.card.of_standing("experimental"):
             return ()
         experimental = set(self.card.of_standing("experimental"))
@@ -123,7 +123,7 @@ def load_model(
 
     Args:
         where: A weights file, the folder of a run (its best weights), or one that `viscera export` wrote, which has its own
-            runtime; or weights that come with viscera, by their name (Path("starter")) or from ``find_shipped``.
+            runtime; or bundled weights, by their name (Path("starter")) or from ``find_shipped``.
         accelerator: Where to run it.
         runtime: What runs it (networks/runners.py); auto: the fastest that there is. None: torch's module as it was trained.
         graphs: Folder in which what was written for a runtime and checked is kept for the next start; None: nothing is kept.
@@ -159,7 +159,7 @@ def load_model(
 
 
 def _exported(where: Path, *, accelerator: Accelerator, runtime: Literal["auto"] | RuntimeName | None) -> Model:
-    """Give the model of a folder that `viscera export` wrote."""
+    """Return the model of a folder that `viscera export` wrote."""
     if runtime is None:
         raise WeightsError(
             f"{where} holds an exported network, which can segment and nothing else",
@@ -187,7 +187,7 @@ def _exported(where: Path, *, accelerator: Accelerator, runtime: Literal["auto"]
 
 
 def with_others(model: Model, *, tumour: Model | None = None, finder: Model | None = None) -> Model:
-    """Give a model with a second network for tumours, a finder, or both.
+    """Return a model with a second network for tumours, a finder, or both.
 
     Raises:
         SettingError: The second network knows no tumour; a finder is given to a 2D network, or to one
@@ -206,13 +206,13 @@ def with_others(model: Model, *, tumour: Model | None = None, finder: Model | No
     if finder is not None and model.recipe.inference.region == "middle":  # type: ignore[union-attr]
         raise SettingError(
             f"--finder: recipe '{model.recipe.name}' looks at the middle slices whatever is found",
-            "Say --region find, or leave the finder out.",
+            "Pass --region find, or leave the finder out.",
         )
     return replace(model, tumour=tumour, finder=finder)
 
 
 def with_region(model: Model, region: Literal["find", "whole", "middle"]) -> Model:
-    """Give a model that looks at another part of the scans.
+    """Return a model that looks at another part of the scans.
 
     Raises:
         SettingError: It is a 2D network.

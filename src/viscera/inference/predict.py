@@ -160,7 +160,7 @@ def is_done(job: ScanJob, model: Model, options: PredictOptions) -> bool:
         same = False
     if not same:
         raise FileError(
-            f"{job.output.name} exists already, and not from this command", "Say --overwrite or choose another output."
+            f"{job.output.name} exists already, and not from this command", "Pass --overwrite or choose another output."
         )
     return not options.statistics or "statistics" in facts
 
@@ -194,7 +194,7 @@ class _Run:
     watch: Callable[[int, int], None]
 
     def spare_memory(self) -> None:
-        """Give back what a stage has left, where there is a limit."""
+        """Return what a stage has left, where there is a limit."""
         if self.budget.most_mib is not None:
             release_freed_memory()
 

@@ -9,7 +9,7 @@ from viscera.inference.volumes import read_logits
 
 
 def prepared_labels(image: Int16[np.ndarray, "z y x"], model: Model) -> UInt8[np.ndarray, "z y x"]:
-    """Give a network's labels of a prepared scan, on its own grid and not tidied."""
+    """Return a network's labels of a prepared scan, on its own grid and not tidied."""
     size = model.recipe.inference.batch_size
     read = read_logits(image, model)
     parts = [range(first, min(first + size, len(image))) for first in range(0, len(image), size)]

@@ -20,7 +20,7 @@ FIRST_PASS_PAYS = 3
 
 
 def blocks_of(mask: Bool[np.ndarray, "z y x"]) -> Bool[np.ndarray, "bz by bx"]:
-    """Give the blocks that hold anything of a mask on the prepared grid."""
+    """Return the blocks that hold anything of a mask on the prepared grid."""
     for axis in range(3):
         mask = np.logical_or.reduceat(mask, np.arange(0, mask.shape[axis], BLOCK), axis=axis)
     return mask
@@ -29,7 +29,7 @@ def blocks_of(mask: Bool[np.ndarray, "z y x"]) -> Bool[np.ndarray, "bz by bx"]:
 def widened(
     wanted: Bool[np.ndarray, "bz by bx"], *, margin_mm: float, spacing_mm: Sequence[float]
 ) -> Bool[np.ndarray, "bz by bx"]:
-    """Give the blocks that lie within a margin of wanted ones, along each axis."""
+    """Return the blocks that lie within a margin of wanted ones, along each axis."""
     from scipy.ndimage import maximum_filter  # 0.1 s, and networks of slices never come here
 
     reach = [2 * ceil(margin_mm / (BLOCK * mm)) + 1 for mm in spacing_mm]
@@ -44,7 +44,7 @@ def first_look(
     organs: Sequence[int] = (),
     watch: Callable[[int, int], None] = lambda done, windows: None,
 ) -> Bool[np.ndarray, "bz by bx"] | None:
-    """Give the blocks in which a network finds any organ (of those given) in windows that do not overlap, in one phase.
+    """Return the blocks in which a network finds any organ (of those given) in windows that do not overlap, in one phase.
 
     Returns:
         The blocks; None where a first pass would not pay, because the scan has few windows.
@@ -66,7 +66,7 @@ def found_blocks(
     organs: Sequence[int] = (),
     watch: Callable[[int, int], None] = lambda done, windows: None,
 ) -> Bool[np.ndarray, "bz by bx"]:
-    """Give the blocks in which a network finds any organ (of those given), looking through some windows."""
+    """Return the blocks in which a network finds any organ (of those given), looking through some windows."""
     counts = np.zeros(256, bool)
     counts[list(organs) or slice(1, None)] = True
     wanted = np.zeros([ceil(side / BLOCK) for side in image.shape], bool)
@@ -80,12 +80,12 @@ def found_blocks(
 
 
 def blocks_of_labels(labels: UInt8[np.ndarray, "z y x"], geometry: Geometry) -> Bool[np.ndarray, "bz by bx"]:
-    """Give the prepared blocks that hold anything of a label map on the scanner's axial slices."""
+    """Return the prepared blocks that hold anything of a label map on the scanner's axial slices."""
     return blocks_of(on_prepared(labels, geometry) > 0)
 
 
 def on_prepared(labels: Shaped[np.ndarray, "z y x"], geometry: Geometry) -> Shaped[np.ndarray, "pz py px"]:
-    """Give labels of the scanner's axial slices on the prepared grid."""
+    """Return labels of the scanner's axial slices on the prepared grid."""
     small = resample_labels(labels, geometry.pixel_grid)
     return small if geometry.slice_grid is None else resample_labels_along_z(small, geometry.slice_grid)
 
@@ -93,7 +93,7 @@ def on_prepared(labels: Shaped[np.ndarray, "z y x"], geometry: Geometry) -> Shap
 def windows_of(
     shape: Sequence[int], plan: Plan, wanted: Bool[np.ndarray, "bz by bx"] | None
 ) -> list[tuple[int, int, int]]:
-    """Give the windows to look at: all of the scan's, or those that hold a wanted block.
+    """Return the windows to look at: all of the scan's, or those that hold a wanted block.
 
     The latter are laid over the box of the wanted blocks, made as large as a window where the scan is large enough: no
     voxels are made up at the box's edges.
@@ -115,7 +115,7 @@ def windows_of(
 
 
 def _side(blocks: Int[np.ndarray, " n"], *, length: int, span: int) -> slice:
-    """Give the voxels from the first to the last block, and at least a window's where there are so many."""
+    """Return the voxels from the first to the last block, and at least a window's where there are so many."""
     low, high = int(blocks[0]) * BLOCK, min((int(blocks[-1]) + 1) * BLOCK, length)
     low = max(0, min(low - max(0, span - (high - low)) // 2, length - span))
     return slice(low, min(length, max(high, low + span)))

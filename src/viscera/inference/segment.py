@@ -62,7 +62,7 @@ def prepare_scan(ct: Volume, model: Model) -> Prepared:
         model: From ``load_model``.
 
     Raises:
-        GeometryError, FileError: The scan's grid or intensities are no CT's.
+        GeometryError, FileError: The scan's grid or intensities are not CT's.
     """
     preparations = dict.fromkeys(network.recipe.preparation for network in model.networks)
     images = {preparation: prepare_image(ct, preparation) for preparation in preparations}
@@ -88,7 +88,7 @@ def segment(
         uint8 indices of ``model.output_space`` on the grid of ``ct``, its header kept.
 
     Raises:
-        GeometryError, FileError: The scan's grid or intensities are no CT's.
+        GeometryError, FileError: The scan's grid or intensities are not CT's.
     """
     clock = clock or Stopwatch({})
     with clock.stage("prepare"):

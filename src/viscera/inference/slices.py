@@ -55,7 +55,7 @@ def label_slices(
     depth, size, done = len(image), settings.batch_size, 0
 
     def segmented(chunk: Sequence[int]) -> int:
-        """Segment some slices; give their number."""
+        """Segment some slices; return their number."""
         logits = slice_logits(image, model, chunk)
         if look is not None:
             look(logits)

@@ -68,7 +68,7 @@ class Side:
     mixed: bool
 
     def at(self, places: Int64[np.ndarray, " n"] | slice) -> "Side":
-        """Give what some of the new rows are mixed from."""
+        """Return what some of the new rows are mixed from."""
         return Side(
             *(part[places] for part in (self.low, self.high, self.low_weight, self.high_weight)), mixed=self.mixed
         )
@@ -78,7 +78,7 @@ class Side:
 def enlarged_labels(
     logits: Float[Tensor, "slice class rows columns"], enlargement: Enlargement
 ) -> UInt8[np.ndarray, "slice y x"]:
-    """Give the class of the largest logit at every pixel of enlarged slices, the first of equals.
+    """Return the class of the largest logit at every pixel of enlarged slices, the first of equals.
 
     Args:
         logits: Finite. Slices that lie channels last are read as they are.
@@ -108,7 +108,7 @@ def enlarged_labels(
 def plain_labels(
     logits: Float[Tensor, "slice class rows columns"], enlargement: Enlargement
 ) -> UInt8[np.ndarray, "slice y x"]:
-    """Give the same as ``enlarged_labels`` by interpolating all logits, one slice after the other to keep memory small."""
+    """Return the same as ``enlarged_labels`` by interpolating all logits, one slice after the other to keep memory small."""
     height, width = enlargement.size
     top, left = enlargement.start
     whole = enlargement.size if enlargement.factors is None else None
@@ -130,7 +130,7 @@ def plain_labels(
 
 @lru_cache(maxsize=64)
 def side_of(old: int, size: int, *, factor: float | None = None, start: int = 0) -> Side:
-    """Give how new rows (or columns) are mixed from old ones.
+    """Return how new rows (or columns) are mixed from old ones.
 
     Args:
         old: How many there are.
@@ -151,7 +151,7 @@ def side_of(old: int, size: int, *, factor: float | None = None, start: int = 0)
 
 
 def planes_of(logits: Float[Tensor, "class rows columns"]) -> Float32[np.ndarray, "class pixels"]:
-    """Give logits class by class."""
+    """Return logits class by class."""
     # NumPy knows no bfloat16: it sees them as the upper halves of float32, and OpenCV, which transposes four times as fast as
     # torch, moves any two bytes.
     halves = logits.dtype == torch.bfloat16
@@ -167,7 +167,7 @@ def planes_of(logits: Float[Tensor, "class rows columns"]) -> Float32[np.ndarray
 
 
 def first_largest(planes: Float32[np.ndarray, "class pixels"]) -> UInt8[np.ndarray, " pixels"]:
-    """Give the class of the largest logit, the first of equals: eight times as fast as max over the classes in torch."""
+    """Return the class of the largest logit, the first of equals: eight times as fast as max over the classes in torch."""
     largest, labels = planes[0].copy(), np.zeros(planes.shape[1], np.uint8)
     larger = np.empty(planes.shape[1], bool)
     numbers = larger.view(np.uint8)
@@ -180,7 +180,7 @@ def first_largest(planes: Float32[np.ndarray, "class pixels"]) -> UInt8[np.ndarr
 
 
 def _cells(low: UInt8[np.ndarray, "rows columns"], rows: Side, columns: Side) -> UInt8[np.ndarray, "rows columns"]:
-    """Give the label on which a pixel agrees with the next one in its row, in its column and across; OPEN where they differ."""
+    """Return the label on which a pixel agrees with the next one in its row, in its column and across; OPEN where they differ."""
     cells = low.copy()
     if columns.mixed:
         np.putmask(cells[:, :-1], low[:, :-1] != low[:, 1:], OPEN)
@@ -220,7 +220,7 @@ def _decide_open_(
 def mixed_logits(
     planes: Float32[np.ndarray, "class pixels"], rows: Side, columns: Side, *, width: int
 ) -> Float32[np.ndarray, "class n"]:
-    """Give interpolated logits at some pixels, bit by bit those that torch gives.
+    """Return interpolated logits at some pixels, bit by bit those that torch gives.
 
     Args:
         planes: Logits of a slice.
@@ -240,7 +240,7 @@ def mixed_logits(
 def _mixed(
     low: Float32[np.ndarray, "class n"], high: Float32[np.ndarray, "class n"], *, by: Side
 ) -> Float32[np.ndarray, "class n"]:
-    """Give a weighted sum."""
+    """Return a weighted sum."""
     # In torch's kernel columns come before rows, and the product with the second weight is rounded before the one with the
     # first is added, both in one operation; addcmul does the same (found by trying all orders, on x86-64).
     summed = torch.from_numpy(high * by.high_weight)

@@ -38,7 +38,7 @@ def segment_volume(
     organs: Sequence[int] = (),
     watch: Watch = lambda done, windows: None,
 ) -> UInt8[np.ndarray, "depth rows columns"]:
-    """Give labels on the scanner's axial slices.
+    """Return labels on the scanner's axial slices.
 
     Args:
         image: HU, prepared.
@@ -70,7 +70,7 @@ def segment_volume(
 
 
 def _after_running_out(plan: Plan, model: Model, error: torch.OutOfMemoryError) -> Plan:
-    """Give smaller windows, with a warning."""
+    """Return smaller windows, with a warning."""
     less = smaller(plan, model.network.stride)
     if less is None:
         raise SettingError(
@@ -92,7 +92,7 @@ def _middle(
     count: int,
     watch: Watch,
 ) -> UInt8[np.ndarray, "depth rows columns"]:
-    """Give labels of the middle slices of the scanner only, as if the scan held no others; background elsewhere.
+    """Yield labels of the middle slices of the scanner only, as if the scan held no others; background elsewhere.
 
     Source: Gao et al. 2023, section 2.2. That the scanner's own slices are meant, not resampled ones, follows from its table
     5, where scans with more and thinner slices take less time.
@@ -108,7 +108,7 @@ def _middle(
     found = finished_planes(part, model, plan, chosen=places(part.shape, plan), watch=watch)
 
     def moved() -> Iterator[Planes]:
-        """Give the planes at their place in the whole scan."""
+        """Yield the planes at their place in the whole scan."""
         if first:
             yield Planes(0, first)
         for planes in found:
@@ -122,7 +122,7 @@ def _middle(
 
 
 def find_blocks(image: Int16[np.ndarray, "z y x"], model: Model, *, watch: Watch) -> Bool[np.ndarray, "bz by bx"]:
-    """Give the blocks in which a finder finds anything on a scan prepared for it: one phase of its stride.
+    """Return the blocks in which a finder finds anything on a scan prepared for it: one phase of its stride.
 
     Raises:
         SettingError: The device's memory does not suffice even for the smallest windows.
@@ -136,7 +136,7 @@ def find_blocks(image: Int16[np.ndarray, "z y x"], model: Model, *, watch: Watch
 
 
 def on_axial(found: Iterable[Planes], geometry: Geometry) -> UInt8[np.ndarray, "depth rows columns"]:
-    """Give labels on the scanner's axial slices from the logits of prepared planes, which come in order.
+    """Return labels on the scanner's axial slices from the logits of prepared planes, which come in order.
 
     A slice between two planes gets their logits mixed linearly; slices before the first and after the last plane get its.
     """
@@ -162,7 +162,7 @@ def on_axial(found: Iterable[Planes], geometry: Geometry) -> UInt8[np.ndarray, "
 def _mixed(
     before: Planes | None, planes: Planes, low: int, *, share: float
 ) -> Float[Tensor, "class rows columns"] | None:
-    """Give the logits between plane ``low`` and the next, None where both are background."""
+    """Return the logits between plane ``low`` and the next, None where both are background."""
     one = _plane(before if before is not None and low < planes.start else planes, low)
     two = _plane(planes, low + 1) if share > 0 else None
     if share == 0 or (one is None and two is None):
@@ -177,7 +177,7 @@ def _plane(planes: Planes, place: int) -> Float[Tensor, "class rows columns"] | 
 
 
 def _background(like: Tensor | None) -> Tensor:
-    """Give logits of a plane that is all background."""
+    """Return logits of a plane that is all background."""
     if like is None:
         raise ValueError("no plane to be like")
     nothing = torch.zeros_like(like)
@@ -194,7 +194,7 @@ def _last_plane(planes: Planes) -> Planes:
 def _widen(
     logits: Float[Tensor, "class rows columns"], planes: Planes | None, size: tuple[int, int]
 ) -> Float[Tensor, "class y x"]:
-    """Give the logits of a whole prepared slice: background beyond the box."""
+    """Return the logits of a whole prepared slice: background beyond the box."""
     if planes is None or logits.shape[1:] == size:
         return logits
     whole = torch.zeros((len(logits), *size), dtype=logits.dtype, device=logits.device)
@@ -208,7 +208,7 @@ LogitReader = Callable[[range], Float[Tensor, "slice class rows columns"]]
 
 
 def read_logits(image: Int16[np.ndarray, "z y x"], model: Model) -> LogitReader:
-    """Give what reads a network's logits of a prepared scan slice by slice, of a 3D network as its windows finish them."""
+    """Return what reads a network's logits of a prepared scan slice by slice, of a 3D network as its windows finish them."""
     if model.recipe.inference.whole_slices:
         return partial(slice_logits, image, model)
     plan = plan_of(model)
@@ -216,7 +216,7 @@ def read_logits(image: Int16[np.ndarray, "z y x"], model: Model) -> LogitReader:
     waiting: list[Tensor] = []
 
     def read(slices: range) -> Float[Tensor, "slice class rows columns"]:
-        """Give the next slices."""
+        """Return the next slices."""
         while len(waiting) < len(slices):
             planes = next(found)
             if planes.logits is None:  # cannot be: all windows are looked at

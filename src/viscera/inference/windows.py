@@ -77,7 +77,7 @@ class Planes:
 
 
 def plan_of(model: Model) -> Plan:
-    """Give the plan that a model's recipe describes.
+    """Return the plan that a model's recipe describes.
 
     Raises:
         SettingError: The recipe is one of slices.
@@ -89,12 +89,12 @@ def plan_of(model: Model) -> Plan:
 
 
 def coarse_plan(plan: Plan) -> Plan:
-    """Give the plan of a first look: no overlap, no mirror images."""
+    """Return the plan of a first look: no overlap, no mirror images."""
     return replace(plan, overlap=0.0, mirror=False)
 
 
 def places(shape: Sequence[int], plan: Plan, *, one_phase: bool = False) -> list[tuple[int, int, int]]:
-    """Give the first voxel of every window, from the feet up.
+    """Return the first voxel of every window, from the feet up.
 
     Along each axis, and for each phase, windows lie evenly so that neighbours share at least ``plan.overlap``.
 
@@ -125,7 +125,7 @@ def holds(place: tuple[int, int, int], plan: Plan, wanted: Bool[np.ndarray, "bz 
 
 
 def gaussian(size: Sequence[int], device: torch.device) -> Float[Tensor, "z y x"]:
-    """Give a window's weights: 1 in its middle, LEAST_WEIGHT at least."""
+    """Return a window's weights: 1 in its middle, LEAST_WEIGHT at least."""
     weights = torch.ones((), device=device)
     for side in size:
         centres = torch.arange(side, device=device) - (side - 1) / 2
@@ -137,7 +137,7 @@ def gaussian(size: Sequence[int], device: torch.device) -> Float[Tensor, "z y x"
 def window_logits(
     image: Int16[np.ndarray, "z y x"], model: Model, plan: Plan, place: tuple[int, int, int]
 ) -> Float[Tensor, "class pz py px"]:
-    """Give the network's output for one window; beyond the scan its last voxels repeat, and are cut off again.
+    """Return the network's output for one window; beyond the scan its last voxels repeat, and are cut off again.
 
     Args:
         image: HU, prepared, its grey levels enhanced where the recipe says so.
@@ -169,7 +169,7 @@ def finished_planes(
     chosen: Sequence[tuple[int, int, int]],
     watch: Callable[[int, int], None] = lambda done, windows: None,
 ) -> Iterator[Planes]:
-    """Give the averaged logits of all planes of a prepared scan, in order, as windows finish them.
+    """Yield the averaged logits of all planes of a prepared scan, in order, as windows finish them.
 
     Args:
         image: HU, prepared.
@@ -222,7 +222,7 @@ class _Slab:
         self.reached = max(self.reached, place[0] + (z - 1) * plan.stride[0] + 1)
 
     def give(self, first: int, depth: int) -> Iterator[Planes]:
-        """Give the planes before ``first``, which no later window reaches, and begin the slab there."""
+        """Yield the planes before ``first``, which no later window reaches, and begin the slab there."""
         count = min(self.reached, first) - self.start
         for low in range(0, max(0, count), PLANES_AT_ONCE):
             part = slice(low, min(low + PLANES_AT_ONCE, count))
@@ -247,7 +247,7 @@ class _Slab:
 
 
 def _box(chosen: Sequence[tuple[int, int, int]], plan: Plan, shape: Sequence[int]) -> tuple[slice, slice]:
-    """Give the rows and columns that windows reach."""
+    """Return the rows and columns that windows reach."""
     sides = []
     for axis in (1, 2):
         firsts = [place[axis] for place in chosen]
@@ -256,7 +256,7 @@ def _box(chosen: Sequence[tuple[int, int, int]], plan: Plan, shape: Sequence[int
 
 
 def smaller(plan: Plan, stride: int) -> Plan | None:
-    """Give the plan with windows of half the longest side; None where the network cannot halve smaller ones."""
+    """Return the plan with windows of half the longest side; None where the network cannot halve smaller ones."""
     longest = max(plan.size)
     half = longest // 2 // stride * stride
     if half < stride:

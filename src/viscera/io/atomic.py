@@ -12,7 +12,7 @@ from viscera.errors import FileError
 
 @contextmanager
 def replacing(path: Path, *, overwrite: bool = True) -> Iterator[Path]:
-    """Give a temporary path beside ``path`` to write to; it takes the place of ``path`` when the block ends well.
+    """Return a temporary path beside ``path`` to write to; it takes the place of ``path`` when the block ends well.
 
     Args:
         path: Where the file is to stand in the end. Its folder is made.
@@ -22,7 +22,7 @@ def replacing(path: Path, *, overwrite: bool = True) -> Iterator[Path]:
         FileError: The file exists and must not be replaced, or its folder cannot be written to.
     """
     if path.exists() and not overwrite:
-        raise FileError(f"{path.name} exists already", "Choose another name or say --overwrite.", file=path)
+        raise FileError(f"{path.name} exists already", "Choose another name or pass --overwrite.", file=path)
     part = path.with_name(f".{os.getpid()}.{path.name}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -49,6 +49,6 @@ def write_json(path: Path, value: object, *, overwrite: bool = True) -> None:
 
 
 def sha256(path: Path) -> str:
-    """Give a file's SHA-256 in hexadecimal."""
+    """Return a file's SHA-256 in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -26,7 +26,7 @@ class Names:
 
 
 def read_names(path: Path) -> dict[int, str]:
-    """Give {value: organ} of a label file; see ``label_names``."""
+    """Return {value: organ} of a label file; see ``label_names``."""
     return dict(label_names(path).labels)
 
 
@@ -44,7 +44,7 @@ def label_names(path: Path, *, labels: Path | None = None) -> Names:
         labels: A JSON file for label files that have none beside them.
 
     Raises:
-        FileError: There is no such file, or it is no JSON.
+        FileError: There is no such file, or it is not JSON.
         LabelError: It does not name labels.
     """
     found = names_beside(path)
@@ -79,7 +79,7 @@ def _names(file: Path, *, needed: bool) -> Names | None:
     except FileNotFoundError as error:
         raise FileError(f"{file}: no such file", "Check the path.", file=file) from error
     except (OSError, ValueError) as error:
-        raise FileError(f"{file} is no JSON file ({error})", "Write it anew.", file=file) from error
+        raise FileError(f"{file} is not a JSON file ({error})", "Write it anew.", file=file) from error
     if not isinstance(content, dict):
         return None
     table = content.get("labels", content if needed or file.name.endswith("s.json") else None)
@@ -91,7 +91,7 @@ def _names(file: Path, *, needed: bool) -> Names | None:
         value, name = (entry, key) if not str(key).isdecimal() else (key, entry)
         if not isinstance(name, str) or not str(value).isdecimal():
             raise LabelError(
-                f"{file}: label {key!r}: {entry!r} is no pair of a whole number and a name", "Correct it.", file=file
+                f"{file}: label {key!r}: {entry!r} is not a pair of a whole number and a name", "Correct it.", file=file
             )
         if organ_name(name) == "ignore":
             unknown.append(int(value))
@@ -99,5 +99,5 @@ def _names(file: Path, *, needed: bool) -> Names | None:
             values[int(value)] = organ_name(name)
     annotated = content.get("annotated", list(values.values()))
     if not isinstance(annotated, list) or not all(isinstance(organ, str) for organ in annotated):
-        raise LabelError(f'{file}: "annotated" is no list of organs', 'Write ["liver", ...].', file=file)
+        raise LabelError(f'{file}: "annotated" is not a list of organs', 'Write ["liver", ...].', file=file)
     return Names(values, tuple(dict.fromkeys(organ_name(organ) for organ in annotated)), tuple(unknown))

@@ -41,7 +41,7 @@ def is_nifti(path: Path) -> bool:
 
 
 def stem(path: Path) -> str:
-    """Give the file's name without .nii or .nii.gz.
+    """Return the file's name without .nii or .nii.gz.
 
     Example:
         >>> stem(Path("scans/liver_003.nii.gz"))
@@ -109,7 +109,7 @@ class OpenVolume:
         return self.grid.header
 
     def slabs(self, count: int) -> Iterator[tuple[int, Shaped[np.ndarray, "part y x"]]]:
-        """Give the voxels in order, some planes along the array's first axis at a time.
+        """Yield the voxels in order, some planes along the array's first axis at a time.
 
         They may be asked for several times, one time after the other. Only when the last slab has been asked for more is
         the rest of the file read, whose end holds the checksum.
@@ -160,7 +160,7 @@ class OpenVolume:
             got += count
 
     def _values(self, stored: Shaped[np.ndarray, "part y x"]) -> Shaped[np.ndarray, "part y x"]:
-        """Give the machine's byte order to stored numbers, in place, and scale them where the header does."""
+        """Return the machine's byte order to stored numbers, in place, and scale them where the header does."""
         if not self._stored.isnative:
             stored = stored.byteswap(inplace=True).view(self._stored.newbyteorder("="))
         if self._scaling is None:
@@ -180,7 +180,7 @@ def open_slabs(path: str | Path) -> Iterator[OpenVolume]:
 
     Raises:
         FileError: The file is missing, damaged, no NIfTI, or holds something else than one 3D volume of numbers.
-        GeometryError: Its affine is no scanner's.
+        GeometryError: Its affine is not a scanner's.
 
     Warns:
         GridWarning: See ``read``.
@@ -208,7 +208,7 @@ def read(path: str | Path) -> Volume:
 
     Raises:
         FileError: The file is missing, damaged, no NIfTI, or holds something else than one 3D volume of numbers.
-        GeometryError: Its affine is no scanner's.
+        GeometryError: Its affine is not a scanner's.
 
     Warns:
         GridWarning: sform and qform disagree by more than a millimetre, or neither is set.
@@ -309,7 +309,7 @@ def _is_packed(file: BufferedIOBase, path: Path) -> bool:
 
 @contextmanager
 def _unpacked(file: BufferedIOBase, *, packed: bool, threaded: bool) -> Iterator[BufferedIOBase]:
-    """Give the decompressed bytes of an open file, which stays open."""
+    """Return the decompressed bytes of an open file, which stays open."""
     if not packed:
         yield file
     elif threaded:

@@ -58,8 +58,8 @@ def describe(stream: BufferedIOBase, path: Path) -> Description:
         path: For messages.
 
     Raises:
-        FileError: It is no NIfTI header, or describes something else than one 3D volume of numbers.
-        GeometryError: Its affine is no scanner's.
+        FileError: It is not a NIfTI header, or describes something else than one 3D volume of numbers.
+        GeometryError: Its affine is not a scanner's.
     """
     header = _read_header(stream, path)
     shape = _shape(header, path)
@@ -69,7 +69,7 @@ def describe(stream: BufferedIOBase, path: Path) -> Description:
 
 
 def _read_header(stream: BufferedIOBase, path: Path) -> Header:
-    """Give the header without nibabel's own checks, which would mend some damage in silence."""
+    """Return the header without nibabel's own checks, which would mend some damage in silence."""
     block = stream.read(348)
     size = int.from_bytes(block[:4], "little"), int.from_bytes(block[:4], "big")
     kind = nibabel.Nifti1Header
@@ -96,7 +96,7 @@ def _read_header(stream: BufferedIOBase, path: Path) -> Header:
 
 
 def _shape(header: Header, path: Path) -> tuple[int, int, int]:
-    """Give the voxels along (z, y, x)."""
+    """Return the voxels along (z, y, x)."""
     dim = [int(n) for n in header["dim"]]
     sizes = dim[1 : 1 + dim[0]]
     if not 1 <= dim[0] <= 7 or min(sizes) < 1:
@@ -118,7 +118,7 @@ def _shape(header: Header, path: Path) -> tuple[int, int, int]:
 
 
 def _dtype(header: Header, path: Path) -> np.dtype:
-    """Give the type of the stored numbers, in the file's byte order."""
+    """Return the type of the stored numbers, in the file's byte order."""
     code = int(header["datatype"])
     try:
         dtype = header.get_data_dtype()
@@ -138,7 +138,7 @@ def _dtype(header: Header, path: Path) -> np.dtype:
 
 
 def _place(header: Header, shape: tuple[int, int, int], path: Path) -> tuple[Float[np.ndarray, "4 4"], tuple[str, ...]]:
-    """Give index (z, y, x, 1) -> world RAS+ mm, and why it may be wrong."""
+    """Return index (z, y, x, 1) -> world RAS+ mm, and why it may be wrong."""
     unit = int(header["xyzt_units"]) & 7
     if unit in UNITS:
         # nibabel ignores the unit and ITK obeys it: a silent choice could be wrong a thousandfold.
@@ -174,13 +174,13 @@ def _backwards(affine: object) -> Float[np.ndarray, "4 4"]:
 
 
 def _apart_mm(a: Float[np.ndarray, "4 4"], b: Float[np.ndarray, "4 4"], shape: tuple[int, int, int]) -> float:
-    """Give the largest distance between the corners of a volume as two affines place it."""
+    """Return the largest distance between the corners of a volume as two affines place it."""
     corners = np.array([[z, y, x, 1] for z in (0, shape[0]) for y in (0, shape[1]) for x in (0, shape[2])]).T
     return float(np.linalg.norm(((a - b) @ corners)[:3], axis=0).max())
 
 
 def _scaling(header: Header, path: Path) -> tuple[float, float] | None:
-    """Give scl_slope and scl_inter where the header sets them."""
+    """Return scl_slope and scl_inter where the header sets them."""
     slope, inter = float(header["scl_slope"]), float(header["scl_inter"])
     if not np.isfinite(slope) or slope == 0 or (slope, inter) == (1, 0):
         return None
@@ -192,7 +192,7 @@ def _scaling(header: Header, path: Path) -> tuple[float, float] | None:
 
 
 def header_for(volume: Volume, voxels: Shaped[np.ndarray, "z y x"], path: Path) -> Header:
-    """Give the header to write: the volume's own without its text, or a new one from the affine.
+    """Return the header to write: the volume's own without its text, or a new one from the affine.
 
     Args:
         volume: Its grid, and its header if it came from a file.

@@ -47,7 +47,7 @@ def training_cases(store: Store, recipe: Recipe) -> list[str]:
         raise RunError(
             f"no training case of {store.path} annotates all of {', '.join(store.space.organs)}, which sampling.cases "
             "'complete' asks for",
-            "Say --sampling.cases any (what a case does not annotate is then unknown), or prepare a "
+            "Pass --sampling.cases any (what a case does not annotate is then unknown), or prepare a "
             "data set that annotates them.",
         )
     if sampling.fold is None:
@@ -61,7 +61,7 @@ def training_cases(store: Store, recipe: Recipe) -> list[str]:
 
 
 def chosen_cases(store: Store, names: Sequence[str], sampling: Sampling, *, pseudo: bool = False) -> list[str]:
-    """Give the cases that a sampling takes: all, or those of which every organ is known.
+    """Return the cases that a sampling takes: all, or those of which every organ is known.
 
     Args:
         store: Where they are.
@@ -111,7 +111,7 @@ def never_annotated(cases: Sequence[Case], space: LabelSpace, taught: Collection
 
 
 def fresh_organs(supply: Store | TrainingData, recipe: Recipe) -> set[str]:
-    """Give the organs that fresh patients annotate.
+    """Return the organs that fresh patients annotate.
 
     Raises:
         SettingError: They annotate none, or not all where the sampling takes complete cases only; the store has no training
@@ -132,7 +132,7 @@ def fresh_organs(supply: Store | TrainingData, recipe: Recipe) -> set[str]:
         missing = [organ for organ in recipe.space.organs if organ not in organs]
         if not organs or (complete and missing):
             who = f"template {number}" if fresh.templates else "procedural anatomy"
-            way = "Say --sampling.cases any, or take" if organs else "Take"
+            way = "Pass --sampling.cases any, or take" if organs else "Take"
             raise SettingError(
                 f"fresh patients: {who} does not annotate {', '.join(missing)}",
                 f"{way} templates that show what is to be learnt, or a label space that they fit.",

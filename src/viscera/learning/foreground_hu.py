@@ -20,7 +20,7 @@ LEAST_SHARE = 1e-15
 def measure_foreground(
     cases: Sequence[Case], settings: ForegroundScore, *, contrast: Contrast = UNCHANGED
 ) -> ForegroundScore:
-    """Give the settings with the HU of all labelled voxels of some cases measured; as they are, where they are given.
+    """Return the settings with the HU of all labelled voxels of some cases measured; as they are, where they are given.
 
     Args:
         cases: The training cases.
@@ -52,7 +52,7 @@ def measure_foreground(
     )
     if not (low < high and deviation > 0):
         remedy = (
-            "these are no CT scans. Look at the images."
+            "these are not CT scans. Look at the images."
             if contrast.method == "none"
             else f"contrast '{contrast.method}' leaves nothing of them from {contrast.low_hu:g} to {contrast.high_hu:g} HU. Widen "
             "contrast.low_hu and contrast.high_hu, or lower contrast.dark."

@@ -27,7 +27,7 @@ SMOOTH = 1e-5
 """Added above and below in the linear Dice (nnU-Net): an organ that is neither there nor found has Dice 1."""
 
 TINY = 1e-30
-"""Keeps the logarithm finite where probabilities are no float32 any more."""
+"""Keeps the logarithm finite where probabilities are not float32 any more."""
 
 
 LossFunction = Callable[[Tensor, Batch], Float[Tensor, ""]]
@@ -75,7 +75,7 @@ def deep_loss(loss: LossFunction, logits: Tensor | Sequence[Tensor], batch: Batc
 
 
 def _coarser(batch: Batch, size: Sequence[int]) -> Batch:
-    """Give every so-manyth voxel of a batch's labels, near the middle of those it stands for."""
+    """Return every so-manyth voxel of a batch's labels, near the middle of those it stands for."""
     factors = [old // new for old, new in zip(batch.labels.shape[1:], size, strict=True)]
     if all(factor == 1 for factor in factors):
         return batch
@@ -98,7 +98,7 @@ def boundary_loss(
     *,
     class_weights: Float[Tensor, " class"],
 ) -> Float[Tensor, ""]:
-    """Give zhang2d's boundary-weighted cross-entropy over the known pixels.
+    """Return zhang2d's boundary-weighted cross-entropy over the known pixels.
 
     With w0 the class weights, g = exp(-d^2 / 2 sigma^2), CE the pixel's cross-entropy and y its class, the two forms are
 
@@ -136,7 +136,7 @@ def partial_loss(
     *,
     class_weights: Float[Tensor, " class"],
 ) -> Float[Tensor, ""]:
-    """Give marginal cross-entropy + dice * Dice + exclusion * exclusion term, over known pixels.
+    """Return marginal cross-entropy + dice * Dice + exclusion * exclusion term, over known pixels.
 
     With p the softmax, A the organs that the pixel's case annotates, U those that it does not:
 
@@ -145,7 +145,7 @@ def partial_loss(
                        organ; organs that no slice shows do not enter. Or, linear, 1 - Dice over all annotated organs
         exclusion      mean over pixels of an organ of A of -log(1 - sum over U of p_d)
 
-    Background is no organ of the Dice term, so merging U into it changes the cross-entropy only. A case that annotates
+    Background is not an organ of the Dice term, so merging U into it changes the cross-entropy only. A case that annotates
     everything gives the ordinary losses, one that annotates nothing gives 0 with zero gradient.
 
     Args:
@@ -172,7 +172,7 @@ def partial_loss(
     exclusion = (excluded * organ).sum() / organ.sum().clamp(min=1)
 
     def of(target: Target) -> Float[Tensor, ""]:
-        """Give cross-entropy and Dice against a target."""
+        """Return cross-entropy and Dice against a target."""
         own = logits.gather(1, target.labels[:, None])[:, 0]
         open_ = _log_sum(logits, target.open)
         errors = everything - torch.where(target.labels > 0, own, open_)
@@ -189,7 +189,7 @@ def sigmoid_loss(
     *,
     class_weights: Float[Tensor, " class"],
 ) -> Float[Tensor, ""]:
-    """Give binary cross-entropy + dice * Dice of each organ by itself, over the slices that annotate it.
+    """Return binary cross-entropy + dice * Dice of each organ by itself, over the slices that annotate it.
 
     A pixel weighs w0[y] (1 + alpha g) in every organ's cross-entropy. Organs may overlap; the background's logit (0 from a
     network with sigmoid heads) takes no part.
@@ -207,7 +207,7 @@ def sigmoid_loss(
     weights = _pixel_weights(settings, batch, class_weights)[:, None]
 
     def of(target: Target) -> Float[Tensor, ""]:
-        """Give cross-entropy and Dice against a target."""
+        """Return cross-entropy and Dice against a target."""
         counts = target.counts[:, 1:] * weights
         truth = _one_hot(target.labels, logits.shape[1])[:, 1:]
         errors = torch.nn.functional.softplus(logits[:, 1:]) - truth * logits[:, 1:]
@@ -233,13 +233,13 @@ class Target:
 
 
 def truth_target(batch: Batch) -> Target:
-    """Give what the truth alone says: a pixel of label 0 may be any unannotated organ."""
+    """Return what the truth alone says: a pixel of label 0 may be any unannotated organ."""
     annotated = _over(batch.annotated, batch.labels)
     return Target(batch.labels.long(), ~annotated | _background(annotated), annotated & batch.known[:, None])
 
 
 def pseudo_target(batch: Batch) -> Target:
-    """Give what truth and pseudo-labels say together; where teachers are unsure, what the truth alone says."""
+    """Return what truth and pseudo-labels say together; where teachers are unsure, what the truth alone says."""
     annotated = _over(batch.annotated, batch.labels)
     sure = (batch.pseudo != UNSURE)[:, None]
     settled = annotated | (_over(batch.pseudo_annotated, batch.labels) & sure)
@@ -248,7 +248,7 @@ def pseudo_target(batch: Batch) -> Target:
 
 
 def _with_pseudo(of: Callable[["Target"], Tensor], batch: Batch, share: float) -> Float[Tensor, ""]:
-    """Give the loss against the truth and against truth with pseudo-labels, weighed."""
+    """Return the loss against the truth and against truth with pseudo-labels, weighed."""
     if share == 0 or not batch.pseudo_annotated.any():
         return of(truth_target(batch))
     if share == 1:
@@ -259,7 +259,7 @@ def _with_pseudo(of: Callable[["Target"], Tensor], batch: Batch, share: float) -
 def _dice_loss(
     probabilities: Float[Tensor, "batch class *space"], target: Target, *, form: Literal["log", "linear"] = "log"
 ) -> Float[Tensor, ""]:
-    """Give the mean of -log Dice over the organs that the batch shows, or of 1 - Dice over those annotated; 0 without any."""
+    """Return the mean of -log Dice over the organs that the batch shows, or of 1 - Dice over those annotated; 0 without any."""
     counts = target.counts[:, 1:]
     truth = _one_hot(target.labels, probabilities.shape[1])[:, 1:] * counts
     found = probabilities[:, 1:] * counts
@@ -282,7 +282,7 @@ def _one_hot(labels: Int64[Tensor, "batch *space"], classes: int) -> Bool[Tensor
 def _log_sum(
     logits: Float[Tensor, "batch class *space"], chosen: Bool[Tensor, "batch class *#space"]
 ) -> Float[Tensor, "batch *space"]:
-    """Give the log of the summed exponentials of the chosen classes' logits."""
+    """Return the log of the summed exponentials of the chosen classes' logits."""
     return logits.masked_fill(~chosen, -torch.inf).logsumexp(1)
 
 
@@ -292,14 +292,14 @@ def _background(annotated: Bool[Tensor, "batch class *#space"]) -> Bool[Tensor, 
 
 
 def _over(values: Shaped[Tensor, "items class"], labels: Shaped[Tensor, "batch *space"]) -> Shaped[Tensor, "..."]:
-    """Give values of each item and class with as many axes more as the labels have space."""
+    """Return values of each item and class with as many axes more as the labels have space."""
     return values.reshape(*values.shape, *[1] * (labels.ndim - 1))
 
 
 def _pixel_weights(
     settings: PartialLoss | SigmoidLoss, batch: Batch, class_weights: Float[Tensor, " class"]
 ) -> Float[Tensor, "batch *space"]:
-    """Give w0[y] (1 + alpha g) on known pixels, 0 elsewhere."""
+    """Return w0[y] (1 + alpha g) on known pixels, 0 elsewhere."""
     near = torch.exp(-(batch.distance.float() ** 2) / (2 * settings.sigma_pixels**2))
     return class_weights[batch.labels.long()] * (1 + settings.alpha * near) * batch.known
 
@@ -309,7 +309,7 @@ def _full_precision(logits: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
 
 
 def class_weights(setting: ClassWeights, voxels: Sequence[int]) -> Float[Tensor, " class"]:
-    """Give w0 per class, background first.
+    """Return w0 per class, background first.
 
     Args:
         setting: Numbers; "uniform" (all 1: the false negatives of Zhang 2025, figure 4d); or "inverse_frequency" (in

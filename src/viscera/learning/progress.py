@@ -17,7 +17,7 @@ from viscera.learning.sampling.batch import Batch
 
 @dataclass
 class Progress:
-    """How far a run has come: the part of its state that is no tensor. Sums are over the present epoch."""
+    """How far a run has come: the part of its state that is not a tensor. Sums are over the present epoch."""
 
     epoch: int = 0
     step: int = 0
@@ -60,7 +60,7 @@ class Sums:
         if not math.isfinite(progress.loss_sum):
             raise RunError(
                 f"the loss is no longer finite in epoch {progress.epoch + 1}, step {progress.step}",
-                "Lower --training.learning-rate, or say --training.precision 32-true.",
+                "Lower --training.learning-rate, or pass --training.precision 32-true.",
             )
 
 
@@ -75,7 +75,7 @@ def class_counts(logits: Float[Tensor, "batch class *space"], batch: Batch) -> I
 
 
 def dice_and_iou(counts: Int[np.ndarray, "case class 3"]) -> Float[np.ndarray, "2 class"]:
-    """Give Dice and IoU per class, the mean over cases; NaN where no case has or predicts the class."""
+    """Return Dice and IoU per class, the mean over cases; NaN where no case has or predicts the class."""
     both, predicted, true = np.moveaxis(counts.astype(float), -1, 0)
     total = predicted + true
     with np.errstate(invalid="ignore"):
@@ -85,7 +85,7 @@ def dice_and_iou(counts: Int[np.ndarray, "case class 3"]) -> Float[np.ndarray, "
 
 
 def by_organ(scores: Float[np.ndarray, " class"], organs: tuple[str, ...]) -> dict[str, float | None]:
-    """Give {organ: score}, None where there is none."""
+    """Return {organ: score}, None where there is none."""
     return {
         organ: None if math.isnan(score) else round(float(score), 6)
         for organ, score in zip(organs, scores[1:], strict=True)

@@ -52,7 +52,7 @@ def claim_run(run: Path, recipe: Recipe, *, resume: bool, overwrite: bool) -> No
             raise SettingError(f"{run} was begun with other settings: {differs}", "Say them again, or train anew.")
     elif file.is_file() and not overwrite:
         raise RunError(
-            f"{run} holds a run already", "Say --resume to go on, --overwrite to begin anew, or choose another folder."
+            f"{run} holds a run already", "Pass --resume to go on, --overwrite to begin anew, or choose another folder."
         )
     elif file.is_file():
         shutil.rmtree(run / "fresh", ignore_errors=True)
@@ -71,7 +71,7 @@ def write_facts(
     precision: str,
     fresh: Row | None = None,
 ) -> dict[str, object]:
-    """Write run.json; give the part of it that goes into the weights, which names no case.
+    """Write run.json; return the part of it that goes into the weights, which names no case.
 
     Args:
         run: The run's folder.
@@ -120,7 +120,7 @@ def write_facts(
 
 
 def read_rows(run: Path) -> list[dict]:
-    """Give the rows of the epochs done so far."""
+    """Return the rows of the epochs done so far."""
     file = run / "log.jsonl"
     return [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
 

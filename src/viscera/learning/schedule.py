@@ -14,7 +14,7 @@ POLY_POWER = 0.9
 
 
 def learning_rate(plan: Training, step: int, *, steps: int) -> float:
-    """Give the learning rate of a step.
+    """Return the learning rate of a step.
 
     Args:
         plan: The schedule.
@@ -34,7 +34,7 @@ def learning_rate(plan: Training, step: int, *, steps: int) -> float:
 
 
 def moving_average(network: torch.nn.Module, decay: float) -> AveragedModel:
-    """Give a copy of a network that follows it: old * d + new * (1 - d) at each ``update_parameters``.
+    """Return a copy of a network that follows it: old * d + new * (1 - d) at each ``update_parameters``.
 
     In step n, d = min(decay, (1 + n) / (10 + n)), so that the random weights at the beginning are soon forgotten. Running
     statistics of batch normalisation are averaged alike; whole numbers are copied.

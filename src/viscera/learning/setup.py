@@ -140,7 +140,7 @@ def training_index(cases: Sequence[Case], recipe: Recipe) -> Index:
 
 @contextmanager
 def epoch_indices(session: Session, supply: Store | TrainingData, run: Path) -> Iterator[IndexOf]:
-    """Give what each epoch draws from: the store's cases, and patients that are made for it.
+    """Return what each epoch draws from: the store's cases, and patients that are made for it.
 
     On all devices alike; the first one's process has the patients made, and the others wait for it.
     """
@@ -183,7 +183,7 @@ def check_fit(recipe: Recipe) -> None:
 
 
 def with_measurements(recipe: Recipe, cases: Sequence[Case], start: Path | None) -> Recipe:
-    """Give the recipe with the organs' HU as measured, or as the weights to begin with have them (of the same contrast)."""
+    """Return the recipe with the organs' HU as measured, or as the weights to begin with have them (of the same contrast)."""
     if not isinstance(recipe.intensity, ForegroundScore) or recipe.intensity.measured is not None:
         return recipe
     if start is not None:
@@ -194,6 +194,6 @@ def with_measurements(recipe: Recipe, cases: Sequence[Case], start: Path | None)
 
 
 def scaled(batch: Batch, recipe: Recipe) -> Batch:
-    """Give the batch with its HU scaled to the network's input."""
+    """Return the batch with its HU scaled to the network's input."""
     image = network_input(batch.image, recipe.intensity)
     return replace(batch, image=image.contiguous(memory_format=torch.channels_last) if image.ndim == 4 else image)

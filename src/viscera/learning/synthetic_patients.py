@@ -75,7 +75,7 @@ class OnlinePatients:
             raise SettingError(f"fresh patients: shape {shape}", f"Give at least {LEAST_SHAPE} in each direction.")
 
     def facts(self) -> dict[str, object]:
-        """Give for JSON what decides which patients are made."""
+        """Return for JSON what decides which patients are made."""
         return {
             "patients": self.patients,
             "only": self.only,
@@ -86,7 +86,7 @@ class OnlinePatients:
         }
 
     def annotated(self, space: LabelSpace) -> list[tuple[str, ...]]:
-        """Give the organs of a label space that patients annotate: of each template, or of procedural anatomy."""
+        """Return the organs of a label space that patients annotate: of each template, or of procedural anatomy."""
         names = [template.annotated for template in self.templates] or [ORGANS]
         return [fit(space, dict(enumerate(organs, start=1)), organs).annotated for organs in names]
 
@@ -100,12 +100,12 @@ class TrainingData:
 
 
 def split_supply(supply: Store | TrainingData) -> tuple[Store, OnlinePatients | None]:
-    """Give the store, and what is made beside it, if anything is."""
+    """Return the store, and what is made beside it, if anything is."""
     return (supply.store, supply.fresh) if isinstance(supply, TrainingData) else (supply, None)
 
 
 def epoch_store(run: Path, epoch: int, store: Store) -> Store:
-    """Give the place of an epoch's (from 0) patients, prepared as a store's cases are."""
+    """Return the place of an epoch's (from 0) patients, prepared as a store's cases are."""
     return Store(run / DATASET / f"epoch_{epoch + 1:04d}", store.space, store.preparation)
 
 
@@ -166,13 +166,13 @@ class PatientWorker:
         except (ProcessExpired, CancelledError, RuntimeError) as error:
             raise RunError(
                 f"a process that made fresh patients for epoch {epoch + 1} died, probably for lack of memory",
-                "Say --resume to go on, and --fresh.jobs 1 to need less memory.",
+                "Pass --resume to go on, and --fresh.jobs 1 to need less memory.",
             ) from error
         except OSError as error:
             where = self.run / DATASET
             raise RunError(
                 f"fresh patients cannot be written to {where}: {error.strerror}",
-                "Make room, and say --resume to go on.",
+                "Make room, and pass --resume to go on.",
             ) from error
 
     def _order(self, epoch: int) -> list[Future[None]]:
@@ -201,7 +201,7 @@ def make_fresh(place: Store, cohort: Cohort, number: int, *, name: str) -> None:
 
 
 def _cohort(fresh: OnlinePatients, number: int) -> Cohort:
-    """Give what a patient (from 0) is one of, with no other templates than its own: tens of MB go to the process."""
+    """Return what a patient (from 0) is one of, with no other templates than its own: tens of MB go to the process."""
     templates = fresh.templates and (fresh.templates[number % len(fresh.templates)],)
     return Cohort("nnunet", seed=fresh.seed, shape=fresh.shape, variety=fresh.variety, templates=templates)
 
@@ -212,7 +212,7 @@ def _names(fresh: OnlinePatients, epoch: int) -> Sequence[str]:
 
 
 def _fingerprint(template: Template) -> str:
-    """Give a SHA-256 of a template's anatomy and of how it is reshaped."""
+    """Return a SHA-256 of a template's anatomy and of how it is reshaped."""
     found = hashlib.sha256(repr((template.label.shape, template.origin_mm, template.annotated)).encode())
     for array in (template.tissue, template.label, template.depth):
         found.update(array.tobytes())

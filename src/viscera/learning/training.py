@@ -121,7 +121,7 @@ def train(
 
 
 def write_facts(run: Path, supply: Store | TrainingData, session: Session) -> dict[str, object]:
-    """Write run.json; give the part of it that goes into the weights."""
+    """Write run.json; return the part of it that goes into the weights."""
     store, fresh = split_supply(supply)
     device = session.fabric.device
     return run_folder.write_facts(
@@ -150,7 +150,7 @@ def out_of_memory(recipe: Recipe, device: torch.device) -> RunError:
     smaller = ", take a smaller --sampling.size" if recipe.sampling.size is not None else ""
     return RunError(
         f"the {device.type} ran out of memory at batch_size {recipe.training.batch_size}",
-        f"Halve --training.batch-size and double --training.accumulate{smaller}, or say --network.checkpointing.",
+        f"Halve --training.batch-size and double --training.accumulate{smaller}, or pass --network.checkpointing.",
     )
 
 
@@ -171,7 +171,7 @@ def run_epoch(
     share = slice(fabric.global_rank, None, fabric.world_size)
 
     def read(batch: int) -> tuple[Batch, Changes]:
-        """Give a batch from the store and what is to be changed in it."""
+        """Return a batch from the store and what is to be changed in it."""
         numbers = order[batch * plan.batch_size : (batch + 1) * plan.batch_size]
         generator = step_generator(plan.seed, progress.epoch, batch)
         changes = draw_changes(recipe.augmentation, len(numbers), generator)
@@ -212,7 +212,7 @@ def run_epoch(
 
 
 def close_epoch(session: Session, progress: Progress) -> dict[str, object]:
-    """Validate, note whether this epoch is the best, set the sums back; give the epoch's row for the log."""
+    """Validate, note whether this epoch is the best, set the sums back; return the epoch's row for the log."""
     organs, fabric = session.space.organs, session.fabric
     started = time.perf_counter()
     sums = torch.tensor([progress.loss_sum, progress.slices], dtype=torch.float64, device=fabric.device)
@@ -254,7 +254,7 @@ def save_epoch(
 
 @torch.no_grad()
 def validate(session: Session) -> tuple[float | None, Int[np.ndarray, "case class 3"]]:
-    """Give the mean loss over the slices of the validation cases, or None without such cases, and each case's counts."""
+    """Return the mean loss over the slices of the validation cases, or None without such cases, and each case's counts."""
     fabric, index = session.fabric, session.validation
     classes = len(session.space.classes)
     sums = torch.zeros((len(index.cases), classes, 3), dtype=torch.int64, device=fabric.device)
@@ -287,7 +287,7 @@ def validate(session: Session) -> tuple[float | None, Int[np.ndarray, "case clas
 
 
 def total(fabric: Fabric, part: Tensor) -> Tensor:
-    """Give the sum over all devices."""
+    """Return the sum over all devices."""
     return torch.as_tensor(fabric.all_reduce(part, reduce_op="sum"))
 
 
@@ -304,7 +304,7 @@ def save_progress(run: Path, session: Session, progress: Progress) -> None:
 
 
 def resume_from(file: Path, session: Session) -> tuple[Session, Progress]:
-    """Load the saved state, if any; give the session with the organs' HU that the run began with, wherever from."""
+    """Load the saved state, if any; return the session with the organs' HU that the run began with, wherever from."""
     if not file.is_file():
         return session, Progress()
     facts = load_state(file, parts_of(session), session.optimizer)

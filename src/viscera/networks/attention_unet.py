@@ -54,7 +54,7 @@ class AttentionUNet(nn.Module):
         return 2 ** len(self.up)
 
     def forward(self, patch: Float[Tensor, "batch 1 z y x"]) -> Float[Tensor, "batch class z y x"]:
-        """Give the logits.
+        """Return the logits.
 
         Raises:
             SettingError: The patch cannot be halved often enough, or a single patch halves down to a single voxel.
@@ -122,7 +122,7 @@ class Up(nn.Module):
         self.level = Level(in_channels + out_channels, out_channels)
 
     def forward(self, coarse: Float[Tensor, "batch wide _ _ _"], skip: Float[Tensor, "batch narrow z y x"]) -> Tensor:
-        """Give the features of the finer level."""
+        """Return the features of the finer level."""
         return self.level(torch.cat([skip, _enlarged(coarse, skip.shape[2:])], dim=1))
 
 
@@ -146,7 +146,7 @@ class Gate(nn.Module):
         )
 
     def forward(self, skip: Float[Tensor, "batch narrow z y x"], signal: Float[Tensor, "batch wide _ _ _"]) -> Tensor:
-        """Give the gated skip connection."""
+        """Return the gated skip connection."""
         asked = functional.relu(self.of_skip(skip) + self.of_signal(signal), inplace=True)
         coefficients = torch.sigmoid(self.coefficient(asked))
         return self.out(_enlarged(coefficients, skip.shape[2:]) * skip)

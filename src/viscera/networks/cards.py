@@ -1,4 +1,4 @@
-"""Weights that come with viscera: what their cards say, and that the files are the ones that the cards describe.
+"""Bundled weights: what their cards say, and that the files are the ones that the cards describe.
 
     weights/NAME.safetensors   the network, most of it in half precision (weights.py reads it)
     weights/NAME.json          its card: what it learnt from, how good it is on what, where it fails
@@ -112,7 +112,7 @@ class TrainingRange:
 
 @dataclass(frozen=True)
 class Card:
-    """What is to be known of weights that come with viscera.
+    """What is to be known of bundled weights.
 
     Attributes:
         format: Of the card.
@@ -157,14 +157,14 @@ class Card:
 
 @dataclass(frozen=True)
 class Shipped:
-    """Weights that come with viscera: the file is the one that the card describes."""
+    """Bundled weights: the file is the one that the card describes."""
 
     card: Card
     file: Path
 
 
 def shipped_weights(folder: Path = FOLDER) -> list[Card]:
-    """Give the cards of all weights that came with viscera; the files themselves are not looked at.
+    """Return the cards of all weights that came with viscera; the files themselves are not looked at.
 
     Raises:
         WeightsError: A card is damaged, or of a later format.
@@ -173,7 +173,7 @@ def shipped_weights(folder: Path = FOLDER) -> list[Card]:
 
 
 def find_shipped(name: str = STARTER, folder: Path = FOLDER) -> Shipped:
-    """Give weights by their name, after comparing the file with the hash on its card.
+    """Return weights by their name, after comparing the file with the hash on its card.
 
     Args:
         name: Such as starter.
@@ -198,7 +198,7 @@ def find_shipped(name: str = STARTER, folder: Path = FOLDER) -> Shipped:
 
 
 def as_shipped(where: Path, folder: Path = FOLDER) -> Shipped | None:
-    """Give the weights that come with viscera where a user names them (starter) or their file; None for all others.
+    """Return the bundled weights where a user names them (starter) or their file; None for all others.
 
     A file or folder of that name goes first: it is the user's own.
 
@@ -217,7 +217,7 @@ def as_shipped(where: Path, folder: Path = FOLDER) -> Shipped | None:
 
 
 def weights_path(where: Path, folder: Path = FOLDER) -> Path:
-    """Give the path of what a user said for weights: it, or the file of the weights that come with viscera by that name.
+    """Return the path of what a user said for weights: it, or the file of the bundled weights by that name.
 
     Args:
         where: What a user said.

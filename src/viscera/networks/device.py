@@ -45,7 +45,7 @@ def precision_of(setting: Literal["auto"] | Precision, device: str) -> Precision
 
 
 def autocast_type(setting: Literal["auto"] | Precision, device: str) -> torch.dtype | None:
-    """Give the type of mixed precision, or None for fp32."""
+    """Return the type of mixed precision, or None for fp32."""
     return {"16-mixed": torch.float16, "bf16-mixed": torch.bfloat16, "32-true": None}[precision_of(setting, device)]
 
 
@@ -109,7 +109,7 @@ def allow_open_files() -> None:
 
 
 def peak_memory_mib() -> float:
-    """Give the most memory that this process has held so far (resident set), in MiB."""
+    """Return the most memory that this process has held so far (resident set), in MiB."""
     with suppress(
         OSError
     ):  # Linux: getrusage would give the peak of the process that started this one, if that is larger

@@ -44,7 +44,7 @@ class GraphCache:
     weights_sha256: str
 
     def find(self, how: Sequence[str], *, packages: Sequence[str]) -> bytes | None:
-        """Give the graph that was kept; None where there is none, or only a damaged one.
+        """Return the graph that was kept; None where there is none, or only a damaged one.
 
         Args:
             how: What was asked of the export and of the check: runtime, precision ...
@@ -77,7 +77,7 @@ class GraphCache:
                 old.unlink(missing_ok=True)
 
     def _key(self, how: Sequence[str], packages: Sequence[str]) -> str:
-        """Give the hash of all that a graph depends on."""
+        """Return the hash of all that a graph depends on."""
         facts = [self.weights_sha256, *how, *_versions(("viscera", "torch", *packages)), *_sources()]
         return hashlib.sha256("\n".join(facts).encode()).hexdigest()[:KEY_DIGITS]
 
@@ -89,7 +89,7 @@ def _versions(packages: Sequence[str]) -> Iterator[str]:
 
 
 def _sources() -> Iterator[str]:
-    """Give a hash of each file of SOURCES, as far as viscera is installed as files."""
+    """Yield a hash of each file of SOURCES, as far as viscera is installed as files."""
     here = Path(__file__).parent
     for pattern in SOURCES:
         for file in sorted(here.glob(pattern)):

@@ -11,7 +11,7 @@ from viscera.errors import SettingError
 
 
 def sides_of(image: Tensor) -> tuple[int, ...]:
-    """Give the sides of images (batch, channel, *space) as plain numbers, which they are not where a network is traced."""
+    """Return the sides of images (batch, channel, *space) as plain numbers, which they are not where a network is traced."""
     return tuple(int(side) for side in image.shape[2:])
 
 
@@ -24,7 +24,7 @@ def check_sides(sides: Sequence[int], *, stride: int, setting: str) -> None:
         setting: The setting that decides the sides, for the message.
 
     Raises:
-        SettingError: A side is no multiple; the message names the sizes next to it that are.
+        SettingError: A side is not a multiple; the message names the sizes next to it that are.
 
     Example:
         >>> check_sides((96, 128, 128), stride=32, setting="sampling.size")
@@ -48,7 +48,7 @@ def check_patch(sides: Sequence[int], *, stride: int, setting: str) -> None:
         setting: The setting that decides the sides, for the message.
 
     Raises:
-        SettingError: A side is no multiple, or one voxel is left, in which normalisation finds no variation.
+        SettingError: A side is not a multiple, or one voxel is left, in which normalisation finds no variation.
     """
     check_sides(sides, stride=stride, setting=setting)
     if all(side == stride for side in sides):
@@ -73,7 +73,7 @@ def recomputed(level: nn.Module, *images: Tensor) -> Tensor:
 
 
 def _contexts(level: nn.Module) -> Callable[[], tuple[AbstractContextManager, AbstractContextManager]]:
-    """Give checkpoint's contexts: the second pass must not count the batch into the running statistics once more."""
+    """Return checkpoint's contexts: the second pass must not count the batch into the running statistics once more."""
     return lambda: (nullcontext(), _statistics_kept(level))
 
 

@@ -22,7 +22,7 @@ class CannotRunError(Exception):
 
 
 def folded(network: nn.Module) -> nn.Module:
-    """Give a copy for evaluation whose batch normalisations are part of the convolutions before them.
+    """Return a copy for evaluation whose batch normalisations are part of the convolutions before them.
 
     Only neighbours within an ``nn.Sequential`` are joined, whose order is that of computing.
     """
@@ -36,7 +36,7 @@ def folded(network: nn.Module) -> nn.Module:
 
 
 def to_onnx(network: nn.Module, *, channels: int, labels: bool) -> bytes:
-    """Give a network as an ONNX file: "image" in, "logits" and perhaps "labels" (uint8) out; batch and sides are free.
+    """Return a network as an ONNX file: "image" in, "logits" and perhaps "labels" (uint8) out; batch and sides are free.
 
     Args:
         network: Trained, on any device; it stays as it is.
@@ -75,12 +75,12 @@ def to_onnx(network: nn.Module, *, channels: int, labels: bool) -> bytes:
 
 
 def shape_of(network: nn.Module) -> tuple[int, int]:
-    """Give a network's stride, what its input's sides must be multiples of, and its dimensions, 2 or 3."""
+    """Return a network's stride, what its input's sides must be multiples of, and its dimensions, 2 or 3."""
     return int(network.stride), int(network.dimensions)  # type: ignore[arg-type]
 
 
 def one_line(error: BaseException) -> str:
-    """Give the first line of another library's error, without a full stop."""
+    """Return the first line of another library's error, without a full stop."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[0][:200].rstrip(".") if lines else type(error).__name__
 
@@ -93,6 +93,6 @@ class _Labelled(nn.Module):
         self.network, self.labels = network, labels
 
     def forward(self, image: Tensor) -> Tensor | tuple[Tensor, Tensor]:
-        """Give the logits, and perhaps their labels."""
+        """Return the logits, and perhaps their labels."""
         logits = self.network(image)
         return (logits, logits.argmax(1).to(torch.uint8)) if self.labels else logits

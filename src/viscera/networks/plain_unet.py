@@ -53,7 +53,7 @@ class PlainUNet(nn.Module):
     def forward(
         self, patch: Float[Tensor, "batch 1 z y x"]
     ) -> Float[Tensor, "batch class z y x"] | list[Float[Tensor, "batch class _ _ _"]]:
-        """Give the logits; in training with deep supervision those of all levels, the finest first.
+        """Return the logits; in training with deep supervision those of all levels, the finest first.
 
         Raises:
             SettingError: The patch cannot be halved often enough, or halves down to a single voxel.
@@ -102,7 +102,7 @@ class Up(nn.Module):
         self.level = Level(2 * out_channels, out_channels)
 
     def forward(self, coarse: Float[Tensor, "batch wide _ _ _"], skip: Float[Tensor, "batch narrow z y x"]) -> Tensor:
-        """Give the features of the finer level."""
+        """Return the features of the finer level."""
         return self.level(torch.cat([self.enlarge(coarse), skip], dim=1))
 
 

@@ -53,7 +53,7 @@ class RegularisedSoftmax(nn.Module):
         self.weight = nn.Parameter(torch.tensor(float(settings.weight)))
 
     def forward(self, logits: Float[Tensor, "batch class *space"]) -> Float[Tensor, "batch class *space"]:
-        """Give the regularised logits, in float32 (float64 stays)."""
+        """Return the regularised logits, in float32 (float64 stays)."""
         logits = logits if logits.dtype == torch.float64 else logits.float()
         dual: tuple[Tensor, ...] = ()
         regularised = logits
@@ -89,7 +89,7 @@ class Regularised(nn.Module):
         return self.network.dimensions
 
     def forward(self, image: Float[Tensor, "batch channel *space"]) -> Tensor | list[Tensor]:
-        """Give the regularised logits, or the list of a network with deep supervision, its first one regularised."""
+        """Return the regularised logits, or the list of a network with deep supervision, its first one regularised."""
         logits = self.network(image)
         if isinstance(logits, list):
             return [self.last(logits[0]), *logits[1:]]
@@ -97,7 +97,7 @@ class Regularised(nn.Module):
 
 
 def grad(image: Float[Tensor, "batch class *space"]) -> tuple[Float[Tensor, "batch class *space"], ...]:
-    """Give the difference to the next voxel along each spatial axis; 0 at the last voxel (Neumann's boundary).
+    """Return the difference to the next voxel along each spatial axis; 0 at the last voxel (Neumann's boundary).
 
     Example:
         >>> grad(torch.tensor([[[0.0, 1.0, 4.0]]]))
@@ -107,7 +107,7 @@ def grad(image: Float[Tensor, "batch class *space"]) -> tuple[Float[Tensor, "bat
 
 
 def div(field: Sequence[Float[Tensor, "batch class *space"]]) -> Float[Tensor, "batch class *space"]:
-    """Give the divergence, the negative adjoint of `grad`: <grad u, v> = -<u, div v> for all u and v.
+    """Return the divergence, the negative adjoint of `grad`: <grad u, v> = -<u, div v> for all u and v.
 
     Args:
         field: One component for each spatial axis, in order.
@@ -127,7 +127,7 @@ def div(field: Sequence[Float[Tensor, "batch class *space"]]) -> Float[Tensor, "
 
 
 def _differences(image: Tensor, axis: int) -> Tensor:
-    """Give each voxel's difference to the one before; ``Tensor.diff`` cannot be written as ONNX."""
+    """Return each voxel's difference to the one before; ``Tensor.diff`` cannot be written as ONNX."""
     count = image.shape[axis] - 1
     return image.narrow(axis, 1, count) - image.narrow(axis, 0, count)
 

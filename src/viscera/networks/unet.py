@@ -45,7 +45,7 @@ class UNet(nn.Module):
         return 2 ** len(self.down)
 
     def forward(self, image: Float[Tensor, "batch channel y x"]) -> Float[Tensor, "batch class y x"]:
-        """Give the logits.
+        """Return the logits.
 
         Raises:
             SettingError: The image cannot be halved often enough.

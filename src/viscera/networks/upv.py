@@ -77,7 +77,7 @@ class UpvUNet(nn.Module):
         return 2**self.shape.depth
 
     def forward(self, image: Float[Tensor, "batch 1 y x"]) -> Float[Tensor, "batch class y x"]:
-        """Give the logits.
+        """Return the logits.
 
         Raises:
             SettingError: The image cannot be halved often enough, or batch normalisation would have a single pixel.
@@ -136,7 +136,7 @@ class Rise(nn.Module):
         self.level = Chain((2 * out_channels, out_channels, out_channels), relus={2}, normalise=normalise)
 
     def forward(self, coarse: Float[Tensor, "batch wide _ _"], skip: Float[Tensor, "batch narrow y x"]) -> Tensor:
-        """Give the features of the finer level."""
+        """Return the features of the finer level."""
         return self.level(torch.cat([self.enlarge(coarse), self.skip(skip)], dim=1))
 
 

@@ -101,7 +101,7 @@ def save_state(
 
 
 def load_state(path: Path, parts: Mapping[str, torch.nn.Module], optimizer: torch.optim.Optimizer) -> dict[str, object]:
-    """Put a saved state into networks and optimizer; give the progress.
+    """Put a saved state into networks and optimizer; return the progress.
 
     Raises:
         WeightsError: The file is damaged, or belongs to another network.

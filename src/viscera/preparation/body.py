@@ -16,7 +16,7 @@ SMALLEST_MM = 50.0
 
 
 def find_body(hu: Int16[np.ndarray, "z y x"], spacing_mm: tuple[float, float, float]) -> tuple[slice, slice]:
-    """Give the rows and columns in which the body lies, over all slices together.
+    """Return the rows and columns in which the body lies, over all slices together.
 
     The body is the largest connected piece of what is denser than lung, without thin shells such as those of the table,
     with all that it encloses (lungs, bowel gas), and any further piece at least half as large (the other leg). Arms beside
@@ -34,7 +34,7 @@ def find_body(hu: Int16[np.ndarray, "z y x"], spacing_mm: tuple[float, float, fl
 
 
 def coarse_grid(spacing_mm: tuple[float, float, float]) -> tuple[slice, slice, slice]:
-    """Give which slices, rows and columns of a scan are looked at: from the first on, every so many.
+    """Return which slices, rows and columns of a scan are looked at: from the first on, every so many.
 
     Args:
         spacing_mm: Along (z, y, x).
@@ -48,7 +48,7 @@ def coarse_grid(spacing_mm: tuple[float, float, float]) -> tuple[slice, slice, s
 def find_coarse_body(
     hu: Int16[np.ndarray, "z y x"], size: tuple[int, int], spacing_mm: tuple[float, float, float]
 ) -> tuple[slice, slice]:
-    """Give what ``find_body`` gives, from the voxels on the ``coarse_grid`` alone.
+    """Return what ``find_body`` gives, from the voxels on the ``coarse_grid`` alone.
 
     Args:
         hu: Those voxels of axial slices.
@@ -73,7 +73,7 @@ def find_coarse_body(
 
 
 def _solid(tissue: UInt8[np.ndarray, "y x"]) -> UInt8[np.ndarray, "y x"]:
-    """Give a slice's tissue without what is thin, with what it encloses."""
+    """Return a slice's tissue without what is thin, with what it encloses."""
     # Beyond the border there may be more of the body: the border is not eroded (OpenCV's default), and nothing that
     # reaches it is enclosed.
     opened = cv2.morphologyEx(tissue, cv2.MORPH_OPEN, np.ones((3, 3), np.uint8))
@@ -83,14 +83,14 @@ def _solid(tissue: UInt8[np.ndarray, "y x"]) -> UInt8[np.ndarray, "y x"]:
 
 
 def _shadow(pieces: Integer[np.ndarray, "z y x"], count: int) -> Bool[np.ndarray, "y x"]:
-    """Give where the largest pieces lie in any slice."""
+    """Return where the largest pieces lie in any slice."""
     voxels = np.bincount(pieces.ravel(), minlength=count + 1)
     voxels[0] = 0
     return (2 * voxels >= voxels.max())[pieces].any(0)
 
 
 def _widened(places: Int[np.ndarray, " n"], *, step: int, count: int) -> slice:
-    """Give the range that reaches almost to the second next place on each side.
+    """Return the range that reaches almost to the second next place on each side.
 
     One place farther than the body was seen, since opening cut off the tips of what is round; almost two, since what lies
     between the places was not looked at.

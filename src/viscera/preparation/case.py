@@ -216,7 +216,7 @@ def prepare_case(source: Source, *, space: LabelSpace, preparation: Preparation)
 
 
 def hu_statistics(image: Int16[np.ndarray, "z y x"]) -> dict[str, float]:
-    """Give minimum, maximum, mean, and percentiles: the lowest HU that 10 % and 90 % of the voxels do not exceed."""
+    """Return minimum, maximum, mean, and percentiles: the lowest HU that 10 % and 90 % of the voxels do not exceed."""
     counts = np.zeros(65536, np.int64)
     for part in image:
         counts += np.bincount(part.ravel().astype(np.int32) + 32768, minlength=65536)
@@ -241,19 +241,19 @@ def count_voxels(case: Case, space: LabelSpace) -> dict[str, int]:
 
 
 def case_name(source: Source) -> str:
-    """Give the name that a source's case has in the store."""
+    """Return the name that a source's case has in the store."""
     return f"{source.dataset.lstrip('.')}__{source.name}"
 
 
 def label_files(source: Source) -> tuple[Path, ...]:
-    """Give the files of a source's labels."""
+    """Return the files of a source's labels."""
     if source.labels is None:
         return ()
     return (source.labels,) if isinstance(source.labels, Path) else tuple(path for _, path in source.labels)
 
 
 def describe(source: Source) -> SourceFacts:
-    """Give what case.json says of a source, without the checksums, which take reading the files.
+    """Return what case.json says of a source, without the checksums, which take reading the files.
 
     Raises:
         FileNotFoundError: A file is gone.
@@ -265,14 +265,14 @@ def describe(source: Source) -> SourceFacts:
 
 
 def without_folders(text: str, source: Source) -> str:
-    """Give a message without the folders of a source's files, and without the case's name in front."""
+    """Return a message without the folders of a source's files, and without the case's name in front."""
     for file in (source.image, *label_files(source)):
         text = text.replace(str(file), _relative(file, source.dataset))
     return text.removeprefix(f"{source.name}: ")
 
 
 def _relative(file: Path, dataset: str) -> str:
-    """Give a file's path from the data set's folder on, its name alone where that folder is not above it."""
+    """Return a file's path from the data set's folder on, its name alone where that folder is not above it."""
     for parent in file.parents:
         if parent.name == dataset:
             return file.relative_to(parent).as_posix()

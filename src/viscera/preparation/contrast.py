@@ -55,26 +55,26 @@ def enhance(image: Int16[np.ndarray, "*z y x"], settings: Contrast) -> Int16[np.
 
 
 def air_hu(settings: Contrast) -> int:
-    """Give the HU of what lies beyond a slice: air, or the darkest of the window where grey levels are enhanced."""
+    """Return the HU of what lies beyond a slice: air, or the darkest of the window where grey levels are enhanced."""
     return AIR_HU if settings.method == "none" else int(hu_of_levels(settings)[0])
 
 
 def hu_of_levels(settings: Contrast) -> Int16[np.ndarray, "256"]:
-    """Give the whole HU of each grey level."""
+    """Return the whole HU of each grey level."""
     low, high = settings.low_hu, settings.high_hu
     hu = low + np.arange(LEVELS) * (high - low) / (LEVELS - 1)
     return np.rint(hu).clip(-32768, 32767).astype(np.int16)
 
 
 def _levels_of_hu(settings: Contrast) -> UInt8[np.ndarray, "65536"]:
-    """Give the grey level of each int16 HU, in the order of the same bits as uint16."""
+    """Return the grey level of each int16 HU, in the order of the same bits as uint16."""
     low, high = settings.low_hu, settings.high_hu
     hu = np.arange(65536, dtype=np.uint16).view(np.int16).astype(float).clip(low, high)
     return np.rint((hu - low) * (LEVELS - 1) / (high - low)).astype(np.uint8)
 
 
 def _method(settings: Contrast) -> Callable[[UInt8[np.ndarray, "y x"]], Shaped[np.ndarray, "y x"]]:
-    """Give what changes the grey levels of a slice. Each call makes a new one: OpenCV's CLAHE is not for several threads."""
+    """Return what changes the grey levels of a slice. Each call makes a new one: OpenCV's CLAHE is not for several threads."""
     if settings.method == "clahe":
         rows, columns = settings.tiles
         return cv2.createCLAHE(settings.clip_limit, (columns, rows)).apply

@@ -68,7 +68,7 @@ class Geometry:
 
 
 def geometry_to_json(geometry: Geometry) -> dict[str, object]:
-    """Give a geometry for JSON, with what follows from it, for people who read the file."""
+    """Return a geometry for JSON, with what follows from it, for people who read the file."""
     written: dict[str, object] = {
         "shape": geometry.shape,
         "affine": geometry.affine.tolist(),

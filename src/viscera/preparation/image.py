@@ -39,8 +39,8 @@ def prepare_image(volume: Volume, preparation: Preparation) -> tuple[Int16[np.nd
         int16 HU, and the way back to the scanner's grid. However the file was oriented, the voxels are the same.
 
     Raises:
-        GeometryError: The affine is no scanner's.
-        FileError: The voxels are no HU.
+        GeometryError: The affine is not a scanner's.
+        FileError: The voxels are not HU.
     """
     turn = axial_turn(volume.affine)
     hu = volume.voxels if volume.voxels.dtype == np.int16 else hounsfield(volume, where="the scan")
@@ -71,8 +71,8 @@ def prepare_file(
         no memory.
 
     Raises:
-        FileError: The file cannot be read, or its voxels are no HU.
-        GeometryError: The affine is no scanner's.
+        FileError: The file cannot be read, or its voxels are not HU.
+        GeometryError: The affine is not a scanner's.
     """
     with nifti.open_slabs(path) as scan:
         grid, turn, twice = scan.grid, axial_turn(scan.affine), preparation.pixel_mm is not None
@@ -96,7 +96,7 @@ def prepare_file(
 def _axial_slabs(
     scan: nifti.OpenVolume, turn: Turn, *, count: int, check: HounsfieldCheck | None
 ) -> Iterator[tuple[int, Int16[np.ndarray, "part y x"]]]:
-    """Give HU in axial order, so many slices at a time: the number of a slab's lowest slice, and the slab.
+    """Yield HU in axial order, so many slices at a time: the number of a slab's lowest slice, and the slab.
 
     The slabs come from the feet on or from the head on. At the end they are checked, if they are to be.
     """
@@ -112,7 +112,7 @@ def _axial_slabs(
 def _find_body(
     slabs: Iterable[tuple[int, Int16[np.ndarray, "part y x"]]], grid: Volume, turn: Turn
 ) -> tuple[slice, slice]:
-    """Give what ``find_body`` gives for all axial slabs together."""
+    """Return what ``find_body`` gives for all axial slabs together."""
     spacing_mm, axial = _axial_spacing_mm(grid, turn), turn.apply(grid.voxels)
     z, y, x = coarse_grid(spacing_mm)
     coarse = np.empty(axial[z, y, x].shape, np.int16)
@@ -129,7 +129,7 @@ def _axial_spacing_mm(grid: Volume, turn: Turn) -> tuple[float, float, float]:
 
 
 def _geometry(grid: Volume, turn: Turn, *, preparation: Preparation, body: tuple[slice, slice] | None) -> Geometry:
-    """Give where the prepared voxels lie. Slices that are cut to the body are cut to these rows and columns."""
+    """Return where the prepared voxels lie. Slices that are cut to the body are cut to these rows and columns."""
     slices, rows, columns = turn.apply(grid.voxels).shape
     if preparation.pixel_mm is None:
         return Geometry(grid.shape, grid.affine, turn, preparation.size or (rows, columns))
@@ -149,5 +149,5 @@ def _in_plane(axial: Int16[np.ndarray, "z y x"], geometry: Geometry) -> Int16[np
 
 
 def _along_z(image: Int16[np.ndarray, "z rows columns"], geometry: Geometry) -> Int16[np.ndarray, "depth rows columns"]:
-    """Give the slices between the prepared ones where they are to have another distance."""
+    """Return the slices between the prepared ones where they are to have another distance."""
     return image if geometry.slice_grid is None else resample_along_z(image, geometry.slice_grid)

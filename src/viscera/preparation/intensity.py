@@ -46,7 +46,7 @@ Image = TypeVar("Image")
 
 
 def network_input(image: Image, settings: Intensity) -> Image:
-    """Give the network's input for HU.
+    """Return the network's input for HU.
 
     Args:
         image: A numpy array or a torch tensor of any shape.
@@ -91,7 +91,7 @@ def apply_window(image: Image, window: Window) -> Image:
 
 
 def hounsfield(volume: Volume, *, where: str) -> Int16[np.ndarray, "z y x"]:
-    """Give a scan's voxels as int16 HU, after checking that they can be HU.
+    """Return a scan's voxels as int16 HU, after checking that they can be HU.
 
     Fractions are rounded to the nearest whole number (ties to even). Padding such as -1024, -2000 or -3024 is kept.
     At most BEYOND_SHARE of the voxels may lie outside int16; they are clipped to it. A crop without any air is fine.
@@ -101,7 +101,7 @@ def hounsfield(volume: Volume, *, where: str) -> Int16[np.ndarray, "z y x"]:
         where: The case or file, for messages.
 
     Raises:
-        FileError: No voxels, all the same, NaN or infinite ones, or intensities that are no HU.
+        FileError: No voxels, all the same, NaN or infinite ones, or intensities that are not HU.
     """
     voxels = volume.voxels
     check = HounsfieldCheck(voxels.dtype, voxels.shape, where=where)
@@ -134,7 +134,7 @@ class HounsfieldCheck:
             where: The case or file, for messages.
         """
         if dtype.kind not in "iuf":
-            raise FileError(f"{where}: voxels of type {dtype} are no HU", "Export the CT with one number per voxel.")
+            raise FileError(f"{where}: voxels of type {dtype} are not HU", "Export the CT with one number per voxel.")
         self._where, self._size = where, math.prod(shape)
         if self._size == 0:
             text = "x".join(map(str, shape))
@@ -173,7 +173,7 @@ class HounsfieldCheck:
         """Judge the scan when all its parts were added.
 
         Raises:
-            FileError: Voxels are all the same, NaN or infinite, or intensities are no HU.
+            FileError: Voxels are all the same, NaN or infinite, or intensities are not HU.
         """
         if self._endless:
             raise FileError(
@@ -191,7 +191,7 @@ class HounsfieldCheck:
         if low == high:
             return f"every voxel is {low:g}, the scan is empty. Export it again, or take it out of the data set."
         if high - low < LEAST_SPAN_HU:
-            return f"intensities from {span} are no HU, but {self._scaled()}. Export the CT in HU."
+            return f"intensities from {span} are not HU, but {self._scaled()}. Export the CT in HU."
         if self._beyond / self._size > BEYOND_SHARE:
             return self._why_beyond(span)
         if high < TISSUE_HU:
@@ -224,7 +224,7 @@ class HounsfieldCheck:
     def _why_not_negative(self, span: str) -> str:
         """Say what a scan is that holds nothing below 0, where fat and air would be."""
         if self._high <= 255 and self._fractions:
-            return f"intensities from {span}, with fractions, are no HU: PET in SUV, or a scaled image. {CT_ONLY}"
+            return f"intensities from {span}, with fractions, are not HU: PET in SUV, or a scaled image. {CT_ONLY}"
         if self._high <= 255:
             return f"intensities from {span} look like an 8-bit picture, not HU. Export the CT in HU."
         near_1024 = self._near_1024 / self._size

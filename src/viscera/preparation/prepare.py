@@ -134,13 +134,13 @@ def is_current(store: Store, source: Source) -> bool:
 
 
 def notes_of(store: Store, names: Sequence[str]) -> list[str]:
-    """Give the notes of cases, each once per data set, with the number of cases that it is about."""
+    """Return the notes of cases, each once per data set, with the number of cases that it is about."""
     counts = Counter((facts.dataset, note) for facts in map(store.facts, names) for note in facts.notes)
     return [f"{dataset}: {note} ({count} case{'s' * (count > 1)})" for (dataset, note), count in sorted(counts.items())]
 
 
 def fitting_jobs(sources: Sequence[Source]) -> int:
-    """Give how many processes cores and free memory allow, even if the largest scans come together."""
+    """Return how many processes cores and free memory allow, even if the largest scans come together."""
     left = MEMORY_SHARE * psutil.virtual_memory().available
     jobs = 0
     for need in sorted(map(estimate_bytes, sources), reverse=True)[: usable_cores()]:
@@ -152,7 +152,7 @@ def fitting_jobs(sources: Sequence[Source]) -> int:
 
 
 def estimate_bytes(source: Source) -> int:
-    """Give the memory that preparing a source takes, by its header; a process's alone if that cannot be read."""
+    """Return the memory that preparing a source takes, by its header; a process's alone if that cannot be read."""
     voxels = 0
     with suppress(ImageFileError, HeaderDataError, OSError, EOFError, ValueError, zlib.error):
         if source.image.is_file():  # a pipe would wait for ever

@@ -53,7 +53,7 @@ class PixelGrid:
         return rows, columns
 
     def inside(self, shape: tuple[int, int]) -> tuple[slice, slice]:
-        """Give the old rows and columns that are covered from edge to edge.
+        """Return the old rows and columns that are covered from edge to edge.
 
         Args:
             shape: Old rows and columns.
@@ -85,12 +85,12 @@ class SliceGrid:
         return float(self.start) + (np.arange(self.size) + 0.5) * float(self.step) - 0.5
 
     def back(self, slices: Integer[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
-        """Give where the centres of old slices lie among those of the new ones."""
+        """Return where the centres of old slices lie among those of the new ones."""
         return (slices + 0.5 - float(self.start)) / float(self.step) - 0.5
 
 
 def spaced_slice_grid(count: int, slice_mm: float, *, spacing_mm: float) -> SliceGrid:
-    """Give the slice grid over all slices of a scan, to a hundredth of a new one, and less than half a new one beyond on each side.
+    """Return the slice grid over all slices of a scan, to a hundredth of a new one; it reaches less than half a new one beyond.
 
     Args:
         count: Old slices.
@@ -105,7 +105,7 @@ def spaced_slice_grid(count: int, slice_mm: float, *, spacing_mm: float) -> Slic
 
 
 def whole_pixel_grid(shape: tuple[int, int], size: tuple[int, int]) -> PixelGrid:
-    """Give the pixel grid that covers a whole slice with another number of pixels.
+    """Return the pixel grid that covers a whole slice with another number of pixels.
 
     Args:
         shape: Old rows and columns.
@@ -123,7 +123,7 @@ def whole_pixel_grid(shape: tuple[int, int], size: tuple[int, int]) -> PixelGrid
 def spaced_pixel_grid(
     box: tuple[slice, slice], pixel_mm: tuple[float, float], *, spacing_mm: tuple[float, float], margin_mm: float
 ) -> PixelGrid:
-    """Give the pixel grid that covers a box with pixels of a given size.
+    """Return the pixel grid that covers a box with pixels of a given size.
 
     It begins at the edge of an old pixel, so that slices which already have the spacing are only cut.
 
@@ -146,7 +146,7 @@ def spaced_pixel_grid(
 
 
 def resize_image(slices: Int16[np.ndarray, "z y x"], size: tuple[int, int]) -> Int16[np.ndarray, "z rows columns"]:
-    """Give whole axial slices of another size, linearly interpolated between the four nearest pixels, without smoothing.
+    """Return whole axial slices of another size, linearly interpolated between the four nearest pixels, without smoothing.
 
     A slice twice as large becomes the mean of its 2x2 blocks. Beyond the outermost pixel centres the border pixel is
     repeated.
@@ -162,7 +162,7 @@ def resize_image(slices: Int16[np.ndarray, "z y x"], size: tuple[int, int]) -> I
 
 
 def resample_image(slices: Int16[np.ndarray, "z y x"], pixel_grid: PixelGrid) -> Int16[np.ndarray, "z rows columns"]:
-    """Give axial slices on a pixel grid, air (AIR_HU) beyond the scan.
+    """Return axial slices on a pixel grid, air (AIR_HU) beyond the scan.
 
     A new pixel is the mean of all that it covers where it is more than SMOOTH_ABOVE times as large as the old ones along
     rows and along columns, which keeps their noise low; otherwise it is interpolated linearly, as in ``resize_image``.
@@ -203,7 +203,7 @@ def _resample(
 def resample_labels(
     slices: Integer[np.ndarray, "z y x"], pixel_grid: PixelGrid
 ) -> Integer[np.ndarray, "z rows columns"]:
-    """Give label slices on a pixel grid: each pixel that of the nearest old pixel centre, a tie the later one, 0 beyond.
+    """Return label slices on a pixel grid: each pixel that of the nearest old pixel centre, a tie the later one, 0 beyond.
 
     Computed in whole numbers, because OpenCV's INTER_NEAREST_EXACT takes now the one, now the other at a tie.
 
@@ -231,7 +231,7 @@ def resample_labels(
 
 
 def resample_along_z(slices: Int16[np.ndarray, "z y x"], slice_grid: SliceGrid) -> Int16[np.ndarray, "new y x"]:
-    """Give an image's slices on a slice grid.
+    """Return an image's slices on a slice grid.
 
     They are linear between the two nearest, or the mean of those covered where there are more than SMOOTH_ABOVE of them;
     beyond the scan its last slice repeats.
@@ -262,7 +262,7 @@ def resample_along_z(slices: Int16[np.ndarray, "z y x"], slice_grid: SliceGrid) 
 def resample_labels_along_z(
     slices: Integer[np.ndarray, "z y x"], slice_grid: SliceGrid
 ) -> Integer[np.ndarray, "new y x"]:
-    """Give label slices on a slice grid: each that of the nearest old one, a tie the later one, beyond the scan its last."""
+    """Return label slices on a slice grid: each that of the nearest old one, a tie the later one, beyond the scan its last."""
     nearest = [floor(slice_grid.start + (2 * new + 1) * slice_grid.step / 2) for new in range(slice_grid.size)]
     return slices[np.clip(nearest, 0, len(slices) - 1)]
 
@@ -270,7 +270,7 @@ def resample_labels_along_z(
 def resampled_affine(
     affine: Float[np.ndarray, "4 4"], pixel_grid: PixelGrid, slice_grid: SliceGrid | None = None
 ) -> Float[np.ndarray, "4 4"]:
-    """Give the affine of slices on a pixel grid.
+    """Return the affine of slices on a pixel grid.
 
     Args:
         affine: Of the grid before, index (z, y, x, 1) -> world mm.

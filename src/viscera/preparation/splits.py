@@ -32,7 +32,7 @@ class Fractions:
     """Never seen in training. Above 0, and with three patients or more: at least one."""
 
     def __post_init__(self) -> None:
-        """Refuse what is no division."""
+        """Refuse what is not a division."""
         shares = (self.training, self.validation, self.test)
         if min(shares) < 0 or self.training == 0 or abs(sum(shares) - 1) > 1e-6:
             text = ", ".join(f"{share:g}" for share in shares)
@@ -57,7 +57,7 @@ class Member:
 
     @staticmethod
     def of(facts: Facts) -> "Member":
-        """Give what of a case's facts the splits care for."""
+        """Return what of a case's facts the splits care for."""
         return Member(facts.name, facts.dataset, facts.patient, facts.image_sha256)
 
 
@@ -76,7 +76,7 @@ def group_by_patient(members: Iterable[Member]) -> list[list[Member]]:
 
 
 def _identities(member: Member) -> list[tuple[str, str]]:
-    """Give what a case has in common with others of its patient."""
+    """Return what a case has in common with others of its patient."""
     patient = ("patient of " + member.dataset, member.patient)
     return [patient, ("image", member.image_sha256)] if member.image_sha256 else [patient]
 
@@ -88,7 +88,7 @@ def divide(
     seed: int = 0,
     before: Mapping[str, Split] | None = None,
 ) -> dict[str, Split]:
-    """Give each case its split.
+    """Return each case its split.
 
     A data set's missing validation patients are drawn first, then its test patients; the rest trains. How a data set is
     divided depends on the seed and on itself only, unless it shares patients with another.
@@ -124,7 +124,7 @@ def divide(
 
 
 def fold_of(members: Iterable[Member], *, folds: int, seed: int = 0) -> dict[str, int]:
-    """Give each case the number of its fold, from 1: by patient, each data set's patients dealt out in a random order.
+    """Return each case the number of its fold, from 1: by patient, each data set's patients dealt out in a random order.
 
     Args:
         members: The cases to divide.
@@ -144,14 +144,14 @@ def fold_of(members: Iterable[Member], *, folds: int, seed: int = 0) -> dict[str
 
 
 def _targets(patients: int, fractions: Fractions) -> dict[Split, int]:
-    """Give how many patients validation and test should have."""
+    """Return how many patients validation and test should have."""
     least = 1 if patients >= 3 else 0
     wanted: dict[Split, float] = {"validation": fractions.validation, "test": fractions.test}
     return {split: max(int(share * patients + 0.5), least if share else 0) for split, share in wanted.items()}
 
 
 def unlabelled_cases(store: Store) -> tuple[list[str], dict[str, str]]:
-    """Give the cases that annotate no organ; they stand in no split, and teachers may label them (pseudolabels/).
+    """Return the cases that annotate no organ; they stand in no split, and teachers may label them (pseudolabels/).
 
     Returns:
         Those that may be learnt from, sorted; and {case: labelled case} of those that show a labelled case's patient. The

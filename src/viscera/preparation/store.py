@@ -143,7 +143,7 @@ class Store:
     splits: Mapping[str, Split] = field(default_factory=dict)
 
     def names(self, split: Split | None = None) -> list[str]:
-        """Give the names of all cases, or of a split's, sorted.
+        """Return the names of all cases, or of a split's, sorted.
 
         Raises:
             StoreError: The splits are not written, or name a case that is gone.
@@ -238,7 +238,7 @@ def open_store(path: Path) -> Store:
     file = path / "store.json"
     if not file.is_file():
         raise StoreError(
-            f"{path} is no prepared store (it has no store.json)",
+            f"{path} is not a prepared store (it has no store.json)",
             f"Make one: viscera prepare {path} --data LAYOUT=DIR.",
             file=path,
         )
@@ -272,7 +272,7 @@ def create_store(path: Path, *, space: LabelSpace, preparation: Preparation) -> 
             raise StoreError(f"{path} is a file", "Give a folder for the store.", file=path)
         if path.is_dir() and any(child.name[0] != "." for child in path.iterdir()):
             raise StoreError(
-                f"{path} holds files but is no prepared store", "Give a new or an empty folder.", file=path
+                f"{path} holds files but is not a prepared store", "Give a new or an empty folder.", file=path
             )
         written = {
             "format": FORMAT,
@@ -324,7 +324,7 @@ def remove_leftovers(store: Path) -> None:
 
 
 def facts_to_json(facts: Facts) -> dict[str, object]:
-    """Give what case.json holds."""
+    """Return what case.json holds."""
     return vars(facts) | {"source": asdict(facts.source), "geometry": geometry_to_json(facts.geometry)}
 
 
@@ -362,7 +362,7 @@ def _preparation(found: dict) -> Preparation:
 
 
 def _pseudo_annotated(folder: Path) -> tuple[str, ...]:
-    """Give the organs that pseudo.json says are filled in."""
+    """Return the organs that pseudo.json says are filled in."""
     file = folder / "pseudo.json"
     if not file.is_file():
         return ()

@@ -79,7 +79,7 @@ class Efficiency:
         return None if self.max_gpu_mib is None else max(self.max_gpu_mib - TOLERATED_GPU_MIB, 0.0)
 
     def to_json(self) -> dict[str, object]:
-        """Give the values, and what lies beyond FLARE's tolerances, for a JSON file; three decimals."""
+        """Return the values, and what lies beyond FLARE's tolerances, for a JSON file; three decimals."""
         beyond = {"seconds": _rounded(self.seconds_beyond), "gpu_mib": _rounded(self.gpu_mib_beyond)}
         return {**{name: _rounded(value) for name, value in asdict(self).items()}, "beyond_tolerance": beyond}
 
@@ -180,7 +180,7 @@ def reading(device: str) -> Reading:
 
 
 def used_gpu_mib(device: str) -> float | None:
-    """Give the used memory of a GPU, all processes and torch's cache together; None if the device is none."""
+    """Return the used memory of a GPU, all processes and torch's cache together; None if the device is none."""
     if not device.startswith("cuda"):
         return None
     import torch  # here, so that reading reports needs none
@@ -199,7 +199,7 @@ def _with_index(device: str) -> str:
 
 
 def efficiency_of(readings: Sequence[Reading]) -> Efficiency:
-    """Give what readings, at least one, amount to.
+    """Return what readings, at least one, amount to.
 
     Example:
         >>> efficiency_of([Reading(0.0, 100.0, 0.0, 2000.0), Reading(2.0, 300.0, 3.0, 4000.0)])
@@ -230,13 +230,13 @@ def efficiency_from_json(value: Mapping[str, object]) -> Efficiency:
 
 
 def read_efficiency(folder: Path) -> list[CaseEfficiency]:
-    """Give what the predictions of a folder cost, by the NAME.json beside them; those that do not say are left out."""
+    """Return what the predictions of a folder cost, by the NAME.json beside them; those that do not say are left out."""
     rows = [read_case_efficiency(path, case=path.stem) for path in sorted(folder.glob("*.json"))]
     return [row for row in rows if row is not None]
 
 
 def read_case_efficiency(sidecar: Path, *, case: str) -> CaseEfficiency | None:
-    """Give what a prediction cost by its NAME.json; None where there is none, or it does not say."""
+    """Return what a prediction cost by its NAME.json; None where there is none, or it does not say."""
     try:
         run = json.loads(sidecar.read_text(encoding="utf-8"))["run"]
         return CaseEfficiency(case, _shape(run.get("shape")), efficiency_from_json(run["efficiency"]))
@@ -257,7 +257,7 @@ def case_efficiency_from_json(value: Mapping[str, object]) -> CaseEfficiency:
 
 
 def _shape(value: object) -> tuple[int, int, int] | None:
-    """Give a shape of three whole numbers; None for anything else."""
+    """Return a shape of three whole numbers; None for anything else."""
     if not isinstance(value, list) or len(value) != 3 or not all(isinstance(count, int) for count in value):
         return None
     x, y, z = value

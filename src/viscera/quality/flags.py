@@ -45,7 +45,7 @@ class Trust:
         return [sign.message for signs in (self.scan, *self.organs.values()) for sign in signs]
 
     def to_json(self) -> dict[str, object]:
-        """Give signs for JSON; organs without any are left out."""
+        """Return signs for JSON; organs without any are left out."""
         return {
             "scan": [asdict(sign) for sign in self.scan],
             "organs": {organ: [asdict(sign) for sign in signs] for organ, signs in self.organs.items() if signs},
@@ -73,7 +73,7 @@ class CaseTrust:
 
 
 def read_case_trust(prediction: Path, *, case: str) -> CaseTrust | None:
-    """Give the signs in the NAME.json beside a label map; None where there is none, or it has no statistics.
+    """Return the signs in the NAME.json beside a label map; None where there is none, or it has no statistics.
 
     Args:
         prediction: The label map.

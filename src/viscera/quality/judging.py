@@ -30,7 +30,7 @@ class Limits:
         lung_slices_fraction: Most slices that may show lung: of chest, abdomen and pelvis two fifths do, of the upper abdomen too.
         soft_fraction: Least share of the body without lung that has the HU of fat and organs.
         at_lowest_fraction: Most voxels that may have exactly the lowest value.
-        at_highest_fraction: Most of the body's voxels that may have exactly the highest value, where this is no metal's.
+        at_highest_fraction: Most of the body's voxels that may have exactly the highest value, where this is not metal's.
         mirror_gain: How much surer, in mean probability, the network may be of the scan's mirror image than of the scan.
         found_fraction: Least share of the organs looked for, where these are four or more.
         doubtful_fraction: Most of the organs found, where these are three or more, that may have signs other than the border.
@@ -68,7 +68,7 @@ def signs(
     handedness: Handedness | None = None,
     limits: Limits = Limits(),
 ) -> Trust:
-    """Give what speaks against a result, for each organ and for the scan.
+    """Return what speaks against a result, for each organ and for the scan.
 
     Args:
         organs: From ``measure_organs``; these and no others were looked for.
@@ -96,7 +96,7 @@ def signs(
 def fitted_limits(
     organs: Sequence[Organ], edges: Sequence[Edge], *, share: float = 0.05, limits: Limits = Limits()
 ) -> Limits:
-    """Give limits that at most a share of some good organs cross: of pieces, of what was dropped, and of the edges.
+    """Return limits that at most a share of some good organs cross: of pieces, of what was dropped, and of the edges.
 
     Args:
         organs: In one piece each (not kidneys as one organ), segmented well.
@@ -125,7 +125,7 @@ def fitted_limits(
 def trust_to_json(
     organs: Mapping[str, Organ], look: Look, *, edges: Mapping[str, Edge], handedness: Handedness | None = None
 ) -> dict[str, object]:
-    """Give signs for JSON, and behind them the numbers that they come from.
+    """Return signs for JSON, and behind them the numbers that they come from.
 
     Args:
         organs: As for ``signs``.
@@ -151,7 +151,7 @@ def trust_to_json(
 
 
 def _rounded(value: object) -> object:
-    """Give numbers with as many digits as matter."""
+    """Return numbers with as many digits as matter."""
     if isinstance(value, tuple):
         return [_rounded(part) for part in value]
     if isinstance(value, dict):
@@ -354,5 +354,5 @@ def _doubtful(found: Mapping[str, Sequence[Sign]], organs: Mapping[str, Organ], 
 
 
 def _least_ml(organ: str) -> float:
-    """Give the volume below which an organ counts as not found: a tenth of the least plausible one."""
+    """Return the volume below which an organ counts as not found: a tenth of the least plausible one."""
     return PLAUSIBLE[organ].volume_ml[0] / 10 if organ in PLAUSIBLE else 0.0

@@ -129,7 +129,7 @@ def _at_border(labels: UInt8[np.ndarray, "z y x"]) -> Bool[np.ndarray, " label"]
 def _sums(
     labels: UInt8[np.ndarray, "z y x"], hu: Shaped[np.ndarray, "z y x"], names: dict[int, str]
 ) -> tuple[Float[np.ndarray, "6 label"], dict[int, list[int]]]:
-    """Give each label's voxels, its sums of HU, of squared HU, of z, y and x, and its pieces' voxels, the largest first."""
+    """Return each label's voxels, its sums of HU, of squared HU, of z, y and x, and its pieces' voxels, the largest first."""
     sums, sizes = np.zeros((6, 256)), {index: [] for index in names}
     top = np.flatnonzero(labels.max(axis=(1, 2), initial=0))
     if not top.size:
@@ -201,12 +201,12 @@ def measure_scan(ct: Volume) -> Look:
 
 
 def _share(part: Int[np.ndarray, " z"], whole: Int[np.ndarray, " z"], slices: slice) -> float:
-    """Give the share of a sum in another over some slices; 0 of nothing."""
+    """Return the share of a sum in another over some slices; 0 of nothing."""
     return float(part[slices].sum() / max(1, whole[slices].sum()))
 
 
 def _behind_mm(bone: Bool[np.ndarray, "z y x"], body: Bool[np.ndarray, "z y x"], *, row_mm: float) -> float | None:
-    """Give how far the centre of bone lies behind that of the body."""
+    """Return how far the centre of bone lies behind that of the body."""
     rows = np.arange(body.shape[1]) * row_mm
     counts = [mask.sum(axis=(0, 2)) for mask in (bone, body)]
     if not counts[0].any():
@@ -216,7 +216,7 @@ def _behind_mm(bone: Bool[np.ndarray, "z y x"], body: Bool[np.ndarray, "z y x"],
 
 
 def _bodies(hu: Shaped[np.ndarray, "z y x"]) -> Bool[np.ndarray, "z y x"]:
-    """Give on each slice what the body's surface encloses, lungs and bowel gas included, without what is thin."""
+    """Return on each slice what the body's surface encloses, lungs and bowel gas included, without what is thin."""
     found = np.zeros(hu.shape, np.uint8)
     for plane, inside in zip(hu, found, strict=True):
         solid = cv2.morphologyEx((plane > TISSUE_HU).astype(np.uint8), cv2.MORPH_OPEN, np.ones((3, 3), np.uint8))

@@ -26,7 +26,7 @@ MIDLINE = ("spinal_cord", "vertebrae")
 
 
 def middle_mm(organs: Mapping[str, Organ], look: Look) -> float:
-    """Give where the body's middle is between right and left: at the spine, or between the body's sides."""
+    """Return where the body's middle is between right and left: at the spine, or between the body's sides."""
     for organ in MIDLINE:
         centre = organs[organ].centre_mm if organ in organs and _votes(organ, organs) else None
         if centre is not None:
@@ -35,7 +35,7 @@ def middle_mm(organs: Mapping[str, Organ], look: Look) -> float:
 
 
 def side_signs(organs: Mapping[str, Organ], look: Look) -> dict[str, tuple[Sign, ...]]:
-    """Give {organ: sign} for left ones to the right of their counterpart or of the middle, and the other way round."""
+    """Return {organ: sign} for left ones to the right of their counterpart or of the middle, and the other way round."""
     middle, found = middle_mm(organs, look), {}
     for left, right in SIDES.values():
         places = {
@@ -60,7 +60,7 @@ def side_signs(organs: Mapping[str, Organ], look: Look) -> dict[str, tuple[Sign,
 
 
 def orientation_signs(organs: Mapping[str, Organ], look: Look) -> Iterator[Sign]:
-    """Give the signs that a scan is mirrored, upside down or back to front."""
+    """Yield the signs that a scan is mirrored, upside down or back to front."""
     middle = middle_mm(organs, look)
     mirrored = [*_pairs(RIGHT_OF, organs, axis=X, low_first=True)]
     for organ, side in (("liver", -1), ("spleen", 1)):
@@ -90,7 +90,7 @@ def orientation_signs(organs: Mapping[str, Organ], look: Look) -> Iterator[Sign]
 def _pairs(
     pairs: tuple[tuple[str, str], ...], organs: Mapping[str, Organ], *, axis: int, low_first: bool
 ) -> Iterator[bool]:
-    """Give for each pair of organs that can be compared whether they lie the wrong way round."""
+    """Yield for each pair of organs that can be compared whether they lie the wrong way round."""
     for first, second in pairs:
         one, other = (_centre(organ, organs, axis) for organ in (first, second))
         if one is not None and other is not None and abs(one - other) > APART_MM:
@@ -98,7 +98,7 @@ def _pairs(
 
 
 def _centre(organ: str, organs: Mapping[str, Organ], axis: int) -> float | None:
-    """Give an organ's centre along an axis; of a paired one whose sides are labelled, between them; None where it has no vote."""
+    """Return an organ's centre along an axis; of a paired one whose sides are labelled, between them; None where it has no vote."""
     for sides in ((organ,), SIDES.get(organ, ())):
         centres = [organs[side].centre_mm for side in sides if side in organs and _votes(side, organs)]
         known = [centre[axis] for centre in centres if centre is not None]
@@ -114,13 +114,13 @@ def _votes(organ: str, organs: Mapping[str, Organ]) -> bool:
 
 
 def _bone_votes(look: Look) -> list[bool]:
-    """Give two votes where bone lies clearly in front of the body's middle, or behind it."""
+    """Return two votes where bone lies clearly in front of the body's middle, or behind it."""
     behind_mm = look.bone_behind_mm
     return [] if behind_mm is None or abs(behind_mm) < APART_MM else [behind_mm < 0] * 2
 
 
 def _lung_votes(look: Look) -> list[bool]:
-    """Give two votes where lung is at one end of the scan only: more than organs, which a network may well mix up."""
+    """Return two votes where lung is at one end of the scan only: more than organs, which a network may well mix up."""
     low, high = look.lung_low_fraction, look.lung_high_fraction
     if max(low, high) < LUNG or min(low, high) > NO_LUNG:
         return []

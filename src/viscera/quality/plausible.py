@@ -1,6 +1,6 @@
 """What is plausible in an adult: volumes, mean HU and pieces of the known organs, and which organ lies beside which.
 
-The ranges are wide: they are to be crossed by a wrong segmentation, by what is no adult's, and by a disease that a reader would
+The ranges are wide: they are to be crossed by a wrong segmentation, by what is not an adult's, and by a disease that a reader would
 want to look at anyway, but not by a large or a small patient. They hold for CT with and without contrast.
 
 Sources, all in ml or g (1.0 to 1.1 g per ml):

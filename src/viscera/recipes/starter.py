@@ -15,7 +15,7 @@ ONE_PIECE = ("liver", "kidney_right", "kidney_left", "spleen", "pancreas", "gall
 STARTER = replace(
     VISCERA2D,
     name="starter",
-    about="viscera2d of width 16 for 19 organs, to be trained on synthetic patients: the weights that come with viscera",
+    about="viscera2d of width 16 for 19 organs, to be trained on synthetic patients: the bundled weights",
     label_space="starter19",
     network=of_width(16),
     augmentation=RichAugmentation(

@@ -31,7 +31,7 @@ from viscera.config import (
 
 
 def of_width(width: int) -> UNetShape:
-    """Give the network whose first level has so many channels."""
+    """Return the network whose first level has so many channels."""
     return UNetShape(widths=tuple(width * 2**level for level in range(5)), slices=3)
 
 

@@ -201,7 +201,7 @@ def read_json(path: Path) -> dict[str, object]:
     except OSError as error:
         raise FileError(f"{path.name} cannot be read: {error.strerror}", "Check the path.", file=path) from error
     except ValueError as error:
-        raise FileError(f"{path.name} is no JSON ({error})", "Pass a file that viscera wrote.", file=path) from error
+        raise FileError(f"{path.name} is not JSON ({error})", "Pass a file that viscera wrote.", file=path) from error
     if not isinstance(value, dict):
         raise FileError(
             f"{path.name} holds a JSON {type(value).__name__}, not an object",

@@ -63,7 +63,7 @@ def _page(target: Path, pictures: Sequence[CaseFiles]) -> Page:
         text = target.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise FileError(
-            f"{target.name} is no evaluation ({error})",
+            f"{target.name} is not an evaluation ({error})",
             "Pass what viscera evaluate --json wrote, a run's folder, or a store.",
             file=target,
         ) from error

@@ -9,7 +9,7 @@ Box = tuple[slice, slice, slice]
 
 
 def boxes_of(labels: UInt8[np.ndarray, "z y x"], wanted: Collection[int]) -> dict[int, Box]:
-    """Give the tight box of each wanted label that the map holds, in one pass over the map."""
+    """Return the tight box of each wanted label that the map holds, in one pass over the map."""
     if not wanted or not labels.size:
         return {}
     from scipy import ndimage  # 0.1 s, and by default nothing is tidied
@@ -19,13 +19,13 @@ def boxes_of(labels: UInt8[np.ndarray, "z y x"], wanted: Collection[int]) -> dic
 
 
 def box_around(boxes: Collection[Box]) -> Box:
-    """Give the smallest box that holds all of some (at least one)."""
+    """Return the smallest box that holds all of some (at least one)."""
     z, y, x = (slice(min(p.start for p in parts), max(p.stop for p in parts)) for parts in zip(*boxes, strict=True))
     return z, y, x
 
 
 def widen(box: Box, margins: tuple[int, int, int], shape: tuple[int, ...]) -> Box:
-    """Give a box with some voxels more on each side, as far as the scan reaches."""
+    """Return a box with some voxels more on each side, as far as the scan reaches."""
     z, y, x = (
         slice(max(0, part.start - margin), min(size, part.stop + margin))
         for part, margin, size in zip(box, margins, shape, strict=True)

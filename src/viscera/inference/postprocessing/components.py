@@ -80,7 +80,7 @@ def select_components(
 def _sizes_and_owners(
     labels: UInt8[np.ndarray, "z y x"], pieces: Shaped[np.ndarray, "z y x"], count: int
 ) -> tuple[Shaped[np.ndarray, " pieces"], UInt8[np.ndarray, " pieces"]]:
-    """Give the voxels and the label of each component; component 0 is all else and has label 0."""
+    """Return the voxels and the label of each component; component 0 is all else and has label 0."""
     sizes, owner = np.zeros(count + 1, np.int64), np.zeros(count + 1, np.uint8)
     for plane, pieces_of_plane in zip(labels, pieces, strict=True):
         sizes += np.bincount(pieces_of_plane.ravel(), minlength=count + 1)

@@ -93,7 +93,7 @@ def fill_holes(labels: UInt8[np.ndarray, "z y x"], wanted: Collection[int]) -> U
 def _further_than(
     reach_mm: float, mask: Bool[np.ndarray, "z y x"], spacing_mm: tuple[float, float, float]
 ) -> Bool[np.ndarray, "z y x"]:
-    """Give the voxels that are further than this from all that is not in the mask; beyond the array there is nothing."""
+    """Return the voxels that are further than this from all that is not in the mask; beyond the array there is nothing."""
     result = np.empty_like(mask)
     halo = floor(reach_mm / spacing_mm[0]) + 1
     # A slab and what is within reach of it: float32 distances of the whole box would need four times the label map.
@@ -109,7 +109,7 @@ def _further_than(
 
 
 def _holes(mask: Bool[np.ndarray, "z y x"]) -> Bool[np.ndarray, "z y x"]:
-    """Give what the mask encloses in its tight box."""
+    """Return what the mask encloses in its tight box."""
     pieces, count = cc3d.connected_components((~mask).astype(np.uint8), connectivity=6, return_N=True)
     enclosed = np.ones(count + 1, bool)
     enclosed[0] = False  # the mask itself

@@ -60,12 +60,12 @@ def tidy(
 
 
 def _by_label(setting: Mapping[str, Value], name: str, *, space: LabelSpace) -> dict[int, Value]:
-    """Give a setting by label rather than by organ."""
+    """Return a setting by label rather than by organ."""
     return dict(zip(_labels_of(setting, name, space=space), setting.values(), strict=True))
 
 
 def _labels_of(organs: Iterable[str], name: str, *, space: LabelSpace) -> list[int]:
-    """Give the labels of some organs.
+    """Return the labels of some organs.
 
     Raises:
         LabelError, SettingError: As ``tidy``.

@@ -81,7 +81,7 @@ def tumour_report(
     """Say how large a tumour is and inside which organs it lies.
 
     Args:
-        organs: The organs before the tumour was put over them; a tumour label among them is no organ.
+        organs: The organs before the tumour was put over them; a tumour label among them is not an organ.
         tumour: Which voxels are tumour.
         space: What the labels mean.
         voxel_ml: Volume of a voxel.
@@ -112,7 +112,7 @@ def tumour_report(
 
 
 def _host(organs: UInt8[np.ndarray, "z y x"], pieces: np.ndarray, number: int, *, box: Box, space: LabelSpace) -> str:
-    """Give the organ that a component lies in, or else touches."""
+    """Return the organ that a component lies in, or else touches."""
     part, beneath = pieces[box] == number, organs[box]
     counts = _organ_counts(beneath[part], space)
     if not counts.any():
@@ -124,7 +124,7 @@ def _host(organs: UInt8[np.ndarray, "z y x"], pieces: np.ndarray, number: int, *
 
 
 def _organ_counts(values: UInt8[np.ndarray, " voxels"], space: LabelSpace) -> np.ndarray:
-    """Give how many voxels each label has; 0 for background, for the tumour and for what the space does not hold."""
+    """Return how many voxels each label has; 0 for background, for the tumour and for what the space does not hold."""
     counts = np.bincount(values, minlength=256)
     counts[0] = 0
     counts[len(space.organs) + 1 :] = 0

@@ -37,7 +37,7 @@ def draw_changes(settings: Augmentation, count: int, generator: Generator) -> Ch
 
 
 def change_batch(batch: Batch, changes: Changes) -> Batch:
-    """Give the batch with its slices or patches changed.
+    """Return the batch with its slices or patches changed.
 
     Args:
         batch: Its image already scaled, for changes of slices to [0, 1]; on any device.

@@ -41,7 +41,7 @@ class Deformation:
     elastic_cell_pixels: float
 
     def part(self, share: slice) -> "Deformation":
-        """Give the deformations of one device's share of the batch."""
+        """Return the deformations of one device's share of the batch."""
         names = ("angle", "scale", "shift", "cut", "seed")
         return replace(self, **{name: getattr(self, name)[share] for name in names})
 
@@ -64,7 +64,7 @@ def draw_deformation(settings: RichAugmentation, count: int, generator: Generato
 
 
 def deform(batch: Batch, drawn: Deformation) -> Batch:
-    """Give the batch with its slices deformed.
+    """Return the batch with its slices deformed.
 
     The image is interpolated, labels and what is known come from the nearest pixel. What comes from outside of the slice
     or is cut off is air (0), label 0 and unknown: the slice may have been cut from the body. Distances are interpolated
@@ -85,7 +85,7 @@ def deform(batch: Batch, drawn: Deformation) -> Batch:
 
 
 def _look_up_nearest(batch: Batch, grid: Float[Tensor, "batch y x 2"]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Give labels, pseudo-labels, what is known, and where the slice was seen at all.
+    """Return labels, pseudo-labels, what is known, and where the slice was seen at all.
 
     All are packed into one number of 18 bits, which float32 holds exactly, and looked up at once; outside it is 0.
     """
@@ -97,7 +97,7 @@ def _look_up_nearest(batch: Batch, grid: Float[Tensor, "batch y x 2"]) -> tuple[
 
 
 def sampling_grid(drawn: Deformation, size: tuple[int, int], *, device: torch.device) -> Float[Tensor, "batch y x 2"]:
-    """Give where each pixel comes from, as ``grid_sample`` wants it: (x, y), the slice's outer edges at -1 and 1.
+    """Return where each pixel comes from, as ``grid_sample`` wants it: (x, y), the slice's outer edges at -1 and 1.
 
     Args:
         drawn: The deformations.
@@ -124,14 +124,14 @@ def sampling_grid(drawn: Deformation, size: tuple[int, int], *, device: torch.de
 
 
 def _displacement(drawn: Deformation, size: tuple[int, int], *, device: torch.device) -> Float[Tensor, "batch 2 y x"]:
-    """Give smooth random displacements along x and y, in pixels, their standard deviation the same everywhere."""
+    """Return smooth random displacements along x and y, in pixels, their standard deviation the same everywhere."""
     rows, columns = (_spline_weights(count, drawn.elastic_cell_pixels).to(device) for count in size)
     control = white_noise(drawn.seed.to(device), (2, rows.shape[1], columns.shape[1])) * drawn.elastic_pixels
     return rows @ control @ columns.T
 
 
 def _spline_weights(count: int, cell_pixels: float) -> Float[Tensor, "pixels points"]:
-    """Give the weights of control points, ``cell_pixels`` apart, for each of ``count`` pixels in a row.
+    """Return the weights of control points, ``cell_pixels`` apart, for each of ``count`` pixels in a row.
 
     Cubic B-splines: two continuous derivatives. Scaled so that points of variance 1 give variance 1 at every pixel.
     """

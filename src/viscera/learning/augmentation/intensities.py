@@ -40,7 +40,7 @@ class IntensityChanges:
     seed: Int[Tensor, " batch"]
 
     def part(self, share: slice) -> "IntensityChanges":
-        """Give the changes of one device's share of the batch."""
+        """Return the changes of one device's share of the batch."""
         return IntensityChanges(**{item.name: getattr(self, item.name)[share] for item in fields(self)})
 
 
@@ -63,7 +63,7 @@ def draw_intensity_changes(settings: RichAugmentation, count: int, generator: Ge
 def change_intensities(
     image: Float[Tensor, "batch channel y x"], drawn: IntensityChanges
 ) -> Float[Tensor, "batch channel y x"]:
-    """Give the image with its intensities changed, within [0, 1]; channels of a slice alike, but for the noise."""
+    """Return the image with its intensities changed, within [0, 1]; channels of a slice alike, but for the noise."""
     device = image.device
     changed = image.clone()
     if len(chosen := (drawn.gamma != 1).nonzero()[:, 0]):
@@ -88,7 +88,7 @@ def _per_slice(values: Float[Tensor, " batch"], device: torch.device) -> Float[T
 def blurred(
     image: Float[Tensor, "batch channel y x"], deviation: Float[Tensor, " batch"]
 ) -> Float[Tensor, "batch channel y x"]:
-    """Give the image convolved with a Gaussian along y and x; beyond its edge its last pixel repeats.
+    """Return the image convolved with a Gaussian along y and x; beyond its edge its last pixel repeats.
 
     A sum of shifted images: on a CPU faster than a convolution of each slice by its own kernel (0.2 against 0.6 ms for two
     slices of 128x128), and the same for a slice whatever else is in the batch.
@@ -111,7 +111,7 @@ def blurred(
 def _sum_shifted(
     views: list[Tensor], kernel: Float[Tensor, "batch offset 1 1 1"]
 ) -> Float[Tensor, "batch channel y x"]:
-    """Give the sum of the views, each times its weight."""
+    """Return the sum of the views, each times its weight."""
     total = views[0] * kernel[:, 0]
     for number, view in enumerate(views[1:], 1):
         total.addcmul_(view, kernel[:, number])

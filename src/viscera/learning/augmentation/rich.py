@@ -19,7 +19,7 @@ class RichChanges:
     intensities: IntensityChanges
 
     def part(self, share: slice) -> "RichChanges":
-        """Give the changes of one device's share of the batch."""
+        """Return the changes of one device's share of the batch."""
         return RichChanges(self.deformation.part(share), self.intensities.part(share))
 
 
@@ -31,7 +31,7 @@ def draw_rich_changes(settings: RichAugmentation, count: int, generator: Generat
 
 @torch.no_grad()
 def change_richly(batch: Batch, changes: RichChanges) -> Batch:
-    """Give the batch with its slices deformed, then their intensities changed; in float32 even under autocast."""
+    """Return the batch with its slices deformed, then their intensities changed; in float32 even under autocast."""
     with torch.autocast(batch.image.device.type, enabled=False):
         moved = deform(batch, changes.deformation)
         return replace(moved, image=change_intensities(moved.image, changes.intensities))

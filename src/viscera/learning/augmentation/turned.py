@@ -26,7 +26,7 @@ class SliceChanges:
     brightness: Float[Tensor, " batch"]
 
     def part(self, share: slice) -> "SliceChanges":
-        """Give the changes of one device's share of the batch."""
+        """Return the changes of one device's share of the batch."""
         return SliceChanges(self.turns[share], self.contrast[share], self.brightness[share])
 
 
@@ -42,7 +42,7 @@ def draw_slice_changes(settings: SliceAugmentation, count: int, generator: Gener
 
 
 def turn_slices(batch: Batch, changes: SliceChanges) -> Batch:
-    """Give the batch with each slice turned, its contrast scaled, its brightness shifted, clipped to [0, 1].
+    """Return the batch with each slice turned, its contrast scaled, its brightness shifted, clipped to [0, 1].
 
     Raises:
         SettingError: Slices that are not square cannot be turned by 90 degrees.

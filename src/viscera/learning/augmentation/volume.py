@@ -41,11 +41,11 @@ class VolumeChanges:
     shift: Float[Tensor, " batch"]
 
     def part(self, share: slice) -> "VolumeChanges":
-        """Give the changes of one device's share of the batch."""
+        """Return the changes of one device's share of the batch."""
         return VolumeChanges(**{item.name: getattr(self, item.name)[share] for item in fields(self)})
 
     def __iter__(self) -> "Iterator[VolumeChanges]":
-        """Give the changes of one patch after the other."""
+        """Return the changes of one patch after the other."""
         return (self.part(slice(patch, patch + 1)) for patch in range(len(self.seed)))
 
 
@@ -75,7 +75,7 @@ def _between(ends: tuple[float, float], share: Float[Tensor, "*shape"]) -> Float
 
 @torch.no_grad()
 def change_volumes(batch: Batch, changes: VolumeChanges) -> Batch:
-    """Give the batch with its patches changed: all arrays flipped, the image's intensities changed.
+    """Return the batch with its patches changed: all arrays flipped, the image's intensities changed.
 
     Arrays to which nothing is done are given as they are, not copied.
 
@@ -107,7 +107,7 @@ def _flipped(arrays: Shaped[Tensor, "batch *rest"], flip: Bool[Tensor, "batch 2"
 def change_volume_intensities(
     image: Float[Tensor, "batch channel z y x"], drawn: VolumeChanges
 ) -> Float[Tensor, "batch channel z y x"]:
-    """Give the image with its intensities changed; the same tensor where nothing was drawn."""
+    """Return the image with its intensities changed; the same tensor where nothing was drawn."""
     patches = list(image)
     changed = [_changed(patch, one) for patch, one in zip(patches, drawn, strict=True)]
     touched = any(new is not old for new, old in zip(changed, patches, strict=True))
@@ -115,7 +115,7 @@ def change_volume_intensities(
 
 
 def _changed(patch: Float[Tensor, "channel z y x"], drawn: VolumeChanges) -> Float[Tensor, "channel z y x"]:
-    """Give one patch with its intensities changed; the same tensor where nothing was drawn."""
+    """Return one patch with its intensities changed; the same tensor where nothing was drawn."""
     if drawn.smooth_voxels.any():
         patch = smoothed(patch, drawn.smooth_voxels[0].tolist())
     if drawn.noise_mean.any() or drawn.noise_sd.any():
@@ -129,7 +129,7 @@ def _changed(patch: Float[Tensor, "channel z y x"], drawn: VolumeChanges) -> Flo
 
 
 def smoothed(patch: Float[Tensor, "channel z y x"], deviation_voxels: list[float]) -> Float[Tensor, "channel z y x"]:
-    """Give the patch convolved with a Gaussian; beyond its edge its last voxel repeats.
+    """Return the patch convolved with a Gaussian; beyond its edge its last voxel repeats.
 
     Args:
         patch: On any device.

@@ -18,7 +18,7 @@ def draw_seeds(count: int, generator: Generator) -> Int[Tensor, " batch"]:
 
 
 def white_noise(seeds: Int[Tensor, " batch"], shape: tuple[int, ...]) -> Float[Tensor, "batch ..."]:
-    """Give independent standard normal numbers, ``shape`` for each seed, on the seeds' device.
+    """Return independent standard normal numbers, ``shape`` for each seed, on the seeds' device.
 
     Source: pairs by Box and Muller 1958, from the two halves of a hash of seed and place: the mixing function
     "lowbias32" of C. Wellons (nullprogram.com/blog/2018/07/31). 16 bits each: no number beyond 4.9.

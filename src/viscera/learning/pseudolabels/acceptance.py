@@ -93,7 +93,7 @@ class Finding:
 
 
 def together(parts: Sequence[Finding], *, voxel_ml: float) -> Finding:
-    """Give what is said of an organ in a case from what is said of its parts, at least one."""
+    """Return what is said of an organ in a case from what is said of its parts, at least one."""
     return Finding(
         given=[sum(voxels) for voxels in zip(*(part.given for part in parts), strict=True)],
         shared=[sum(voxels) for voxels in zip(*(part.shared for part in parts), strict=True)],

@@ -46,7 +46,7 @@ def fill_case(
     finds: Mapping[str, float] | None = None,
     watch: Callable[[int, int], None] = lambda done, slices: None,
 ) -> tuple[UInt8[np.ndarray, "z y x"], list[Verdict]]:
-    """Give the pseudo-labels of a case, and the verdict on each organ.
+    """Return the pseudo-labels of a case, and the verdict on each organ.
 
     Args:
         case: With labels or without; pseudo-labels that it may have are not looked at.

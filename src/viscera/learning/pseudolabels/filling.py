@@ -49,7 +49,7 @@ class Watch:
 
 
 def open_organs(store: Store) -> dict[str, tuple[str, ...]]:
-    """Give {case: organs that it does not annotate}: training cases that lack any, then unlabelled cases, all organs."""
+    """Return {case: organs that it does not annotate}: training cases that lack any, then unlabelled cases, all organs."""
     lacking = {
         name: tuple(organ for organ in store.space.organs if organ not in store.facts(name).annotated)
         for name in store.names("training")
@@ -59,7 +59,7 @@ def open_organs(store: Store) -> dict[str, tuple[str, ...]]:
 
 
 def usual_volumes(store: Store, *, at_least: int) -> dict[str, tuple[float, float]]:
-    """Give percentiles 1 and 99 of the volume in ml of each organ that enough training cases annotate and show."""
+    """Return percentiles 1 and 99 of the volume in ml of each organ that enough training cases annotate and show."""
     volumes: dict[str, list[float]] = {}
     for name in store.names("training"):
         facts = store.facts(name)
@@ -105,7 +105,7 @@ def pseudolabel_store(
     if others and not overwrite:
         raise StoreError(
             f"{len(others)} cases of {store.path} ({others[0]} ...) have pseudo-labels of other teachers or settings",
-            "Say --overwrite to replace them, or --remove to take them out.",
+            "Pass --overwrite to replace them, or --remove to take them out.",
         )
     usual = usual_volumes(store, at_least=settings.volume_cases)
     for name, organs in lacking.items():
@@ -133,7 +133,7 @@ def pseudolabel_store(
 
 
 def untaught(teachers: Sequence[Teacher]) -> dict[str, str]:
-    """Give {organ: reason} of the organs that a teacher, as far as is known, never saw annotated."""
+    """Return {organ: reason} of the organs that a teacher, as far as is known, never saw annotated."""
     reasons: dict[str, str] = {}
     for teacher in teachers:
         taught = teacher.seen.taught if teacher.seen else None
@@ -202,13 +202,13 @@ def remove_from(folder: Path) -> bool:
 
 
 def remove_all(store: Store) -> int:
-    """Remove all pseudo-labels of a store and their table; give the number of cases that had some."""
+    """Remove all pseudo-labels of a store and their table; return the number of cases that had some."""
     (store.path / TABLE).unlink(missing_ok=True)
     return sum(remove_from(store.path / "cases" / name) for name in store.names())
 
 
 def to_csv(rows: Sequence[tuple[str, Verdict]]) -> str:
-    """Give the rows as CSV; what is not defined becomes an empty cell."""
+    """Return the rows as CSV; what is not defined becomes an empty cell."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS)

@@ -60,7 +60,7 @@ class Teacher:
     dice: Mapping[str, float]
 
     def facts(self) -> dict[str, str]:
-        """Give what pseudo.json tells of it."""
+        """Return what pseudo.json tells of it."""
         return {"weights_sha256": self.model.weights_sha256, "recipe": self.model.recipe.name, "run": self.run}
 
 
@@ -87,13 +87,13 @@ def find_teacher(where: Path, *, accelerator: Accelerator = "auto") -> Teacher:
 
 
 def finds_of(teachers: Sequence[Teacher]) -> dict[str, float]:
-    """Give, for each organ of which all teachers tell it, how well the worst of them finds it."""
+    """Return, for each organ of which all teachers tell it, how well the worst of them finds it."""
     shared = set.intersection(*(set(teacher.dice) for teacher in teachers))
     return {organ: min(teacher.dice[organ] for teacher in teachers) for organ in shared}
 
 
 def teachers_for(teachers: Sequence[Teacher], name: str, sha256: str) -> list[Teacher]:
-    """Give the teachers of a case: those who were not trained on it, or all where fewer than two were not."""
+    """Return the teachers of a case: those who were not trained on it, or all where fewer than two were not."""
     others = [one for one in teachers if one.seen is None or not _shared(one.seen.training, {name: sha256})]
     return others if len(others) > 1 else list(teachers)
 

@@ -30,6 +30,6 @@ class Batch:
     pseudo_annotated: Bool[Tensor, "batch class"]
 
     def to(self, device: torch.device) -> "Batch":
-        """Give the batch on a device."""
+        """Return the batch on a device."""
         arrays = {item.name: getattr(self, item.name).to(device, non_blocking=True) for item in fields(self)}
         return Batch(**arrays)

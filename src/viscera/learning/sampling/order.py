@@ -15,7 +15,7 @@ from viscera.learning.sampling.slices import SliceIndex
 def epoch_order(
     index: SliceIndex | PatchIndex, sampling: Sampling, *, visits: int, generator: Generator
 ) -> Int[np.ndarray, " visits"]:
-    """Give the numbers of the slices, or of the cases for patches, to visit in an epoch.
+    """Return the numbers of the slices, or of the cases for patches, to visit in an epoch.
 
     By default whole shuffled passes one after the other, cut at ``visits``. With a ``dataset_power`` they are drawn,
     those of a data set with n cases with weight n^-power; ``organ_fraction`` of the visits draw an organ first, all that
@@ -42,7 +42,7 @@ def epoch_order(
 
 
 def item_weights(index: SliceIndex | PatchIndex, power: float) -> Float[np.ndarray, " items"]:
-    """Give each item's weight: n^-power, n the cases of its data set."""
+    """Return each item's weight: n^-power, n the cases of its data set."""
     sizes = Counter(case.dataset for case in index.cases)
     each = np.array([sizes[case.dataset] ** -power for case in index.cases])
     return each[index.positions[:, 0]]

@@ -79,7 +79,7 @@ def _count_organs(case: Case) -> Int[np.ndarray, "z class"]:
 
 
 def _shown(case: Case, z: int) -> UInt8[np.ndarray, "y x"]:
-    """Give the organs of a slice by labels and pseudo-labels; 0 where teachers are unsure or anything may be."""
+    """Return the organs of a slice by labels and pseudo-labels; 0 where teachers are unsure or anything may be."""
     shown = np.array(case.truth[z])
     if case.pseudo is not None:
         shown = _with_pseudo(shown, np.asarray(case.pseudo[z]))
@@ -103,7 +103,7 @@ def draw_patch_places(count: int, generator: Generator) -> Float[np.ndarray, "pa
 
 
 def fixed_patch_places(index: PatchIndex, numbers: Int[np.ndarray, " patch"]) -> Float[np.ndarray, "patch 6"]:
-    """Give places that follow from the patches' numbers only: each epoch validates the same patches.
+    """Return places that follow from the patches' numbers only: each epoch validates the same patches.
 
     They follow from case and number within the case, so with more patches per case the first ones stay.
     """
@@ -163,7 +163,7 @@ def read_patches(
 
 
 def patch_start(index: PatchIndex, case: int, place: Float[np.ndarray, "6"]) -> tuple[int, int, int]:
-    """Give the first voxel (z, y, x) of a patch.
+    """Return the first voxel (z, y, x) of a patch.
 
     Args:
         index: The cases and settings.
@@ -186,18 +186,18 @@ def patch_start(index: PatchIndex, case: int, place: Float[np.ndarray, "6"]) -> 
 
 
 def _off_centre(settings: PatchSampling, share: float, *, size: int, stride: int) -> int:
-    """Give how many voxels, in whole strides, an organ's voxel lies from the middle of its patch along an axis."""
+    """Return how many voxels, in whole strides, an organ's voxel lies from the middle of its patch along an axis."""
     reach = int(settings.off_centre * (size - 1) / 2)
     return (int(share * (2 * reach + 1)) - reach) * stride
 
 
 def _last_start(length: int, size: int, stride: int) -> int:
-    """Give the last voxel at which a patch may start: the last that leaves none of it outside, and every phase."""
+    """Return the last voxel at which a patch may start: the last that leaves none of it outside, and every phase."""
     return max(length - (size - 1) * stride, min(stride, length)) - 1
 
 
 def _start_about(voxel: int, length: int, size: int, stride: int) -> int:
-    """Give the start of the patch whose middle is the voxel, moved by whole strides into the scan."""
+    """Return the start of the patch whose middle is the voxel, moved by whole strides into the scan."""
     start, last = voxel - size // 2 * stride, _last_start(length, size, stride)
     if start < 0:
         return start % stride
@@ -205,7 +205,7 @@ def _start_about(voxel: int, length: int, size: int, stride: int) -> int:
 
 
 def _organ_voxel(index: PatchIndex, case: int, place: Float[np.ndarray, "6"]) -> tuple[int, int, int] | None:
-    """Give the organ voxel that was drawn; None where the case shows no organ. Only its slice is read."""
+    """Return the organ voxel that was drawn; None where the case shows no organ. Only its slice is read."""
     counts = index.organ_voxels(case)
     organs = np.flatnonzero(counts.any(0))
     if not len(organs):
@@ -224,7 +224,7 @@ def _organ_voxel(index: PatchIndex, case: int, place: Float[np.ndarray, "6"]) ->
 def _read_patch(
     case: Case, start: tuple[int, int, int], *, index: PatchIndex
 ) -> tuple[Shaped[np.ndarray, "z y x"], ...]:
-    """Give image, labels, known and pseudo-labels of the patch that starts there."""
+    """Return image, labels, known and pseudo-labels of the patch that starts there."""
     settings = index.settings
     z, y, x = (
         slice(first, first + (size - 1) * stride + 1, stride)
@@ -246,7 +246,7 @@ def _read_patch(
 
 
 def patch_boundary_distance(labels: UInt8[np.ndarray, "z y x"], distance: Distance) -> Float32[np.ndarray, "z y x"]:
-    """Give each voxel's distance d in voxels of the patch, at most NO_ORGAN_DISTANCE_PIXELS.
+    """Return each voxel's distance d in voxels of the patch, at most NO_ORGAN_DISTANCE_PIXELS.
 
     Args:
         labels: A patch. What lies outside of it is not seen.

@@ -11,13 +11,13 @@ Item = TypeVar("Item")
 
 
 def step_generator(seed: int, *place: int) -> Generator:
-    """Give a generator that depends only on the seed and the place in the run (epoch, step ...)."""
+    """Return a generator that depends only on the seed and the place in the run (epoch, step ...)."""
     state = np.random.SeedSequence([seed, *place]).generate_state(2, np.uint64)
     return Generator().manual_seed(int(state[0] >> 1))
 
 
 def read_ahead(read: Callable[[int], Item], count: int, *, first: int = 0, threads: int = 2) -> Iterator[Item]:
-    """Give read(first) ... read(count - 1) in order while threads read the next ones.
+    """Yield read(first) ... read(count - 1) in order while threads read the next ones.
 
     Threads, not processes: reading, distance transforms and copies release the interpreter lock, and no worker can die.
     """

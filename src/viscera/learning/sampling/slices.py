@@ -134,7 +134,7 @@ def _cut(shape: tuple[int, ...], window: tuple[int, int], place: Float[np.ndarra
 
 
 def _read_slice(case: Case, z: int, *, index: SliceIndex, cut: Cut) -> tuple[Shaped[np.ndarray, "..."], ...]:
-    """Give image, labels, known and pseudo-labels of a window; beyond the slice air, nothing of it known."""
+    """Return image, labels, known and pseudo-labels of a window; beyond the slice air, nothing of it known."""
     old, new = cut
     image = np.full((2 * index.reach + 1, *index.window), air_hu(index.contrast), np.int16)
     labels, pseudo = np.zeros((2, *index.window), np.uint8)
@@ -150,14 +150,14 @@ def _read_slice(case: Case, z: int, *, index: SliceIndex, cut: Cut) -> tuple[Sha
 
 
 def _distances(labels: UInt8[np.ndarray, "batch y x"], distance: Distance | None) -> Float32[np.ndarray, "batch #y #x"]:
-    """Give the distances of a batch's slices, one number for each where they are not needed."""
+    """Return the distances of a batch's slices, one number for each where they are not needed."""
     if distance is None:
         return np.full((len(labels), 1, 1), NO_ORGAN_DISTANCE_PIXELS, np.float32)
     return np.stack([boundary_distance(slice_, distance) for slice_ in labels])
 
 
 def boundary_distance(labels: UInt8[np.ndarray, "y x"], distance: Distance) -> Float32[np.ndarray, "y x"]:
-    """Give each pixel's distance d in pixels, at most NO_ORGAN_DISTANCE_PIXELS.
+    """Return each pixel's distance d in pixels, at most NO_ORGAN_DISTANCE_PIXELS.
 
     Args:
         labels: One axial slice.

@@ -36,7 +36,7 @@ def train_and_score(folder: Path, store: Path, split: Split, *, accelerator: Acc
 
 
 def main(folder: str, store: str, split: Split, accelerator: Accelerator) -> int:
-    """Do so; give the exit code, the reason on stderr."""
+    """Do so; return the exit code, the reason on stderr."""
     warnings.showwarning = lambda message, *_, **__: sys.stderr.write(f"note: {message}\n")  # type: ignore[assignment]
     try:
         train_and_score(Path(folder), Path(store), split, accelerator=accelerator)

@@ -108,7 +108,7 @@ def parse_grid(words: Sequence[str]) -> dict[str, list[object]]:
 
 
 def make_cells(grid: Mapping[str, Sequence[object]]) -> tuple[Cell, ...]:
-    """Give every combination of values, the last setting varying fastest.
+    """Return every combination of values, the last setting varying fastest.
 
     Example:
         >>> [cell.folder for cell in make_cells({"network.depth": [4, 5], "contrast.method": ["none"]})]
@@ -124,7 +124,7 @@ def make_cells(grid: Mapping[str, Sequence[object]]) -> tuple[Cell, ...]:
 
 
 def short_names(settings: Sequence[str]) -> dict[str, str]:
-    """Give {dotted setting: its last part, or its section where that tells nothing}; whole where two would be the same.
+    """Return {dotted setting: its last part, or its section where that tells nothing}; whole where two would be the same.
 
     Example:
         >>> short_names(["network.depth", "contrast.method"])
@@ -141,7 +141,7 @@ def short_names(settings: Sequence[str]) -> dict[str, str]:
 
 
 def recipe_of(base: Recipe, cell: Cell, *, study: str) -> Recipe:
-    """Give the recipe of a cell: the base's JSON with the cell's settings.
+    """Return the recipe of a cell: the base's JSON with the cell's settings.
 
     Where a ``kind`` changes, the rest of its section is what that kind has by default.
 
@@ -176,7 +176,7 @@ def recipe_of(base: Recipe, cell: Cell, *, study: str) -> Recipe:
 
 
 def recipes_of(base: Recipe, cells: Sequence[Cell], *, study: str) -> tuple[Recipe, ...]:
-    """Give the recipe of each cell.
+    """Return the recipe of each cell.
 
     Raises:
         SettingError: A setting is wrong, or two cells are the same.
@@ -222,18 +222,18 @@ def _split(text: str) -> list[str]:
 
 def _value(text: str) -> object:
     try:
-        return json.loads(text, parse_constant=str)  # NaN and Infinity are no JSON
+        return json.loads(text, parse_constant=str)  # NaN and Infinity are not JSON
     except ValueError:
         return text
 
 
 def text_of(value: object) -> str:
-    """Give a value for names and tables: text as it is, else JSON."""
+    """Return a value for names and tables: text as it is, else JSON."""
     return value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
 
 
 def _folder(words: Sequence[str]) -> str:
-    """Give a name that every file system takes; what was lost or cut is made up for by a hash."""
+    """Return a name that every file system takes; what was lost or cut is made up for by a hash."""
     exact = "_".join(words)
     plain = re.sub(r"[^A-Za-z0-9.+_-]+", "-", "_".join(word.replace("=", "-", 1) for word in words))
     if len(plain) <= LONGEST and plain.lower() == plain and plain == exact.replace("=", "-"):

@@ -90,7 +90,7 @@ class CellResult:
     folder: str = ""
 
     def of(self, organ: str) -> ClassScore | None:
-        """Give the score of a class or of "mean"; None without one."""
+        """Return the score of a class or of "mean"; None without one."""
         return next((score for score in self.classes if score.organ == organ), None)
 
 
@@ -122,11 +122,11 @@ class Study:
         return next((tuple(score.organ for score in cell.classes) for cell in self.results if cell.classes), ())
 
     def to_json(self) -> str:
-        """Give everything as indented JSON; NaN becomes null."""
+        """Return everything as indented JSON; NaN becomes null."""
         return _json(asdict(self))
 
     def to_csv(self) -> str:
-        """Give one row per cell: settings, failure, cost, then pooled IoU, mean, interval and cases of every class."""
+        """Return one row per cell: settings, failure, cost, then pooled IoU, mean, interval and cases of every class."""
         rows = [_row(cell) for cell in self.results]
         columns = dict.fromkeys(["cell"]) | dict.fromkeys(name for row in rows for name in row)
         text = io.StringIO()
@@ -144,18 +144,18 @@ def study_from_json(text: str, *, where: str) -> Study:
         where: The file, for the message.
 
     Raises:
-        FileError: It is no study.
+        FileError: It is not a study.
     """
     try:
         value = json.loads(text)
         results = tuple(_cell(one) for one in value.pop("results"))
         return Study(**value | {"results": results, "notes": tuple(value["notes"])})
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise FileError(f"{where} is no study ({error!r})", "Write it with viscera study.") from error
+        raise FileError(f"{where} is not a study ({error!r})", "Write it with viscera study.") from error
 
 
 def cell_to_json(cell: CellResult) -> str:
-    """Give one cell as indented JSON; NaN becomes null."""
+    """Return one cell as indented JSON; NaN becomes null."""
     return _json(asdict(cell))
 
 
@@ -172,7 +172,7 @@ def cell_from_json(text: str, *, where: str) -> CellResult:
 
 
 def cell_folder(out: Path, cell: CellResult) -> Path:
-    """Give the folder of a cell of the study in ``out``."""
+    """Return the folder of a cell of the study in ``out``."""
     return out / "cells" / cell.folder
 
 
@@ -195,7 +195,7 @@ def _number(value: float | None) -> float:
 
 
 def _row(cell: CellResult) -> dict[str, object]:
-    """Give a cell's row of the CSV file; NaN becomes an empty field."""
+    """Return a cell's row of the CSV file; NaN becomes an empty field."""
     row: dict[str, object] = {"cell": cell.name, **cell.settings}
     row |= {name: getattr(cell, name) for name in ("failure", "epochs", "best_epoch", "seconds", "parameters")}
     for score in cell.classes:

@@ -145,7 +145,7 @@ def claim(plan: Plan, out: Path, *, overwrite: bool) -> None:
     """
     file = out / "study.json"
     if out.exists() and not file.is_file() and (not out.is_dir() or any(out.iterdir())):
-        raise RunError(f"{out} holds something that is no study", "Give a new or an empty folder.")
+        raise RunError(f"{out} holds something that is not a study", "Give a new or an empty folder.")
     if file.is_file():
         before = study_before(file)
         if before and (before.name, before.recipe) != (plan.name, plan.base):
@@ -188,7 +188,7 @@ def changed(file: Path, recipe: Recipe) -> str:
 
 
 def finished(folder: Path, names: Sequence[str]) -> CellResult | None:
-    """Give a cell's result if it is finished and of these cases; None otherwise."""
+    """Return a cell's result if it is finished and of these cases; None otherwise."""
     file = folder / RESULT
     if not file.is_file():
         return None
@@ -240,7 +240,7 @@ class Children:
     stopped: bool = False
 
     def call(self, command: Sequence[str], messages: Path, environment: Mapping[str, str]) -> int:
-        """Run a command to its end, what it says written to a file; give its exit code, negative for a signal."""
+        """Run a command to its end, what it says written to a file; return its exit code, negative for a signal."""
         with messages.open("wb") as file, self.lock:
             if self.stopped:
                 return -signal.SIGTERM
@@ -306,7 +306,7 @@ def in_parallel(
 def run_cell(
     cell: Cell, recipe: Recipe, place: Place, *, children: Children, workers: Workers, slot: int
 ) -> CellResult:
-    """Train and score a cell; give its result, or the reason why there is none."""
+    """Train and score a cell; return its result, or the reason why there is none."""
     folder = place.folder
     (folder / RESULT).unlink(missing_ok=True)
     write_text(folder / WANTED, recipe_to_json(recipe) + "\n")
@@ -333,7 +333,7 @@ def run_cell(
 
 
 def environment_of(workers: Workers, slot: int) -> dict[str, str]:
-    """Give what keeps a process to its share of the machine.
+    """Return what keeps a process to its share of the machine.
 
     Example:
         >>> environment_of(Workers(jobs=3, threads=2, devices=("0", "1")), 2)
@@ -346,7 +346,7 @@ def environment_of(workers: Workers, slot: int) -> dict[str, str]:
 
 
 def reason(code: int, text: str, *, folders: Sequence[Path]) -> str:
-    r"""Give why a process ended, in its own last words, naming no folders: they may name a patient.
+    r"""Return why a process ended, in its own last words, naming no folders: they may name a patient.
 
     Args:
         code: Its exit code; negative: the signal that ended it.

@@ -80,14 +80,14 @@ def iou(both: int, union: int) -> float:
 
 
 def case_score(counts: Counts) -> CaseScore:
-    """Give the scores of one case."""
+    """Return the scores of one case."""
     return CaseScore(counts.case, counts.patient, {organ: iou(*pair) for organ, pair in counts.voxels.items()})
 
 
 def class_scores(
     counts: Sequence[Counts], *, classes: Sequence[str], generator: np.random.Generator
 ) -> tuple[ClassScore, ...]:
-    """Give the score of each class over all cases, and last "mean": of the organs, without background.
+    """Return the score of each class over all cases, and last "mean": of the organs, without background.
 
     Args:
         counts: Of each case.

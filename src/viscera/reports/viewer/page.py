@@ -84,7 +84,7 @@ def embed(
         raise FileError(
             f"{name} would hold {size_mb:.0f} MB of compressed volumes; browsers open pages up to "
             f"{most_embedded_mb:g} MB well",
-            "Say --serve to look at this scan without embedding it, or --png for a picture.",
+            "Pass --serve to look at this scan without embedding it, or --png for a picture.",
         )
     return render(scene, embedded=packed, view=view, window_hu=window_hu)
 

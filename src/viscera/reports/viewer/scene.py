@@ -276,14 +276,14 @@ def count_labels(labels: Shaped[np.ndarray, "z y x"], *, where: str) -> Int[np.n
     low, high = float(labels.min()), float(labels.max())
     if not (low >= 0 and high <= LARGEST_LABEL):
         raise LabelError(
-            f"{where} holds values from {low:g} to {high:g}, which are no labels (0 to {LARGEST_LABEL})",
+            f"{where} holds values from {low:g} to {high:g}, which are not labels (0 to {LARGEST_LABEL})",
             "Is it a scan?",
         )
     counts = np.zeros(int(high) + 1, np.int64)
     for layer in labels:
         whole = layer.astype(np.uint16, copy=False)
         if not np.array_equal(whole, layer):
-            raise LabelError(f"{where} holds fractions, which are no labels", "Resample it with nearest neighbours.")
+            raise LabelError(f"{where} holds fractions, which are not labels", "Resample it with nearest neighbours.")
         counts += np.bincount(whole.ravel(), minlength=counts.size)
     return counts
 
