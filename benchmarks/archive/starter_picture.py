@@ -1,6 +1,6 @@
-"""Draw docs/starter.png: what the bundled weights find in three scans that nobody annotated.
+"""Draw docs/overview.png: one slice of what the bundled weights find in each of three scans that nobody annotated.
 
-Usage: python -m benchmarks.archive.starter_picture [--weights RUN] [--out docs/starter.png]
+Usage: python -m benchmarks.archive.starter_picture [--weights RUN] [--rows 1] [--out docs/overview.png]
 
 HCC_048 and HCC_006: HCC-TACE-Seg, Moawad et al. 2021, doi:10.7937/TCIA.5FNA-0924, CC BY 4.0. LIDC-IDRI-0314: Armato et al. 2015,
 doi:10.7937/K9/TCIA.2015.LO9QL9SX, CC BY 3.0. Both from The Cancer Imaging Archive: Clark et al. 2013,
@@ -12,6 +12,7 @@ import json
 import tempfile
 from pathlib import Path
 
+import numpy as np
 from matplotlib import pyplot
 from matplotlib.colors import to_hex
 from matplotlib.patches import Patch
@@ -33,7 +34,8 @@ def main() -> None:
     """Segment, draw."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--weights", type=Path, help="others than those that come with viscera")
-    parser.add_argument("--out", type=Path, default=ROOT / "docs" / "starter.png")
+    parser.add_argument("--out", type=Path, default=ROOT / "docs" / "overview.png")
+    parser.add_argument("--rows", type=int, default=1, help="slices of each scan, most organs first")
     options = parser.parse_args()
     chosen = ["--weights", options.weights] if options.weights else []
     columns, legend = [], {}
@@ -44,10 +46,14 @@ def main() -> None:
             names = json.loads(labels.with_name("labels.json").read_text())["labels"]
             organs = {int(value): organ for value, organ in names.items()}
             found = stills(nifti.read(DATA / scan), nifti.read(labels), truth=None, names=organs, look=LOOK)
-            columns.append((title, [still.pictures[-1] for still in found.rows]))
+            pictures = [still.pictures[-1] for still in found.rows]
+            pictures.sort(key=lambda picture: -len(np.unique(picture.reshape(-1, 3), axis=0)))
+            columns.append((title, pictures[: options.rows]))
             legend |= found.legend[0]
-    rows = max(len(pictures) for _, pictures in columns)
-    figure, axes = pyplot.subplots(rows, len(columns), figsize=(11, 2.6 * rows), layout="constrained")
+    rows = options.rows
+    figure, axes = pyplot.subplots(
+        rows, len(columns), figsize=(11, 2.6 * rows + 0.45), layout="constrained", squeeze=False
+    )
     for axis in axes.flat:
         axis.axis("off")
     for number, (title, pictures) in enumerate(columns):
