@@ -12,7 +12,8 @@ from viscera.errors import FileError, SettingError, did_you_mean
 from viscera.evaluation import evaluate as scoring
 from viscera.evaluation import scores
 from viscera.evaluation.pairing import find_tasks
-from viscera.evaluation.scores import Comparison, Evaluation
+from viscera.evaluation.scores import Evaluation
+from viscera.evaluation.statistics import Comparison
 from viscera.reports.write import write_report
 
 PathLike = str | os.PathLike[str]

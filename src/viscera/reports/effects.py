@@ -12,7 +12,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from viscera.evaluation.scores import MEAN, Comparison, OrganScore, compare
+from viscera.evaluation.scores import MEAN, OrganScore
+from viscera.evaluation.statistics import Comparison, compare
 from viscera.learning.study.grid import short_names, text_of
 from viscera.learning.study.results import CellResult, Study
 

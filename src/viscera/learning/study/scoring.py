@@ -15,7 +15,8 @@ from jaxtyping import UInt8
 from viscera.config import Accelerator
 from viscera.errors import RunError
 from viscera.evaluation.counts import Counts, count_case
-from viscera.evaluation.scores import MEAN, OrganScore, Summary, summarise
+from viscera.evaluation.scores import MEAN, OrganScore, Summary
+from viscera.evaluation.statistics import summarise
 from viscera.inference.model import load_model
 from viscera.inference.prepared import prepared_labels
 from viscera.io.atomic import replacing
