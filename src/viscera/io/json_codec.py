@@ -37,6 +37,29 @@ class Before:
         return core_schema.no_info_before_validator_function(self.change, handler(source))
 
 
+@dataclass(frozen=True)
+class Read:
+    """Marks a type, ``Annotated[type, Read(make)]``, that ``make`` makes from what JSON has; no field of it is looked at.
+
+    Attributes:
+        make: Raises ValueError, KeyError, TypeError or ZeroDivisionError where it cannot.
+    """
+
+    make: Callable[[Any], object]
+
+    def __get_pydantic_core_schema__(self, source: object, handler: object) -> object:
+        """Return what pydantic's own PlainValidator would."""
+        from pydantic_core import core_schema
+
+        return core_schema.no_info_plain_validator_function(self._made)
+
+    def _made(self, found: object) -> object:
+        try:
+            return self.make(found)
+        except (KeyError, TypeError, ZeroDivisionError) as error:
+            raise ValueError(f"is damaged ({error!r})") from error
+
+
 Score = Annotated[float, Before(lambda value: math.nan if value is None else value)]
 """A number that may be NaN, which JSON has as null."""
 FINITE = {"allow_inf_nan": False}
@@ -122,5 +145,5 @@ def _first(complaint: Mapping[str, Any]) -> str:
         case "json_invalid":
             text = f"not JSON: {complaint['ctx']['error']}"
         case _:
-            text = f"{complaint['msg'].replace('Input should', 'should')}, got {str(complaint['input'])[:80]!r}"
+            text = f"{complaint['msg'].replace('Input should', 'should')}, got {repr(complaint['input'])[:80]}"
     return f"{place}: {text}" if place else text
