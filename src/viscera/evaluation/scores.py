@@ -4,8 +4,6 @@ Scores stand in two groups: of organs that the case's own
 data set annotates, and of organs that it does not, where the truth knows more (source_annotations.py).
 """
 
-import csv
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated
@@ -13,7 +11,8 @@ from typing import Annotated
 from viscera.datasets.sources import Problem
 from viscera.errors import SettingError, did_you_mean
 from viscera.evaluation.confusion import Confusion
-from viscera.io.json_codec import Before, Score, from_json, renamed, to_json, without_nan
+from viscera.io.csv_text import to_csv
+from viscera.io.json_codec import Before, Score, from_json, renamed, to_json
 from viscera.quality.efficiency import CaseEfficiency
 from viscera.quality.flags import CaseTrust
 
@@ -132,16 +131,10 @@ class Evaluation:
 
     def to_csv(self) -> str:
         """Return the scores as CSV, one row per case and organ; NaN and infinity become empty cells."""
-        rows = [without_nan(_flat(score)) for score in self.scores]
-        columns = dict.fromkeys(["case", "patient", "organ", "group"]) | dict.fromkeys(n for row in rows for n in row)
-        if all(score.group == ANNOTATED for score in self.scores):  # then it says nothing
-            del columns["group"]
-            rows = [{name: row[name] for name in columns if name in row} for row in rows]
-        text = io.StringIO()
-        writer = csv.DictWriter(text, list(columns), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-        return text.getvalue()
+        rows = [_flat(score) for score in self.scores]
+        if all(score.group == ANNOTATED for score in self.scores):  # then the group says nothing
+            rows = [{name: value for name, value in row.items() if name != "group"} for row in rows]
+        return to_csv(rows, columns=("case", "patient", "organ"))
 
 
 def evaluation_from_json(text: str, *, where: str) -> Evaluation:

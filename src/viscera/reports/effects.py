@@ -76,7 +76,7 @@ def effects(study: Study, generator: np.random.Generator) -> tuple[Effect, ...]:
         One per setting and value, in the grid's order.
 
     Source:
-        Holm 1979, Scand J Statist 6:65-70 (correction for several tests). Intervals and tests are those of scores.compare.
+        Holm 1979, Scand J Statist 6:65-70 (correction for several tests). Intervals and tests are those of statistics.compare.
     """
     scored = [cell for cell in study.results if cell.classes]
     settings = varied(study.results)

@@ -171,12 +171,6 @@ def _scan(
     return ct, labels
 
 
-def organ_volumes_ml(patient: Patient) -> dict[str, float]:
-    """Return the volume of each organ within the scan; organs outside it have 0."""
-    counts = np.bincount(patient.labels.voxels.ravel(), minlength=256)
-    return {name: float(counts[value]) * patient.labels.voxel_ml for value, name in patient.organs.items()}
-
-
 def check_options(
     shape: tuple[int, int, int],
     spacing_mm: tuple[float, float, float] | None,

@@ -10,8 +10,6 @@ removed first, so that where it stands, pseudo.npy belongs to it. Who may teach 
 teachers agree on in consensus.py, which organs are believed in acceptance.py; learning/losses.py learns from the outcome.
 """
 
-import csv
-import io
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -24,7 +22,8 @@ from jaxtyping import UInt8
 
 from viscera.errors import FileError, StoreError
 from viscera.io.atomic import replacing, write_text
-from viscera.io.json_codec import from_json, to_json, without_nan
+from viscera.io.csv_text import to_csv
+from viscera.io.json_codec import from_json, to_json
 from viscera.learning.pseudolabels.acceptance import COLUMNS, Acceptance, Verdict
 from viscera.learning.pseudolabels.consensus import fill_case
 from viscera.learning.pseudolabels.teachers import Teacher, check_teachers, finds_of, teachers_for
@@ -129,7 +128,8 @@ def pseudolabel_store(
             done[name] = rows
         watch.case(name)
     table = [(name, verdict) for name, rows in done.items() for verdict in rows or []]
-    write_text(store.path / TABLE, to_csv(table))
+    rows = [{"case": name, **asdict(verdict)} for name, verdict in table]
+    write_text(store.path / TABLE, to_csv(rows, columns=COLUMNS))
     return table
 
 
@@ -194,16 +194,6 @@ def remove_all(store: Store) -> int:
     """Remove all pseudo-labels of a store and their table; return the number of cases that had some."""
     (store.path / TABLE).unlink(missing_ok=True)
     return sum(remove_from(store.path / "cases" / name) for name in store.names())
-
-
-def to_csv(rows: Sequence[tuple[str, Verdict]]) -> str:
-    """Return the rows as CSV; what is not defined becomes an empty cell."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    for case, row in rows:
-        writer.writerow([case, *without_nan(asdict(row)).values()])
-    return text.getvalue()
 
 
 def _hashes(origin: Mapping) -> set[str]:

@@ -11,13 +11,12 @@
 All scores are intersections over unions on the prepared grid (scoring.py says how).
 """
 
-import csv
-import io
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from viscera.io.json_codec import Score, from_json, to_json, without_nan
+from viscera.io.csv_text import to_csv
+from viscera.io.json_codec import Score, from_json, to_json
 
 MEAN = "mean"
 """Stands for the organ in the score of all organs: each counts the same, background does not count."""
@@ -125,13 +124,7 @@ class Study:
 
     def to_csv(self) -> str:
         """Return one row per cell: settings, failure, cost, then pooled IoU, mean, interval and cases of every class."""
-        rows = [_row(cell) for cell in self.results]
-        columns = dict.fromkeys(["cell"]) | dict.fromkeys(name for row in rows for name in row)
-        text = io.StringIO()
-        writer = csv.DictWriter(text, list(columns), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-        return text.getvalue()
+        return to_csv([_row(cell) for cell in self.results], columns=("cell",))
 
 
 def study_from_json(text: str, *, where: str) -> Study:
@@ -167,9 +160,9 @@ def cell_folder(out: Path, cell: CellResult) -> Path:
 
 
 def _row(cell: CellResult) -> dict[str, object]:
-    """Return a cell's row of the CSV file; NaN becomes an empty field."""
+    """Return a cell's row of the CSV file."""
     row: dict[str, object] = {"cell": cell.name, **cell.settings}
     row |= {name: getattr(cell, name) for name in ("failure", "epochs", "best_epoch", "seconds", "parameters")}
     for score in cell.classes:
         row |= {f"{score.organ} {name}": getattr(score, name) for name in ("pooled", "mean", "low", "high", "cases")}
-    return without_nan(row)
+    return row

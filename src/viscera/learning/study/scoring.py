@@ -22,6 +22,7 @@ from viscera.inference.prepared import prepared_labels
 from viscera.io.atomic import replacing
 from viscera.learning.run_folder import read_rows
 from viscera.learning.study.results import CaseScore, CellResult, ClassScore
+from viscera.networks.unet import parameter_count
 from viscera.networks.weights import find_weights, load_weights
 from viscera.preparation.store import Split, Store
 
@@ -69,7 +70,7 @@ def score_run(
         epochs=len(rows),
         best_epoch=int(str(load_weights(find_weights(run)).provenance["epoch"])),
         seconds=round(math.fsum(row["seconds"] for row in rows), 2),
-        parameters=sum(one.numel() for one in model.module.parameters()),
+        parameters=parameter_count(model.module),
         classes=class_scores(counts, classes=model.space.classes, generator=np.random.default_rng(0)),
         cases=tuple(case_score(one) for one in counts),
     )
