@@ -12,7 +12,7 @@ from viscera.errors import FileError, SettingError, did_you_mean
 from viscera.evaluation import evaluate as scoring
 from viscera.evaluation import statistics
 from viscera.evaluation.pairing import find_tasks
-from viscera.evaluation.scores import Evaluation
+from viscera.evaluation.scores import ALL, Evaluation
 from viscera.evaluation.statistics import Comparison
 from viscera.reports.write import write_report
 
@@ -94,7 +94,7 @@ def evaluate(
 
 
 def compare(
-    first: Evaluation, second: Evaluation, *, metric: str = "dice", group: str = scores.ALL, seed: int = 0
+    first: Evaluation, second: Evaluation, *, metric: str = "dice", group: str = ALL, seed: int = 0
 ) -> tuple[Comparison, ...]:
     """Compare two evaluations of the same cases, each patient with itself.
 
