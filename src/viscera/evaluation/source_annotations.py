@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from viscera.datasets.annotations import REST, possible_organs
+from viscera.datasets.annotations import REST, possible_organs, read_organ_lists
 from viscera.datasets.sources import Source
 from viscera.errors import DataSetError, FileError, LabelError, VisceraError, did_you_mean
 from viscera.evaluation.pairing import Task, case_name
