@@ -201,8 +201,8 @@ def test_doing_it_again_changes_nothing(seed, radius_mm):
         lambda image: open_organs(image, radii, spacing_mm=SPACING_MM),
         lambda image: close_organs(image, radii, spacing_mm=SPACING_MM),
         lambda image: fill_holes(image, (1, 2, 3)),
-        lambda image: drop_small_components(image, {1: 0.02, 2: 0.01}, voxel_ml=0.001),
-        lambda image: keep_largest_components(image, {1: 1, 3: 2}),
+        lambda image: select_components(image, keep={}, smallest_voxels={1: 20, 2: 10}),
+        lambda image: select_components(image, keep={1: 1, 3: 2}, smallest_voxels={}),
     )
     for operation in operations:
         once = operation(labels)
@@ -224,8 +224,8 @@ def test_tidy_is_the_single_functions_in_the_order_of_the_settings():
     expected = open_organs(labels, {LIVER: 1.9, SPLEEN: 0.75}, spacing_mm=SPACING_MM)
     expected = close_organs(expected, {KIDNEY: 3.1}, spacing_mm=SPACING_MM)
     expected = fill_holes(expected, (LIVER, SPLEEN))
-    expected = drop_small_components(expected, {LIVER: 0.02, KIDNEY: 0.03}, voxel_ml=voxel_ml)
-    expected = keep_largest_components(expected, {LIVER: 3, SPLEEN: 1})
+    expected = select_components(expected, keep={}, smallest_voxels={LIVER: 0.02 / voxel_ml, KIDNEY: 0.03 / voxel_ml})
+    expected = select_components(expected, keep={LIVER: 3, SPLEEN: 1}, smallest_voxels={})
     tidied = tidy(labels, SPACING_MM, settings=EVERYTHING, space=ABDOMENCT1K)
     assert np.array_equal(tidied, expected)
     assert (tidied != labels).any()
