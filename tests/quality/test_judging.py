@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
+from viscera.errors import SettingError
 from viscera.labels import STARTER19
 from viscera.quality.certainty import Edge
-from viscera.quality.judging import signs, trust_to_json
+from viscera.quality.judging import Limits, fitted_limits, signs, trust_to_json
 from viscera.quality.measuring import Look, Organ, measure_organs, measure_scan
 from viscera.quality.plausible import ABOVE, IN_FRONT_OF, PLAUSIBLE, RIGHT_OF, SHOWN_BETWEEN, SHOWN_WITH
 from viscera.volume import Turn, Volume, turn_volume
@@ -283,6 +284,19 @@ def test_a_scan_most_of_whose_organs_are_odd_is_odd_itself():
     assert kinds(signs(few | odd, LOOK).scan) == ["doubtful"]
     assert kinds(signs(few | {"rectum": GOOD["rectum"]} | odd, LOOK).scan) == []  # three of six
     assert "3 of 5 organs found are doubtful" in signs(few | odd, LOOK).messages[0]
+
+
+def test_fitted_limits_leave_the_share_of_good_organs_beyond_them():
+    organs = [replace(organ(100), pieces=2, shares=(value / 100,)) for value in range(1, 101)]
+    edges = [Edge(10, value / 100, value / 50, value / 1000) for value in range(1, 101)]
+    limits = fitted_limits(organs, edges, share=0.1)
+    assert sum(one.shares[0] < limits.largest_fraction for one in organs) == 10
+    assert sum((edge.probability or 0) < limits.edge_probability for edge in edges) == 10
+    assert sum((edge.entropy_bits or 0) > limits.edge_entropy_bits for edge in edges) == 10
+    assert sum(edge.dropped_fraction > limits.dropped_fraction for edge in edges) == 10
+    assert fitted_limits([], []) == Limits()
+    with pytest.raises(SettingError, match=r"must be in \[0, 1\), got 1"):
+        fitted_limits(organs, edges, share=1.0)
 
 
 def test_every_organ_of_the_starter_and_of_every_pair_has_a_plausible_range():

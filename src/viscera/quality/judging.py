@@ -1,9 +1,10 @@
 """From what was measured to signs, in plain words, that a result should not be trusted."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from math import isfinite
+from dataclasses import asdict, dataclass, replace
+from math import floor, isfinite
 
+from viscera.errors import SettingError
 from viscera.labels import TUMOUR
 from viscera.quality.certainty import Edge, Handedness
 from viscera.quality.flags import Sign, Trust
@@ -90,6 +91,35 @@ def signs(
     }
     whole = (*_scan(look, limits), *_found(organs, limits), *_doubtful(found, organs, limits))
     return Trust(found, (*whole, *orientation_signs(organs, look), *_mirrored(handedness, limits)))
+
+
+def fitted_limits(
+    organs: Sequence[Organ], edges: Sequence[Edge], *, share: float = 0.05, limits: Limits = Limits()
+) -> Limits:
+    """Return limits that at most a share of some good organs cross: of pieces, of what was dropped, and of the edges.
+
+    Args:
+        organs: In one piece each (not kidneys as one organ), segmented well.
+        edges: Of organs that were segmented well.
+        share: In [0, 1).
+        limits: Gives all the others, and those for which there is no organ.
+
+    Raises:
+        SettingError: The share is none.
+    """
+    if not 0 <= share < 1:
+        raise SettingError(f"the share of good organs that may raise a sign must be in [0, 1), got {share}.")
+    least = {
+        "largest_fraction": [organ.shares[0] for organ in organs if organ.shares],
+        "edge_probability": [edge.probability for edge in edges if edge.probability is not None],
+    }
+    most = {
+        "dropped_fraction": [edge.dropped_fraction for edge in edges],
+        "edge_entropy_bits": [edge.entropy_bits for edge in edges if edge.entropy_bits is not None],
+    }
+    chosen = {name: sorted(values)[floor(share * len(values))] for name, values in least.items() if values}
+    chosen |= {name: sorted(values)[-1 - floor(share * len(values))] for name, values in most.items() if values}
+    return replace(limits, **chosen)
 
 
 def trust_to_json(
