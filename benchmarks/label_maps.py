@@ -30,7 +30,7 @@ from scipy import ndimage
 
 from benchmarks.machine import DATA, ROOT, alternate, facts, rows, save
 from viscera.evaluation.metrics import confusion, organ_boxes, overlap, surface_scores
-from viscera.inference.postprocessing.components import keep_largest_components
+from viscera.inference.postprocessing.components import select_components
 from viscera.inference.postprocessing.morphology import fill_holes
 from viscera.io import nifti
 from viscera.io.label_names import read_names
@@ -214,7 +214,7 @@ def spoilt(labels: np.ndarray) -> np.ndarray:
 
 def our_largest(labels: np.ndarray) -> np.ndarray:
     """All organs in one pass."""
-    return keep_largest_components(labels, dict.fromkeys(LABELS, 1))
+    return select_components(labels, keep=dict.fromkeys(LABELS, 1), smallest_voxels={})
 
 
 def scipy_largest(labels: np.ndarray) -> np.ndarray:

@@ -21,6 +21,7 @@ from viscera.inference.model import Model
 from viscera.labels import ABDOMENCT1K
 from viscera.networks.runners import TorchRunner
 from viscera.networks.weights import load_weights
+from viscera.synthesis.patient import Patient
 from viscera.volume import Volume
 
 LIVER, KIDNEY = 1, 2
@@ -178,3 +179,9 @@ def call(command: str) -> tuple[int, str]:
     cells = [re.sub(r"[\u2500-\u257f]+", " ", line.strip(" \u2502").replace("\u2502", ";")).split() for line in lines]
     text = "\n".join(" ".join(words) for words in cells if words and not re.fullmatch("-+", "".join(words)))
     return code if isinstance(code, int) else 1, text
+
+
+def organ_volumes_ml(patient: Patient) -> dict[str, float]:
+    """Return the volume of each organ within the scan; organs outside it have 0."""
+    counts = np.bincount(patient.labels.voxels.ravel(), minlength=256)
+    return {name: float(counts[value]) * patient.labels.voxel_ml for value, name in patient.organs.items()}

@@ -20,7 +20,8 @@ from viscera.evaluation.evaluate import (
     score_case,
 )
 from viscera.evaluation.metrics import surface_scores
-from viscera.evaluation.scores import OrganScore, bootstrap_interval, compare, evaluation_from_json, summarise
+from viscera.evaluation.scores import OrganScore, evaluation_from_json
+from viscera.evaluation.statistics import bootstrap_interval, compare, summarise
 from viscera.io import nifti
 from viscera.io.label_names import label_names
 from viscera.labels import LabelSpace

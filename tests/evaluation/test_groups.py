@@ -22,8 +22,9 @@ from viscera.evaluation.evaluate import (
     read_own_organs,
     score_case,
 )
-from viscera.evaluation.scores import OrganScore, bootstrap_interval, compare, evaluation_from_json, summarise
+from viscera.evaluation.scores import OrganScore, evaluation_from_json
 from viscera.evaluation.source_annotations import half_annotated, is_annotated
+from viscera.evaluation.statistics import bootstrap_interval, compare, summarise
 from viscera.io import nifti
 from viscera.labels import LabelSpace
 from viscera.volume import Volume

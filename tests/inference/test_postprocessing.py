@@ -12,7 +12,7 @@ from scipy import ndimage
 
 from viscera.config.inference import Postprocessing
 from viscera.errors import GeometryError, LabelError, SettingError
-from viscera.inference.postprocessing.components import drop_small_components, keep_largest_components
+from viscera.inference.postprocessing.components import select_components
 from viscera.inference.postprocessing.morphology import close_organs, fill_holes, open_organs
 from viscera.inference.postprocessing.tidying import tidy
 from viscera.inference.postprocessing.tumours import merge_tumour, tumour_report
@@ -46,7 +46,7 @@ def test_largest_components_are_scipys():
     generator = np.random.default_rng(0)
     coarse = ndimage.gaussian_filter(generator.random((20, 60, 60)), 1.5)
     labels = (np.digitize(coarse, np.quantile(coarse, [0.7, 0.85]))).astype(np.uint8)
-    kept = keep_largest_components(labels, {1: 1, 2: 2})
+    kept = select_components(labels, keep={1: 1, 2: 2}, smallest_voxels={})
     for label, count in ((1, 1), (2, 2)):
         parts, sizes = _parts(labels == label)
         sizes[0] = 0
@@ -59,19 +59,19 @@ def test_labels_not_named_and_the_input_stay():
     labels = np.zeros((1, 4, 4), np.uint8)
     labels[0, 0, 0] = labels[0, 3, 3] = 7
     before = labels.copy()
-    assert np.array_equal(keep_largest_components(labels, {1: 1}), before)
-    assert keep_largest_components(labels, {7: 1}).sum() == 7
+    assert np.array_equal(select_components(labels, keep={1: 1}, smallest_voxels={}), before)
+    assert select_components(labels, keep={7: 1}, smallest_voxels={}).sum() == 7
     assert np.array_equal(labels, before)
 
 
 def test_touching_labels_are_apart_and_fewer_components_than_asked_all_stay():
     labels = np.array([[[1, 1, 2, 2, 2]]], np.uint8)
-    assert np.array_equal(keep_largest_components(labels, {1: 3, 2: 1}), labels)
+    assert np.array_equal(select_components(labels, keep={1: 3, 2: 1}, smallest_voxels={}), labels)
 
 
 def test_small_components_go_as_in_simpleitk():
     labels = _blobs(1, smooth=(0.7, 1.0, 1.0))
-    dropped = drop_small_components(labels, {1: 0.02, 3: 0.05}, voxel_ml=0.001)
+    dropped = select_components(labels, keep={}, smallest_voxels={1: 0.02 / 0.001, 3: 0.05 / 0.001})
     assert np.array_equal(dropped == 2, labels == 2)
     for label, voxels in ((1, 20), (3, 50)):
         image = sitk.GetImageFromArray((labels == label).astype(np.uint8))
@@ -85,13 +85,13 @@ def test_a_component_of_just_the_smallest_volume_stays():
     labels = np.zeros((1, 1, 9), np.uint8)
     labels[0, 0, :3] = labels[0, 0, 5:7] = 1
     for voxel_ml in (0.1, 0.7, 1e-3):  # 3 * 0.1 > 0.3 in binary fractions, 3 * 0.7 < 2.1
-        kept = drop_small_components(labels, {1: 3 * voxel_ml}, voxel_ml=voxel_ml)
+        kept = select_components(labels, keep={}, smallest_voxels={1: 3 * voxel_ml / voxel_ml})
         assert kept[0, 0].tolist() == [1, 1, 1, 0, 0, 0, 0, 0, 0]
 
 
 def test_an_organ_without_any_large_component_is_gone():
     labels = np.ones((2, 2, 2), np.uint8)
-    assert not drop_small_components(labels, {1: 8.1}, voxel_ml=1.0).any()
+    assert not select_components(labels, keep={}, smallest_voxels={1: 8.1}).any()
 
 
 @pytest.mark.parametrize("spacing_mm", [SPACING_MM, (1.0, 1.0, 1.0), (0.6, 3.2, 1.1)])
@@ -201,8 +201,8 @@ def test_doing_it_again_changes_nothing(seed, radius_mm):
         lambda image: open_organs(image, radii, spacing_mm=SPACING_MM),
         lambda image: close_organs(image, radii, spacing_mm=SPACING_MM),
         lambda image: fill_holes(image, (1, 2, 3)),
-        lambda image: drop_small_components(image, {1: 0.02, 2: 0.01}, voxel_ml=0.001),
-        lambda image: keep_largest_components(image, {1: 1, 3: 2}),
+        lambda image: select_components(image, keep={}, smallest_voxels={1: 20, 2: 10}),
+        lambda image: select_components(image, keep={1: 1, 3: 2}, smallest_voxels={}),
     )
     for operation in operations:
         once = operation(labels)
@@ -224,8 +224,8 @@ def test_tidy_is_the_single_functions_in_the_order_of_the_settings():
     expected = open_organs(labels, {LIVER: 1.9, SPLEEN: 0.75}, spacing_mm=SPACING_MM)
     expected = close_organs(expected, {KIDNEY: 3.1}, spacing_mm=SPACING_MM)
     expected = fill_holes(expected, (LIVER, SPLEEN))
-    expected = drop_small_components(expected, {LIVER: 0.02, KIDNEY: 0.03}, voxel_ml=voxel_ml)
-    expected = keep_largest_components(expected, {LIVER: 3, SPLEEN: 1})
+    expected = select_components(expected, keep={}, smallest_voxels={LIVER: 0.02 / voxel_ml, KIDNEY: 0.03 / voxel_ml})
+    expected = select_components(expected, keep={LIVER: 3, SPLEEN: 1}, smallest_voxels={})
     tidied = tidy(labels, SPACING_MM, settings=EVERYTHING, space=ABDOMENCT1K)
     assert np.array_equal(tidied, expected)
     assert (tidied != labels).any()
@@ -243,7 +243,7 @@ def test_tidy_does_nothing_by_default_and_leaves_its_input():
 def test_an_empty_map_stays_empty(shape):
     labels = np.zeros(shape, np.uint8)
     assert not tidy(labels, SPACING_MM, settings=EVERYTHING, space=ABDOMENCT1K).any()
-    assert not keep_largest_components(labels, {1: 1}).any()
+    assert not select_components(labels, keep={1: 1}, smallest_voxels={}).any()
 
 
 def test_one_voxel_stays_unless_it_is_opened_or_small():

@@ -81,7 +81,7 @@ def test_a_case_comes_back_as_it_was_written(tmp_path, known):
 def test_facts_come_back_from_json():
     _, facts = case_of()
     text = json.dumps(facts_to_json(facts))
-    found = facts_from_json(json.loads(text))
+    found = facts_from_json(json.loads(text), what="case.json is damaged")
     assert json.dumps(facts_to_json(found)) == text
     assert found.source == facts.source
     assert (found.geometry.shape, found.geometry.turn, found.geometry.size) == (
@@ -261,6 +261,10 @@ def shorten(file: Path) -> None:
     file.write_bytes(file.read_bytes()[:-100])
 
 
+def rewrite(file: Path, **changes: object) -> None:
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+
+
 def reshape(file: Path) -> None:
     np.save(file, np.zeros((2, 16, 16), np.uint8))
 
@@ -276,6 +280,8 @@ def reshape(file: Path) -> None:
         ("case.json", Path.unlink, r"no case 'amos__001' with a case.json"),
         ("case.json", shorten, r"case.json is damaged"),
         ("case.json", lambda file: file.write_text("[]"), r"case.json is damaged"),
+        ("case.json", lambda file: rewrite(file, patient=3), r"case.json is damaged \(patient: should be .*, got 3\)"),
+        ("case.json", lambda file: rewrite(file, geometry={}), r"case.json is damaged \(geometry: .*'axes'"),
     ],
 )
 def test_a_damaged_case_is_named_with_what_to_do(tmp_path, file, damage, message):

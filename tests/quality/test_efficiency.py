@@ -7,15 +7,16 @@ import threading
 import pytest
 import torch
 
+from viscera.errors import FileError
+from viscera.io.json_codec import from_json
 from viscera.quality.efficiency import (
     TOLERATED_GPU_MIB,
     TOLERATED_S,
     CaseEfficiency,
     Efficiency,
     Reading,
-    efficiency_from_json,
     efficiency_of,
-    read_efficiency,
+    read_case_efficiency,
     sample_efficiency,
 )
 
@@ -133,16 +134,16 @@ def test_what_lies_beyond_flares_tolerances_is_told():
 
 @pytest.mark.parametrize("cost", [COST, ON_CPU])
 def test_facts_survive_json(cost):
-    assert efficiency_from_json(json.loads(json.dumps(cost.to_json(), allow_nan=False))) == cost
+    assert from_json(Efficiency, json.dumps(cost.to_json(), allow_nan=False), what="x.json", remedy="") == cost
 
 
-@pytest.mark.parametrize("change", [{"seconds": None}, {"samples": "many"}, {"max_gpu_mib": True}])
+@pytest.mark.parametrize("change", [{"seconds": None}, {"samples": "many"}, {"max_gpu_mib": True}, {"samples": 1.5}])
 def test_what_is_no_number_is_no_cost(change):
-    with pytest.raises(TypeError, match="expected a number, got"):
-        efficiency_from_json(COST.to_json() | change)
+    with pytest.raises(FileError, match=rf"x.json \({next(iter(change))}: should be a valid (number|integer).*, got"):
+        from_json(Efficiency, COST.to_json() | change, what="x.json", remedy="")
 
 
-def test_predictions_of_a_folder_tell_what_they_cost_and_others_are_left_out(tmp_path):
+def test_predictions_tell_what_they_cost_and_other_files_do_not(tmp_path):
     sidecars = {
         "b": {"run": {"efficiency": COST.to_json(), "shape": [512, 512, 55]}},
         "a": {"labels": {"1": "liver"}, "run": {"efficiency": ON_CPU.to_json()}},
@@ -156,5 +157,7 @@ def test_predictions_of_a_folder_tell_what_they_cost_and_others_are_left_out(tmp
         (tmp_path / f"{name}.json").write_text(json.dumps(content))
     (tmp_path / "broken.json").write_text("{")
     (tmp_path / "c.json").mkdir()
-    assert read_efficiency(tmp_path) == [CaseEfficiency("a", None, ON_CPU), CaseEfficiency("b", (512, 512, 55), COST)]
-    assert read_efficiency(tmp_path / "nowhere") == []
+    found = {path.stem: read_case_efficiency(path, case=path.stem) for path in tmp_path.iterdir()}
+    rows = {"a": CaseEfficiency("a", None, ON_CPU), "b": CaseEfficiency("b", (512, 512, 55), COST)}
+    assert found == dict.fromkeys([*sidecars, "broken", "c"]) | rows
+    assert read_case_efficiency(tmp_path / "nowhere.json", case="nowhere") is None

@@ -482,7 +482,10 @@ def test_an_evaluation_without_cases_has_a_page(tmp_path):
     ("changes", "message"),
     [
         ({"cases": [{"case": "a"}]}, "e.json is not an evaluation .*organ"),
-        ({"cases": [{"case": "a", "organ": "liver", "dice": "high"}]}, "expected a number, got 'high'"),
+        (
+            {"cases": [{"case": "a", "organ": "liver", "dice": "high"}]},
+            r"cases\[0\].*dice: should be .* number.*, got 'high'",
+        ),
         ({"problems": [{"case": "a"}]}, "e.json is not an evaluation"),
     ],
 )

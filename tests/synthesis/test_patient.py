@@ -5,11 +5,12 @@ import itertools
 import numpy as np
 import pytest
 
+from tests.makers import organ_volumes_ml
 from viscera.errors import SettingError
 from viscera.labels import ZHANG12
 from viscera.synthesis.appearance.tissues import PHASES
 from viscera.synthesis.canvas import ORGANS
-from viscera.synthesis.patient import organ_volumes_ml, synthesize
+from viscera.synthesis.patient import synthesize
 from viscera.synthesis.shapes import Grid, Tube, draw_noise, ellipsoid, evaluate, spline
 from viscera.volume import same_grid, to_axial
 

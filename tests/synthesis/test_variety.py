@@ -5,6 +5,7 @@ from dataclasses import fields, replace
 import numpy as np
 import pytest
 
+from tests.makers import organ_volumes_ml
 from viscera.cli.synth import main
 from viscera.datasets.synthetic import Cohort, make_patient
 from viscera.errors import SettingError
@@ -18,7 +19,7 @@ from viscera.synthesis.anatomy.skeleton import draw_skeleton
 from viscera.synthesis.appearance.enhancement import MOMENT_HU, MOMENTS, vary_palette
 from viscera.synthesis.appearance.tissues import PHASES, draw_palette
 from viscera.synthesis.canvas import ORGANS, VALUE, Tissue, blank_canvas, settle_
-from viscera.synthesis.patient import organ_volumes_ml, synthesize
+from viscera.synthesis.patient import synthesize
 from viscera.synthesis.scanner.field_of_view import HIGHEST_MM, LOWEST_MM, draw_outside, draw_range
 from viscera.synthesis.scanner.protocol import add_noise_, beam_loss, blur_varied, change_gain_
 from viscera.synthesis.shapes import Grid

@@ -10,9 +10,10 @@ from viscera.api.data import warn_of
 from viscera.datasets.sources import Source
 from viscera.errors import FileError, SettingError, did_you_mean
 from viscera.evaluation import evaluate as scoring
-from viscera.evaluation import scores
+from viscera.evaluation import statistics
 from viscera.evaluation.pairing import find_tasks
-from viscera.evaluation.scores import Comparison, Evaluation
+from viscera.evaluation.scores import ALL, Evaluation
+from viscera.evaluation.statistics import Comparison
 from viscera.reports.write import write_report
 
 PathLike = str | os.PathLike[str]
@@ -93,7 +94,7 @@ def evaluate(
 
 
 def compare(
-    first: Evaluation, second: Evaluation, *, metric: str = "dice", group: str = scores.ALL, seed: int = 0
+    first: Evaluation, second: Evaluation, *, metric: str = "dice", group: str = ALL, seed: int = 0
 ) -> tuple[Comparison, ...]:
     """Compare two evaluations of the same cases, each patient with itself.
 
@@ -126,7 +127,7 @@ def compare(
         )
     if not {row.case for row in first.scores} & {row.case for row in second.scores}:
         raise SettingError("the two evaluations have no case in common", "Evaluate predictions of the same cases.")
-    return scores.compare(first.scores, second.scores, np.random.default_rng(seed), metric=metric, group=group)
+    return statistics.compare(first.scores, second.scores, np.random.default_rng(seed), metric=metric, group=group)
 
 
 def report(target: PathLike | Evaluation, out: PathLike, *, overwrite: bool = False) -> Path:

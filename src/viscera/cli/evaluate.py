@@ -19,7 +19,8 @@ from viscera.errors import FileError, SettingError
 from viscera.evaluation.confusion import BACKGROUND, MixUp, mix_ups
 from viscera.evaluation.evaluate import Rules, evaluate, merge_evaluations, read_own_organs
 from viscera.evaluation.pairing import find_tasks
-from viscera.evaluation.scores import ALL, GROUPS, UNANNOTATED, Evaluation, Summary, compare
+from viscera.evaluation.scores import ALL, GROUPS, UNANNOTATED, Evaluation, Summary
+from viscera.evaluation.statistics import compare
 from viscera.io.atomic import write_text
 from viscera.labels import readable
 from viscera.preparation.splits import of_split

@@ -100,3 +100,11 @@ def override(recipe: Recipe, settings: Mapping[str, object]) -> Recipe:
 def check_recipe(recipe: Recipe) -> Recipe:
     """Return the recipe back if every setting is within its range (values from the command line are not yet checked)."""
     return recipe_from_json(recipe_to_json(recipe), where=f"recipe '{recipe.name}'")
+
+
+def first_difference(old: object, new: object, name: str = "") -> str:
+    """Name the first setting that differs; "" where none does."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        each = (first_difference(old.get(key), new.get(key), f"{name}.{key}".lstrip(".")) for key in old | new)
+        return next(filter(None, each), "")
+    return "" if old == new else f"{name} was {old!r}, now {new!r}"

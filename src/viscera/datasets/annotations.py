@@ -26,16 +26,23 @@ def read_annotations(folder: Path) -> dict[str, tuple[str, ...]]:
         DataSetError: The file has another form.
     """
     path = folder / FILE
-    if not path.exists():
-        return {}
-    annotations = {}
+    return read_organ_lists(path) if path.exists() else {}
+
+
+def read_organ_lists(path: Path) -> dict[str, tuple[str, ...]]:
+    """Read {case: organs}, by viscera's names, from a JSON file.
+
+    Raises:
+        DataSetError: The file has another form.
+    """
+    cases = {}
     for case, organs in read_json(path).items():
         if not isinstance(organs, list) or not all(isinstance(organ, str) for organ in organs):
             raise DataSetError(
                 f"{path}: '{case}' must have a list of organ names, got {organs!r}", "Correct the file.", file=path
             )
-        annotations[case] = tuple(organ_name(organ) for organ in organs)
-    return annotations
+        cases[case] = tuple(dict.fromkeys(organ_name(organ) for organ in organs))
+    return cases
 
 
 def annotate(

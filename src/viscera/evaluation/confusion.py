@@ -27,6 +27,15 @@ class Confusion:
     classes: tuple[str, ...]
     ml: tuple[tuple[float, ...], ...]
 
+    def __post_init__(self) -> None:
+        """Raise ValueError where it is not a matrix of volumes over these classes."""
+        count = len(self.classes)
+        square = len(self.ml) == count and all(len(row) == count for row in self.ml)
+        if self.classes[:1] != (BACKGROUND,) or len(set(self.classes)) != count or not square:
+            raise ValueError(f"{count} classes, background first, need as many rows and columns")
+        if not all(0 <= value < math.inf for row in self.ml for value in row):
+            raise ValueError("it holds something other than volumes in ml")
+
     @property
     def fractions(self) -> Float[np.ndarray, "classes classes"]:
         """Each row divided by its sum, in [0, 1]; NaN in rows of classes that no truth shows."""
@@ -111,22 +120,3 @@ def mix_ups(confusion: Confusion, *, most: int = 10) -> list[MixUp]:
             found.append(MixUp(*names, float(ml[row, column]), share(row, column), share(column, row)))
     found.sort(key=lambda entry: (1.0 if math.isnan(entry.share) else entry.share, entry.ml), reverse=True)
     return found[:most]
-
-
-def confusion_from_json(value: object) -> Confusion | None:
-    """Read {"classes": [...], "ml": [[...]]}; None for None.
-
-    Raises:
-        KeyError, TypeError, ValueError: It is something else.
-    """
-    if value is None:
-        return None
-    if not isinstance(value, dict):
-        raise TypeError(f"confusion is not an object, but {value!r}")
-    classes = tuple(str(name) for name in value["classes"])
-    ml = np.array(value["ml"], float)
-    if classes[:1] != (BACKGROUND,) or len(set(classes)) != len(classes) or ml.shape != (len(classes), len(classes)):
-        raise ValueError(f"confusion: {len(classes)} classes, background first, need as many rows and columns")
-    if not (np.isfinite(ml) & (ml >= 0)).all():
-        raise ValueError("confusion holds something other than volumes in ml")
-    return Confusion(classes, tuple(map(tuple, ml.tolist())))

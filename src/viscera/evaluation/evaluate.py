@@ -2,7 +2,7 @@
 
 An organ that a case's truth does not annotate has no row: neither 0 nor 1. What the numbers mean is in metrics.py; what
 belongs together in pairing.py; what the case's own data set annotates in source_annotations.py; FLARE's rules in flare.py;
-summaries, intervals and comparisons in scores.py; the confusion matrix in confusion.py.
+summaries, intervals and comparisons in statistics.py; the confusion matrix in confusion.py.
 """
 
 import math
@@ -21,8 +21,9 @@ from viscera.evaluation.confusion import Confusion, merge, tally
 from viscera.evaluation.flare import flare_scores
 from viscera.evaluation.metrics import confusion, organ_boxes, overlap, surface_scores
 from viscera.evaluation.pairing import Pair, Task, case_name, find_tasks, match
-from viscera.evaluation.scores import ANNOTATED, UNANNOTATED, Evaluation, OrganScore, summarise
+from viscera.evaluation.scores import ANNOTATED, UNANNOTATED, Evaluation, OrganScore
 from viscera.evaluation.source_annotations import OwnOrgans, half_annotated, is_annotated, own_organs, read_own_organs
+from viscera.evaluation.statistics import summarise
 from viscera.io.label_names import read_names
 from viscera.io.nifti import stem
 from viscera.labels import PART_OF

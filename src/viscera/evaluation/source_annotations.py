@@ -8,8 +8,8 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from viscera.datasets.annotations import REST, possible_organs
-from viscera.datasets.sources import Source, read_json
+from viscera.datasets.annotations import REST, possible_organs, read_organ_lists
+from viscera.datasets.sources import Source
 from viscera.errors import DataSetError, FileError, LabelError, VisceraError, did_you_mean
 from viscera.evaluation.pairing import Task, case_name
 from viscera.io.label_names import label_names
@@ -50,14 +50,7 @@ def read_own_organs(path: Path) -> OwnOrgans:
         return OwnOrgans(path, {name: store.facts(name).annotated for name in store.names()}, is_store=True)
     if not path.exists():
         raise FileError(f"{path}: no such file or store", "Check the path of --annotated.", file=path)
-    cases = {}
-    for case, organs in read_json(path).items():
-        if not isinstance(organs, list) or not all(isinstance(organ, str) for organ in organs):
-            raise DataSetError(
-                f"{path}: '{case}' must have a list of organ names, got {organs!r}", "Correct the file.", file=path
-            )
-        cases[case] = tuple(dict.fromkeys(organ_name(organ) for organ in organs))
-    return OwnOrgans(path, cases)
+    return OwnOrgans(path, read_organ_lists(path))
 
 
 def own_organs(own: OwnOrgans, tasks: Sequence[Task], *, labels: Path | None = None) -> list[tuple[str, ...]]:

@@ -1,11 +1,11 @@
 """Curves of a training run, from its log: losses, learning rate, Dice and IoU per organ."""
 
 import itertools
-import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -13,7 +13,19 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodF
 
 from viscera.errors import FileError
 from viscera.figures.canvas import BLUE, GREY, INK, RED, line_colour, new_figure, save, style
+from viscera.io.json_codec import Before, from_json, without_nan
 from viscera.labels import readable
+
+
+def _defined(value: object) -> object:
+    """Leave NaN and null out of scores per organ; NaN is null elsewhere."""
+    if isinstance(value, dict):
+        return {organ: score for organ, score in without_nan(value).items() if score is not None}
+    return without_nan({"": value})[""]
+
+
+Scores = Annotated[Mapping[str, float], Before(lambda value: _defined(value) or {})]
+Value = Annotated[float | None, Before(_defined)]
 
 
 @dataclass(frozen=True)
@@ -32,13 +44,13 @@ class Epoch:
     """
 
     epoch: int
-    learning_rate: float | None = None
-    train_loss: float | None = None
-    val_loss: float | None = None
-    train_dice: Mapping[str, float] = field(default_factory=dict)
-    val_dice: Mapping[str, float] = field(default_factory=dict)
-    val_iou: Mapping[str, float] = field(default_factory=dict)
-    seconds: float | None = None
+    learning_rate: Value = None
+    train_loss: Value = None
+    val_loss: Value = None
+    train_dice: Scores = field(default_factory=dict)
+    val_dice: Scores = field(default_factory=dict)
+    val_iou: Scores = field(default_factory=dict)
+    seconds: Value = None
 
 
 def read_log(path: Path) -> list[Epoch]:
@@ -63,13 +75,12 @@ def read_log(path: Path) -> list[Epoch]:
         if not line.strip():
             continue
         try:
-            entry = _epoch(json.loads(line))
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            what = f"{path.name}, line {number}: is not an epoch"
+            entry = from_json(Epoch, line, what=what, remedy="Remove the line or train again.")
+        except FileError:
             if number == len(lines):  # no line feed behind it: written in part
                 continue
-            raise FileError(
-                f"{path.name}, line {number}: is not an epoch ({error})", "Remove the line or train again.", file=path
-            ) from error
+            raise
         epochs[entry.epoch] = entry
     if not epochs:
         raise FileError(f"{path.name} holds no finished epoch yet", "Train for at least one epoch first.", file=path)
@@ -209,42 +220,6 @@ def _finish(axes: Axes, epochs: Sequence[Epoch], best: Epoch | None) -> None:
     handles, _ = axes.get_legend_handles_labels()
     if handles and handles[0].get_gid() != "organ":
         axes.legend(fontsize=8, frameon=False, labelcolor=INK)
-
-
-def _epoch(entry: Mapping[str, object]) -> Epoch:
-    """Check one line of a log."""
-    number = entry["epoch"]
-    if not isinstance(number, int):
-        raise TypeError(f"epoch must be a whole number, got {number!r}")
-    return Epoch(
-        epoch=number,
-        learning_rate=_number(entry.get("learning_rate")),
-        train_loss=_number(entry.get("train_loss")),
-        val_loss=_number(entry.get("val_loss")),
-        train_dice=_scores(entry.get("train_dice")),
-        val_dice=_scores(entry.get("val_dice")),
-        val_iou=_scores(entry.get("val_iou")),
-        seconds=_number(entry.get("seconds")),
-    )
-
-
-def _number(value: object) -> float | None:
-    """Return a finite number or None."""
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError(f"expected a number or null, got {value!r}")
-    return float(value) if math.isfinite(value) else None
-
-
-def _scores(value: object) -> dict[str, float]:
-    """Return {organ: score} without the nulls."""
-    if value is None:
-        return {}
-    if not isinstance(value, Mapping):
-        raise TypeError(f"expected scores per organ, got {value!r}")
-    numbers = {str(organ): _number(score) for organ, score in value.items()}
-    return {organ: score for organ, score in numbers.items() if score is not None}
 
 
 def _mean(scores: Mapping[str, float]) -> float | None:

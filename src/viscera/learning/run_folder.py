@@ -20,7 +20,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from viscera.config import Recipe
-from viscera.config.recipe_json import recipe_from_json, recipe_to_json
+from viscera.config.recipe_json import first_difference, recipe_from_json, recipe_to_json
 from viscera.errors import RunError, SettingError
 from viscera.io.atomic import write_json, write_text
 from viscera.preparation.store import Case, Store
@@ -48,7 +48,7 @@ def claim_run(run: Path, recipe: Recipe, *, resume: bool, overwrite: bool) -> No
         old = recipe_from_json(file.read_text(), where=str(file))
         longer = replace(old, training=replace(old.training, epochs=recipe.training.epochs))
         if longer != recipe:
-            differs = _difference(*(json.loads(recipe_to_json(one)) for one in (longer, recipe)))
+            differs = first_difference(*(json.loads(recipe_to_json(one)) for one in (longer, recipe)))
             raise SettingError(f"{run} was begun with other settings: {differs}", "Say them again, or train anew.")
     elif file.is_file() and not overwrite:
         raise RunError(
@@ -98,7 +98,7 @@ def write_facts(
     facts |= {} if fresh is None else {"fresh": dict(fresh)}
     before: dict = json.loads((run / "run.json").read_text()) if (run / "run.json").is_file() else facts
     if before.get("fresh") != facts.get("fresh"):
-        differs = _difference({"fresh": before.get("fresh")}, {"fresh": facts.get("fresh")})
+        differs = first_difference({"fresh": before.get("fresh")}, {"fresh": facts.get("fresh")})
         raise SettingError(f"{run} was begun with other fresh patients: {differs}", "Say them again, or train anew.")
     if (run / STATE).is_file() and "splits" in before:
         changed = sum(
@@ -170,16 +170,3 @@ def _flat(row: Row) -> dict[str, object]:
     for key, value in row.items():
         flat |= {f"{key}/{name}": one for name, one in value.items()} if isinstance(value, dict) else {key: value}
     return flat
-
-
-def _difference(old: object, new: object) -> str:
-    """Name the first setting that differs."""
-
-    def find(a: object, b: object, name: str) -> str:
-        """Go down where the two differ."""
-        if isinstance(a, dict) and isinstance(b, dict):
-            key = next(key for key in a | b if a.get(key) != b.get(key))
-            return find(a.get(key), b.get(key), f"{name}.{key}".lstrip("."))
-        return f"{name} was {a!r}, now {b!r}"
-
-    return find(old, new, "")

@@ -81,5 +81,5 @@ class Block(nn.Sequential):
 
 
 def parameter_count(network: nn.Module) -> int:
-    """Count the trainable parameters."""
-    return sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
+    """Count the parameters."""
+    return sum(parameter.numel() for parameter in network.parameters())

@@ -17,14 +17,15 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 from jaxtyping import Bool, Int16, Shaped, UInt8
 
-from viscera.config import Preparation, ResizedSlices, ScannerGrid, SpacedSlices, SpacedVolumes
+from viscera.config import Preparation
 from viscera.errors import StoreError
 from viscera.io.atomic import write_json
+from viscera.io.json_codec import Read, from_json
 from viscera.labels import LabelSpace
 from viscera.preparation.geometry import Geometry, geometry_from_json, geometry_to_json
 
@@ -120,10 +121,18 @@ class Facts:
     annotated: tuple[str, ...]
     notes: tuple[str, ...]
     source: SourceFacts
-    geometry: Geometry
+    geometry: Annotated[Geometry, Read(geometry_from_json)]
     image_sha256: str
     hu: dict[str, float]
     voxels: dict[str, int]
+
+
+@dataclass(frozen=True)
+class _Settings:
+    """What store.json says that holds for all cases."""
+
+    label_space: LabelSpace
+    preparation: Preparation
 
 
 @dataclass(frozen=True, eq=False)
@@ -173,13 +182,11 @@ class Store:
         """
         file = self.path / "cases" / name / "case.json"
         try:
-            return facts_from_json(json.loads(file.read_text()))
+            return facts_from_json(file.read_text(), what=f"case '{name}' in {self.path}: {file.name} is damaged")
         except FileNotFoundError as error:
             raise StoreError(
                 f"{self.path} has no case '{name}' with a {file.name}", f"{PREPARE_AGAIN}", file=self.path
             ) from error
-        except (ValueError, KeyError, TypeError, ZeroDivisionError) as error:
-            raise StoreError(f"case '{name}' in {self.path}: {file.name} is damaged", f"{PREPARE_AGAIN}") from error
 
     def case(self, name: str) -> Case:
         """Open a case; its arrays are memory-mapped, read-only.
@@ -242,6 +249,7 @@ def open_store(path: Path) -> Store:
             f"Make one: viscera prepare {path} --data LAYOUT=DIR.",
             file=path,
         )
+    what, remedy = f"{path}: store.json or splits.json is damaged", "Prepare the store anew in another folder."
     try:
         found = json.loads(file.read_text())
         if found["format"] != FORMAT:
@@ -250,15 +258,14 @@ def open_store(path: Path) -> Store:
                 "Prepare it anew in another folder.",
                 file=path,
             )
-        space = LabelSpace(found["label_space"]["name"], tuple(found["label_space"]["organs"]))
-        preparation = _preparation(found["preparation"])
+        # those without a kind are from before there was another one
+        settings = {**found, "preparation": {"kind": "resized", **found["preparation"]}}
+        made = from_json(_Settings, settings, what=what, remedy=remedy, error=StoreError)
         splits = path / "splits.json"
         cases = json.loads(splits.read_text())["cases"] if splits.is_file() else {}
-        return Store(path, space, preparation, cases)
+        return Store(path, made.label_space, made.preparation, cases)
     except (ValueError, KeyError, TypeError) as error:
-        raise StoreError(
-            f"{path}: store.json or splits.json is damaged", "Prepare the store anew in another folder.", file=path
-        ) from error
+        raise StoreError(what, remedy, file=path) from error
 
 
 def create_store(path: Path, *, space: LabelSpace, preparation: Preparation) -> Store:
@@ -328,37 +335,17 @@ def facts_to_json(facts: Facts) -> dict[str, object]:
     return vars(facts) | {"source": asdict(facts.source), "geometry": geometry_to_json(facts.geometry)}
 
 
-def facts_from_json(found: dict) -> Facts:
+def facts_from_json(found: str | Mapping[str, object], *, what: str) -> Facts:
     """Read what ``facts_to_json`` gave.
 
+    Args:
+        found: Text or object.
+        what: What to say where it is damaged.
+
     Raises:
-        ValueError, KeyError, TypeError, ZeroDivisionError: It is damaged.
+        StoreError: It is.
     """
-    values = {key: _tuples(value) for key, value in found.items()}
-    geometry = geometry_from_json(found["geometry"])
-    source = SourceFacts(**{key: _tuples(value) for key, value in found["source"].items()})  # type: ignore[arg-type]
-    return Facts(**values | {"source": source, "geometry": geometry})  # type: ignore[arg-type]
-
-
-def _tuples(value: object) -> object:
-    return tuple(_tuples(item) for item in value) if isinstance(value, list) else value
-
-
-def _preparation(found: dict) -> Preparation:
-    """Read a preparation from store.json; those without a kind are from before there was another one."""
-    match found.get("kind", "resized"):
-        case "resized":
-            rows, columns = found["size"]
-            return ResizedSlices(size=(rows, columns))
-        case "spaced":
-            return SpacedSlices(spacing_mm=float(found["spacing_mm"]), margin_mm=float(found["margin_mm"]))
-        case "volumes":
-            z, y, x = map(float, found["spacing_mm"])
-            return SpacedVolumes(spacing_mm=(z, y, x), margin_mm=float(found["margin_mm"]))
-        case "scanner":
-            return ScannerGrid()
-        case kind:
-            raise ValueError(f"no preparation '{kind}'")
+    return from_json(Facts, found, what=what, remedy=PREPARE_AGAIN, error=StoreError)
 
 
 def _pseudo_annotated(folder: Path) -> tuple[str, ...]:

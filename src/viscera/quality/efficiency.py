@@ -4,10 +4,9 @@ The facts stand in the NAME.json of each prediction; the report shows them as a 
 """
 
 import json
-import math
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -15,6 +14,9 @@ from itertools import pairwise
 from pathlib import Path
 
 import psutil
+
+from viscera.errors import FileError
+from viscera.io.json_codec import FINITE, from_json
 
 INTERVAL_S = 0.1
 """Between two samples: FLARE's."""
@@ -24,10 +26,6 @@ TOLERATED_GPU_MIB = 4096.0
 """What FLARE23 tolerates without a loss of rank: 15 s and 4 GB per scan."""
 
 MIB = 2**20
-
-ALWAYS = ("seconds", "peak_memory_mib", "cpu_area_percent_s")
-OF_GPU = ("max_gpu_mib", "gpu_memory_area_mib_s")
-"""Names in the JSON: numbers, and numbers or null."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +58,8 @@ class Efficiency:
         max_gpu_mib: The most GPU memory in use that was seen, as nvidia-smi shows it; None on the CPU.
         gpu_memory_area_mib_s: Area under the curve of GPU memory; None on the CPU.
     """
+
+    __pydantic_config__ = FINITE
 
     seconds: float
     samples: int
@@ -218,56 +218,13 @@ gpu_memory_area_mib_s=6000.0)
     )
 
 
-def efficiency_from_json(value: Mapping[str, object]) -> Efficiency:
-    """Undo ``Efficiency.to_json``.
-
-    Raises:
-        KeyError, TypeError: A value is missing or no number.
-    """
-    numbers = {name: _number(value[name]) for name in ALWAYS}
-    numbers |= {name: _number(value[name]) for name in OF_GPU if value.get(name) is not None}
-    return Efficiency(**numbers, samples=int(_number(value["samples"])))
-
-
-def read_efficiency(folder: Path) -> list[CaseEfficiency]:
-    """Return what the predictions of a folder cost, by the NAME.json beside them; those that do not say are left out."""
-    rows = [read_case_efficiency(path, case=path.stem) for path in sorted(folder.glob("*.json"))]
-    return [row for row in rows if row is not None]
-
-
 def read_case_efficiency(sidecar: Path, *, case: str) -> CaseEfficiency | None:
     """Return what a prediction cost by its NAME.json; None where there is none, or it does not say."""
     try:
         run = json.loads(sidecar.read_text(encoding="utf-8"))["run"]
-        return CaseEfficiency(case, _shape(run.get("shape")), efficiency_from_json(run["efficiency"]))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return from_json(CaseEfficiency, {"shape": None, **run, "case": case}, what=sidecar.name, remedy="")
+    except (OSError, ValueError, KeyError, TypeError, FileError):
         return None  # files of others may lie there, and older ones of ours say nothing
-
-
-def case_efficiency_from_json(value: Mapping[str, object]) -> CaseEfficiency:
-    """Undo ``dataclasses.asdict`` of a CaseEfficiency.
-
-    Raises:
-        KeyError, TypeError: Something is missing or of another type.
-    """
-    facts = value["efficiency"]
-    if not isinstance(facts, dict):
-        raise TypeError(f"efficiency is {facts!r}, not an object")
-    return CaseEfficiency(str(value["case"]), _shape(value.get("shape")), efficiency_from_json(facts))
-
-
-def _shape(value: object) -> tuple[int, int, int] | None:
-    """Return a shape of three whole numbers; None for anything else."""
-    if not isinstance(value, list) or len(value) != 3 or not all(isinstance(count, int) for count in value):
-        return None
-    x, y, z = value
-    return x, y, z
-
-
-def _number(value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise TypeError(f"expected a number, got {value!r}")
-    return float(value)
 
 
 def _rounded(value: float | None) -> float | None:

@@ -87,25 +87,5 @@ def read_case_trust(prediction: Path, *, case: str) -> CaseTrust | None:
         return None  # files of others may lie there, and older ones of ours say nothing
 
 
-def case_trust_from_json(value: Mapping[str, object]) -> CaseTrust:
-    """Undo ``dataclasses.asdict`` of a CaseTrust.
-
-    Raises:
-        KeyError, TypeError: Something is missing or of another type.
-    """
-    organs = value["organs"]
-    if not isinstance(organs, dict):
-        raise TypeError(f"trust has organs {organs!r}, not an object")
-    return CaseTrust(
-        str(value["case"]), _texts(value["scan"]), {str(organ): _texts(signs) for organ, signs in organs.items()}
-    )
-
-
 def _messages(signs: Sequence[Mapping[str, object]]) -> tuple[str, ...]:
     return tuple(str(sign["message"]) for sign in signs)
-
-
-def _texts(value: object) -> tuple[str, ...]:
-    if not isinstance(value, list | tuple):
-        raise TypeError(f"signs are {value!r}, not a list")
-    return tuple(str(text) for text in value)

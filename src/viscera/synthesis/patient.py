@@ -171,12 +171,6 @@ def _scan(
     return ct, labels
 
 
-def organ_volumes_ml(patient: Patient) -> dict[str, float]:
-    """Return the volume of each organ within the scan; organs outside it have 0."""
-    counts = np.bincount(patient.labels.voxels.ravel(), minlength=256)
-    return {name: float(counts[value]) * patient.labels.voxel_ml for value, name in patient.organs.items()}
-
-
 def check_options(
     shape: tuple[int, int, int],
     spacing_mm: tuple[float, float, float] | None,
@@ -311,11 +305,21 @@ def _place(
         (back - front) / 2 + generator.uniform(-3, 12) + back_off * shape[1] * spacing_mm[1] / 2,
         generator.uniform(-5, 5) + left_off * shape[2] * spacing_mm[2] / 2,
     )
+    return centred_grid(middle, shape, spacing_mm, anatomy.size), spacing_mm
+
+
+def centred_grid(
+    middle: tuple[float, float, float],
+    shape: tuple[int, int, int],
+    spacing_mm: tuple[float, float, float],
+    size: Float[np.ndarray, "3"],
+) -> Grid:
+    """Return the grid of a scan around ``middle``; ``size`` is mm per standard mm along z, y, x."""
     z, y, x = (
         (centre + (np.arange(count) - (count - 1) / 2) * step / scale).astype(np.float32)
-        for centre, count, step, scale in zip(middle, shape, spacing_mm, anatomy.size, strict=True)
+        for centre, count, step, scale in zip(middle, shape, spacing_mm, size, strict=True)
     )
-    return Grid(z, y, x, float(np.prod(spacing_mm)) / 1000), spacing_mm
+    return Grid(z, y, x, float(np.prod(spacing_mm)) / 1000)
 
 
 def axial_affine(

@@ -16,45 +16,19 @@ SAME = 1e-9
 """A component that is smaller than the limit by less than this share has the limit's volume, but for rounding."""
 
 
-def keep_largest_components(labels: UInt8[np.ndarray, "z y x"], keep: Mapping[int, int]) -> UInt8[np.ndarray, "z y x"]:
-    """Set all but the largest connected components of some labels to background.
+def select_components(
+    labels: UInt8[np.ndarray, "z y x"], *, keep: Mapping[int, int], smallest_voxels: Mapping[int, float]
+) -> UInt8[np.ndarray, "z y x"]:
+    """Set the small connected components of some labels to background, then all but the largest ones of some.
 
     Args:
         labels: A label map.
         keep: {label: how many of its components stay}; labels that are not named stay as they are.
+        smallest_voxels: {label: voxels of the smallest component that stays}; likewise.
 
     Returns:
-        A new label map. Of components of one size those nearer to the array's start stay.
-    """
-    return select_components(labels, keep=keep, smallest_voxels={})
-
-
-def drop_small_components(
-    labels: UInt8[np.ndarray, "z y x"], smallest_ml: Mapping[int, float], *, voxel_ml: float
-) -> UInt8[np.ndarray, "z y x"]:
-    """Set the connected components of some labels that are smaller than a volume to background.
-
-    Args:
-        labels: A label map.
-        smallest_ml: {label: volume of the smallest component that stays}; labels that are not named stay as they are.
-        voxel_ml: Volume of a voxel.
-
-    Returns:
-        A new label map; an organ of which no component is large enough is gone from it.
-    """
-    limits = {label: volume / voxel_ml for label, volume in smallest_ml.items()}
-    return select_components(labels, keep={}, smallest_voxels=limits)
-
-
-def select_components(
-    labels: UInt8[np.ndarray, "z y x"], *, keep: Mapping[int, int], smallest_voxels: Mapping[int, float]
-) -> UInt8[np.ndarray, "z y x"]:
-    """Do the work of ``drop_small_components``, then of ``keep_largest_components``, in one pass.
-
-    Args:
-        labels: A label map.
-        keep: {label: how many of its components stay}.
-        smallest_voxels: {label: voxels of the smallest component that stays}.
+        A new label map; an organ of which no component is large enough is gone from it. Of components of one size those
+        nearer to the array's start stay.
     """
     result = labels.copy()
     boxes = boxes_of(labels, keep.keys() | smallest_voxels.keys())

@@ -9,6 +9,7 @@ from dataclasses import dataclass, fields
 from typing import Literal
 
 from viscera.errors import SettingError
+from viscera.io.json_codec import Score
 
 
 @dataclass(frozen=True)
@@ -123,8 +124,8 @@ class Verdict:
     organ: str
     verdict: Literal["accepted", "absent", "rejected"]
     reason: str = ""
-    agreement: float = math.nan
-    confident_fraction: float = math.nan
+    agreement: Score = math.nan
+    confident_fraction: Score = math.nan
     volume_ml: float = 0.0
     voxels: int = 0
 

@@ -10,8 +10,6 @@ removed first, so that where it stands, pseudo.npy belongs to it. Who may teach 
 teachers agree on in consensus.py, which organs are believed in acceptance.py; learning/losses.py learns from the outcome.
 """
 
-import csv
-import io
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -22,8 +20,10 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import UInt8
 
-from viscera.errors import StoreError
-from viscera.io.atomic import replacing, write_json, write_text
+from viscera.errors import FileError, StoreError
+from viscera.io.atomic import replacing, write_text
+from viscera.io.csv_text import to_csv
+from viscera.io.json_codec import from_json, to_json
 from viscera.learning.pseudolabels.acceptance import COLUMNS, Acceptance, Verdict
 from viscera.learning.pseudolabels.consensus import fill_case
 from viscera.learning.pseudolabels.teachers import Teacher, check_teachers, finds_of, teachers_for
@@ -128,7 +128,8 @@ def pseudolabel_store(
             done[name] = rows
         watch.case(name)
     table = [(name, verdict) for name, rows in done.items() for verdict in rows or []]
-    write_text(store.path / TABLE, to_csv(table))
+    rows = [{"case": name, **asdict(verdict)} for name, verdict in table]
+    write_text(store.path / TABLE, to_csv(rows, columns=COLUMNS))
     return table
 
 
@@ -153,12 +154,11 @@ def write_pseudo(
             np.save(file, pseudo)
     reasons = {word: {row.organ: row.reason for row in rows if row.verdict == word} for word in ("absent", "rejected")}
     numbers = {
-        name: {row.organ: _finite(getattr(row, name)) for row in rows if row.organ in believed or name != "voxels"}
+        name: {row.organ: getattr(row, name) for row in rows if row.organ in believed or name != "voxels"}
         for name in NUMBERS
     }
-    write_json(
-        folder / "pseudo.json", {"organs": believed, **reasons, **origin, **numbers, "viscera": version("viscera")}
-    )
+    facts = {"organs": believed, **reasons, **origin, **numbers, "viscera": version("viscera")}
+    write_text(folder / "pseudo.json", to_json(facts))
 
 
 def read_verdicts(folder: Path, origin: Mapping[str, object]) -> list[Verdict] | None:
@@ -170,27 +170,16 @@ def read_verdicts(folder: Path, origin: Mapping[str, object]) -> list[Verdict] |
         if found["organs"] and not (folder / "pseudo.npy").is_file():
             return None
         return [_verdict(organ, found) for organ in found["agreement"]]
-    except (FileNotFoundError, ValueError, KeyError, TypeError):
+    except (FileNotFoundError, ValueError, KeyError, TypeError, FileError):
         return None
 
 
-def _verdict(organ: str, found: dict) -> Verdict:
-    """Put a verdict together from pseudo.json."""
-    for word in ("absent", "rejected"):
-        if organ in found[word]:
-            break
-    else:
-        word = "accepted"
-    agreement, share = (found[name][organ] for name in ("agreement", "confident_fraction"))
-    return Verdict(
-        organ,
-        word,
-        found[word][organ] if word != "accepted" else "",
-        agreement=math.nan if agreement is None else agreement,
-        confident_fraction=math.nan if share is None else share,
-        volume_ml=found["volume_ml"][organ],
-        voxels=found["voxels"].get(organ, 0),
-    )
+def _verdict(organ: str, found: Mapping) -> Verdict:
+    """Put a verdict together from pseudo.json; voxels it has of the believed organs only."""
+    word = next((word for word in ("absent", "rejected") if organ in found[word]), "accepted")
+    numbers = {name: found[name][organ] for name in NUMBERS if name != "voxels" or organ in found[name]}
+    row = {"organ": organ, "verdict": word, "reason": found.get(word, {}).get(organ, ""), **numbers}
+    return from_json(Verdict, row, what="pseudo.json is damaged", remedy="")
 
 
 def remove_from(folder: Path) -> bool:
@@ -207,23 +196,9 @@ def remove_all(store: Store) -> int:
     return sum(remove_from(store.path / "cases" / name) for name in store.names())
 
 
-def to_csv(rows: Sequence[tuple[str, Verdict]]) -> str:
-    """Return the rows as CSV; what is not defined becomes an empty cell."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    for case, row in rows:
-        writer.writerow([case, *(_finite(value) for value in asdict(row).values())])
-    return text.getvalue()
-
-
 def _hashes(origin: Mapping) -> set[str]:
     return {teacher["weights_sha256"] for teacher in origin["teachers"]}
 
 
 def _stands(folder: Path) -> bool:
     return (folder / "pseudo.json").exists()
-
-
-def _finite(value: object) -> object:
-    return None if isinstance(value, float) and not math.isfinite(value) else value

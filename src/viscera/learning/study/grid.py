@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from viscera.config import Recipe
-from viscera.config.recipe_json import recipe_from_json, recipe_to_json
+from viscera.config.recipe_json import first_difference, recipe_from_json, recipe_to_json
 from viscera.errors import SettingError, did_you_mean
 
 GENERIC = ("kind", "method")
@@ -192,18 +192,7 @@ def recipes_of(base: Recipe, cells: Sequence[Cell], *, study: str) -> tuple[Reci
 
 def difference(old: Recipe, new: Recipe) -> str:
     """Name the first setting, other than name and description, in which two recipes differ; "" without one."""
-    before, after = (_flat(json.loads(recipe_to_json(replace(recipe, name="", about="")))) for recipe in (old, new))
-    for setting in before | after:
-        if before.get(setting) != after.get(setting):
-            return f"{setting} was {before.get(setting)!r}, now {after.get(setting)!r}"
-    return ""
-
-
-def _flat(value: Mapping[str, object], section: str = "") -> dict[str, object]:
-    flat: dict[str, object] = {}
-    for name, one in value.items():
-        flat |= _flat(one, f"{section}{name}.") if isinstance(one, dict) else {section + name: one}
-    return flat
+    return first_difference(*(json.loads(recipe_to_json(replace(recipe, name="", about=""))) for recipe in (old, new)))
 
 
 def _split(text: str) -> list[str]:

@@ -11,15 +11,12 @@
 All scores are intersections over unions on the prepared grid (scoring.py says how).
 """
 
-import csv
-import io
-import json
-import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from viscera.errors import FileError
+from viscera.io.csv_text import to_csv
+from viscera.io.json_codec import Score, from_json, to_json
 
 MEAN = "mean"
 """Stands for the organ in the score of all organs: each counts the same, background does not count."""
@@ -37,7 +34,7 @@ class CaseScore:
 
     case: str
     patient: str
-    iou: Mapping[str, float]
+    iou: Mapping[str, Score]
 
 
 @dataclass(frozen=True)
@@ -54,10 +51,10 @@ class ClassScore:
     """
 
     organ: str
-    pooled: float
-    mean: float
-    low: float
-    high: float
+    pooled: Score
+    mean: Score
+    low: Score
+    high: Score
     cases: int
 
 
@@ -123,17 +120,11 @@ class Study:
 
     def to_json(self) -> str:
         """Return everything as indented JSON; NaN becomes null."""
-        return _json(asdict(self))
+        return to_json(self)
 
     def to_csv(self) -> str:
         """Return one row per cell: settings, failure, cost, then pooled IoU, mean, interval and cases of every class."""
-        rows = [_row(cell) for cell in self.results]
-        columns = dict.fromkeys(["cell"]) | dict.fromkeys(name for row in rows for name in row)
-        text = io.StringIO()
-        writer = csv.DictWriter(text, list(columns), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-        return text.getvalue()
+        return to_csv([_row(cell) for cell in self.results], columns=("cell",))
 
 
 def study_from_json(text: str, *, where: str) -> Study:
@@ -146,17 +137,12 @@ def study_from_json(text: str, *, where: str) -> Study:
     Raises:
         FileError: It is not a study.
     """
-    try:
-        value = json.loads(text)
-        results = tuple(_cell(one) for one in value.pop("results"))
-        return Study(**value | {"results": results, "notes": tuple(value["notes"])})
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise FileError(f"{where} is not a study ({error!r})", "Write it with viscera study.") from error
+    return from_json(Study, text, what=f"{where} is not a study", remedy="Write it with viscera study.")
 
 
 def cell_to_json(cell: CellResult) -> str:
     """Return one cell as indented JSON; NaN becomes null."""
-    return _json(asdict(cell))
+    return to_json(cell)
 
 
 def cell_from_json(text: str, *, where: str) -> CellResult:
@@ -165,10 +151,7 @@ def cell_from_json(text: str, *, where: str) -> CellResult:
     Raises:
         FileError: It is none.
     """
-    try:
-        return _cell(json.loads(text))
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise FileError(f"{where} is damaged ({error!r})", "Delete it and run the study again.") from error
+    return from_json(CellResult, text, what=f"{where} is damaged", remedy="Delete it and run the study again.")
 
 
 def cell_folder(out: Path, cell: CellResult) -> Path:
@@ -176,41 +159,10 @@ def cell_folder(out: Path, cell: CellResult) -> Path:
     return out / "cells" / cell.folder
 
 
-def _cell(value: dict) -> CellResult:
-    classes = tuple(_score(row) for row in value["classes"])
-    cases = tuple(
-        CaseScore(row["case"], row["patient"], {organ: _number(iou) for organ, iou in row["iou"].items()})
-        for row in value["cases"]
-    )
-    return CellResult(**value | {"classes": classes, "cases": cases})
-
-
-def _score(row: dict) -> ClassScore:
-    pooled, mean, low, high = (_number(row[name]) for name in ("pooled", "mean", "low", "high"))
-    return ClassScore(str(row["organ"]), pooled, mean, low, high, int(row["cases"]))
-
-
-def _number(value: float | None) -> float:
-    return math.nan if value is None else float(value)
-
-
 def _row(cell: CellResult) -> dict[str, object]:
-    """Return a cell's row of the CSV file; NaN becomes an empty field."""
+    """Return a cell's row of the CSV file."""
     row: dict[str, object] = {"cell": cell.name, **cell.settings}
     row |= {name: getattr(cell, name) for name in ("failure", "epochs", "best_epoch", "seconds", "parameters")}
     for score in cell.classes:
         row |= {f"{score.organ} {name}": getattr(score, name) for name in ("pooled", "mean", "low", "high", "cases")}
-    return {name: "" if isinstance(value, float) and math.isnan(value) else value for name, value in row.items()}
-
-
-def _json(value: object) -> str:
-    return json.dumps(_finite(value), indent=2, allow_nan=False) + "\n"
-
-
-def _finite(value: object) -> object:
-    """Replace NaN, which JSON does not have, by null."""
-    if isinstance(value, dict):
-        return {name: _finite(one) for name, one in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(one) for one in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    return row

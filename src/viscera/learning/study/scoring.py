@@ -15,12 +15,14 @@ from jaxtyping import UInt8
 from viscera.config import Accelerator
 from viscera.errors import RunError
 from viscera.evaluation.counts import Counts, count_case
-from viscera.evaluation.scores import MEAN, OrganScore, Summary, summarise
+from viscera.evaluation.scores import MEAN, OrganScore, Summary
+from viscera.evaluation.statistics import summarise
 from viscera.inference.model import load_model
 from viscera.inference.prepared import prepared_labels
 from viscera.io.atomic import replacing
 from viscera.learning.run_folder import read_rows
 from viscera.learning.study.results import CaseScore, CellResult, ClassScore
+from viscera.networks.unet import parameter_count
 from viscera.networks.weights import find_weights, load_weights
 from viscera.preparation.store import Split, Store
 
@@ -68,7 +70,7 @@ def score_run(
         epochs=len(rows),
         best_epoch=int(str(load_weights(find_weights(run)).provenance["epoch"])),
         seconds=round(math.fsum(row["seconds"] for row in rows), 2),
-        parameters=sum(one.numel() for one in model.module.parameters()),
+        parameters=parameter_count(model.module),
         classes=class_scores(counts, classes=model.space.classes, generator=np.random.default_rng(0)),
         cases=tuple(case_score(one) for one in counts),
     )

@@ -16,7 +16,16 @@ from viscera.synthesis.anatomy.plans import draw_plan
 from viscera.synthesis.appearance.tissues import draw_phase
 from viscera.synthesis.appearance.tumours import TUMOUR_VALUE, paint_tumours_, relabel_as_organs_
 from viscera.synthesis.canvas import VALUE, Canvas, Tissue
-from viscera.synthesis.patient import Orientation, Patient, Scan, Tumours, axial_affine, check_options, give_hu
+from viscera.synthesis.patient import (
+    Orientation,
+    Patient,
+    Scan,
+    Tumours,
+    axial_affine,
+    centred_grid,
+    check_options,
+    give_hu,
+)
 from viscera.synthesis.scanner.acquisition import OUTSIDE_HU, draw_scanner
 from viscera.synthesis.scanner.field_of_view import draw_range, draw_stretch
 from viscera.synthesis.scanner.scanning import View, scan_image
@@ -205,11 +214,7 @@ def _place(
         (front + back) / 2 + generator.uniform(-3, 12) + back_off * shape[1] * spacing_mm[1] / 2,
         (left + right) / 2 + generator.uniform(-5, 5) + left_off * shape[2] * spacing_mm[2] / 2,
     )
-    z, y, x = (
-        (centre + (np.arange(count) - (count - 1) / 2) * step / scale).astype(np.float32)
-        for centre, count, step, scale in zip(middle, shape, spacing_mm, warp.size, strict=True)
-    )
-    return Grid(z, y, x, float(np.prod(spacing_mm)) / 1000), spacing_mm
+    return centred_grid(middle, shape, spacing_mm, warp.size), spacing_mm
 
 
 def _paint_skin_(patient: Sample, limit: Float[np.ndarray, "z y x"], pixel_mm: float) -> None:

@@ -1,0 +1,26 @@
+"""Rows -> CSV."""
+
+import csv
+import io
+from collections.abc import Iterable, Mapping, Sequence
+
+from viscera.io.json_codec import without_nan
+
+
+def to_csv(rows: Sequence[Mapping[str, object]], *, columns: Iterable[str] = ()) -> str:
+    r"""Return rows as CSV under a header; what a row lacks, NaN, infinity and None become empty fields.
+
+    Args:
+        rows: {column: value}.
+        columns: Those that come first, in this order; the rest in order of appearance.
+
+    Example:
+        >>> to_csv([{"case": "a", "dice": 0.5}, {"case": "b", "dice": float("nan"), "note": "x"}])
+        'case,dice,note\na,0.5,\nb,,x\n'
+    """
+    text = io.StringIO()
+    names = dict.fromkeys([*columns, *(name for row in rows for name in row)])
+    table = csv.DictWriter(text, list(names), lineterminator="\n")
+    table.writeheader()
+    table.writerows(without_nan(row) for row in rows)
+    return text.getvalue()
