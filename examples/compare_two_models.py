@@ -17,7 +17,7 @@ import numpy as np
 
 from train_and_look import prepared, small_recipe, trained_and_scored
 from viscera.datasets.sources import Source
-from viscera.evaluation.pairing import Task, match
+from viscera.evaluation.pairing import ScoringJob, match
 from viscera.evaluation.scores import MEAN, Comparison, Evaluation, compare
 from viscera.figures.canvas import GREY, INK, line_colour, new_figure, save, style
 from viscera.figures.montage import Look, montage
@@ -67,7 +67,7 @@ def mean_dice(found: Evaluation) -> dict[str, float]:
 def both_montages(source: Source, runs: Sequence[Path], out: Path) -> None:
     """Draw what each run made of one patient."""
     for run in runs:
-        pair, _ = match(Task(source.name, run / "test" / f"{source.name}.nii.gz", source))
+        pair, _ = match(ScoringJob(source.name, run / "test" / f"{source.name}.nii.gz", source))
         montage(
             read(source.image),
             pair.prediction,

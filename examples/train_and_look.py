@@ -20,7 +20,7 @@ from viscera.datasets.layouts import find_sources
 from viscera.datasets.sources import Source
 from viscera.datasets.synthetic import Cohort, write_cohort
 from viscera.evaluation.evaluate import evaluate
-from viscera.evaluation.pairing import Task, match
+from viscera.evaluation.pairing import ScoringJob, match
 from viscera.evaluation.scores import Evaluation
 from viscera.figures.canvas import save
 from viscera.figures.curves import training_curves
@@ -109,7 +109,7 @@ def main(out: Path = Path("example_out"), *, quick: bool = False) -> tuple[Sourc
     training_curves(run, out / "curves.png")
     save(dice_bars([row for row in scores.summary if row.metric == "dice"]), out / "dice.png")
     labels = run / "test" / f"{test[0].name}.nii.gz"
-    pair, _ = match(Task(test[0].name, labels, test[0]))  # truth and prediction in one label space
+    pair, _ = match(ScoringJob(test[0].name, labels, test[0]))  # truth and prediction in one label space
     names, annotated = pair.space.labels, pair.annotated
     montage(
         read(test[0].image), pair.prediction, truth=pair.truth, names=names, annotated=annotated, out=out / "look.png"

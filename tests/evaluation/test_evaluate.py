@@ -15,7 +15,7 @@ from viscera.evaluation.evaluate import (
     Rules,
     evaluate,
     evaluate_pair,
-    find_tasks,
+    find_jobs,
     read_names,
     score_case,
 )
@@ -307,13 +307,13 @@ def test_nothing_to_compare_is_an_error(folders, tmp_path):
     truth, out = folders
     (tmp_path / "empty").mkdir()
     with pytest.raises(FileError, match="holds no label maps"):
-        find_tasks(tmp_path / "empty", out)
+        find_jobs(tmp_path / "empty", out)
     with pytest.raises(FileError, match="belongs to any of the 3 truths"):
-        find_tasks(truth, tmp_path / "empty")
+        find_jobs(truth, tmp_path / "empty")
     with pytest.raises(FileError, match="two NIfTI files or two folders"):
-        find_tasks(truth / "a_label.nii.gz", out)
+        find_jobs(truth / "a_label.nii.gz", out)
     with pytest.raises(FileError, match="no such file or folder"):
-        find_tasks(truth, tmp_path / "nowhere")
+        find_jobs(truth, tmp_path / "nowhere")
 
 
 def test_cases_of_a_data_set_are_scored_on_what_they_annotate(folders, tmp_path):

@@ -11,7 +11,7 @@ from viscera.datasets.sources import Source
 from viscera.errors import FileError, SettingError, did_you_mean
 from viscera.evaluation import evaluate as scoring
 from viscera.evaluation import scores
-from viscera.evaluation.pairing import find_tasks
+from viscera.evaluation.pairing import find_jobs
 from viscera.evaluation.scores import Comparison, Evaluation
 from viscera.reports.write import write_report
 
@@ -72,7 +72,7 @@ def evaluate(
         raise FileError(f"{labels}: no such file", "Check the path of labels.")
     given = Path(truth) if isinstance(truth, str | os.PathLike) else truth
     ended: list[str] = []
-    total = len(find_tasks(given, Path(prediction))[0]) if progress else 0
+    total = len(find_jobs(given, Path(prediction))[0]) if progress else 0
 
     def done(case: str) -> None:
         ended.append(case)

@@ -18,7 +18,7 @@ from viscera.datasets.sources import Source
 from viscera.errors import FileError, SettingError
 from viscera.evaluation.confusion import BACKGROUND, MixUp, mix_ups
 from viscera.evaluation.evaluate import Rules, evaluate, merge_evaluations, read_own_organs
-from viscera.evaluation.pairing import find_tasks
+from viscera.evaluation.pairing import find_jobs
 from viscera.evaluation.scores import ALL, GROUPS, UNANNOTATED, Evaluation, Summary, compare
 from viscera.io.atomic import write_text
 from viscera.labels import readable
@@ -137,7 +137,7 @@ def score_all(options: Options, predictions: Sequence[Path]) -> Evaluation:
     for name, prediction, listed in zip(options.files[::2], predictions, own, strict=True):
         truth = truth_of(options, name)
         with progress() as bar:
-            task = bar.add_task(f"cases of {name}", total=len(find_tasks(truth, prediction)[0]))
+            task = bar.add_task(f"cases of {name}", total=len(find_jobs(truth, prediction)[0]))
             advance = partial(bar.advance, task, 1)
             found.append(
                 evaluate(
@@ -271,7 +271,7 @@ def write_html(html: Path, options: Options, found: Evaluation, predictions: Seq
             prefix = f"{truth[0].dataset}/" if len(predictions) > 1 else ""
             pictures += [
                 CaseFiles(f"{prefix}{task.case}", task.truth.image, task, options.labels)
-                for task in find_tasks(truth, prediction)[0]
+                for task in find_jobs(truth, prediction)[0]
                 if isinstance(task.truth, Source)
             ]
     write_report(found, html, pictures=pictures, overwrite=options.overwrite)

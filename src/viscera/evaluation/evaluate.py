@@ -20,7 +20,7 @@ from viscera.errors import SettingError, VisceraError
 from viscera.evaluation.confusion import Confusion, merge, tally
 from viscera.evaluation.flare import flare_scores
 from viscera.evaluation.metrics import confusion, organ_boxes, overlap, surface_scores
-from viscera.evaluation.pairing import Pair, Task, case_name, find_tasks, match
+from viscera.evaluation.pairing import Pair, ScoringJob, case_name, find_jobs, match
 from viscera.evaluation.scores import ANNOTATED, UNANNOTATED, Evaluation, OrganScore, summarise
 from viscera.evaluation.source_annotations import OwnOrgans, half_annotated, is_annotated, own_organs, read_own_organs
 from viscera.io.label_names import read_names
@@ -35,11 +35,11 @@ __all__ = [
     "OwnOrgans",
     "Pair",
     "Rules",
-    "Task",
+    "ScoringJob",
     "case_confusion",
     "evaluate",
     "evaluate_pair",
-    "find_tasks",
+    "find_jobs",
     "match",
     "read_names",
     "read_own_organs",
@@ -282,7 +282,7 @@ def evaluate_pair(
         FileError, GeometryError, LabelError: The files cannot be used or do not fit each other.
         DataSetError, LabelError: ``own`` does not fit the case.
     """
-    task = Task(case_name(prediction), prediction, truth)
+    task = ScoringJob(case_name(prediction), prediction, truth)
     listed = own_organs(own, [task], labels=labels)[0] if own else None
     pair, notes = match(task, labels=labels)
     found = _judge(pair, rules, listed)
@@ -315,11 +315,11 @@ def evaluate(
         DataSetError: ``own`` says nothing of a case.
         LabelError: It lists an organ that neither truth nor prediction can hold.
     """
-    tasks, problems, notes = find_tasks(truth, prediction)
+    tasks, problems, notes = find_jobs(truth, prediction)
 
     listed = own_organs(own, tasks, labels=labels) if own else [None] * len(tasks)
 
-    def scored(task: Task, organs: tuple[str, ...] | None) -> _Outcome:
+    def scored(task: ScoringJob, organs: tuple[str, ...] | None) -> _Outcome:
         """Return the scores of a case, or its problem."""
         try:
             pair, remarks = match(task, labels=labels)
@@ -376,7 +376,7 @@ def merge_evaluations(found: Sequence[Evaluation], folders: Sequence[str]) -> Ev
     )
 
 
-def _costs(tasks: Sequence[Task]) -> tuple[CaseEfficiency, ...]:
+def _costs(tasks: Sequence[ScoringJob]) -> tuple[CaseEfficiency, ...]:
     """Return what the predictions cost, of those whose NAME.json says so."""
     rows = (
         read_case_efficiency(task.prediction.with_name(stem(task.prediction) + ".json"), case=task.case)
@@ -385,7 +385,7 @@ def _costs(tasks: Sequence[Task]) -> tuple[CaseEfficiency, ...]:
     return tuple(row for row in rows if row is not None)
 
 
-def _trusts(tasks: Sequence[Task]) -> tuple[CaseTrust, ...]:
+def _trusts(tasks: Sequence[ScoringJob]) -> tuple[CaseTrust, ...]:
     """Return what speaks against the predictions, of those whose NAME.json has statistics."""
     rows = (read_case_trust(task.prediction, case=task.case) for task in tasks)
     return tuple(row for row in rows if row is not None)

@@ -45,7 +45,7 @@ class Pair:
 
 
 @dataclass(frozen=True)
-class Task:
+class ScoringJob:
     """A case to score: where its prediction is, and its truth as a file with names or in a data set."""
 
     case: str
@@ -63,7 +63,7 @@ def case_name(path: Path) -> str:
     return SUFFIX.sub("", stem(path))
 
 
-def find_tasks(truth: Path | Sequence[Source], prediction: Path) -> tuple[list[Task], list[Problem], tuple[str, ...]]:
+def find_jobs(truth: Path | Sequence[Source], prediction: Path) -> tuple[list[ScoringJob], list[Problem], tuple[str, ...]]:
     """Find which prediction belongs to which truth.
 
     Args:
@@ -77,7 +77,7 @@ def find_tasks(truth: Path | Sequence[Source], prediction: Path) -> tuple[list[T
         FileError: There is nothing to compare.
     """
     if isinstance(truth, Path) and truth.is_file() and is_nifti(truth) and prediction.is_file():
-        return [Task(case_name(prediction), prediction, truth)], [], ()
+        return [ScoringJob(case_name(prediction), prediction, truth)], [], ()
     for path in (truth, prediction):
         if isinstance(path, Path) and not path.exists():
             raise FileError(f"{path}: no such file or folder", "Check the path.", file=path)
@@ -102,7 +102,7 @@ def find_tasks(truth: Path | Sequence[Source], prediction: Path) -> tuple[list[T
             problems.append(Problem(case, str(prediction / wanted), "no prediction", remedy))
             continue
         used.add(path)
-        tasks.append(Task(case, path, target))
+        tasks.append(ScoringJob(case, path, target))
     if not tasks:
         raise FileError(
             f"no file in {prediction} belongs to any of the {len(truths)} truths: expected names like "
@@ -146,7 +146,7 @@ def common_space(truth: Names, prediction: Names) -> LabelSpace:
     return LabelSpace("prediction", tuple(organs))
 
 
-def match(task: Task, *, labels: Path | None = None) -> tuple[Pair, tuple[str, ...]]:
+def match(task: ScoringJob, *, labels: Path | None = None) -> tuple[Pair, tuple[str, ...]]:
     """Read truth and prediction of a case and bring them into one label space by the names of the organs.
 
     Args:

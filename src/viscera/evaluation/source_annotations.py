@@ -11,7 +11,7 @@ from pathlib import Path
 from viscera.datasets.annotations import REST, possible_organs
 from viscera.datasets.sources import Source, read_json
 from viscera.errors import DataSetError, FileError, LabelError, VisceraError, did_you_mean
-from viscera.evaluation.pairing import Task, case_name
+from viscera.evaluation.pairing import ScoringJob, case_name
 from viscera.io.label_names import label_names
 from viscera.io.nifti import stem
 from viscera.labels import PART_OF, SIDES, organ_name
@@ -60,7 +60,7 @@ def read_own_organs(path: Path) -> OwnOrgans:
     return OwnOrgans(path, cases)
 
 
-def own_organs(own: OwnOrgans, tasks: Sequence[Task], *, labels: Path | None = None) -> list[tuple[str, ...]]:
+def own_organs(own: OwnOrgans, tasks: Sequence[ScoringJob], *, labels: Path | None = None) -> list[tuple[str, ...]]:
     """Return the organs that the own data set of each case annotates.
 
     Args:
@@ -97,7 +97,7 @@ def half_annotated(organs: Iterable[str], own: Collection[str]) -> list[str]:
     return [organ for organ in organs if not is_annotated(organ, own) and not set(SIDES.get(organ, ())).isdisjoint(own)]
 
 
-def _listed(own: OwnOrgans, task: Task) -> tuple[str, ...]:
+def _listed(own: OwnOrgans, task: ScoringJob) -> tuple[str, ...]:
     """Find a case's entry: under its own name, with or without its data set's, and last "*"."""
     if isinstance(task.truth, Source):
         names = [f"{task.truth.dataset}__{task.truth.name}", task.truth.name]
@@ -128,7 +128,7 @@ def _listed(own: OwnOrgans, task: Task) -> tuple[str, ...]:
     )
 
 
-def _require_possible(own: OwnOrgans, task: Task, organs: Sequence[str], *, labels: Path | None) -> None:
+def _require_possible(own: OwnOrgans, task: ScoringJob, organs: Sequence[str], *, labels: Path | None) -> None:
     """Raise LabelError for an organ that no label of truth or prediction holds."""
     held: list[str] = []
     try:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from viscera.errors import VisceraError
 from viscera.evaluation.confusion import BACKGROUND, Confusion, MixUp, mix_ups
-from viscera.evaluation.pairing import Task, match
+from viscera.evaluation.pairing import ScoringJob, match
 from viscera.evaluation.scores import ALL, ANNOTATED, GROUPS, MEAN, UNANNOTATED, Evaluation, Summary
 from viscera.figures.confusion import confusion_figure
 from viscera.figures.montage import Look, montage
@@ -86,7 +86,7 @@ class CaseFiles:
 
     title: str
     ct: Path
-    task: Task
+    task: ScoringJob
     labels: Path | None = None
 
 
