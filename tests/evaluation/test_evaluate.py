@@ -256,7 +256,7 @@ def test_labels_without_names_and_other_files_are_refused(tmp_path):
     half = tmp_path / "half.nii.gz"
     nifti.write(half, Volume(np.full((8, 14, 20), 0.5, np.float32), AFFINE))
     (tmp_path / "half.json").write_text(json.dumps({"labels": NAMES}))
-    with pytest.raises(LabelError, match="fractions"):
+    with pytest.raises(LabelError, match="holds 0.5, but labels are whole numbers"):
         evaluate_pair(truth, half)
     hearts = save(tmp_path / "hearts.nii.gz", boxes(), {"1": "heart", "2": "lung"})
     with pytest.raises(LabelError, match="share no organ"):

@@ -114,7 +114,7 @@ def test_an_empty_prediction_gives_a_page_that_says_so():
 def test_what_is_no_label_map_is_refused():
     with pytest.raises(LabelError, match=r"t holds values from -50 to 69, which are not labels"):
         label_scene(scan(), scan(), names={}, title="t")
-    with pytest.raises(LabelError, match="fractions"):
+    with pytest.raises(LabelError, match="holds 0.5, but labels are whole numbers"):
         label_scene(scan(), Volume(labels().voxels + np.float32(0.5), AXIAL), names={}, title="t")
     shifted = Volume(labels().voxels, AXIAL + np.eye(4)[:, [3, 0, 1, 2]])
     with pytest.raises(GeometryError, match="another grid"):
