@@ -473,14 +473,14 @@ def test_masks_on_different_grids_are_refused(tmp_path):
 
 @pytest.mark.parametrize(
     ("values", "message"),
-    [((1, 2), "is not a binary mask"), ((-1,), "from -1 to 0, which are not labels"), ((0.5, 1), "holds 0.5, but labels")],
+    [((1, 2), "is not a binary mask"), ((-1,), "holds values from -1 to 0, which are not"), ((0.5, 1), "holds 0.5, but labels")],
 )
 def test_masks_with_several_values_are_refused(tmp_path, values, message):
     put(tmp_path / "s1" / "ct.nii.gz")
     voxels = np.zeros(SHAPE, np.float32)
     voxels.flat[: len(values)] = values
     put(tmp_path / "s1" / "segmentations" / "a.nii.gz", voxels)
-    with pytest.raises(LabelError, match=rf"a\.nii\.gz {message}|a\.nii\.gz holds values {message}"):
+    with pytest.raises(LabelError, match=rf"a\.nii\.gz {message}"):
         read_labels(source_of("totalsegmentator", tmp_path))
 
 

@@ -8,6 +8,7 @@ import csv
 import io
 import json
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
@@ -23,7 +24,8 @@ from viscera.quality.flags import CaseTrust, case_trust_from_json
 
 MEAN = "mean"
 """Stands for the organ in rows about all organs."""
-SUMMARISED = ("dice", "iou", "nsd", "hd95_mm", "volume_error_ml", "slice_dice", "slice_iou", "flare_dice", "flare_nsd")
+HD95 = "hd95_mm"
+SUMMARISED = ("dice", "iou", "nsd", HD95, "volume_error_ml", "slice_dice", "slice_iou", "flare_dice", "flare_nsd")
 ALL, ANNOTATED, UNANNOTATED = "all", "annotated", "unannotated"
 GROUPS = (ANNOTATED, UNANNOTATED)
 """Whether the case's own data set annotates the organ."""
@@ -55,11 +57,13 @@ class Summary:
     Attributes:
         organ: Or "mean": the mean of the organs' means, so that each organ counts the same.
         metric: As in OrganScore.values.
-        mean: Over cases with a finite score (HD95 leaves out missed organs, which Dice and NSD count as 0).
+        mean: Over cases with a finite score (HD95 leaves out missed organs, see ``left_out``; Dice and NSD count them as 0).
         low: Lower end of the 95 % interval, NaN with fewer than two patients.
         high: Upper end.
         cases: How many cases have a finite score.
         group: Of which scores: "all", "annotated" or "unannotated".
+        left_out: Scores that are in no mean because they are infinite: HD95 of organs that were missed, or found where none
+            is. A mean of all left out is NaN.
     """
 
     organ: str
@@ -69,11 +73,12 @@ class Summary:
     high: float
     cases: int
     group: str = ALL
+    left_out: int = 0
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """How a second evaluation differs from a first on the same cases.
+    """How a second evaluation differs from a first on the same cases: second minus first, above 0 if the second is higher.
 
     Attributes:
         organ: Or "mean": the mean over the organs of a case.
@@ -175,8 +180,8 @@ def evaluation_from_json(text: str, *, where: str) -> Evaluation:
         value = json.loads(text)
         return Evaluation(
             str(value["mode"]),
-            tuple(_score(row) for row in value["cases"]),
-            tuple(_summary(row) for row in value["summary"]),
+            scores := tuple(_score(row) for row in value["cases"]),
+            tuple(_summary(row, scores) for row in value["summary"]),
             tuple(Problem(**row) for row in value.get("problems", ())),
             tuple(str(note) for note in value.get("notes", ())),
             confusion_from_json(value.get("confusion")),
@@ -223,14 +228,26 @@ def _means(scores: Sequence[OrganScore], generator: np.random.Generator, *, grou
     rows = []
     for metric in SUMMARISED:
         finite = [score for score in scores if math.isfinite(score.values.get(metric, math.nan))]
-        by_organ = [[score for score in finite if score.organ == organ] for organ in organs]
-        by_organ = [column for column in by_organ if column]
-        for organ, chosen in [(column[0].organ, [column]) for column in by_organ] + ([(MEAN, by_organ)] * bool(finite)):
-            columns = [_by_patient(column, metric) for column in chosen]
-            mean, low, high = _interval(columns, generator, resamples=2000, level=0.95)
-            cases = len({score.case for column in chosen for score in column})
-            rows.append(Summary(organ, metric, mean, low, high, cases, group))
+        missed = Counter(score.organ for score in scores if _is_left_out(score, metric))
+        by_organ = {organ: [score for score in finite if score.organ == organ] for organ in organs}
+        by_organ = {organ: column for organ, column in by_organ.items() if column or missed[organ]}
+        chosen = {organ: [column] for organ, column in by_organ.items()}
+        if by_organ:
+            chosen[MEAN] = [column for column in by_organ.values() if column]
+        for organ, columns in chosen.items():
+            values = [_by_patient(column, metric) for column in columns]
+            mean, low, high = _interval(values, generator, resamples=2000, level=0.95)
+            cases = len({score.case for column in columns for score in column})
+            left_out = missed.total() if organ == MEAN else missed[organ]
+            rows.append(Summary(organ, metric, mean, low, high, cases, group, left_out))
     return rows
+
+
+def _is_left_out(score: OrganScore, metric: str) -> bool:
+    """Tell an infinite distance, which JSON keeps as null, from none: with none there is no Dice either."""
+    value = score.values.get(metric, math.nan)
+    none = metric not in score.values or math.isnan(score.values.get("dice", math.nan))
+    return math.isinf(value) or (metric == HD95 and math.isnan(value) and not none)
 
 
 def bootstrap_interval(
@@ -353,10 +370,15 @@ def _score(row: Mapping[str, object]) -> OrganScore:
     return OrganScore(case, str(row.get("patient", case)), organ, {name: _number(row[name]) for name in names}, group)
 
 
-def _summary(row: Mapping[str, object]) -> Summary:
+def _summary(row: Mapping[str, object], scores: Sequence[OrganScore]) -> Summary:
+    """Undo ``asdict``; older files do not say how many scores are left out, and which group a row is about."""
     mean, low, high = (_number(row[name]) for name in ("mean", "low", "high"))
     organ, metric, group = str(row["organ"]), str(row["metric"]), str(row.get("group", ALL))
-    return Summary(organ, metric, mean, low, high, int(_number(row["cases"])), group)
+    left_out = row.get("left_out")
+    if left_out is None:
+        meant = [score for score in of_group(scores, group) if organ in (MEAN, score.organ)]
+        left_out = sum(_is_left_out(score, metric) for score in meant)
+    return Summary(organ, metric, mean, low, high, int(_number(row["cases"])), group, int(_number(left_out)))
 
 
 def _number(value: object) -> float:
