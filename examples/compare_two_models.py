@@ -17,8 +17,9 @@ import numpy as np
 
 from train_and_look import prepared, small_recipe, trained_and_scored
 from viscera.datasets.sources import Source
+from viscera.evaluation.comparing import Comparison, compare
 from viscera.evaluation.pairing import ScoringJob, match
-from viscera.evaluation.scores import MEAN, Comparison, Evaluation, compare
+from viscera.evaluation.scores import MEAN, Evaluation
 from viscera.figures.canvas import GREY, INK, line_colour, new_figure, save, style
 from viscera.figures.montage import Look, montage
 from viscera.io.nifti import read

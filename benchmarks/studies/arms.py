@@ -13,7 +13,8 @@ import numpy as np
 
 from viscera.config import Recipe
 from viscera.config.recipe_json import recipe_to_json
-from viscera.evaluation.scores import OrganScore, compare, evaluation_from_json, summarise
+from viscera.evaluation.comparing import compare
+from viscera.evaluation.scores import OrganScore, evaluation_from_json, summarise
 from viscera.preparation.store import open_store
 
 

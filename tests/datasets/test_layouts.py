@@ -473,7 +473,11 @@ def test_masks_on_different_grids_are_refused(tmp_path):
 
 @pytest.mark.parametrize(
     ("values", "message"),
-    [((1, 2), "is not a binary mask"), ((-1,), "holds values from -1 to 0, which are not"), ((0.5, 1), "holds 0.5, but labels")],
+    [
+        ((1, 2), "is not a binary mask"),
+        ((-1,), "holds values from -1 to 0, which are not"),
+        ((0.5, 1), "holds 0.5, but labels"),
+    ],
 )
 def test_masks_with_several_values_are_refused(tmp_path, values, message):
     put(tmp_path / "s1" / "ct.nii.gz")
@@ -504,7 +508,8 @@ def test_whole_numbers_saved_as_floats_become_integers(tmp_path, dtype, values, 
 
 
 @pytest.mark.parametrize(
-    ("value", "message"), [(0.5, "holds 0.5"), (np.nan, "NaN"), (1e12, r"1e\+12"), (np.inf, "infinity"), (-1, "from -1 to 0")]
+    ("value", "message"),
+    [(0.5, "holds 0.5"), (np.nan, "NaN"), (1e12, r"1e\+12"), (np.inf, "infinity"), (-1, "from -1 to 0")],
 )
 def test_labels_that_are_no_whole_numbers_are_refused(tmp_path, value, message):
     voxels = np.zeros(SHAPE, np.float64)

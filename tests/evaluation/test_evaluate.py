@@ -9,6 +9,7 @@ from scipy.stats import wilcoxon
 
 from viscera.datasets.sources import Source
 from viscera.errors import FileError, GeometryError, LabelError
+from viscera.evaluation.comparing import compare
 from viscera.evaluation.evaluate import (
     TOLERANCES_MM,
     Pair,
@@ -20,7 +21,7 @@ from viscera.evaluation.evaluate import (
     score_case,
 )
 from viscera.evaluation.metrics import surface_scores
-from viscera.evaluation.scores import OrganScore, bootstrap_interval, compare, evaluation_from_json, summarise
+from viscera.evaluation.scores import OrganScore, bootstrap_interval, evaluation_from_json, summarise
 from viscera.io import nifti
 from viscera.io.label_names import label_names
 from viscera.labels import LabelSpace

@@ -11,6 +11,7 @@ import pytest
 from viscera.cli.command import main
 from viscera.datasets.sources import Source
 from viscera.errors import DataSetError, FileError, LabelError, SettingError, StoreError
+from viscera.evaluation.comparing import compare
 from viscera.evaluation.confusion import Confusion, merge, mix_ups
 from viscera.evaluation.evaluate import (
     OwnOrgans,
@@ -22,7 +23,7 @@ from viscera.evaluation.evaluate import (
     read_own_organs,
     score_case,
 )
-from viscera.evaluation.scores import OrganScore, bootstrap_interval, compare, evaluation_from_json, summarise
+from viscera.evaluation.scores import OrganScore, bootstrap_interval, evaluation_from_json, summarise
 from viscera.evaluation.source_annotations import half_annotated, is_annotated
 from viscera.io import nifti
 from viscera.labels import LabelSpace

@@ -335,4 +335,3 @@ def _look_up(table: UInt8[np.ndarray, "values"], section: Integer[np.ndarray, "y
     if table.size > 256:
         return table[section]
     return cv2.LUT(np.ascontiguousarray(section, np.uint8), table).reshape(section.shape)
-

@@ -1,4 +1,4 @@
-"""Scores of many cases: their summary with intervals, the comparison of two evaluations, JSON and CSV.
+"""Scores of many cases: their summary with intervals, JSON and CSV; the comparison of two evaluations is in comparing.py.
 
 Where the scores come from is in metrics.py and evaluate.py. Scores stand in two groups: of organs that the case's own
 data set annotates, and of organs that it does not, where the truth knows more (source_annotations.py).
@@ -14,7 +14,6 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 from jaxtyping import Float
-from scipy.stats import wilcoxon
 
 from viscera.datasets.sources import Problem
 from viscera.errors import FileError, SettingError, did_you_mean
@@ -74,30 +73,6 @@ class Summary:
     cases: int
     group: str = ALL
     left_out: int = 0
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """How a second evaluation differs from a first on the same cases: second minus first, above 0 if the second is higher.
-
-    Attributes:
-        organ: Or "mean": the mean over the organs of a case.
-        metric: As in OrganScore.values.
-        difference: Mean over patients of second minus first; NaN if no case has both scores.
-        low: Lower end of its 95 % interval, NaN with fewer than two patients.
-        high: Upper end.
-        p_value: Of the two-sided Wilcoxon signed-rank test, not corrected for the number of organs; 1 if nothing
-            differs, NaN without pairs. Fewer than six patients cannot give a value below 0.05.
-        patients: How many have both scores.
-    """
-
-    organ: str
-    metric: str
-    difference: float
-    low: float
-    high: float
-    p_value: float
-    patients: int
 
 
 @dataclass(frozen=True)
@@ -178,9 +153,10 @@ def evaluation_from_json(text: str, *, where: str) -> Evaluation:
     """
     try:
         value = json.loads(text)
+        scores = tuple(_score(row) for row in value["cases"])
         return Evaluation(
             str(value["mode"]),
-            scores := tuple(_score(row) for row in value["cases"]),
+            scores,
             tuple(_summary(row, scores) for row in value["summary"]),
             tuple(Problem(**row) for row in value.get("problems", ())),
             tuple(str(note) for note in value.get("notes", ())),
@@ -272,57 +248,6 @@ def bootstrap_interval(
         Efron & Tibshirani 1993, An Introduction to the Bootstrap, chapter 13 (percentile interval).
     """
     return _interval([values_by_patient], generator, resamples=resamples, level=level)
-
-
-def compare(
-    first: Sequence[OrganScore],
-    second: Sequence[OrganScore],
-    generator: np.random.Generator,
-    *,
-    metric: str = "dice",
-    group: str = ALL,
-) -> tuple[Comparison, ...]:
-    """Compare two evaluations on the cases and organs that both score, per organ and over organs.
-
-    Args:
-        first: Scores of the first prediction.
-        second: Of the second, on the same cases.
-        generator: Draws the bootstrap's patients.
-        metric: Which score.
-        group: "annotated" or "unannotated": only scores that are of this group in both evaluations.
-
-    Raises:
-        SettingError: There is no such group.
-    """
-    first, second = of_group(first, group), of_group(second, group)
-    others = {(score.case, score.organ): score.values.get(metric, math.nan) for score in second}
-    differences: dict[str, dict[str, list[float]]] = {}
-    over_organs: dict[tuple[str, str], list[float]] = {}
-    for score in first:
-        # Rounded, so that a difference of 1e-17 is none.
-        value = round(others.get((score.case, score.organ), math.nan) - score.values.get(metric, math.nan), 12)
-        organ = differences.setdefault(score.organ, {})
-        if math.isfinite(value):
-            organ.setdefault(score.patient, []).append(value)
-            over_organs.setdefault((score.patient, score.case), []).append(value)
-    mean = differences.setdefault(MEAN, {})
-    for (patient, _), values in over_organs.items():
-        mean.setdefault(patient, []).append(float(np.mean(values)))
-    return tuple(_comparison(organ, metric, values, generator) for organ, values in differences.items())
-
-
-def _comparison(
-    organ: str, metric: str, differences: Mapping[str, Sequence[float]], generator: np.random.Generator
-) -> Comparison:
-    """Test whether differences, one per patient after averaging, centre on 0."""
-    each = {patient: [float(np.mean(values))] for patient, values in differences.items()}
-    changed = np.array([values[0] for values in each.values() if values[0] != 0])
-    if not each:
-        p_value = math.nan
-    else:
-        p_value = float(np.asarray(wilcoxon(changed))[1]) if changed.size else 1.0
-    mean, low, high = bootstrap_interval(each, generator)
-    return Comparison(organ, metric, mean, low, high, p_value, len(each))
 
 
 def _interval(
