@@ -33,7 +33,7 @@ SHOWN = {
 }
 """The metrics of the table, the first two with their intervals."""
 
-VERSUS_COLUMNS = ("organ", "patients", "without partner", "difference", "p (Wilcoxon)")
+VERSUS_COLUMNS = ("organ", "patients", "without partner", "difference (+: PREDICTION is higher)", "p (Wilcoxon)")
 
 
 @dataclass(frozen=True)
@@ -305,7 +305,7 @@ def show_comparison(second: Evaluation, first: Evaluation) -> None:
             for row in compare(first.scores, second.scores, np.random.default_rng(0), metric=metric, group=group)
         ]
         title = f"{metric}: PREDICTION minus --versus" + (f", {group} organs" if group != ALL else "")
-        show_table(f"{title} (above 0: PREDICTION is higher)", VERSUS_COLUMNS, rows)
+        show_table(title, VERSUS_COLUMNS, rows)
     if cases := cases_of_one(first.scores, second.scores):
         say(
             f"note: {len(cases)} cases that only one of the two has scored are in no difference: {', '.join(cases[:5])}"

@@ -57,7 +57,7 @@ def names_of_pairs(truths: Sequence[Path], predictions: Sequence[Path]) -> tuple
     Example:
         >>> paths = [Path("A/labelsTr"), Path("B/labelsTr"), Path("B/labelsTr")]
         >>> names_of_pairs(paths, [Path("p1"), Path("p2"), Path("p3")])
-        (['A', 'B, p2', 'B, p3'], ['A', 'B', 'B'])
+        (['A', 'B/p2', 'B/p3'], ['A', 'B', 'B'])
     """
     places = [path.resolve() for path in truths]
     pairs = [(place, path.resolve()) for place, path in zip(places, predictions, strict=True)]
@@ -72,7 +72,7 @@ def names_of_pairs(truths: Sequence[Path], predictions: Sequence[Path]) -> tuple
         alike = [number for number, one in enumerate(places) if one == place]
         if len(alike) > 1:
             for number, name in zip(alike, _names([predictions[number].absolute() for number in alike]), strict=True):
-                of_pairs[number] = f"{of_truths[number]}, {name}"
+                of_pairs[number] = f"{of_truths[number]}/{name}"
     return of_pairs, of_truths
 
 

@@ -180,8 +180,8 @@ def _accuracy(evaluation: Evaluation, metric: str) -> Section:
     text = "Mean over cases, with the bootstrap 95 % interval over patients in brackets; 1 is perfect."
     if any(row.metric == "hd95_mm" for row in evaluation.summary):
         text += (
-            " HD95 and the volume error are perfect at 0. An organ that was missed, or found where none is, counts as 0, but has no HD95: how many "
-            "are left out of its mean stands beside it."
+            " HD95 and the volume error are perfect at 0. An organ that was missed, or found where none is, counts as 0, but "
+            "has no HD95: how many are left out of its mean stands beside it."
         )
     return Section(title, text, table=_summary_table(evaluation))
 
