@@ -130,7 +130,7 @@ def test_the_command_keeps_eight_cases_of_folders_that_end_alike(hospitals):
     assert scores.summary[0].cases == 8
     assert scores.summary[0].mean == pytest.approx((1 + 2 / 3) / 2)
     assert scores.summary[0].low < scores.summary[0].mean < scores.summary[0].high
-    rows = list(csv.DictReader((hospitals / "o.csv").open()))
+    rows = list(csv.DictReader((hospitals / "o.csv").read_text().splitlines()))
     assert len({row["case"] for row in rows}) == 8
 
 
@@ -148,7 +148,7 @@ def test_versus_subtracts_the_other_predictions_case_by_case(hospitals, capsys):
     assert main(["evaluate", *PAIRS, "--versus", "predB", "predB"]) == 2
     out, err = capsys.readouterr()
     line = next(line for line in out.split("PREDICTION minus --versus")[1].splitlines() if "liver" in line)
-    assert line.split()[1:5] == ["│", "liver", "│", "7"] or "7" in line.split()
+    assert "7" in line.split()
     # A is better than predB by 1/3 in three of seven patients, B is the same as itself in four.
     assert f"{3 / 7 / 3:+.4f}" in line
     assert "1 cases that only one of the two has scored are in no difference: A/c3" in " ".join(err.split())

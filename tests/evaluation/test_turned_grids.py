@@ -92,3 +92,10 @@ def test_a_header_that_contradicts_the_affine_is_not_believed(tmp_path):
     raw[80:92] = np.array([3, 3, 3], "<f4").tobytes()
     (tmp_path / "a.nii").write_bytes(raw)
     assert header_spacing_mm(nifti.read(tmp_path / "a.nii")) == (2, 2, 2)
+
+
+def test_spacings_of_many_digits_stay_as_they_are(tmp_path):
+    size = 500 / 512  # 0.9765625 mm
+    volume = Volume(np.zeros((3, 3, 3), np.uint8), np.diag([2.0, size, size, 1.0])[[2, 1, 0, 3]])
+    nifti.write(tmp_path / "a.nii.gz", volume)
+    assert header_spacing_mm(volume) == header_spacing_mm(nifti.read(tmp_path / "a.nii.gz")) == (2, size, size)

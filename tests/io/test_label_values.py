@@ -63,10 +63,10 @@ def test_what_is_not_a_label_is_refused_whatever_its_type(values, message):
 @pytest.mark.parametrize("slope", [1 / 255, 0.1, 1 / 3])
 def test_labels_that_a_header_scales_come_back_whole(tmp_path, slope):
     labels = np.arange(18).reshape(3, 3, 2)
-    image = nibabel.Nifti1Image(labels.astype(np.float64), np.eye(4))
-    image.header.set_data_dtype(np.int16)
-    image.header.set_slope_inter(slope, 0)
-    image.to_filename(tmp_path / "a.nii.gz")
-    scaled = nifti.read(tmp_path / "a.nii.gz").voxels
+    nibabel.Nifti1Image(np.rint(labels / slope).astype(np.int16), np.eye(4)).to_filename(tmp_path / "a.nii")
+    raw = bytearray((tmp_path / "a.nii").read_bytes())
+    raw[112:116] = np.array(slope, "<f4").tobytes()  # scl_slope
+    (tmp_path / "a.nii").write_bytes(raw)
+    scaled = nifti.read(tmp_path / "a.nii").voxels
     assert scaled.dtype == np.float32
     assert np.array_equal(whole_labels(scaled, where="x")[0], labels.T)
