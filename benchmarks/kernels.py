@@ -68,6 +68,7 @@ def files(options: argparse.Namespace) -> dict[str, object]:
     """Time reading a scan and writing labels of it; noise of LIDC's size where the scan is missing."""
     import nibabel
     import SimpleITK as Sitk
+    from isal import igzip
 
     with tempfile.TemporaryDirectory() as folder:
         scan, out = LIDC, Path(folder) / "labels.nii.gz"
@@ -81,6 +82,7 @@ def files(options: argparse.Namespace) -> dict[str, object]:
         third = Sitk.GetImageFromArray(labels.voxels)
         readers: dict[str, Callable] = {
             "viscera": lambda: nifti.read(scan),
+            "nibabel on isal": lambda: np.asarray(nibabel.Nifti1Image.from_stream(igzip.open(scan)).dataobj),
             "nibabel, as stored": lambda: np.asarray(nibabel.load(scan).dataobj),  # type: ignore[attr-defined]
             "nibabel, get_fdata": lambda: nibabel.load(scan).get_fdata(),  # type: ignore[attr-defined]
             "SimpleITK": lambda: Sitk.GetArrayFromImage(Sitk.ReadImage(str(scan))),
