@@ -157,6 +157,15 @@ def test_cases_that_cannot_be_told_apart_are_problems(tmp_path):
     assert [row.what for row in problems] == ["2 cases have this name"] * 2
 
 
+def test_truth_that_is_its_own_prediction_is_said(tmp_path):
+    truth, _ = folders(tmp_path, ["a.nii.gz", "b.nii.gz"], [])
+    (tmp_path / "link").symlink_to(truth)
+    assert find_jobs(truth, tmp_path / "link")[2] == (
+        "2 predictions are the truth's own files, so their scores say nothing",
+    )
+    assert find_jobs(truth / "a.nii.gz", truth / "b.nii.gz")[2] == ()
+
+
 def test_nothing_that_belongs_to_a_truth_is_an_error(tmp_path):
     with pytest.raises(FileError, match="belongs to any of the 1 truths: expected names like a.nii.gz, found z.nii.gz"):
         found(tmp_path, ["a.nii.gz"], ["z.nii.gz"])

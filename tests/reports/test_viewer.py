@@ -299,7 +299,7 @@ def test_labels_without_names_are_numbered_with_a_note(files, capsys):
     assert "truth.nii.gz: nothing names its labels" in capsys.readouterr().err
     (files / "found.json").write_text("{broken")
     assert main(["view", "ct.nii.gz", "found.nii.gz", "--html", "third.html"]) == 2
-    assert "no JSON file" in capsys.readouterr().err
+    assert "is not a JSON file" in capsys.readouterr().err
 
 
 def test_the_command_refuses_what_it_cannot_show(files, capsys):

@@ -100,7 +100,8 @@ def find_jobs(
         FileError: There is nothing to compare.
     """
     if isinstance(truth, Path) and truth.is_file() and is_nifti(truth) and prediction.is_file():
-        return [ScoringJob(case_name(prediction), prediction, truth)], [], ()
+        jobs = [ScoringJob(case_name(prediction), prediction, truth)]
+        return jobs, [], _own_files(jobs)
     for path in (truth, prediction):
         if isinstance(path, Path) and not path.exists():
             raise FileError(f"{path}: no such file or folder", "Check the path.", file=path)
@@ -112,7 +113,8 @@ def find_jobs(
             f"{truth if isinstance(truth, Path) else 'the data set'} holds no label maps", "Check the path."
         )
     found = [prediction] if prediction.is_file() else _files(prediction)
-    jobs, used = [], set[Path]()
+    jobs: list[ScoringJob] = []
+    used = set[Path]()
     for one, candidates in zip(truths, _candidates(truths, found), strict=True):
         used.update(candidates)
         if len(candidates) == 1:
@@ -126,7 +128,7 @@ def find_jobs(
         )
     extra = [path.name for path in found if path not in used]
     notes = (f"{len(extra)} predictions without truth, not scored: {', '.join(extra[:5])}",) if extra else ()
-    return jobs, problems, notes
+    return jobs, problems, notes + _own_files(jobs)
 
 
 def _candidates(truths: Sequence[_Truth], found: Sequence[Path]) -> list[list[Path]]:
@@ -143,6 +145,14 @@ def _candidates(truths: Sequence[_Truth], found: Sequence[Path]) -> list[list[Pa
             alike = dict.fromkeys(path for name in one.names for path in loose.get(name, ()))
             candidates[number] = [path for path in alike if path not in taken]
     return candidates
+
+
+def _own_files(jobs: Sequence[ScoringJob]) -> tuple[str, ...]:
+    """Return a note where predictions are the files of the truth, by whatever path."""
+    truths = [job.truth.labels if isinstance(job.truth, Source) else job.truth for job in jobs]
+    pairs = zip(jobs, truths, strict=True)
+    same = [job for job, truth in pairs if isinstance(truth, Path) and truth.resolve() == job.prediction.resolve()]
+    return (f"{len(same)} predictions are the truth's own files, so their scores say nothing",) if same else ()
 
 
 def _not_one(truth: _Truth, candidates: Sequence[Path], prediction: Path) -> Problem:
