@@ -13,8 +13,9 @@ import numpy as np
 
 from viscera.config import Recipe
 from viscera.config.recipe_json import recipe_to_json
+from viscera.evaluation.comparing import compare
 from viscera.evaluation.scores import OrganScore, evaluation_from_json
-from viscera.evaluation.statistics import compare, summarise
+from viscera.evaluation.statistics import summarise
 from viscera.preparation.store import open_store
 
 

@@ -23,8 +23,8 @@ from benchmarks.machine import facts, save
 from benchmarks.studies.arms import Arm, run_all, train_all, training_minutes, viscera
 from viscera.config import Postprocessing, Recipe, Softmax
 from viscera.datasets.layouts import find_sources
+from viscera.evaluation.comparing import compare
 from viscera.evaluation.scores import evaluation_from_json
-from viscera.evaluation.statistics import compare
 from viscera.io import nifti
 from viscera.labels import TUMOUR
 from viscera.networks.weights import load_weights

@@ -151,6 +151,27 @@ def same_grid(a: Volume, b: Volume) -> bool:
     return bool(np.abs(a.affine @ corners - b.affine @ corners).max() <= GRID_TOLERANCE_MM)
 
 
+def turned_onto(grid: Volume, volume: Volume) -> Volume | None:
+    """Return a volume whose axes are in the grid's order: itself, or turned without loss; None if it lies elsewhere.
+
+    Files of the same voxels may store their axes in another order or the other way round, with an affine that says so.
+
+    Args:
+        grid: The order that is wanted.
+        volume: Is turned.
+    """
+    if same_grid(grid, volume):
+        return volume
+    # Steps of the grid along each axis of the volume: a permutation with signs if only the order differs.
+    steps = np.rint(np.linalg.solve(grid.affine[:3, :3], volume.affine[:3, :3]))
+    a, b, c = (int(axis) for axis in np.abs(steps).argmax(axis=1))
+    if {a, b, c} != {0, 1, 2}:
+        return None
+    turn = Turn((a, b, c), (bool(steps[0, a] < 0), bool(steps[1, b] < 0), bool(steps[2, c] < 0)))
+    turned = turn_volume(volume, turn)
+    return turned if same_grid(grid, turned) else None
+
+
 def require_same_grid(
     image: Volume, labels: Volume, *, where: str, names: tuple[str, str] = ("image", "labels")
 ) -> None:

@@ -386,7 +386,7 @@ OTHERS = [
     BadInput(
         "picture with scan and labels exchanged",
         "view truth.nii.gz scan.nii.gz --png look.png",
-        r"prediction: holds values .* Pass the labels, not the scan",
+        r"prediction holds values .*not labels.*Is it a scan",
     ),
     BadInput("misspelt topic", "info recipe", r"no topic 'recipe'. Did you mean 'recipes'"),
     BadInput(

@@ -57,7 +57,9 @@ SCANS = [
         lambda: bad_labels(organs() / np.float32(2)),
     ),
     beside_good(
-        "labels negative", r"Mask/Case_00002.nii.gz.*hold -4.*0 to 65535", lambda: bad_labels(organs() * np.int16(-1))
+        "labels negative",
+        r"Mask/Case_00002.nii.gz.*holds values from -4 to 0.*0 to 65535",
+        lambda: bad_labels(organs() * np.int16(-1)),
     ),
     beside_good(
         "labels hold none of the annotated organs",

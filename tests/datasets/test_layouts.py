@@ -471,13 +471,20 @@ def test_masks_on_different_grids_are_refused(tmp_path):
         read_labels(source_of("totalsegmentator", tmp_path))
 
 
-@pytest.mark.parametrize("values", [(1, 2), (-1,), (0.5, 1)])
-def test_masks_with_several_values_are_refused(tmp_path, values):
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ((1, 2), "is not a binary mask"),
+        ((-1,), "holds values from -1 to 0, which are not"),
+        ((0.5, 1), "holds 0.5, but labels"),
+    ],
+)
+def test_masks_with_several_values_are_refused(tmp_path, values, message):
     put(tmp_path / "s1" / "ct.nii.gz")
     voxels = np.zeros(SHAPE, np.float32)
     voxels.flat[: len(values)] = values
     put(tmp_path / "s1" / "segmentations" / "a.nii.gz", voxels)
-    with pytest.raises(LabelError, match=r"a\.nii\.gz is not a binary mask"):
+    with pytest.raises(LabelError, match=rf"a\.nii\.gz {message}"):
         read_labels(source_of("totalsegmentator", tmp_path))
 
 
@@ -488,7 +495,7 @@ def test_masks_of_255_count_as_masks(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("dtype", "values", "kept"), [(np.float64, (0, 3, 255), np.uint8), (np.float32, (-2, 300), np.int32)]
+    ("dtype", "values", "kept"), [(np.float64, (0, 3, 255), np.uint8), (np.float32, (0, 7, 300), np.uint16)]
 )
 def test_whole_numbers_saved_as_floats_become_integers(tmp_path, dtype, values, kept):
     voxels = np.zeros(SHAPE, dtype)
@@ -501,7 +508,8 @@ def test_whole_numbers_saved_as_floats_become_integers(tmp_path, dtype, values, 
 
 
 @pytest.mark.parametrize(
-    ("value", "message"), [(0.5, "holds 0.5"), (np.nan, "nan"), (1e12, r"1e\+12"), (np.inf, "inf")]
+    ("value", "message"),
+    [(0.5, "holds 0.5"), (np.nan, "NaN"), (1e12, r"1e\+12"), (np.inf, "infinity"), (-1, "from -1 to 0")],
 )
 def test_labels_that_are_no_whole_numbers_are_refused(tmp_path, value, message):
     voxels = np.zeros(SHAPE, np.float64)
@@ -514,7 +522,7 @@ def test_labels_that_are_no_whole_numbers_are_refused(tmp_path, value, message):
 
 def test_integer_labels_are_read_as_they_are(tmp_path):
     voxels = np.zeros(SHAPE, np.int16)
-    voxels.flat[:3] = -1, 7, 300
+    voxels.flat[:3] = 1, 7, 300
     put(tmp_path / "ct" / "1.nii.gz")
     put(tmp_path / "label" / "1.nii.gz", voxels)
     assert np.array_equal(read_labels(source_of("radiotherapy", tmp_path)).voxels, voxels)

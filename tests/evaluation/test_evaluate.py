@@ -9,19 +9,20 @@ from scipy.stats import wilcoxon
 
 from viscera.datasets.sources import Source
 from viscera.errors import FileError, GeometryError, LabelError
+from viscera.evaluation.comparing import compare
 from viscera.evaluation.evaluate import (
     TOLERANCES_MM,
     Pair,
     Rules,
     evaluate,
     evaluate_pair,
-    find_tasks,
+    find_jobs,
     read_names,
     score_case,
 )
 from viscera.evaluation.metrics import surface_scores
 from viscera.evaluation.scores import OrganScore, evaluation_from_json
-from viscera.evaluation.statistics import bootstrap_interval, compare, summarise
+from viscera.evaluation.statistics import bootstrap_interval, summarise
 from viscera.io import nifti
 from viscera.io.label_names import label_names
 from viscera.labels import LabelSpace
@@ -257,7 +258,7 @@ def test_labels_without_names_and_other_files_are_refused(tmp_path):
     half = tmp_path / "half.nii.gz"
     nifti.write(half, Volume(np.full((8, 14, 20), 0.5, np.float32), AFFINE))
     (tmp_path / "half.json").write_text(json.dumps({"labels": NAMES}))
-    with pytest.raises(LabelError, match="fractions"):
+    with pytest.raises(LabelError, match="holds 0.5, but labels are whole numbers"):
         evaluate_pair(truth, half)
     hearts = save(tmp_path / "hearts.nii.gz", boxes(), {"1": "heart", "2": "lung"})
     with pytest.raises(LabelError, match="share no organ"):
@@ -308,13 +309,13 @@ def test_nothing_to_compare_is_an_error(folders, tmp_path):
     truth, out = folders
     (tmp_path / "empty").mkdir()
     with pytest.raises(FileError, match="holds no label maps"):
-        find_tasks(tmp_path / "empty", out)
+        find_jobs(tmp_path / "empty", out)
     with pytest.raises(FileError, match="belongs to any of the 3 truths"):
-        find_tasks(truth, tmp_path / "empty")
+        find_jobs(truth, tmp_path / "empty")
     with pytest.raises(FileError, match="two NIfTI files or two folders"):
-        find_tasks(truth / "a_label.nii.gz", out)
+        find_jobs(truth / "a_label.nii.gz", out)
     with pytest.raises(FileError, match="no such file or folder"):
-        find_tasks(truth, tmp_path / "nowhere")
+        find_jobs(truth, tmp_path / "nowhere")
 
 
 def test_cases_of_a_data_set_are_scored_on_what_they_annotate(folders, tmp_path):

@@ -11,6 +11,7 @@ import pytest
 from viscera.cli.command import main
 from viscera.datasets.sources import Source
 from viscera.errors import DataSetError, FileError, LabelError, SettingError, StoreError
+from viscera.evaluation.comparing import compare
 from viscera.evaluation.confusion import Confusion, merge, mix_ups
 from viscera.evaluation.evaluate import (
     OwnOrgans,
@@ -24,7 +25,7 @@ from viscera.evaluation.evaluate import (
 )
 from viscera.evaluation.scores import OrganScore, evaluation_from_json
 from viscera.evaluation.source_annotations import half_annotated, is_annotated
-from viscera.evaluation.statistics import bootstrap_interval, compare, summarise
+from viscera.evaluation.statistics import bootstrap_interval, summarise
 from viscera.io import nifti
 from viscera.labels import LabelSpace
 from viscera.volume import Volume

@@ -372,10 +372,10 @@ def test_labels_on_another_grid_are_refused(tmp_path):
 
 def test_a_scan_passed_as_labels_is_refused(tmp_path):
     ct, labels = patient()
-    with pytest.raises(LabelError, match="prediction: holds values -1000 to 700, so it is not a label map"):
+    with pytest.raises(LabelError, match="prediction holds values from -1000 to 700, which are not labels"):
         montage(ct, ct, truth=None, names=NAMES, out=tmp_path / "a.png")
-    with pytest.raises(LabelError, match="whole numbers, got float32"):
-        stills(ct, Volume(labels.voxels.astype(np.float32), labels.affine), truth=None, names=NAMES)
+    with pytest.raises(LabelError, match="holds 0.5, but labels are whole numbers"):
+        stills(ct, Volume(labels.voxels + np.float32(0.5), labels.affine), truth=None, names=NAMES)
 
 
 def test_settings_out_of_range_are_refused():

@@ -142,7 +142,7 @@ def test_the_truth_may_be_a_case_of_a_data_set(tmp_path):
         ({"names": None}, SettingError, "nothing names the labels"),
         ({"window_hu": (100.0, 0.0)}, SettingError, r"100\.\.0 HU is empty"),
         ({"labels": patient()[0]}, LabelError, "values from -1000 to 100.*Is it a scan"),
-        ({"labels": Volume(np.full((6, 32, 40), 0.5), AXIAL)}, LabelError, "fractions"),
+        ({"labels": Volume(np.full((6, 32, 40), 0.5), AXIAL)}, LabelError, "holds 0.5, but labels are whole numbers"),
         ({"labels": Volume(np.zeros((6, 32, 39), np.uint8), AXIAL)}, GeometryError, "labels lie on another grid"),
         ({"truth": Volume(np.zeros((6, 32, 40), np.uint8), AXIAL + 1)}, GeometryError, "truth lie on another grid"),
         ({"labels": "missing.nii.gz"}, FileError, "missing.nii.gz"),

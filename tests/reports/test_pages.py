@@ -16,7 +16,7 @@ from viscera.config.recipe_json import recipe_to_json
 from viscera.datasets.writing import write_case as write_data_case
 from viscera.errors import FileError, RunError, StoreError
 from viscera.evaluation.evaluate import Rules, evaluate
-from viscera.evaluation.pairing import Task
+from viscera.evaluation.pairing import ScoringJob
 from viscera.evaluation.scores import Evaluation, OrganScore, evaluation_from_json
 from viscera.figures.pictures import AGREE, AGREEMENT_COLOURS, FALSE, MISSED, OTHER, UNJUDGED
 from viscera.io.nifti import write
@@ -132,7 +132,7 @@ def case_files(folder, *, truth=1, left=8, also=0):
         write(path, Volume(voxels, AFFINE))
     (folder / "truth.json").write_text(json.dumps({"labels": {str(truth): "liver"}}))
     (folder / "prediction.json").write_text(json.dumps({"labels": {"1": "spleen", "2": "liver"}}))
-    return paths[0], Task("a", paths[2], paths[1])
+    return paths[0], ScoringJob("a", paths[2], paths[1])
 
 
 def pixels(png):
@@ -438,7 +438,7 @@ def test_a_case_whose_files_cannot_be_read_gets_a_sentence(tmp_path):
     pictures = [
         CaseFiles("c0", folder / "cut.nii.gz", task),
         CaseFiles("c1", folder / "other.nii.gz", task),
-        CaseFiles("c2", ct, Task("c2", folder / "missing.nii.gz", task.truth)),
+        CaseFiles("c2", ct, ScoringJob("c2", folder / "missing.nii.gz", task.truth)),
         CaseFiles("c3", ct, task),
     ]
     text, reader = load_page(write_report(file, tmp_path / "page.html", pictures=pictures))

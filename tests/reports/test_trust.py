@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from viscera.errors import FileError
-from viscera.evaluation.evaluate import evaluate, merge_evaluations
+from viscera.evaluation.evaluate import evaluate
+from viscera.evaluation.merging import merge_evaluations
 from viscera.evaluation.scores import Evaluation, OrganScore, evaluation_from_json
 from viscera.io.nifti import write
 from viscera.quality.flags import CaseTrust, Sign, Trust, read_case_trust

@@ -114,7 +114,7 @@ def test_an_empty_prediction_gives_a_page_that_says_so():
 def test_what_is_no_label_map_is_refused():
     with pytest.raises(LabelError, match=r"t holds values from -50 to 69, which are not labels"):
         label_scene(scan(), scan(), names={}, title="t")
-    with pytest.raises(LabelError, match="fractions"):
+    with pytest.raises(LabelError, match="holds 0.5, but labels are whole numbers"):
         label_scene(scan(), Volume(labels().voxels + np.float32(0.5), AXIAL), names={}, title="t")
     shifted = Volume(labels().voxels, AXIAL + np.eye(4)[:, [3, 0, 1, 2]])
     with pytest.raises(GeometryError, match="another grid"):
@@ -299,7 +299,7 @@ def test_labels_without_names_are_numbered_with_a_note(files, capsys):
     assert "truth.nii.gz: nothing names its labels" in capsys.readouterr().err
     (files / "found.json").write_text("{broken")
     assert main(["view", "ct.nii.gz", "found.nii.gz", "--html", "third.html"]) == 2
-    assert "no JSON file" in capsys.readouterr().err
+    assert "is not a JSON file" in capsys.readouterr().err
 
 
 def test_the_command_refuses_what_it_cannot_show(files, capsys):

@@ -1,6 +1,7 @@
 """Label maps -> scores, comparisons and reports."""
 
 import os
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -9,11 +10,11 @@ import numpy as np
 from viscera.api.data import warn_of
 from viscera.datasets.sources import Source
 from viscera.errors import FileError, SettingError, did_you_mean
+from viscera.evaluation import comparing
 from viscera.evaluation import evaluate as scoring
-from viscera.evaluation import statistics
-from viscera.evaluation.pairing import find_tasks
+from viscera.evaluation.comparing import Comparison
+from viscera.evaluation.pairing import find_jobs
 from viscera.evaluation.scores import ALL, Evaluation
-from viscera.evaluation.statistics import Comparison
 from viscera.reports.write import write_report
 
 PathLike = str | os.PathLike[str]
@@ -73,7 +74,7 @@ def evaluate(
         raise FileError(f"{labels}: no such file", "Check the path of labels.")
     given = Path(truth) if isinstance(truth, str | os.PathLike) else truth
     ended: list[str] = []
-    total = len(find_tasks(given, Path(prediction))[0]) if progress else 0
+    total = len(find_jobs(given, Path(prediction))[0]) if progress else 0
 
     def done(case: str) -> None:
         ended.append(case)
@@ -88,7 +89,7 @@ def evaluate(
         workers=jobs or os.cpu_count() or 1,
         done=done,
     )
-    problems = [f"{one.case} ({one.file}): {one.what} {one.remedy}" for one in found.problems]
+    problems = [f"{one.case} ({one.file}): {one.what}. {one.remedy}" for one in found.problems]
     warn_of(problems, of=len(problems) + len({row.case for row in found.scores}), what="cases could not be scored")
     return found
 
@@ -107,8 +108,12 @@ def compare(
 
     Returns:
         A row per organ, and one for their "mean": ``organ``, ``metric``, ``difference`` with the ends ``low`` and ``high`` of
-        its 95 % interval over patients, ``p_value`` of Wilcoxon's signed-rank test, ``patients``. Values are NaN where no case
-        has both scores; fewer than six patients cannot give p < 0.05.
+        its 95 % interval over patients, ``p_value`` of Wilcoxon's signed-rank test, ``patients``, and ``left_out``, scores that
+        have no partner. ``difference`` is second minus first. Values are NaN where no case has both scores; fewer than six
+        patients cannot give p < 0.05.
+
+    Warns:
+        UserWarning: Cases that only one of the two has scored.
 
     Raises:
         SettingError: There is no such metric or group, or the two have no case in common.
@@ -127,7 +132,13 @@ def compare(
         )
     if not {row.case for row in first.scores} & {row.case for row in second.scores}:
         raise SettingError("the two evaluations have no case in common", "Evaluate predictions of the same cases.")
-    return statistics.compare(first.scores, second.scores, np.random.default_rng(seed), metric=metric, group=group)
+    alone = comparing.cases_of_one(first.scores, second.scores)
+    if alone:
+        warnings.warn(
+            f"{len(alone)} cases that only one evaluation has scored are in no difference: {', '.join(alone[:5])}",
+            stacklevel=2,
+        )
+    return comparing.compare(first.scores, second.scores, np.random.default_rng(seed), metric=metric, group=group)
 
 
 def report(target: PathLike | Evaluation, out: PathLike, *, overwrite: bool = False) -> Path:

@@ -3,7 +3,7 @@
 import math
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
@@ -16,11 +16,12 @@ from viscera.cli.console import progress, say, show_problems, show_table
 from viscera.cli.inputs import data_sets
 from viscera.datasets.sources import Source
 from viscera.errors import FileError, SettingError
+from viscera.evaluation.comparing import cases_of_one, compare
 from viscera.evaluation.confusion import BACKGROUND, MixUp, mix_ups
-from viscera.evaluation.evaluate import Rules, evaluate, merge_evaluations, read_own_organs
-from viscera.evaluation.pairing import find_tasks
+from viscera.evaluation.evaluate import Rules, evaluate, read_own_organs
+from viscera.evaluation.merging import merge_evaluations, names_of_pairs
+from viscera.evaluation.pairing import find_jobs
 from viscera.evaluation.scores import ALL, GROUPS, UNANNOTATED, Evaluation, Summary
-from viscera.evaluation.statistics import compare
 from viscera.io.atomic import write_text
 from viscera.labels import readable
 from viscera.preparation.splits import of_split
@@ -31,6 +32,8 @@ SHOWN = {
     "flare": ("flare_dice", "flare_nsd", "dice", "nsd"),
 }
 """The metrics of the table, the first two with their intervals."""
+
+VERSUS_COLUMNS = ("organ", "patients", "without partner", "difference (+: PREDICTION is higher)", "p (Wilcoxon)")
 
 
 @dataclass(frozen=True)
@@ -67,7 +70,8 @@ class Options:
     """Show the ten largest mix-ups: what is called what, missed, or found where nothing is. --json and --html have the
     whole matrix anyway."""
     versus: tuple[Path, ...] = ()
-    """Other predictions of the same cases, one per pair: adds a paired comparison (these minus PREDICTION, Wilcoxon)."""
+    """Other predictions of the same cases, one per pair: adds a paired comparison, PREDICTION minus these, so that a Dice
+    above 0 says that PREDICTION is better (Wilcoxon)."""
     split: Literal["all", "training", "validation", "test"] = "all"
     """Of data sets, only the cases of this split of --run."""
     run: Path | None = None
@@ -83,6 +87,39 @@ class Options:
 def main(arguments: list[str]) -> int:
     """Run the verb."""
     options = tyro.cli(Options, args=arguments, prog="viscera evaluate", config=(FlagCreatePairsOff,))
+    check(options)
+    predictions = [Path(name) for name in options.files[1::2]]
+    found = score_all(options, predictions)
+    show_scores(found)
+    if found.of_group(UNANNOTATED):
+        show_groups(found)
+    if options.confusion:
+        show_mix_ups(found)
+    other = score_all(options, options.versus) if options.versus else None
+    if other is not None:
+        show_comparison(found, other)
+    if options.json:
+        write_text(options.json, found.to_json())
+    if options.csv:
+        write_text(options.csv, found.to_csv())
+    if options.html:
+        write_html(options.html, options, found, predictions)
+    for note in found.notes:
+        say(f"note: {note}")
+    for note in other.notes if other else ():
+        if note not in found.notes:
+            say(f"note: --versus: {note}")
+    problems = [
+        *found.problems,
+        *(replace(row, case=f"{row.case} (--versus)") for row in (other.problems if other else ())),
+    ]
+    if problems:
+        show_problems(problems)
+    return 2 if problems and not options.keep_going else 0
+
+
+def check(options: Options) -> None:
+    """Raise SettingError or FileError for what cannot be, before anything is read."""
     if len(options.files) < 2 or len(options.files) % 2:
         raise SettingError(f"evaluate needs pairs of TRUTH and PREDICTION, got {', '.join(options.files)}.")
     if options.versus and len(options.versus) != len(options.files) // 2:
@@ -106,26 +143,7 @@ def main(arguments: list[str]) -> int:
     for file in (options.json, options.csv, options.html):
         if file and file.exists() and not options.overwrite:
             raise FileError(f"{file} exists already", "Choose another name or pass --overwrite.", file=file)
-    predictions = [Path(name) for name in options.files[1::2]]
-    found = score_all(options, predictions)
-    show_scores(found)
-    if found.of_group(UNANNOTATED):
-        show_groups(found)
-    if options.confusion:
-        show_mix_ups(found)
-    if options.versus:
-        show_comparison(found, score_all(options, options.versus))
-    if options.json:
-        write_text(options.json, found.to_json())
-    if options.csv:
-        write_text(options.csv, found.to_csv())
-    if options.html:
-        write_html(options.html, options, found, predictions)
-    for note in found.notes:
-        say(f"note: {note}")
-    if found.problems:
-        show_problems(found.problems)
-    return 2 if found.problems and not options.keep_going else 0
+    names_of(options)
 
 
 def score_all(options: Options, predictions: Sequence[Path]) -> Evaluation:
@@ -136,32 +154,47 @@ def score_all(options: Options, predictions: Sequence[Path]) -> Evaluation:
     own = [read_own_organs(path) for path in options.annotated] or [None]
     own *= len(predictions) if len(own) == 1 else 1
     for name, prediction, listed in zip(options.files[::2], predictions, own, strict=True):
-        truth = truth_of(options, name)
+        truth, notes = truth_of(options, name)
         with progress() as bar:
-            task = bar.add_task(f"cases of {name}", total=len(find_tasks(truth, prediction)[0]))
+            task = bar.add_task(f"cases of {name}", total=len(find_jobs(truth, prediction)[0]))
             advance = partial(bar.advance, task, 1)
-            found.append(
-                evaluate(
-                    truth,
-                    prediction,
-                    labels=options.labels,
-                    rules=rules,
-                    workers=jobs,
-                    done=lambda case, go=advance: go(),
-                    own=listed,
-                )
+            one = evaluate(
+                truth,
+                prediction,
+                labels=options.labels,
+                rules=rules,
+                workers=jobs,
+                done=lambda case, go=advance: go(),
+                own=listed,
             )
-    folders = [Path(name.partition("=")[2] or name).name for name in options.files[::2]]
-    return found[0] if len(found) == 1 else merge_evaluations(found, folders)
+            found.append(replace(one, notes=(*notes, *one.notes)))
+    names, truths = names_of(options)
+    return found[0] if len(found) == 1 else merge_evaluations(found, names, truths=truths)
 
 
-def truth_of(options: Options, name: str) -> Path | list[Source]:
-    """Return the truth that a user named: a path, or the cases of a data set."""
-    if "=" in name and not Path(name).exists():
-        return of_split(data_sets([name])[0], options.run, options.split)
+def names_of(options: Options) -> tuple[list[str], list[str]]:
+    """Return the name of each pair, and of each truth; see ``names_of_pairs``."""
+    folders = [Path(name if is_path(name) else name.partition("=")[2]) for name in options.files[::2]]
+    return names_of_pairs(folders, [Path(name) for name in options.files[1::2]])
+
+
+def is_path(name: str) -> bool:
+    """Tell a path from a data set named as LAYOUT=DIR."""
+    return "=" not in name or Path(name).exists()
+
+
+def truth_of(options: Options, name: str) -> tuple[Path | list[Source], tuple[str, ...]]:
+    """Return the truth that a user named, a path or the cases of a data set, and a note on what of it is no case."""
+    if not is_path(name):
+        sources, problems = data_sets([name])
+        notes = ()
+        if problems and options.split == "all":
+            reasons = ", ".join(f"{row.case or row.file} ({row.what})" for row in problems[:5])
+            notes = (f"{len(problems)} entries of the data set are not cases, so not scored: {reasons}",)
+        return of_split(sources, options.run, options.split), notes
     if options.split != "all":
         raise SettingError(f"--split {options.split} needs a data set as LAYOUT=DIR, not '{name}'.")
-    return Path(name)
+    return Path(name), ()
 
 
 def show_scores(found: Evaluation) -> None:
@@ -235,29 +268,48 @@ def per_cent(share: float) -> str:
 
 
 def mean_text(row: Summary | None, *, interval: bool) -> str:
-    """Return a mean, perhaps with its interval."""
-    if row is None or math.isnan(row.mean):
+    """Return a mean, perhaps with its interval, and how many scores it leaves out.
+
+    Example:
+        >>> mean_text(Summary("liver", "hd95_mm", 4.25, math.nan, math.nan, 3, left_out=2), interval=True)
+        '4.2 (2 left out)'
+    """
+    if row is None:
         return "-"
+    without = f" ({row.left_out} left out)" if row.left_out else ""
+    if math.isnan(row.mean):
+        return f"-{without}"
     digits = 1 if row.metric.endswith(("_mm", "_ml")) else 3
     mean = f"{row.mean:.{digits}f}"
-    return f"{mean} [{row.low:.{digits}f}, {row.high:.{digits}f}]" if interval and not math.isnan(row.low) else mean
+    between = f" [{row.low:.{digits}f}, {row.high:.{digits}f}]" if interval and not math.isnan(row.low) else ""
+    return f"{mean}{between}{without}"
 
 
 def show_comparison(second: Evaluation, first: Evaluation) -> None:
-    """Show by how much these predictions differ from the other ones, of both groups of scores and of each."""
+    """Show by how much these predictions differ from the other ones, of both groups of scores and of each.
+
+    Args:
+        second: Of PREDICTION.
+        first: Of --versus, which is subtracted.
+    """
     metric = SHOWN[second.mode][0]
     for group in (ALL, *GROUPS) if second.of_group(UNANNOTATED) else (ALL,):
         rows = [
             (
                 readable(row.organ),
                 str(row.patients),
+                str(row.left_out),
                 f"{row.difference:+.4f} [{row.low:+.4f}, {row.high:+.4f}]",
                 f"{row.p_value:.3g}",
             )
             for row in compare(first.scores, second.scores, np.random.default_rng(0), metric=metric, group=group)
         ]
         title = f"{metric}: PREDICTION minus --versus" + (f", {group} organs" if group != ALL else "")
-        show_table(title, ("organ", "patients", "difference", "p (Wilcoxon)"), rows)
+        show_table(title, VERSUS_COLUMNS, rows)
+    if cases := cases_of_one(first.scores, second.scores):
+        say(
+            f"note: {len(cases)} cases that only one of the two has scored are in no difference: {', '.join(cases[:5])}"
+        )
 
 
 def write_html(html: Path, options: Options, found: Evaluation, predictions: Sequence[Path]) -> None:
@@ -266,13 +318,13 @@ def write_html(html: Path, options: Options, found: Evaluation, predictions: Seq
     from viscera.reports.write import write_report
 
     pictures = []
-    for name, prediction in zip(options.files[::2], predictions, strict=True):
-        truth = truth_of(options, name)
+    for name, prediction, called in zip(options.files[::2], predictions, names_of(options)[0], strict=True):
+        truth, _ = truth_of(options, name)
         if isinstance(truth, list):
-            prefix = f"{truth[0].dataset}/" if len(predictions) > 1 else ""
+            prefix = f"{called}/" if len(predictions) > 1 else ""
             pictures += [
-                CaseFiles(f"{prefix}{task.case}", task.truth.image, task, options.labels)
-                for task in find_tasks(truth, prediction)[0]
-                if isinstance(task.truth, Source)
+                CaseFiles(f"{prefix}{job.case}", job.truth.image, job, options.labels)
+                for job in find_jobs(truth, prediction)[0]
+                if isinstance(job.truth, Source)
             ]
     write_report(found, html, pictures=pictures, overwrite=options.overwrite)

@@ -13,7 +13,7 @@ from viscera.colours import ColourScheme
 from viscera.errors import FileError, SettingError
 
 if TYPE_CHECKING:
-    from viscera.evaluation.pairing import Pair, Task
+    from viscera.evaluation.pairing import Pair, ScoringJob
     from viscera.reports.viewer.scene import Scene
 
 NAMELESS = "Nothing names the labels: they are called label_N, N being the value in the file."
@@ -162,12 +162,14 @@ def matched(options: Options) -> "tuple[Pair, tuple[str, ...]]":
 
 
 def found_values(labels: Path) -> set[int]:
-    """Return the labels that a file holds, without 0; what is not a label is left to ``match`` to refuse."""
+    """Return the labels that a file holds, without 0; higher ones are left to ``match`` to refuse."""
     import numpy as np
 
     from viscera.io import nifti
+    from viscera.io.label_values import whole_labels
 
-    return {int(value) for value in np.unique(nifti.read(labels).voxels) if 0 < value <= 255}
+    whole, _ = whole_labels(nifti.read(labels).voxels, where=labels.name)
+    return {int(value) for value in np.unique(whole) if 0 < value <= 255}
 
 
 def names_of(labels: Path) -> tuple[dict[int, str], tuple[str, ...]]:
@@ -190,15 +192,18 @@ def tell(notes: tuple[str, ...]) -> None:
         say(f"note: {note}")
 
 
-def task_of(options: Options) -> "Task":
+def task_of(options: Options) -> "ScoringJob":
     """Return the label map and its truth.
 
     Raises:
         FileError: The data set does not hold the case.
     """
     from viscera.cli.inputs import data_sets
-    from viscera.evaluation.pairing import Task, case_name, find_tasks
+    from viscera.evaluation.pairing import ScoringJob, case_name, find_jobs
 
     if "=" in options.truth and not Path(options.truth).exists():
-        return find_tasks(data_sets([options.truth])[0], options.labels)[0][0]
-    return Task(case_name(options.labels), options.labels, Path(options.truth))
+        jobs, problems, _ = find_jobs(data_sets([options.truth])[0], options.labels)
+        if not jobs:
+            raise FileError(f"{problems[0].file}: {problems[0].what}", problems[0].remedy)
+        return jobs[0]
+    return ScoringJob(case_name(options.labels), options.labels, Path(options.truth))

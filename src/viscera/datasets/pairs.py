@@ -14,6 +14,7 @@ import numpy as np
 from viscera.datasets.sources import Found, Problem, Source, files_by_case, pair_files
 from viscera.errors import VisceraError
 from viscera.io import nifti
+from viscera.io.label_values import whole_labels
 from viscera.labels import ABDOMENCT1K, FLARE13, TUMOUR
 
 READERS = 4
@@ -110,7 +111,7 @@ def _only_present(source: Source) -> Source | Problem:
     if not isinstance(source.labels, Path):
         return source
     try:
-        voxels = nifti.read(source.labels).voxels
+        voxels, _ = whole_labels(nifti.read(source.labels).voxels, where=source.labels.name, file=source.labels)
     except VisceraError as error:
         file = f"{source.labels.parent.name}/{source.labels.name}"
         return Problem(source.name, file, error.what, error.remedy or "Replace the file, or remove the case.")

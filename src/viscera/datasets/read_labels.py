@@ -5,16 +5,21 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Bool, Integer, Shaped
+from jaxtyping import Bool, Integer
 
 from viscera.datasets.sources import Source
 from viscera.errors import LabelError
 from viscera.io import nifti
+from viscera.io.label_values import ROUNDED, whole_labels
 from viscera.volume import Volume, require_same_grid, with_voxels
 
 
 class OverlapWarning(UserWarning):
     """Masks of one case claim the same voxels."""
+
+
+class RoundedWarning(UserWarning):
+    """Labels are not quite whole numbers and were rounded."""
 
 
 def read_labels(source: Source) -> Volume:
@@ -29,49 +34,37 @@ def read_labels(source: Source) -> Volume:
 
     Warns:
         OverlapWarning: Masks overlap.
+        RoundedWarning: See ``io.label_values.whole_labels``.
     """
+    volume, rounded = read_rounded(source)
+    if rounded:
+        warnings.warn(f"{source.name}: the labels are {ROUNDED}", RoundedWarning, stacklevel=2)
+    return volume
+
+
+def read_rounded(source: Source) -> tuple[Volume, bool]:
+    """Read a case's labels as ``read_labels`` does, and return whether any was rounded instead of warning of it."""
     if source.labels is None:
         raise LabelError(f"{source.name} has no labels", "Leave it out, or add its label file.")
     if isinstance(source.labels, Path):
         volume = nifti.read(source.labels)
-        return with_voxels(volume, _whole_numbers(volume.voxels, source.labels))
+        whole, rounded = whole_labels(volume.voxels, where=str(source.labels), file=source.labels)
+        return with_voxels(volume, whole), rounded
     return _merge(source, source.labels)
 
 
-def _whole_numbers(voxels: Shaped[np.ndarray, "z y x"], path: Path) -> Integer[np.ndarray, "z y x"]:
-    """Return voxels as integers (many tools save labels as floating-point numbers)."""
-    if voxels.dtype.kind in "iu":
-        return voxels
-    low, high = float(voxels.min()), float(voxels.max())
-    if not (np.isfinite(low) and np.isfinite(high) and abs(low) < 2**31 and abs(high) < 2**31):
-        raise LabelError(
-            f"{path}: labels reach from {low:g} to {high:g}",
-            "Labels are small whole numbers: correct the file.",
-            file=path,
-        )
-    dtype = np.uint8 if low >= 0 and high <= 255 else np.int32
-    whole = np.empty(voxels.shape, dtype)
-    for index, section in enumerate(voxels):
-        whole[index] = section
-        if not np.array_equal(whole[index], section):
-            value = section[whole[index] != section][0]
-            raise LabelError(
-                f"{path} holds {value:g}, but labels are whole numbers",
-                "Resample labels with nearest neighbour.",
-                file=path,
-            )
-    return whole
-
-
-def _merge(source: Source, masks: Sequence[tuple[str, Path]]) -> Volume:
+def _merge(source: Source, masks: Sequence[tuple[str, Path]]) -> tuple[Volume, bool]:
     merged: Volume | None = None
+    rounded = False
     overlaps: dict[str, int] = {}
     for value, (organ, path) in enumerate(masks, start=1):
         volume = nifti.read(path)
         if merged is None:
             merged = with_voxels(volume, np.zeros(volume.shape, np.uint8 if len(masks) <= 255 else np.uint16))
         require_same_grid(merged, volume, where=f"{source.name}: {path.name} against {masks[0][1].name}")
-        inside = _inside(volume.voxels, path)
+        whole, almost = whole_labels(volume.voxels, where=str(path), file=path)
+        rounded |= almost
+        inside = _inside(whole, path)
         if shared := int(np.count_nonzero(merged.voxels[inside])):
             overlaps[organ] = shared
         merged.voxels[inside] = value
@@ -80,14 +73,14 @@ def _merge(source: Source, masks: Sequence[tuple[str, Path]]) -> Volume:
     if overlaps:
         text = ", ".join(f"{organ} {count}" for organ, count in overlaps.items())
         what = f"{source.name}: masks overlap; the alphabetically later organ takes the voxels ({text})"
-        warnings.warn(what, OverlapWarning, stacklevel=3)
-    return merged
+        warnings.warn(what, OverlapWarning, stacklevel=4)
+    return merged, rounded
 
 
-def _inside(voxels: Shaped[np.ndarray, "z y x"], path: Path) -> Bool[np.ndarray, "z y x"]:
+def _inside(voxels: Integer[np.ndarray, "z y x"], path: Path) -> Bool[np.ndarray, "z y x"]:
     inside = voxels != 0
     high = voxels.max()
-    if high < 0 or np.count_nonzero(inside) != np.count_nonzero(voxels == high) * bool(high):
+    if np.count_nonzero(inside) != np.count_nonzero(voxels == high) * bool(high):
         raise LabelError(
             f"{path} is not a binary mask: it holds several values", "Save one mask per organ, 0 outside.", file=path
         )

@@ -2,7 +2,8 @@
 
 An organ that a case's truth does not annotate has no row: neither 0 nor 1. What the numbers mean is in metrics.py; what
 belongs together in pairing.py; what the case's own data set annotates in source_annotations.py; FLARE's rules in flare.py;
-summaries, intervals and comparisons in statistics.py; the confusion matrix in confusion.py.
+summaries and intervals in statistics.py; comparisons in comparing.py; the confusion matrix in confusion.py; several data sets in
+merging.py.
 """
 
 import math
@@ -20,12 +21,13 @@ from viscera.errors import SettingError, VisceraError
 from viscera.evaluation.confusion import Confusion, merge, tally
 from viscera.evaluation.flare import flare_scores
 from viscera.evaluation.metrics import confusion, organ_boxes, overlap, surface_scores
-from viscera.evaluation.pairing import Pair, Task, case_name, find_tasks, match
+from viscera.evaluation.pairing import Pair, ScoringJob, case_name, find_jobs, match
 from viscera.evaluation.scores import ANNOTATED, UNANNOTATED, Evaluation, OrganScore
 from viscera.evaluation.source_annotations import OwnOrgans, half_annotated, is_annotated, own_organs, read_own_organs
 from viscera.evaluation.statistics import summarise
 from viscera.io.label_names import read_names
 from viscera.io.nifti import stem
+from viscera.io.spacing import header_spacing_mm
 from viscera.labels import PART_OF
 from viscera.quality.efficiency import CaseEfficiency, read_case_efficiency
 from viscera.quality.flags import CaseTrust, read_case_trust
@@ -36,11 +38,11 @@ __all__ = [
     "OwnOrgans",
     "Pair",
     "Rules",
-    "Task",
+    "ScoringJob",
     "case_confusion",
     "evaluate",
     "evaluate_pair",
-    "find_tasks",
+    "find_jobs",
     "match",
     "read_names",
     "read_own_organs",
@@ -207,7 +209,7 @@ def _volume_values(
 ) -> dict[str, dict[str, float]]:
     """Return the scores of whole volumes for each annotated organ; ``counts`` are the voxels of each pair of classes."""
     boxes = [organ_boxes(labels, len(pair.space.organs)) for labels in (truth, prediction)]
-    spacing_mm, voxel_ml = pair.truth.spacing_mm, pair.truth.voxel_ml
+    spacing_mm, voxel_ml = header_spacing_mm(pair.truth), pair.truth.voxel_ml
     values = {}
     for organ in pair.annotated:
         index, tolerance_mm = pair.space.index(organ), rules.tolerance_mm(organ)
@@ -283,9 +285,9 @@ def evaluate_pair(
         FileError, GeometryError, LabelError: The files cannot be used or do not fit each other.
         DataSetError, LabelError: ``own`` does not fit the case.
     """
-    task = Task(case_name(prediction), prediction, truth)
-    listed = own_organs(own, [task], labels=labels)[0] if own else None
-    pair, notes = match(task, labels=labels)
+    job = ScoringJob(case_name(prediction), prediction, truth)
+    listed = own_organs(own, [job], labels=labels)[0] if own else None
+    pair, notes = match(job, labels=labels)
     found = _judge(pair, rules, listed)
     return list(found.scores), (*notes, *found.notes)
 
@@ -316,26 +318,25 @@ def evaluate(
         DataSetError: ``own`` says nothing of a case.
         LabelError: It lists an organ that neither truth nor prediction can hold.
     """
-    tasks, problems, notes = find_tasks(truth, prediction)
+    jobs, problems, notes = find_jobs(truth, prediction)
+    listed = own_organs(own, jobs, labels=labels) if own else [None] * len(jobs)
 
-    listed = own_organs(own, tasks, labels=labels) if own else [None] * len(tasks)
-
-    def scored(task: Task, organs: tuple[str, ...] | None) -> _Outcome:
+    def scored(job: ScoringJob, organs: tuple[str, ...] | None) -> _Outcome:
         """Return the scores of a case, or its problem."""
         try:
-            pair, remarks = match(task, labels=labels)
+            pair, remarks = match(job, labels=labels)
             found = _judge(pair, rules, organs)
             return replace(found, notes=(*remarks, *found.notes))
         except VisceraError as error:
             problem = Problem(
-                task.case, str(task.prediction), error.what, error.remedy or "Correct it, then evaluate again."
+                job.case, str(job.prediction), error.what, error.remedy or "Correct it, then evaluate again."
             )
             return _Outcome(problems=(problem,))
         finally:
-            done(task.case)
+            done(job.case)
 
     with ThreadPoolExecutor(workers) as pool:
-        results = list(pool.map(scored, tasks, listed))
+        results = list(pool.map(scored, jobs, listed))
     scores = tuple(score for result in results for score in result.scores)
     remarks = dict.fromkeys(note for result in results for note in result.notes)
     if own and own.is_store:
@@ -349,44 +350,18 @@ def evaluate(
         remarks["every organ that is scored is annotated in its case's own data set"] = None
     problems = (*problems, *(problem for result in results for problem in result.problems))
     matrix = merge(result.confusion for result in results if result.confusion)
-    return Evaluation(rules.mode, scores, summary, problems, (*notes, *remarks), matrix, _costs(tasks), _trusts(tasks))
+    return Evaluation(rules.mode, scores, summary, problems, (*notes, *remarks), matrix, _costs(jobs), _trusts(jobs))
 
 
-def merge_evaluations(found: Sequence[Evaluation], folders: Sequence[str]) -> Evaluation:
-    """Return one evaluation of several data sets.
-
-    Args:
-        found: One per data set, all of one mode.
-        folders: A name for each; it is put before the names of its cases and patients, and so tells them apart.
-    """
-    named = list(zip(folders, found, strict=True))
-    scores = tuple(
-        replace(score, case=f"{folder}/{score.case}", patient=f"{folder}/{score.patient}")
-        for folder, one in named
-        for score in one.scores
-    )
-    return Evaluation(
-        found[0].mode,
-        scores,
-        summarise(scores, np.random.default_rng(0)),
-        tuple(replace(row, case=f"{folder}/{row.case}") for folder, one in named for row in one.problems),
-        tuple(dict.fromkeys(f"{folder}: {note}" for folder, one in named for note in one.notes)),
-        merge(one.confusion for one in found if one.confusion),
-        tuple(replace(row, case=f"{folder}/{row.case}") for folder, one in named for row in one.efficiency),
-        tuple(replace(row, case=f"{folder}/{row.case}") for folder, one in named for row in one.trust),
-    )
-
-
-def _costs(tasks: Sequence[Task]) -> tuple[CaseEfficiency, ...]:
+def _costs(jobs: Sequence[ScoringJob]) -> tuple[CaseEfficiency, ...]:
     """Return what the predictions cost, of those whose NAME.json says so."""
     rows = (
-        read_case_efficiency(task.prediction.with_name(stem(task.prediction) + ".json"), case=task.case)
-        for task in tasks
+        read_case_efficiency(job.prediction.with_name(stem(job.prediction) + ".json"), case=job.case) for job in jobs
     )
     return tuple(row for row in rows if row is not None)
 
 
-def _trusts(tasks: Sequence[Task]) -> tuple[CaseTrust, ...]:
+def _trusts(jobs: Sequence[ScoringJob]) -> tuple[CaseTrust, ...]:
     """Return what speaks against the predictions, of those whose NAME.json has statistics."""
-    rows = (read_case_trust(task.prediction, case=task.case) for task in tasks)
+    rows = (read_case_trust(job.prediction, case=job.case) for job in jobs)
     return tuple(row for row in rows if row is not None)

@@ -1,11 +1,14 @@
-"""Scores of many cases, as JSON and CSV. Where they come from is in metrics.py and evaluate.py, their means in statistics.py.
+"""Scores of many cases, as JSON and CSV.
 
-Scores stand in two groups: of organs that the case's own
-data set annotates, and of organs that it does not, where the truth knows more (source_annotations.py).
+Where they come from is in metrics.py and evaluate.py, their means in statistics.py, the comparison of two evaluations in
+comparing.py. Scores stand in two groups: of organs that the case's own data set annotates, and of organs that it does not,
+where the truth knows more (source_annotations.py).
 """
 
+import json
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated
 
 from viscera.datasets.sources import Problem
@@ -18,6 +21,7 @@ from viscera.quality.flags import CaseTrust
 
 MEAN = "mean"
 """Stands for the organ in rows about all organs."""
+HD95 = "hd95_mm"
 ALL, ANNOTATED, UNANNOTATED = "all", "annotated", "unannotated"
 GROUPS = (ANNOTATED, UNANNOTATED)
 """Whether the case's own data set annotates the organ."""
@@ -49,11 +53,13 @@ class Summary:
     Attributes:
         organ: Or "mean": the mean of the organs' means, so that each organ counts the same.
         metric: As in OrganScore.values.
-        mean: Over cases with a finite score (HD95 leaves out missed organs, which Dice and NSD count as 0).
+        mean: Over cases with a finite score (HD95 leaves out missed organs, see ``left_out``; Dice and NSD count them as 0).
         low: Lower end of the 95 % interval, NaN with fewer than two patients.
         high: Upper end.
         cases: How many cases have a finite score.
         group: Of which scores: "all", "annotated" or "unannotated".
+        left_out: Scores that are in no mean because they are infinite: HD95 of organs that were missed, or found where none
+            is. A mean of all left out is NaN.
     """
 
     organ: str
@@ -63,6 +69,7 @@ class Summary:
     high: Score
     cases: int
     group: str = ALL
+    left_out: int = 0
 
 
 def _flat(score: OrganScore) -> dict[str, object]:
@@ -147,9 +154,25 @@ def evaluation_from_json(text: str, *, where: str) -> Evaluation:
     Raises:
         FileError: It is not an evaluation.
     """
-    return from_json(
+    found = from_json(
         Evaluation, text, what=f"{where} is not an evaluation", remedy="Write it with viscera evaluate --json."
     )
+    if any("left_out" in row for row in json.loads(text)["summary"]):
+        return found
+    return replace(found, summary=tuple(replace(row, left_out=_left_out(row, found.scores)) for row in found.summary))
+
+
+def is_left_out(score: OrganScore, metric: str) -> bool:
+    """Tell an infinite distance, which JSON keeps as null, from none: with none there is no Dice either."""
+    value = score.values.get(metric, math.nan)
+    none = metric not in score.values or math.isnan(score.values.get("dice", math.nan))
+    return math.isinf(value) or (metric == HD95 and math.isnan(value) and not none)
+
+
+def _left_out(row: Summary, scores: Sequence[OrganScore]) -> int:
+    """Count what older files, which do not say it, left out of a mean."""
+    meant = [score for score in of_group(scores, row.group) if row.organ in (MEAN, score.organ)]
+    return sum(is_left_out(score, row.metric) for score in meant)
 
 
 def of_group(scores: Sequence[OrganScore], group: str) -> list[OrganScore]:

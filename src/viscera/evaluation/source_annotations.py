@@ -11,7 +11,7 @@ from pathlib import Path
 from viscera.datasets.annotations import REST, possible_organs, read_organ_lists
 from viscera.datasets.sources import Source
 from viscera.errors import DataSetError, FileError, LabelError, VisceraError, did_you_mean
-from viscera.evaluation.pairing import Task, case_name
+from viscera.evaluation.pairing import ScoringJob, case_name
 from viscera.io.label_names import label_names
 from viscera.io.nifti import stem
 from viscera.labels import PART_OF, SIDES, organ_name
@@ -53,22 +53,22 @@ def read_own_organs(path: Path) -> OwnOrgans:
     return OwnOrgans(path, read_organ_lists(path))
 
 
-def own_organs(own: OwnOrgans, tasks: Sequence[Task], *, labels: Path | None = None) -> list[tuple[str, ...]]:
+def own_organs(own: OwnOrgans, jobs: Sequence[ScoringJob], *, labels: Path | None = None) -> list[tuple[str, ...]]:
     """Return the organs that the own data set of each case annotates.
 
     Args:
         own: What ``read_own_organs`` gave.
-        tasks: The cases, named as in ``own`` or with "<data set>__" before the name on either side.
+        jobs: The cases, named as in ``own`` or with "<data set>__" before the name on either side.
         labels: A JSON file of names for label files that have none beside them.
 
     Raises:
         DataSetError: ``own`` says nothing of a case, or more than one thing.
         LabelError: It lists an organ that neither truth nor prediction can hold.
     """
-    found = [_listed(own, task) for task in tasks]
+    found = [_listed(own, job) for job in jobs]
     if not own.is_store:
-        for task, organs in zip(tasks, found, strict=True):
-            _require_possible(own, task, organs, labels=labels)
+        for job, organs in zip(jobs, found, strict=True):
+            _require_possible(own, job, organs, labels=labels)
     return found
 
 
@@ -90,12 +90,12 @@ def half_annotated(organs: Iterable[str], own: Collection[str]) -> list[str]:
     return [organ for organ in organs if not is_annotated(organ, own) and not set(SIDES.get(organ, ())).isdisjoint(own)]
 
 
-def _listed(own: OwnOrgans, task: Task) -> tuple[str, ...]:
+def _listed(own: OwnOrgans, job: ScoringJob) -> tuple[str, ...]:
     """Find a case's entry: under its own name, with or without its data set's, and last "*"."""
-    if isinstance(task.truth, Source):
-        names = [f"{task.truth.dataset}__{task.truth.name}", task.truth.name]
+    if isinstance(job.truth, Source):
+        names = [f"{job.truth.dataset}__{job.truth.name}", job.truth.name]
     else:
-        names = [stem(task.truth), task.case, case_name(task.prediction)]
+        names = [stem(job.truth), job.case, case_name(job.prediction)]
     for name in names:
         if name in own.cases:
             return own.cases[name]
@@ -103,7 +103,7 @@ def _listed(own: OwnOrgans, task: Task) -> tuple[str, ...]:
         longer = {case: organs for case, organs in own.cases.items() if case.endswith(f"__{name}")}
         if len(set(longer.values())) > 1:
             raise DataSetError(
-                f"{own.where} has several cases '{task.case}' that annotate different organs: {', '.join(longer)}",
+                f"{own.where} has several cases '{job.case}' that annotate different organs: {', '.join(longer)}",
                 "Name the truth's and the prediction's files like these.",
             )
         if longer:
@@ -113,25 +113,25 @@ def _listed(own: OwnOrgans, task: Task) -> tuple[str, ...]:
             return own.cases[shorter]
     if REST in own.cases:
         return own.cases[REST]
-    hint = did_you_mean(task.case, own.cases)
-    entry = f'"{task.case}": ["liver", ...]'
+    hint = did_you_mean(job.case, own.cases)
+    entry = f'"{job.case}": ["liver", ...]'
     remedy = f"Prepare it, or give a file {{{entry}}}." if own.is_store else f'Add {entry}, or "*" for all others.'
     raise DataSetError(
-        f"{own.where} does not say which organs the data set of case '{task.case}' annotates", f"{hint} {remedy}"
+        f"{own.where} does not say which organs the data set of case '{job.case}' annotates", f"{hint} {remedy}"
     )
 
 
-def _require_possible(own: OwnOrgans, task: Task, organs: Sequence[str], *, labels: Path | None) -> None:
+def _require_possible(own: OwnOrgans, job: ScoringJob, organs: Sequence[str], *, labels: Path | None) -> None:
     """Raise LabelError for an organ that no label of truth or prediction holds."""
     held: list[str] = []
     try:
-        truth = task.truth
+        truth = job.truth
         held += (
             dict(truth.organs).values()
             if isinstance(truth, Source)
             else label_names(truth, labels=labels).labels.values()
         )
-        held += label_names(task.prediction, labels=labels).labels.values()
+        held += label_names(job.prediction, labels=labels).labels.values()
     except VisceraError:
         return  # said, with its remedy, when the case is scored
     possible = possible_organs([organ_name(organ) for organ in held])
@@ -139,6 +139,6 @@ def _require_possible(own: OwnOrgans, task: Task, organs: Sequence[str], *, labe
         if organ not in possible and PART_OF.get(organ) not in possible:
             hint = did_you_mean(organ, possible) or f" They hold {', '.join(possible)}."
             raise LabelError(
-                f"{own.where}: neither truth nor prediction of case '{task.case}' can hold '{organ}'",
+                f"{own.where}: neither truth nor prediction of case '{job.case}' can hold '{organ}'",
                 f"{hint} Correct the file.",
             )

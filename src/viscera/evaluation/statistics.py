@@ -1,40 +1,15 @@
-"""Statistics of scores over many cases: means with intervals, and the comparison of two evaluations."""
+"""Statistics of scores over many cases: means, and their intervals over patients."""
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float
-from scipy.stats import wilcoxon
 
-from viscera.evaluation.scores import ALL, GROUPS, MEAN, UNANNOTATED, OrganScore, Summary, of_group
+from viscera.evaluation.scores import ALL, GROUPS, HD95, MEAN, UNANNOTATED, OrganScore, Summary, is_left_out, of_group
 
-SUMMARISED = ("dice", "iou", "nsd", "hd95_mm", "volume_error_ml", "slice_dice", "slice_iou", "flare_dice", "flare_nsd")
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """How a second evaluation differs from a first on the same cases.
-
-    Attributes:
-        organ: Or "mean": the mean over the organs of a case.
-        metric: As in OrganScore.values.
-        difference: Mean over patients of second minus first; NaN if no case has both scores.
-        low: Lower end of its 95 % interval, NaN with fewer than two patients.
-        high: Upper end.
-        p_value: Of the two-sided Wilcoxon signed-rank test, not corrected for the number of organs; 1 if nothing
-            differs, NaN without pairs. Fewer than six patients cannot give a value below 0.05.
-        patients: How many have both scores.
-    """
-
-    organ: str
-    metric: str
-    difference: float
-    low: float
-    high: float
-    p_value: float
-    patients: int
+SUMMARISED = ("dice", "iou", "nsd", HD95, "volume_error_ml", "slice_dice", "slice_iou", "flare_dice", "flare_nsd")
 
 
 def summarise(scores: Sequence[OrganScore], generator: np.random.Generator) -> tuple[Summary, ...]:
@@ -57,13 +32,18 @@ def _means(scores: Sequence[OrganScore], generator: np.random.Generator, *, grou
     rows = []
     for metric in SUMMARISED:
         finite = [score for score in scores if math.isfinite(score.values.get(metric, math.nan))]
-        by_organ = [[score for score in finite if score.organ == organ] for organ in organs]
-        by_organ = [column for column in by_organ if column]
-        for organ, chosen in [(column[0].organ, [column]) for column in by_organ] + ([(MEAN, by_organ)] * bool(finite)):
-            columns = [_by_patient(column, metric) for column in chosen]
-            mean, low, high = _interval(columns, generator, resamples=2000, level=0.95)
-            cases = len({score.case for column in chosen for score in column})
-            rows.append(Summary(organ, metric, mean, low, high, cases, group))
+        missed = Counter(score.organ for score in scores if is_left_out(score, metric))
+        by_organ = {organ: [score for score in finite if score.organ == organ] for organ in organs}
+        by_organ = {organ: column for organ, column in by_organ.items() if column or missed[organ]}
+        chosen = {organ: [column] for organ, column in by_organ.items()}
+        if by_organ:
+            chosen[MEAN] = [column for column in by_organ.values() if column]
+        for organ, columns in chosen.items():
+            values = [_by_patient(column, metric) for column in columns]
+            mean, low, high = _interval(values, generator, resamples=2000, level=0.95)
+            cases = len({score.case for column in columns for score in column})
+            left_out = missed.total() if organ == MEAN else missed[organ]
+            rows.append(Summary(organ, metric, mean, low, high, cases, group, left_out))
     return rows
 
 
@@ -89,57 +69,6 @@ def bootstrap_interval(
         Efron & Tibshirani 1993, An Introduction to the Bootstrap, chapter 13 (percentile interval).
     """
     return _interval([values_by_patient], generator, resamples=resamples, level=level)
-
-
-def compare(
-    first: Sequence[OrganScore],
-    second: Sequence[OrganScore],
-    generator: np.random.Generator,
-    *,
-    metric: str = "dice",
-    group: str = ALL,
-) -> tuple[Comparison, ...]:
-    """Compare two evaluations on the cases and organs that both score, per organ and over organs.
-
-    Args:
-        first: Scores of the first prediction.
-        second: Of the second, on the same cases.
-        generator: Draws the bootstrap's patients.
-        metric: Which score.
-        group: "annotated" or "unannotated": only scores that are of this group in both evaluations.
-
-    Raises:
-        SettingError: There is no such group.
-    """
-    first, second = of_group(first, group), of_group(second, group)
-    others = {(score.case, score.organ): score.values.get(metric, math.nan) for score in second}
-    differences: dict[str, dict[str, list[float]]] = {}
-    over_organs: dict[tuple[str, str], list[float]] = {}
-    for score in first:
-        # Rounded, so that a difference of 1e-17 is none.
-        value = round(others.get((score.case, score.organ), math.nan) - score.values.get(metric, math.nan), 12)
-        organ = differences.setdefault(score.organ, {})
-        if math.isfinite(value):
-            organ.setdefault(score.patient, []).append(value)
-            over_organs.setdefault((score.patient, score.case), []).append(value)
-    mean = differences.setdefault(MEAN, {})
-    for (patient, _), values in over_organs.items():
-        mean.setdefault(patient, []).append(float(np.mean(values)))
-    return tuple(_comparison(organ, metric, values, generator) for organ, values in differences.items())
-
-
-def _comparison(
-    organ: str, metric: str, differences: Mapping[str, Sequence[float]], generator: np.random.Generator
-) -> Comparison:
-    """Test whether differences, one per patient after averaging, centre on 0."""
-    each = {patient: [float(np.mean(values))] for patient, values in differences.items()}
-    changed = np.array([values[0] for values in each.values() if values[0] != 0])
-    if not each:
-        p_value = math.nan
-    else:
-        p_value = float(np.asarray(wilcoxon(changed))[1]) if changed.size else 1.0
-    mean, low, high = bootstrap_interval(each, generator)
-    return Comparison(organ, metric, mean, low, high, p_value, len(each))
 
 
 def _interval(

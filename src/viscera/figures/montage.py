@@ -5,13 +5,14 @@ shown as radiology shows them: the patient's right on the picture's left, front 
 head on top.
 """
 
+import warnings
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Bool, Int, Shaped, UInt8
+from jaxtyping import Bool, Int, Integer, Shaped, UInt8
 
 from viscera.colours import ColourScheme, colour
 from viscera.errors import LabelError, SettingError
@@ -30,7 +31,8 @@ from viscera.figures.pictures import (
     resize_slice,
 )
 from viscera.figures.sheet import draw_sheet
-from viscera.volume import Volume, require_same_grid, to_axial
+from viscera.io.label_values import ROUNDED, whole_labels
+from viscera.volume import Volume, require_same_grid, to_axial, with_voxels
 
 Plane = Literal["axial", "coronal", "sagittal"]
 PLANES: tuple[Plane, ...] = ("axial", "coronal", "sagittal")
@@ -48,8 +50,8 @@ MOST_LAYERS = 100
 WORTH_SHOWING = 0.05
 """Slices with less than this share of every organ's largest area hold only tips and stray flecks."""
 
-LARGEST_LABEL = 1023
-"""A higher value is not an organ: somebody passed a scan as labels."""
+MOST_ORGANS = 255
+"""Of more it is not a label map: somebody passed a scan."""
 
 
 @dataclass(frozen=True)
@@ -170,13 +172,16 @@ def stills(
     look: Look = Look(),
 ) -> Stills:
     """Compute the pictures of a montage; arguments and errors as in ``montage``."""
-    for labels, what in ((prediction, "prediction"), (truth, "truth")):
+    maps = []
+    for labels, what in ((truth, "truth"), (prediction, "prediction")):
         if labels is not None:
             require_same_grid(ct, labels, where=what)
-            _check_labels(labels.voxels, what)
+            maps.append(to_axial(_whole(labels, what))[0].voxels)
     ct = to_axial(ct)[0]
-    maps = [to_axial(labels)[0].voxels for labels in (truth, prediction) if labels is not None]
-    values = sorted(set(names) | {value for labels in maps for value in _values(labels)} - {0})
+    found = {value for labels in maps for value in _values(labels)} - {0}
+    if len(found) > MOST_ORGANS:
+        raise LabelError(f"{len(found)} labels are too many for organs", "Pass the label map, not the scan.")
+    values = sorted(set(names) | found)
     organs = {value: names.get(value, f"label_{value}") for value in values}
     judged = None if annotated is None else [value for value, organ in organs.items() if organ in annotated]
     sought = values if judged is None else judged
@@ -258,21 +263,17 @@ def _pictures(
     return plain, *painted, compared
 
 
-def _check_labels(labels: Shaped[np.ndarray, "z y x"], what: str) -> None:
-    if not (np.issubdtype(labels.dtype, np.integer) or labels.dtype == bool):
-        raise LabelError(
-            f"{what}: labels must be whole numbers, got {labels.dtype}", "Pass the label map, not the scan."
-        )
-    low, high = int(labels.min()), int(labels.max())
-    if low < 0 or high > LARGEST_LABEL:
-        raise LabelError(
-            f"{what}: holds values {low} to {high}, so it is not a label map", "Pass the labels, not the scan."
-        )
+def _whole(labels: Volume, what: str) -> Volume:
+    """Return labels as whole numbers."""
+    whole, rounded = whole_labels(labels.voxels, where=what)
+    if rounded:
+        warnings.warn(f"{what}: the labels are {ROUNDED}", stacklevel=4)
+    return with_voxels(labels, whole)
 
 
-def _values(labels: Shaped[np.ndarray, "z y x"]) -> list[int]:
+def _values(labels: Integer[np.ndarray, "z y x"]) -> list[int]:
     """Return the labels to be found, without 0."""
-    found = np.zeros(LARGEST_LABEL + 1, bool)
+    found = np.zeros(int(labels.max(initial=0)) + 1, bool)
     for layer in labels:
         found[layer] = True
     return [int(value) for value in np.flatnonzero(found) if value]

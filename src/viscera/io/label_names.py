@@ -62,14 +62,22 @@ def label_names(path: Path, *, labels: Path | None = None) -> Names:
     return names
 
 
-def names_beside(path: Path) -> Names | None:
-    """Find the names in the files that lie beside a label file (see ``label_names``); None without any."""
-    beside = [path.with_name(stem(path) + end) for end in (".json", "s.json", "_labels.json")]
-    sets = [folder / "dataset.json" for folder in (path.parent, path.parent.parent)]
-    for file in [*beside, *sets]:
+def names_of_set(path: Path) -> Names | None:
+    """Return the data set's own names for a label file, from the dataset.json in its folder or the one above; else None."""
+    for folder in (path.parent, path.parent.parent):
+        file = folder / "dataset.json"
         if file.is_file() and (names := _names(file, needed=False)):
             return names
     return None
+
+
+def names_beside(path: Path) -> Names | None:
+    """Find the names in the files that lie beside a label file (see ``label_names``); None without any."""
+    beside = [path.with_name(stem(path) + end) for end in (".json", "s.json", "_labels.json")]
+    for file in beside:
+        if file.is_file() and (names := _names(file, needed=False)):
+            return names
+    return names_of_set(path)
 
 
 def _names(file: Path, *, needed: bool) -> Names | None:

@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from viscera.evaluation.comparing import Comparison, compare
 from viscera.evaluation.scores import MEAN, OrganScore
-from viscera.evaluation.statistics import Comparison, compare
 from viscera.learning.study.grid import short_names, text_of
 from viscera.learning.study.results import CellResult, Study
 
@@ -76,7 +76,7 @@ def effects(study: Study, generator: np.random.Generator) -> tuple[Effect, ...]:
         One per setting and value, in the grid's order.
 
     Source:
-        Holm 1979, Scand J Statist 6:65-70 (correction for several tests). Intervals and tests are those of statistics.compare.
+        Holm 1979, Scand J Statist 6:65-70 (correction for several tests). Intervals and tests are those of comparing.compare.
     """
     scored = [cell for cell in study.results if cell.classes]
     settings = varied(study.results)

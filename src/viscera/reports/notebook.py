@@ -16,12 +16,13 @@ import numpy as np
 from viscera.datasets.read_labels import read_labels
 from viscera.datasets.sources import Source
 from viscera.errors import FileError, SettingError
-from viscera.evaluation.pairing import Pair, Task, case_name, match
+from viscera.evaluation.pairing import Pair, ScoringJob, case_name, match
 from viscera.figures.montage import Look, montage
 from viscera.figures.pictures import SOFT_TISSUE_HU, require_window
 from viscera.io import nifti
 from viscera.io.atomic import write_text
 from viscera.io.label_names import label_names
+from viscera.io.label_values import ROUNDED, whole_labels
 from viscera.labels import LabelSpace, organ_name
 from viscera.reports.viewer.page import embed
 from viscera.reports.viewer.scene import VIEWS, Scene, ViewName, compare_scene, count_labels, label_scene
@@ -167,12 +168,12 @@ def notebook_scene(
     notes: tuple[str, ...] = ()
     if names is not None:
         given = read_labels(truth) if isinstance(truth, Source) else _read(truth)
-        pair = _named_pair(given, _read(labels), names)
+        pair, notes = _named_pair(given, _read(labels), names)
     elif isinstance(labels, Volume) or isinstance(truth, Volume):
         raise SettingError("nothing names the labels", NAMELESS)
     else:
         target = truth if isinstance(truth, Source) else Path(truth)
-        pair, notes = match(Task(title, Path(labels), target))
+        pair, notes = match(ScoringJob(title, Path(labels), target))
     for one, what in ((pair.prediction, "labels"), (pair.truth, "truth")):
         require_same_grid(volume, one, where="view", names=("scan", what))
     if annotated is not None:
@@ -197,15 +198,17 @@ def _names(labels: Scan | Source) -> dict[int, str]:
     return dict(label_names(Path(labels)).labels)
 
 
-def _named_pair(truth: Volume, prediction: Volume, names: Mapping[int, str]) -> Pair:
-    """Bring two label maps with the same names into one label space; what has no name is label_N."""
-    counts = [
-        count_labels(one.voxels, where=f"the {what}:") for one, what in ((truth, "truth"), (prediction, "labels"))
-    ]
-    found = {int(value) for count in counts for value in np.flatnonzero(count)}
+def _named_pair(truth: Volume, prediction: Volume, names: Mapping[int, str]) -> tuple[Pair, tuple[str, ...]]:
+    """Bring two label maps with the same names into one label space, with notes; what has no name is label_N."""
+    maps, found, notes = [], set[int](), []
+    for one, what in ((truth, "truth"), (prediction, "labels")):
+        whole, rounded = whole_labels(one.voxels, where=f"the {what}:")
+        maps.append(whole.astype(np.uint16, copy=False))
+        found |= set(np.flatnonzero(count_labels(whole)).tolist())
+        notes += [f"The {what}: {ROUNDED}."] * rounded
     organs = {value: organ_name(names.get(value, f"label_{value}")) for value in sorted({*names, *found} - {0})}
     space = LabelSpace("names", tuple(dict.fromkeys(organs.values())))
     table = np.zeros(max(organs) + 1, np.uint8)
     table[list(organs)] = [space.index(organ) for organ in organs.values()]
-    maps = [with_voxels(one, table[one.voxels.astype(np.uint16, copy=False)]) for one in (truth, prediction)]
-    return Pair("scan", "scan", maps[0], maps[1], space, space.organs)
+    volumes = [with_voxels(one, table[whole]) for one, whole in zip((truth, prediction), maps, strict=True)]
+    return Pair("scan", "scan", volumes[0], volumes[1], space, space.organs), tuple(notes)

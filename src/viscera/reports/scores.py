@@ -7,7 +7,7 @@ from pathlib import Path
 
 from viscera.errors import VisceraError
 from viscera.evaluation.confusion import BACKGROUND, Confusion, MixUp, mix_ups
-from viscera.evaluation.pairing import Task, match
+from viscera.evaluation.pairing import ScoringJob, match
 from viscera.evaluation.scores import ALL, ANNOTATED, GROUPS, MEAN, UNANNOTATED, Evaluation, Summary
 from viscera.figures.confusion import confusion_figure
 from viscera.figures.montage import Look, montage
@@ -80,13 +80,13 @@ class CaseFiles:
     Attributes:
         title: The case's name in the evaluation.
         ct: The scan.
-        task: Its truth and its prediction.
+        job: Its truth and its prediction.
         labels: A JSON file of names for label files that have none beside them.
     """
 
     title: str
     ct: Path
-    task: Task
+    job: ScoringJob
     labels: Path | None = None
 
 
@@ -140,7 +140,7 @@ def picture(case: CaseFiles, look: Look = LOOK) -> str:
     Raises:
         VisceraError: Its files cannot be used.
     """
-    pair, _ = match(case.task, labels=case.labels)
+    pair, _ = match(case.job, labels=case.labels)
     prediction = pair.prediction
     if pair.known is not None:  # they have no score either
         prediction = with_voxels(prediction, prediction.voxels * pair.known)
@@ -179,7 +179,10 @@ def _accuracy(evaluation: Evaluation, metric: str) -> Section:
         )
     text = "Mean over cases, with the bootstrap 95 % interval over patients in brackets; 1 is perfect."
     if any(row.metric == "hd95_mm" for row in evaluation.summary):
-        text += " HD95 and the volume error are perfect at 0. A missed organ counts as 0, but has no HD95."
+        text += (
+            " HD95 and the volume error are perfect at 0. An organ that was missed, or found where none is, counts as 0, but "
+            "has no HD95: how many are left out of its mean stands beside it."
+        )
     return Section(title, text, table=_summary_table(evaluation))
 
 
@@ -273,7 +276,7 @@ def _pictures(shown: Sequence[tuple[str, CaseFiles]]) -> Section:
         try:
             images.append((caption, picture(case)))
         except VisceraError as error:
-            files = (case.ct, case.task.prediction, case.task.truth)
+            files = (case.ct, case.job.prediction, case.job.truth)
             reason = without_folders(str(error), *(str(file) for file in files if isinstance(file, Path)))
             notes.append(f"No picture of {caption}. {reason}")
     text = (
@@ -332,6 +335,8 @@ def _mean_cell(row: Summary | None, metric: str, cases: int) -> Cell:
         small.append(f"[{row.low:.{digits}f}, {row.high:.{digits}f}]")
     if row.cases < cases:
         small.append(f"of {row.cases}")
+    if row.left_out:
+        small.append(f"{row.left_out} left out")
     return replace(cell, small=" ".join(small))
 
 

@@ -11,14 +11,15 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Bool, Float, Int, Int16, Shaped, UInt8
+from jaxtyping import Bool, Float, Int, Int16, Integer, Shaped, UInt8
 
 from viscera.colours import ColourScheme, colour
 from viscera.errors import LabelError
 from viscera.evaluation.metrics import confusion, overlap
 from viscera.evaluation.pairing import Pair
-from viscera.figures.montage import LARGEST_LABEL, choose_slices
+from viscera.figures.montage import choose_slices
 from viscera.figures.pictures import AGREEMENT_COLOURS, AGREEMENT_NAMES, RGB, UNJUDGED, agreement
+from viscera.io.label_values import ROUNDED, whole_labels
 from viscera.labels import readable
 from viscera.reports.page import counted
 from viscera.volume import Turn, Volume, require_same_grid, to_axial, turn_volume
@@ -133,7 +134,10 @@ def label_scene(
     """
     where = where or title
     require_same_grid(ct, labels, where=where)
-    counts = count_labels(labels.voxels, where=where)
+    whole, rounded = whole_labels(labels.voxels, where=where)
+    if rounded:
+        notes = (*notes, f"The labels are {ROUNDED}.")
+    counts = count_labels(whole)
     found = [int(value) for value in np.flatnonzero(counts) if value]
     values = sorted(set(names) - {0} | set(found))
     if len(values) > MOST_ORGANS:
@@ -146,15 +150,14 @@ def label_scene(
             *notes,
             f"{counted(len(nameless), 'label')} without a name: called label_N, N being the value in the file.",
         )
-    table = np.zeros(max([*values, LARGEST_LABEL]) + 1, np.uint8)
+    table = np.zeros(max([*values, 0]) + 1, np.uint8)
     table[values] = np.arange(1, len(values) + 1)
     rows = [
         OrganRow(i, name, colour(name, colours), _ml(counts, value, labels))
         for i, value in enumerate(values, start=1)
         for name in [names.get(value, f"label_{value}")]
     ]
-    # Whole numbers: count_labels has seen to it.
-    prediction = table[labels.voxels.astype(np.uint16, copy=False)]
+    prediction = table[whole.astype(np.uint16, copy=False)]
     return _scene(ct, {"prediction": prediction}, rows, title=title, notes=notes)
 
 
@@ -185,7 +188,7 @@ def compare_scene(
         if pair.known is not None:
             layer[~pair.known[number] & (prediction[number] > 0)] = UNJUDGED
     counts = confusion(*_known(pair), len(pair.space.classes))
-    predicted = count_labels(prediction, where=title)
+    predicted = count_labels(prediction)
     rows = []
     for value, organ in pair.space.labels.items():
         volume_ml = _ml(predicted, value, ct)
@@ -267,24 +270,11 @@ def _start(maps: list[UInt8[np.ndarray, "z y x"]], classes: int) -> tuple[int, i
     return int(z), y, x
 
 
-def count_labels(labels: Shaped[np.ndarray, "z y x"], *, where: str) -> Int[np.ndarray, "values"]:
-    """Count the voxels of each label, 0 to the largest.
-
-    Raises:
-        LabelError: The values are not labels.
-    """
-    low, high = float(labels.min()), float(labels.max())
-    if not (low >= 0 and high <= LARGEST_LABEL):
-        raise LabelError(
-            f"{where} holds values from {low:g} to {high:g}, which are not labels (0 to {LARGEST_LABEL})",
-            "Is it a scan?",
-        )
-    counts = np.zeros(int(high) + 1, np.int64)
+def count_labels(labels: Integer[np.ndarray, "z y x"]) -> Int[np.ndarray, "values"]:
+    """Count the voxels of each label, 0 to the largest, of labels that ``whole_labels`` gave."""
+    counts = np.zeros(int(labels.max(initial=0)) + 1, np.int64)
     for layer in labels:
-        whole = layer.astype(np.uint16, copy=False)
-        if not np.array_equal(whole, layer):
-            raise LabelError(f"{where} holds fractions, which are not labels", "Resample it with nearest neighbours.")
-        counts += np.bincount(whole.ravel(), minlength=counts.size)
+        counts += np.bincount(layer.astype(np.uint16, copy=False).ravel(), minlength=counts.size)
     return counts
 
 
