@@ -4,15 +4,16 @@
     NAME.json         {index: organ}, statistics on request, how and by what it was made
     labels.ctbl       colours for 3D Slicer; labels.itksnap.txt for ITK-SNAP (one pair per folder)
 
-A label map takes its place after its NAME.json, so where both stand, the case is done. Each scan goes through three functions:
-``read_scan``, ``segment_scan`` and ``write_labels``.
+A label map takes its place after its NAME.json, which holds its hash and the scan's: identity.py tells by them what is done.
+Each scan goes through three functions: ``read_scan``, ``segment_scan`` and ``write_labels``.
 """
 
-import json
+import os
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import partial
 from importlib.metadata import version
@@ -23,13 +24,16 @@ import torch
 from viscera.colours import colour
 from viscera.errors import FileError, VisceraError
 from viscera.inference.certainty import Certainty, certainty_of, handedness_of
-from viscera.inference.jobs import ScanJob, require_place
+from viscera.inference.faults import as_problem
+from viscera.inference.identity import is_finished, made_with, scan_sha256
+from viscera.inference.jobs import COLOUR_FILES, ScanJob, own_facts, refuse_scans_as_outputs, require_place
 from viscera.inference.memory import Budget, one_at_a_time
 from viscera.inference.model import Model
 from viscera.inference.pipeline import run_stages
 from viscera.inference.segment import Prepared, Segmentation, only_organs, prepare_scan, segment_prepared
 from viscera.io import nifti
-from viscera.io.atomic import write_json, write_text
+from viscera.io.atomic import sha256, write_json, write_text
+from viscera.io.locking import only_writer
 from viscera.labels import LabelSpace
 from viscera.networks.device import Stopwatch, peak_memory_mib, release_freed_memory
 from viscera.preparation.image import prepare_file
@@ -41,6 +45,10 @@ from viscera.quality.measuring import Organ, measure_organs, measure_scan
 from viscera.volume import Volume, with_voxels
 
 
+SLICER_HEAD = "# Color table file, 3D Slicer"
+SNAP_HEAD = "# ITK-SNAP label description file: index R G B opacity visible mesh name"
+
+
 @dataclass(frozen=True)
 class PredictOptions:
     """What to write.
@@ -48,12 +56,20 @@ class PredictOptions:
     Attributes:
         organs: Only these, by name; empty for all that the network knows.
         statistics: Also volume, HU and border per organ in NAME.json, and what speaks against the result.
-        overwrite: Replace label maps that stand there.
+        overwrite: Replace label maps that stand there, and their NAME.json.
     """
 
     organs: tuple[str, ...] = ()
     statistics: bool = False
     overwrite: bool = False
+
+
+class KeptWarning(UserWarning):
+    """A file that viscera did not write stands where it would write one, and stays."""
+
+
+class _DoneMeanwhileError(VisceraError):
+    """Another process wrote the same label map since this one began."""
 
 
 def predict_file(
@@ -64,7 +80,7 @@ def predict_file(
     max_memory_mib: float | None = None,
     watch: Callable[[int, int], None] = lambda done, slices: None,
 ) -> dict[str, object]:
-    """Segment one scan, file to file.
+    """Segment one scan, file to file, whatever stands there.
 
     Args:
         job: Which.
@@ -81,6 +97,8 @@ def predict_file(
         LabelError: An organ is asked for that the network does not know.
         SettingError: The memory does not suffice.
     """
+    refuse_scans_as_outputs([job])
+    options = replace(options, overwrite=True)
     with _begin(model, options, max_memory_mib=max_memory_mib, watch=watch) as run:
         return write_labels(segment_scan(read_scan(job, run), run), run)
 
@@ -96,7 +114,8 @@ def predict_all(
 ) -> list[tuple[ScanJob, VisceraError]]:
     """Segment scans, the next one being read and the last one written under the network's time (pipeline.py).
 
-    A scan that cannot be used, or whose label map cannot be written, does not stop the rest.
+    A scan that cannot be used, or whose label map cannot be written, does not stop the rest, whatever it causes: what is no
+    VisceraError becomes one, and its place in the code gets into a log beside the output (faults.py).
 
     Args:
         jobs: From ``find_scan_jobs`` (jobs.py).
@@ -108,8 +127,15 @@ def predict_all(
 
     Returns:
         The scans that could not be segmented, and why.
+
+    Raises:
+        FileError: Something that is to be written is one of the scans.
+        LabelError: An organ is asked for that the network does not know.
+
+    Warns:
+        KeptWarning: Colours that viscera did not write stand beside the label maps.
     """
-    outcomes = {job: outcome for job in jobs if (outcome := _outcome_before(job, model, options))}
+    refuse_scans_as_outputs(jobs)
     failed: list[tuple[ScanJob, VisceraError]] = []
     left = deque(jobs)
 
@@ -124,10 +150,15 @@ def predict_all(
 
     def note(job: ScanJob, outcome: object) -> None:
         """Note what became of a job, and tell of it."""
-        outcomes[job] = outcome if isinstance(outcome, VisceraError) else "segmented"
+        run.release(job)
+        if isinstance(outcome, _DoneMeanwhileError):
+            outcomes[job] = "was done"
+        else:
+            outcomes[job] = as_problem(job, outcome) if isinstance(outcome, Exception) else "segmented"
         tell()
 
     with _begin(model, options, max_memory_mib=max_memory_mib, watch=watch) as run:
+        outcomes = {job: outcome for job in jobs if (outcome := _outcome_before(job, run))}
         tell()
         run_stages(
             [job for job in jobs if job not in outcomes],
@@ -135,7 +166,7 @@ def predict_all(
             work=partial(segment_scan, run=run),
             write=partial(write_labels, run=run),
             done=note,
-            beside=lambda job: run.budget.admit(job.scan),
+            beside=partial(_may_be_beside, run=run),
         )
     for folder in {job.output.parent for job in jobs if job.output.exists()}:
         write_colours(folder, model.output_space)
@@ -143,34 +174,31 @@ def predict_all(
 
 
 def is_done(job: ScanJob, model: Model, options: PredictOptions) -> bool:
-    """Tell whether the label map stands there already, made by these weights with these options.
+    """Tell whether the label map stands there already, made from this scan, by these weights and with these options.
 
     Raises:
         FileError: Something else stands there, and is not to be overwritten.
     """
-    if options.overwrite or not job.output.exists():
+    wanted = made_with(model, [model.output_space.index(organ) for organ in options.organs])
+    if not is_finished(job, wanted, overwrite=options.overwrite):
         return False
-    facts: dict = {}
-    try:
-        facts = json.loads(job.sidecar.read_text())
-        run = facts["run"]
-        same = run["weights_sha256"] == model.weights_sha256 and run["organs"] == list(options.organs)
-        same = same and run.get("other_weights_sha256", {}) == model.sha256s
-    except (OSError, ValueError, KeyError, TypeError):
-        same = False
-    if not same:
-        raise FileError(
-            f"{job.output.name} exists already, and not from this command", "Pass --overwrite or choose another output."
-        )
-    return not options.statistics or "statistics" in facts
+    return not options.statistics or "statistics" in (own_facts(job.sidecar) or {})
 
 
-def _outcome_before(job: ScanJob, model: Model, options: PredictOptions) -> str | VisceraError | None:
+def _outcome_before(job: ScanJob, run: "_Run") -> str | VisceraError | None:
     """Say why a scan needs no work, or must not be worked on; None where it is to be segmented."""
     try:
-        return "was done" if is_done(job, model, options) else None
-    except VisceraError as error:
-        return error
+        return "was done" if is_done(job, run.model, run.options) else None
+    except Exception as error:  # as in pipeline.py: whatever a scan causes is that scan's
+        return as_problem(job, error)
+
+
+def _may_be_beside(job: ScanJob, run: "_Run") -> bool:
+    """Tell whether a scan may be read while others are worked on; what its header causes is told when it is read."""
+    try:
+        return run.budget.admit(job.scan)
+    except Exception:  # reading causes it again, where it becomes that scan's failure
+        return False
 
 
 @dataclass(frozen=True, eq=False)
@@ -184,6 +212,8 @@ class _Run:
         budget: How each scan is to be read.
         meter: What the run costs; each scan that is written ends a lap.
         watch: Told of the slices of the present scan.
+        claims: Of the label maps that are being made, what keeps other processes from writing them.
+        written: Which files were written, by what the disk knows them by.
     """
 
     model: Model
@@ -192,6 +222,33 @@ class _Run:
     budget: Budget
     meter: Meter
     watch: Callable[[int, int], None]
+    claims: dict[ScanJob, ExitStack] = field(default_factory=dict)
+    written: dict[tuple[int, int], str] = field(default_factory=dict)
+
+    def claim(self, job: ScanJob) -> None:
+        """Keep other processes from writing a scan's label map until it is released.
+
+        Raises:
+            FileError: Another process is writing it, something else has come to stand there, or nothing can be written.
+        """
+        try:
+            job.output.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise _cannot_write(job, error) from error
+        self.claims[job] = stack = ExitStack()
+        stack.enter_context(only_writer(job.output))
+        if job.output.exists() and _key(job.output) in self.written:
+            raise FileError(
+                f"{job.output.name} is the label map of {self.written[_key(job.output)]}: this disk takes both names for one",
+                "Rename one of the scans.",
+            )
+        if is_done(job, self.model, self.options):
+            raise _DoneMeanwhileError(f"{job.output.name} was written meanwhile")
+
+    def release(self, job: ScanJob) -> None:
+        """Let others write a scan's label map again."""
+        if job in self.claims:
+            self.claims.pop(job).close()
 
     def spare_memory(self) -> None:
         """Return what a stage has left, where there is a limit."""
@@ -207,7 +264,12 @@ def _begin(
     wanted = tuple(model.output_space.index(organ) for organ in options.organs)
     budget = Budget(model, most_mib=max_memory_mib, statistics=options.statistics)
     with sample_efficiency(str(model.device)) as meter:
-        yield _Run(model, options, wanted, budget, meter, watch)
+        run = _Run(model, options, wanted, budget, meter, watch)
+        try:
+            yield run
+        finally:
+            for job in list(run.claims):
+                run.release(job)
 
 
 @dataclass(frozen=True, eq=False)
@@ -215,6 +277,7 @@ class _Scan:
     """A scan between reading and the network; ``ct`` holds HU only where statistics are asked for."""
 
     job: ScanJob
+    sha256: str
     clock: Stopwatch
     ct: Volume
     prepared: Prepared
@@ -226,6 +289,7 @@ class _Labelled:
     """A scan between the network and writing."""
 
     job: ScanJob
+    sha256: str
     clock: Stopwatch
     ct: Volume
     found: Segmentation
@@ -237,19 +301,43 @@ def read_scan(job: ScanJob, run: _Run) -> _Scan:
     """Read a scan, check it and prepare it."""
     require_place(job.output)
     clock, model = Stopwatch({}), run.model
-    if run.budget.plan(job.scan) == "slabs":
+    plan = run.budget.plan(job.scan)  # which refuses what is no scan
+    before = _state(job.scan)
+    if plan == "slabs":
         with clock.stage("prepare"):
             prepared = _prepared_by_slabs(job.scan, model)
-        return _Scan(job, clock, prepared.grid, prepared, one_at_a_time(model))
+        digest = _unchanged(job.scan, before)
+        run.claim(job)
+        return _Scan(job, digest, clock, prepared.grid, prepared, one_at_a_time(model))
     with clock.stage("read"):
         ct = nifti.read(job.scan)
+        digest = _unchanged(job.scan, before)
         ct = with_voxels(ct, hounsfield(ct, where=job.scan.name))
+    run.claim(job)
     with clock.stage("prepare"):
         prepared = prepare_scan(ct, model)
     if not run.options.statistics:
         ct = prepared.grid  # HU are for the statistics only
     run.spare_memory()
-    return _Scan(job, clock, ct, prepared, model)
+    return _Scan(job, digest, clock, ct, prepared, model)
+
+
+def _state(scan: Path) -> tuple[int, int, int]:
+    """Return what tells that a file is another one, or was written to."""
+    found = scan.stat()
+    return found.st_ino, found.st_size, found.st_mtime_ns
+
+
+def _unchanged(scan: Path, before: tuple[int, int, int]) -> str:
+    """Return the SHA-256 of a scan that was read just now.
+
+    Raises:
+        FileError: It cannot be read, or it is not what it was before.
+    """
+    digest = scan_sha256(scan)
+    if _state(scan) != before:
+        raise FileError(f"{scan} changed while it was read", "Wait until it is whole, then try again.", file=scan)
+    return digest
 
 
 def segment_scan(scan: _Scan, run: _Run) -> _Labelled:
@@ -263,7 +351,7 @@ def segment_scan(scan: _Scan, run: _Run) -> _Labelled:
     if run.wanted:
         found = replace(found, labels=with_voxels(found.labels, only_organs(found.labels.voxels, run.wanted)))
     run.spare_memory()
-    return _Labelled(scan.job, clock, scan.ct, found, certainty, handedness)
+    return _Labelled(scan.job, scan.sha256, clock, scan.ct, found, certainty, handedness)
 
 
 def write_labels(scan: _Labelled, run: _Run) -> dict[str, object]:
@@ -285,18 +373,29 @@ def write_labels(scan: _Labelled, run: _Run) -> dict[str, object]:
             facts["trust"] = trust_to_json(organs, measure_scan(scan.ct), edges=edges, handedness=scan.handedness)
     hidden = job.output.with_name(f".part.{job.output.name}")
     try:
-        hidden.parent.mkdir(parents=True, exist_ok=True)
         with clock.stage("write"):
             nifti.write(hidden, labels, overwrite=True)
-        facts["run"] = _run_facts(scan, run)
+        facts["run"] = {**_run_facts(scan, run), "labels_sha256": sha256(hidden)}
         write_json(job.sidecar, facts)
         hidden.replace(job.output)
+        run.written[_key(job.output)] = job.scan.name
     except OSError as error:
-        raise FileError(f"cannot write {job.output}: {error.strerror or error}", "Check folder and disk.") from error
+        raise _cannot_write(job, error) from error
     finally:
         with suppress(OSError):  # else it would hide the reason
             hidden.unlink(missing_ok=True)
     return facts
+
+
+def _cannot_write(job: ScanJob, error: OSError) -> FileError:
+    """Return the error of a label map for which there is no place."""
+    return FileError(f"cannot write {job.output}: {error.strerror or error}", "Check folder and disk.")
+
+
+def _key(path: Path) -> tuple[int, int]:
+    """Return by what the disk knows a file, whatever its name."""
+    found = path.stat()
+    return found.st_dev, found.st_ino
 
 
 def _run_facts(scan: _Labelled, run: _Run) -> dict[str, object]:
@@ -307,6 +406,9 @@ def _run_facts(scan: _Labelled, run: _Run) -> dict[str, object]:
     model, plan = run.model, run.budget.plan(scan.job.scan)
     return {
         "scan": scan.job.scan.name,
+        "scan_sha256": scan.sha256,
+        "label_map": scan.job.output.name,
+        "made_with": made_with(model, run.wanted),
         "date": datetime.now().astimezone().isoformat(timespec="seconds"),
         "viscera": version("viscera"),
         "torch": torch.__version__,
@@ -353,11 +455,34 @@ def organ_statistics(organs: Mapping[str, Organ]) -> dict[str, dict[str, float |
 
 
 def write_colours(folder: Path, space: LabelSpace) -> None:
-    """Write the organs' names and colours for 3D Slicer (labels.ctbl) and ITK-SNAP (labels.itksnap.txt)."""
+    """Write the organs' names and colours for 3D Slicer (labels.ctbl) and ITK-SNAP (labels.itksnap.txt).
+
+    Files of these names that viscera did not write stay, and no folder is too full for label maps because of its colours.
+
+    Warns:
+        KeptWarning: A file was not written, and why.
+    """
     rows = [(index, organ, *colour(organ)) for index, organ in space.labels.items()]
-    slicer = ["# Color table file, 3D Slicer", "0 background 0 0 0 0"]
+    slicer = [SLICER_HEAD, "0 background 0 0 0 0"]
     slicer += [f"{index} {organ} {r} {g} {b} 255" for index, organ, r, g, b in rows]
-    snap = ["# ITK-SNAP label description file: index R G B opacity visible mesh name", '0 0 0 0 0 0 0 "Clear Label"']
+    snap = [SNAP_HEAD, '0 0 0 0 0 0 0 "Clear Label"']
     snap += [f'{index} {r} {g} {b} 1 1 1 "{organ}"' for index, organ, r, g, b in rows]
-    write_text(folder / "labels.ctbl", "\n".join(slicer) + "\n")
-    write_text(folder / "labels.itksnap.txt", "\n".join(snap) + "\n")
+    for name, lines in zip(COLOUR_FILES, (slicer, snap), strict=True):
+        file = folder / name
+        if os.path.lexists(file) and not _is_own_colours(file, lines[:2]):
+            why = "exists already, and viscera did not write it: it stays, and names none of these organs' colours"
+            warnings.warn(f"{file} {why}. To have them, choose another output folder.", KeptWarning, stacklevel=3)
+            continue
+        try:
+            write_text(file, "\n".join(lines) + "\n")
+        except (OSError, VisceraError) as error:
+            warnings.warn(f"{file} was not written: {error}", KeptWarning, stacklevel=3)
+
+
+def _is_own_colours(file: Path, head: Sequence[str]) -> bool:
+    """Tell whether viscera wrote a file of colours, perhaps for another network's organs, by its first two lines."""
+    try:
+        with file.open(encoding="utf-8") as lines:
+            return [lines.readline(200).rstrip("\n") for _ in head] == list(head)
+    except (OSError, ValueError):
+        return False
