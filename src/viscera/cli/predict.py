@@ -29,8 +29,9 @@ class Options:
 
     The label map lies on exactly the scan's grid. NAME.json beside it says which index is which organ and how it was made;
     labels.ctbl and labels.itksnap.txt hold the colours for 3D Slicer and ITK-SNAP. Scans that are done are skipped, so the
-    same command goes on after an interruption; a scan that cannot be read stops no other. Of several scans, the next one is
-    read and the last one written while the network works.
+    same command goes on after an interruption; a scan that cannot be read stops no other. Done is a scan whose label map was
+    made from the same file, with the same weights and options. Of several scans, the next one is read and the last one written
+    while the network works.
     """
 
     scan: Annotated[Positional[str], arg(metavar="SCAN")]
@@ -66,7 +67,7 @@ class Options:
     """The most memory that predicting may take, in MiB. Scans are then read one after the other, or slab by slab, where that is
     needed; one that does not fit is refused, and the least that works is said."""
     overwrite: bool = False
-    """Replace label maps that stand there."""
+    """Replace label maps that stand there, and their NAME.json."""
 
 
 def main(arguments: list[str], shipped: Path = FOLDER) -> int:
@@ -100,6 +101,14 @@ def main(arguments: list[str], shipped: Path = FOLDER) -> int:
     if model.card is not None:
         say(weights_line(model))
     organs = () if "all" in options.organs else options.organs or model.default_organs
+    before: list[ScanJob] = []
+
+    def done(job: "ScanJob", how: str) -> None:
+        """Count a scan."""
+        bar.advance(scans)
+        if how == "was done":
+            before.append(job)
+
     with progress() as bar:
         scans = bar.add_task("scans", total=len(jobs))
         slices = bar.add_task("slices or windows", total=None)
@@ -108,15 +117,18 @@ def main(arguments: list[str], shipped: Path = FOLDER) -> int:
             model,
             options=PredictOptions(organs, options.statistics, options.overwrite),
             max_memory_mib=options.max_memory,
-            done=lambda job, how: bar.advance(scans),
+            done=done,
             watch=lambda done, total: bar.update(slices, completed=done, total=total),
         )
-    good = [job for job in jobs if job not in [wrong for wrong, _ in failed]]
+    wrong = {job for job, _ in failed}
+    good = [job for job in jobs if job not in wrong]
     if len(jobs) == len(good) == 1 and options.statistics:
         show_statistics(good[0].sidecar)
     if len(jobs) == len(failed) == 1:
         raise failed[0][1]
-    say(f"{len(good)} of {counted(len(jobs), 'scan')} segmented, in {options.output}")
+    say(
+        f"{len(good)} of {counted(len(jobs), 'scan')} segmented, in {options.output}{f' ({len(before)} of them before)' * bool(before)}"
+    )
     if failed:
         show_problems([problem_of(job.scan, error) for job, error in failed])
         say("put them right and say the same again: what is done is skipped")
@@ -185,12 +197,14 @@ def problem_of(scan: Path, error: VisceraError) -> "Problem":
 
 def data_set_jobs(options: Options) -> list["ScanJob"]:
     """List the scans of a data set, perhaps of one split of the run whose weights are used."""
-    from viscera.inference.jobs import ScanJob, require_folder
+    from viscera.inference.jobs import ScanJob, refuse_scans_as_outputs, require_folder
     from viscera.preparation.splits import of_split
 
     require_folder(options.output, what=options.scan)
     sources = of_split(data_sets([options.scan])[0], options.weights or Path(STARTER), options.split)
-    return [ScanJob(source.image, options.output / f"{source.name}.nii.gz") for source in sources]
+    jobs = [ScanJob(source.image, options.output / f"{source.name}.nii.gz") for source in sources]
+    refuse_scans_as_outputs(jobs)
+    return jobs
 
 
 def show_statistics(sidecar: Path) -> None:

@@ -330,6 +330,15 @@ def evaluate(
                 task.case, str(task.prediction), error.what, error.remedy or "Correct it, then evaluate again."
             )
             return _Outcome(problems=(problem,))
+        except Exception as error:  # whatever a case causes is that case's problem
+            what = "it does not fit into memory" if isinstance(error, MemoryError) else "an unexpected fault"
+            problem = Problem(
+                task.case,
+                str(task.prediction),
+                f"{what} ({type(error).__name__})",
+                "Evaluate it alone; if its files are sound, please report it.",
+            )
+            return _Outcome(problems=(problem,))
         finally:
             done(task.case)
 

@@ -17,7 +17,7 @@ from viscera.inference.model import Model
 from viscera.io.atomic import sha256
 
 RESULTS = 1
-"""Of what predicting a scan gives with the same weights and options; to be raised by every change of viscera that changes labels."""
+"""Of what predicting gives with the same weights and options; every change of viscera that changes labels raises it."""
 
 OPTIONS = {
     "results": "by another version of viscera",

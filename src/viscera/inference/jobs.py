@@ -170,7 +170,7 @@ def _dicom(what: str, folder: Path) -> FileError:
     """Return the one thing to be said of DICOM files."""
     return FileError(
         what,
-        f"viscera reads NIfTI: convert the series first, for instance with dcm2niix -z y -o NIFTI '{folder}', and give that folder.",
+        f"viscera reads NIfTI: convert the series first, for instance with dcm2niix -z y -o NIFTI '{folder}', and give NIFTI.",
     )
 
 
