@@ -20,11 +20,11 @@ UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\
 
 
 def shown(text: str) -> str:
-    """Return a text as it can be shown.
+    r"""Return a text as it can be shown.
 
     Example:
-        >>> shown("a[/b].nii.gz"), shown("a\x1b[31m\udcff")
-        ('a[/b].nii.gz', 'a\\\\x1b[31m\\\\udcff')
+        >>> print(shown(f"a[/b]{chr(27)}[31m.nii.gz"))
+        a[/b]\x1b[31m.nii.gz
     """
     return UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 

@@ -1,6 +1,7 @@
 """viscera predict: scans -> label maps."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -78,18 +79,11 @@ def main(arguments: list[str], shipped: Path = FOLDER) -> int:
         shipped: Where the bundled weights are.
     """
     options = tyro.cli(Options, args=arguments, prog="viscera predict", config=(FlagCreatePairsOff,))
-    from viscera.inference.jobs import find_scan_jobs
-
     if options.finder and options.region in ("whole", "middle"):
         raise SettingError(
             f"--finder says where to look, --region {options.region} that it does not matter", "Leave one of them out."
         )
-    if "=" in options.scan and not Path(options.scan).exists():
-        jobs = data_set_jobs(options)
-    elif options.split != "all":
-        raise SettingError(f"--split {options.split} needs a data set as LAYOUT=DIR, not '{options.scan}'.")
-    else:
-        jobs = find_scan_jobs(Path(options.scan), options.output)
+    jobs = jobs_of(options)
     if options.max_memory is not None and not options.max_memory > 0:
         raise SettingError(f"--max-memory must be above 0 MiB, got {options.max_memory:g}.")
     require_known(options, shipped)
@@ -120,15 +114,41 @@ def main(arguments: list[str], shipped: Path = FOLDER) -> int:
             done=done,
             watch=lambda done, total: bar.update(slices, completed=done, total=total),
         )
+    return tell(options, jobs, failed, before=len(before))
+
+
+def jobs_of(options: Options) -> list["ScanJob"]:
+    """List what is to be segmented.
+
+    Raises:
+        SettingError: --split without a data set.
+        FileError, DataSetError: There are no such scans, or the output cannot be.
+    """
+    from viscera.inference.jobs import find_scan_jobs
+
+    if "=" in options.scan and not Path(options.scan).exists():
+        return data_set_jobs(options)
+    if options.split != "all":
+        raise SettingError(f"--split {options.split} needs a data set as LAYOUT=DIR, not '{options.scan}'.")
+    return find_scan_jobs(Path(options.scan), options.output)
+
+
+def tell(
+    options: Options, jobs: "Sequence[ScanJob]", failed: "Sequence[tuple[ScanJob, VisceraError]]", *, before: int
+) -> int:
+    """Say what became of the scans, of which some were done before; return the exit code.
+
+    Raises:
+        VisceraError: The only scan's.
+    """
     wrong = {job for job, _ in failed}
     good = [job for job in jobs if job not in wrong]
     if len(jobs) == len(good) == 1 and options.statistics:
         show_statistics(good[0].sidecar)
     if len(jobs) == len(failed) == 1:
         raise failed[0][1]
-    say(
-        f"{len(good)} of {counted(len(jobs), 'scan')} segmented, in {options.output}{f' ({len(before)} of them before)' * bool(before)}"
-    )
+    known = f" ({before} of them before)" if before else ""
+    say(f"{len(good)} of {counted(len(jobs), 'scan')} segmented, in {options.output}{known}")
     if failed:
         show_problems([problem_of(job.scan, error) for job, error in failed])
         say("put them right and say the same again: what is done is skipped")
