@@ -21,6 +21,8 @@ from viscera.evaluation.evaluate import Rules, evaluate, merge_evaluations, read
 from viscera.evaluation.pairing import find_tasks
 from viscera.evaluation.scores import ALL, GROUPS, UNANNOTATED, Evaluation, Summary, compare
 from viscera.io.atomic import write_text
+from viscera.io.nifti import is_nifti, stem
+from viscera.io.same_file import refuse_inputs
 from viscera.labels import readable
 from viscera.preparation.splits import of_split
 
@@ -106,6 +108,7 @@ def main(arguments: list[str]) -> int:
         if file and file.exists() and not options.overwrite:
             raise FileError(f"{file} exists already", "Choose another name or pass --overwrite.", file=file)
     predictions = [Path(name) for name in options.files[1::2]]
+    refuse_inputs((options.json, options.csv, options.html), inputs_of(options))
     found = score_all(options, predictions)
     show_scores(found)
     if found.of_group(UNANNOTATED):
@@ -125,6 +128,22 @@ def main(arguments: list[str]) -> int:
     if found.problems:
         show_problems(found.problems)
     return 2 if found.problems and not options.keep_going else 0
+
+
+def inputs_of(options: Options) -> list[Path]:
+    """List the files and folders that are read, so that none is written to."""
+    named = [path for path in (options.labels, options.run, *options.annotated, *options.versus) if path]
+    for name in options.files:
+        truth = truth_of(options, name) if "=" in name else Path(name)
+        if isinstance(truth, Path):
+            named.append(truth)
+            continue
+        named.append(Path(name.partition("=")[2]))
+        for source in truth:
+            masks = () if source.labels is None or isinstance(source.labels, Path) else source.labels
+            named += [source.image, *(path for _, path in masks)]
+            named += [source.labels] if isinstance(source.labels, Path) else []
+    return [*named, *(path.with_name(f"{stem(path)}.json") for path in named if is_nifti(path))]
 
 
 def score_all(options: Options, predictions: Sequence[Path]) -> Evaluation:

@@ -26,8 +26,10 @@ def as_problem(job: ScanJob, error: Exception) -> VisceraError:
         return error
     if isinstance(error, MemoryError):
         what, remedy = "it does not fit into memory", "Close other programs, or pass --max-memory MIB."
+    elif isinstance(error, OSError) and error.strerror:
+        what, remedy = error.strerror, "Check the scan, its folder and the disk."
     else:
-        what, remedy = f"an unexpected fault ({type(error).__name__})", "Check whether other programs open the file."
+        what, remedy = f"an unexpected fault ({type(error).__name__})", "Leave this scan out to go on with the others."
     place = job.output.with_name(LOG)
     try:
         place.parent.mkdir(parents=True, exist_ok=True)

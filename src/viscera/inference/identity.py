@@ -20,13 +20,13 @@ RESULTS = 1
 """Of what predicting gives with the same weights and options; every change of viscera that changes labels raises it."""
 
 OPTIONS = {
-    "results": "by another version of viscera",
-    "weights_sha256": "with other weights",
-    "other_weights_sha256": "with another --tumour or --finder",
-    "organs": "with other --organs",
-    "region": "with another --region",
-    "settings_sha256": "with other settings of the recipe",
-    "runtime": "with another --runtime or --device",
+    "results": "made by another version of viscera",
+    "weights_sha256": "made with other weights",
+    "other_weights_sha256": "made with another --tumour or --finder",
+    "organs": "made with other --organs",
+    "region": "made with another --region",
+    "settings_sha256": "made with other settings of the recipe",
+    "runtime": "made with another --runtime or --device",
 }
 """{what ``made_with`` holds: how a label map was made where it differs}."""
 

@@ -104,7 +104,10 @@ def _jobs_of_folder(folder: Path, output: Path) -> list[ScanJob]:
         dicom = next((file for file in islice(sorted(folder.iterdir()), LOOKED_AT) if is_dicom(file)), None)
         if dicom:
             raise _dicom(f"{folder} holds DICOM files ({dicom.name})", folder)
-        raise FileError(f"{folder} holds no .nii or .nii.gz file", "Give the folder that holds the scans themselves.")
+        raise FileError(
+            f"{folder} holds no .nii or .nii.gz file",
+            "Give the folder that holds the scans themselves: viscera looks into no subfolders, and reads no DICOM.",
+        )
     names = [job.output.name for job in jobs]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice:

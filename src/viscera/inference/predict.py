@@ -201,13 +201,16 @@ def read_scan(job: ScanJob, run: Run) -> _Scan:
     return _Scan(job, digest, clock, ct, prepared, model)
 
 
-def _state(scan: Path) -> tuple[int, int, int]:
-    """Return what tells that a file is another one, or was written to."""
-    found = scan.stat()
+def _state(scan: Path) -> tuple[int, int, int] | None:
+    """Return what tells that a file is another one, or was written to; None where there is none, which reading it tells."""
+    try:
+        found = scan.stat()
+    except OSError:
+        return None
     return found.st_ino, found.st_size, found.st_mtime_ns
 
 
-def _unchanged(scan: Path, before: tuple[int, int, int]) -> str:
+def _unchanged(scan: Path, before: tuple[int, int, int] | None) -> str:
     """Return the SHA-256 of a scan that was read just now.
 
     Raises:

@@ -25,16 +25,22 @@ class Files:
 
 
 def refuse_inputs(outputs: Iterable[Path | None], inputs: Iterable[Path]) -> None:
-    """Stop before any work if something that is to be written is one of the files that are read.
+    """Stop before any work if something that is to be written is one of the files that are read, or is to be written twice.
 
     Args:
         outputs: Files; None counts for nothing.
         inputs: Files, or folders, which stand for the files directly in them.
 
     Raises:
-        FileError: An output is an input.
+        FileError: An output is an input, or another output.
     """
     wanted = [path for path in outputs if path is not None]
+    places: set[object] = set()
+    for path in wanted:
+        place = next(_keys(path))
+        if place in places:
+            raise FileError(f"{path} is named twice as an output", "Give each output a name of its own.", file=path)
+        places.add(place)
     given = Files(file for path in inputs for file in _files_of(path)) if wanted else Files(())
     for path in wanted:
         same = given.same_as(path)
