@@ -10,6 +10,7 @@ from dataclasses import replace
 import nibabel
 import numpy as np
 import pytest
+from isal import igzip_threaded
 
 from makers import nearest_model
 from viscera.config import Postprocessing
@@ -316,17 +317,14 @@ def test_dicom_is_told_in_one_message_by_its_contents(tmp_path):
 
 
 def test_a_scan_that_changes_while_it_is_read_is_not_segmented(tmp_path, monkeypatch):
-    from viscera.io import nifti
-
     write_scan(tmp_path / "a.nii.gz")
-    read = nifti.read
+    unpack = igzip_threaded.open
 
-    def read_and_touch(path):
-        volume = read(path)
-        os.utime(path, (1, 1))
-        return volume
+    def touch_and_unpack(file, *args, **more):
+        os.utime(file.name, (1, 1))
+        return unpack(file, *args, **more)
 
-    monkeypatch.setattr(nifti, "read", read_and_touch)
+    monkeypatch.setattr(igzip_threaded, "open", touch_and_unpack)
     assert "changed while it was read" in outcome(tmp_path / "a.nii.gz", tmp_path / "o.nii.gz")
     assert not (tmp_path / "o.nii.gz").exists()
 
@@ -353,14 +351,11 @@ def test_a_second_process_does_not_write_what_another_one_is_writing(tmp_path):
 
 
 def test_what_another_process_finished_meanwhile_is_done_and_not_written_again(tmp_path):
-    """The other one is predict_all as well: it writes the second scan's map while the first one is told of."""
-    for seed, name in enumerate("ab"):
+    """The other one is predict_all as well: it writes the last scan's map while the first one is segmented."""
+    for seed, name in enumerate("abc"):
         write_scan(tmp_path / "in" / f"{name}.nii.gz", seed)
     jobs = find_scan_jobs(tmp_path / "in", tmp_path / "out")
     told, seen = [], []
-
-    def done(job, how):
-        told.append(how)
 
     class Slow(type(MODEL.network)):
         def __call__(self, image):
@@ -369,9 +364,7 @@ def test_what_another_process_finished_meanwhile_is_done_and_not_written_again(t
                 predict_all(jobs[2:], MODEL)
             return super().__call__(image)
 
-    write_scan(tmp_path / "in" / "c.nii.gz", 3)
-    jobs = find_scan_jobs(tmp_path / "in", tmp_path / "out")
-    predict_all(jobs, replace(MODEL, network=Slow(MODEL.module)), done=done)
+    predict_all(jobs, replace(MODEL, network=Slow(MODEL.module)), done=lambda job, how: told.append(how))
     assert told == ["segmented", "segmented", "was done"]
 
 

@@ -52,10 +52,19 @@ def describe(scan: str, error: BaseException) -> str:
     for one in _causes(error):
         lines.append(f"{type(one).__module__}.{type(one).__qualname__}")
         lines += [
-            f"  {'/'.join(Path(frame.filename).parts[-3:])}:{frame.lineno} {frame.name}"
+            f"  {_place(frame.filename)}:{frame.lineno} {frame.name}"
             for frame in _ends(traceback.extract_tb(one.__traceback__))
         ]
     return "\n".join(lines) + "\n\n"
+
+
+def _place(file: str) -> str:
+    """Return a file of code within its package, else its name alone."""
+    *folders, name = Path(file).parts
+    for top in ("site-packages", "src"):
+        if top in folders:
+            return "/".join([*folders[len(folders) - folders[::-1].index(top) :], name])
+    return name
 
 
 def _ends(frames: traceback.StackSummary, most: int = 20) -> list[traceback.FrameSummary]:
