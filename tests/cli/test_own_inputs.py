@@ -7,9 +7,11 @@ import shutil
 import numpy as np
 import pytest
 
+import viscera
 from makers import call
 from viscera.cli.console import progress, say, show_problems, show_table
 from viscera.datasets.sources import Problem
+from viscera.errors import FileError
 from viscera.io import nifti
 from viscera.volume import Volume
 
@@ -72,7 +74,15 @@ def test_inputs_of_a_data_set_are_inputs_too(pair):
     for output in ("set/dataset.json", f"set/imagesTr/{image.name}", "set/labelsTr/../labelsTr/case_0001.nii.gz"):
         code, said = call(f"evaluate nnunet=set set/labelsTr --json {output} --overwrite")
         assert (code, "is an input of this command" in said) == (2, True), said
-    assert contents(pair) == before
+    for folder in ("imagesTr", "labelsTr"):
+        (pair / "elsewhere").unlink(missing_ok=True)
+        (pair / "elsewhere").symlink_to(f"set/{folder}")
+        code, said = call("predict nnunet=set elsewhere --overwrite")
+        if folder == "labelsTr":
+            assert (code, "is an input of this command" in said) == (2, True), said
+            with pytest.raises(FileError, match="is an input of this command"):
+                viscera.predict(viscera.find_cases("set"), "elsewhere", overwrite=True)
+    assert {path: content for path, content in contents(pair).items() if path in before} == before
 
 
 def test_two_outputs_of_one_name_are_refused(pair):

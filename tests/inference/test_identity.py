@@ -13,10 +13,12 @@ import pytest
 from isal import igzip_threaded
 
 from makers import nearest_model
-from viscera.config import Postprocessing
+from viscera.config import Postprocessing, WindowInference
 from viscera.errors import FileError
 from viscera.inference.colour_files import KeptWarning
+from viscera.inference.identity import made_with
 from viscera.inference.jobs import LeftOutWarning, ScanJob, find_scan_jobs
+from viscera.inference.model import with_region
 from viscera.inference.predict import PredictOptions, predict_all, predict_file
 from viscera.io.atomic import sha256
 from viscera.io.locking import only_writer
@@ -379,3 +381,32 @@ def test_a_lock_may_be_ended_by_another_thread_and_leaves_nothing(tmp_path):
     assert list(tmp_path.iterdir()) == []
     with only_writer(tmp_path / "o.nii.gz"):
         pass
+
+
+def test_of_a_3d_network_the_region_is_told_by_name_and_other_settings_of_its_windows_by_their_hash():
+    windows = replace(MODEL, recipe=replace(MODEL.recipe, inference=WindowInference()))
+    first = made_with(windows, [])
+    whole = made_with(with_region(windows, "whole"), [])
+    assert (first["region"], whole["region"]) == ("find", "whole")
+    assert {**first, "region": "whole"} == whole
+    mirrored = replace(windows, recipe=replace(MODEL.recipe, inference=WindowInference(mirror=True)))
+    assert made_with(mirrored, [])["settings_sha256"] != first["settings_sha256"]
+    batches = replace(MODEL, recipe=replace(MODEL.recipe, inference=replace(MODEL.recipe.inference, batch_size=1)))
+    assert made_with(batches, []) == made_with(MODEL, [])
+
+
+@pytest.mark.parametrize("name", ["../x", "a/b", "", 3, None, "n" * 5000, "a\0b", "other.nii.gz"])
+def test_a_sidecar_that_names_no_file_beside_it_does_no_harm(tmp_path, name):
+    write_scan(tmp_path / "a.nii.gz")
+    outcome(tmp_path / "a.nii.gz", tmp_path / "out" / "a.nii.gz")
+    facts = json.loads((tmp_path / "out" / "a.json").read_text())
+    facts["run"]["label_map"] = name
+    (tmp_path / "out" / "a.json").write_text(json.dumps(facts))
+    assert outcome(tmp_path / "a.nii.gz", tmp_path / "out" / "a.nii.gz") == "was done"
+    with pytest.raises(FileError, match="only label maps"):
+        find_scan_jobs(tmp_path / "out", tmp_path / "again")
+
+
+def test_a_path_that_no_disk_takes_is_told_of(tmp_path):
+    with pytest.raises(FileError, match="there is no scan at"):
+        find_scan_jobs(tmp_path / ("n" * 20_000), tmp_path / "o.nii.gz")

@@ -223,7 +223,7 @@ def data_set_jobs(options: Options) -> list["ScanJob"]:
     require_folder(options.output, what=options.scan)
     sources = of_split(data_sets([options.scan])[0], options.weights or Path(STARTER), options.split)
     jobs = [ScanJob(source.image, options.output / f"{source.name}.nii.gz") for source in sources]
-    refuse_scans_as_outputs(jobs)
+    refuse_scans_as_outputs(jobs, sources)
     return jobs
 
 

@@ -12,7 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from viscera.errors import FileError
-from viscera.inference.jobs import ScanJob, own_facts
+from viscera.inference.jobs import ScanJob, described_name, own_facts
 from viscera.inference.model import Model
 from viscera.io.atomic import sha256
 
@@ -97,8 +97,8 @@ def is_finished(job: ScanJob, wanted: Mapping[str, object], *, overwrite: bool =
             file=job.sidecar,
         )
     run = {} if facts is None else facts["run"]
-    described = run.get("label_map", job.output.name)
-    if described != job.output.name and os.path.lexists(job.output.with_name(str(described))):
+    described = job.output.name if facts is None else described_name(facts, job.output)
+    if described != job.output.name and os.path.lexists(job.output.with_name(described)):
         raise FileError(
             f"{job.sidecar.name} exists already, and belongs to {described}",
             "Give the output another name.",

@@ -3,11 +3,12 @@
 import json
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
+from viscera.datasets.sources import Source
 from viscera.errors import FileError
 from viscera.io import nifti
 from viscera.io.same_file import refuse_inputs
@@ -71,18 +72,18 @@ def find_scan_jobs(scan: Path, output: Path) -> list[ScanJob]:
     Warns:
         LeftOutWarning: The folder holds label maps of viscera's that this command would not write.
     """
-    if not scan.is_dir():
-        if not scan.exists():
-            gone = "is a link to a file that is not there" if scan.is_symlink() else ""
+    if not os.path.isdir(scan):  # noqa: PTH112 (which takes names that no disk takes)
+        if not os.path.exists(scan):  # noqa: PTH110
+            gone = "is a link to a file that is not there" if os.path.islink(scan) else ""  # noqa: PTH114
             raise FileError(
                 f"{scan} {gone}" if gone else f"there is no scan at {scan}",
                 "Give a .nii or .nii.gz file, or a folder of them.",
             )
         if is_dicom(scan):
             raise _dicom(f"{scan} is a DICOM file", scan.parent)
-        require_kind(output)
         if output.exists() and not nifti.is_nifti(output) and not output.is_dir():
             raise FileError(f"{output} is another kind of file", "Give a name that ends in .nii.gz, or a folder.")
+        require_kind(output)
         jobs = [ScanJob(scan, output if nifti.is_nifti(output) else output / output_name(scan))]
     else:
         require_folder(output, what=scan.name)
@@ -128,12 +129,16 @@ def _same_folder(one: Path, two: Path) -> bool:
     return one.exists() and two.exists() and one.samefile(two)
 
 
-def refuse_scans_as_outputs(jobs: Sequence[ScanJob]) -> None:
-    """Raise FileError if anything that is to be written is one of the scans, whatever the spelling of its path."""
+def refuse_scans_as_outputs(jobs: Sequence[ScanJob], sources: Iterable[Source] = ()) -> None:
+    """Raise FileError if anything that is to be written is a scan, or a label of its data set, whatever its path's spelling."""
     written = [path for job in jobs for path in (job.output, job.sidecar)]
     folders = {job.output.parent for job in jobs}
     shared = [folder / name for folder in folders for name in COLOUR_FILES]
-    refuse_inputs([*written, *shared], [job.scan for job in jobs if not job.scan.is_dir()])
+    inputs = [job.scan for job in jobs if not os.path.isdir(job.scan)]  # noqa: PTH112
+    for source in sources:
+        masks = [source.labels] if isinstance(source.labels, Path) else [path for _, path in source.labels or ()]
+        inputs += [source.image, *masks]
+    refuse_inputs([*written, *shared], inputs)
 
 
 def own_facts(sidecar: Path) -> dict | None:
@@ -153,8 +158,14 @@ def is_own_label_map(file: Path) -> bool:
     facts = own_facts(file.with_name(nifti.stem(file) + ".json"))
     if facts is None:
         return False
-    described = str(facts["run"].get("label_map", file.name))  # of o.nii, o.json does not make o.nii.gz a label map
-    return described == file.name or not file.with_name(described).exists()
+    described = described_name(facts, file)  # of o.nii, o.json does not make o.nii.gz a label map
+    return described == file.name or not os.path.lexists(file.with_name(described))
+
+
+def described_name(facts: dict, file: Path) -> str:
+    """Return the name of the label map that a NAME.json of viscera's describes; a file's own where it does not say."""
+    name = facts["run"].get("label_map")
+    return name if isinstance(name, str) and name and Path(name).name == name else file.name
 
 
 def is_dicom(file: Path) -> bool:

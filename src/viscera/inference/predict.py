@@ -115,6 +115,7 @@ def predict_all(
     """
     refuse_scans_as_outputs(jobs)
     failed: list[tuple[ScanJob, VisceraError]] = []
+    outcomes: dict[ScanJob, str | VisceraError] = {}
     left = deque(jobs)
 
     def tell() -> None:
@@ -136,8 +137,11 @@ def predict_all(
         tell()
 
     with begin(model, options, max_memory_mib=max_memory_mib, watch=watch) as run:
-        outcomes = {job: outcome for job in jobs if (outcome := outcome_before(job, run))}
-        tell()
+        for job in jobs:
+            outcome = outcome_before(job, run)
+            if outcome is not None:
+                outcomes[job] = outcome
+                tell()
         run_stages(
             [job for job in jobs if job not in outcomes],
             read=partial(read_scan, run=run),
