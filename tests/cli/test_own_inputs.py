@@ -74,15 +74,22 @@ def test_inputs_of_a_data_set_are_inputs_too(pair):
     for output in ("set/dataset.json", f"set/imagesTr/{image.name}", "set/labelsTr/../labelsTr/case_0001.nii.gz"):
         code, said = call(f"evaluate nnunet=set set/labelsTr --json {output} --overwrite")
         assert (code, "is an input of this command" in said) == (2, True), said
-    for folder in ("imagesTr", "labelsTr"):
-        (pair / "elsewhere").unlink(missing_ok=True)
-        (pair / "elsewhere").symlink_to(f"set/{folder}")
-        code, said = call("predict nnunet=set elsewhere --overwrite")
-        if folder == "labelsTr":
-            assert (code, "is an input of this command" in said) == (2, True), said
-            with pytest.raises(FileError, match="is an input of this command"):
-                viscera.predict(viscera.find_cases("set"), "elsewhere", overwrite=True)
-    assert {path: content for path, content in contents(pair).items() if path in before} == before
+    (pair / "elsewhere").symlink_to("set/labelsTr")
+    code, said = call("predict nnunet=set elsewhere --overwrite")
+    assert (code, "is an input of this command" in said) == (2, True), said
+    with pytest.raises(FileError, match="is an input of this command"):
+        viscera.predict(viscera.find_cases("nnunet", "set"), "elsewhere", overwrite=True)
+    assert {path: contents(pair)[path] for path in before} == before
+
+
+def test_cases_of_a_data_set_that_are_not_whole_are_counted_and_told_of(pair):
+    assert call("synth set --cases 2 --shape 16 32 32")[0] == 0
+    (pair / "set" / "labelsTr" / "case_0002.nii.gz").unlink()
+    code, said = call("predict nnunet=set out --organs liver --runtime torch")
+    assert (code, "1 of 2 scans segmented" in said, "image without labels" in said) == (2, True, True), said
+    (pair / "set" / "labelsTr" / "case_0001.nii.gz").unlink()
+    code, said = call("predict nnunet=set out --organs liver --runtime torch")
+    assert (code, "0 of 2 scans segmented" in said) == (2, True), said
 
 
 def test_two_outputs_of_one_name_are_refused(pair):

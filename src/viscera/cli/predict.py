@@ -83,7 +83,7 @@ def main(arguments: list[str], shipped: Path = FOLDER) -> int:
         raise SettingError(
             f"--finder says where to look, --region {options.region} that it does not matter", "Leave one of them out."
         )
-    jobs = jobs_of(options)
+    jobs, problems = jobs_of(options)
     if options.max_memory is not None and not options.max_memory > 0:
         raise SettingError(f"--max-memory must be above 0 MiB, got {options.max_memory:g}.")
     require_known(options, shipped)
@@ -114,11 +114,14 @@ def main(arguments: list[str], shipped: Path = FOLDER) -> int:
             done=done,
             watch=lambda done, total: bar.update(slices, completed=done, total=total),
         )
-    return tell(options, jobs, failed, before=len(before))
+    problems += [problem_of(job.scan, error) for job, error in failed]
+    if len(jobs) == len(failed) == len(problems) == 1:
+        raise failed[0][1]
+    return tell(options, jobs, problems, before=len(before))
 
 
-def jobs_of(options: Options) -> list["ScanJob"]:
-    """List what is to be segmented.
+def jobs_of(options: Options) -> tuple[list["ScanJob"], list["Problem"]]:
+    """List what is to be segmented, and of a data set what cannot be.
 
     Raises:
         SettingError: --split without a data set.
@@ -130,29 +133,20 @@ def jobs_of(options: Options) -> list["ScanJob"]:
         return data_set_jobs(options)
     if options.split != "all":
         raise SettingError(f"--split {options.split} needs a data set as LAYOUT=DIR, not '{options.scan}'.")
-    return find_scan_jobs(Path(options.scan), options.output)
+    return find_scan_jobs(Path(options.scan), options.output), []
 
 
-def tell(
-    options: Options, jobs: "Sequence[ScanJob]", failed: "Sequence[tuple[ScanJob, VisceraError]]", *, before: int
-) -> int:
-    """Say what became of the scans, of which some were done before; return the exit code.
-
-    Raises:
-        VisceraError: The only scan's.
-    """
-    wrong = {job for job, _ in failed}
-    good = [job for job in jobs if job not in wrong]
-    if len(jobs) == len(good) == 1 and options.statistics:
-        show_statistics(good[0].sidecar)
-    if len(jobs) == len(failed) == 1:
-        raise failed[0][1]
+def tell(options: Options, jobs: "Sequence[ScanJob]", problems: "Sequence[Problem]", *, before: int) -> int:
+    """Say what became of the scans, of which some were done before; return the exit code."""
+    if len(jobs) == 1 and not problems and options.statistics:
+        show_statistics(jobs[0].sidecar)
     known = f" ({before} of them before)" if before else ""
-    say(f"{len(good)} of {counted(len(jobs), 'scan')} segmented, in {options.output}{known}")
-    if failed:
-        show_problems([problem_of(job.scan, error) for job, error in failed])
+    scans = len(jobs) + sum(problem.file not in {str(job.scan) for job in jobs} for problem in problems)
+    say(f"{scans - len(problems)} of {counted(scans, 'scan')} segmented, in {options.output}{known}")
+    if problems:
+        show_problems(problems)
         say("put them right and say the same again: what is done is skipped")
-    return 2 if failed else 0
+    return 2 if problems else 0
 
 
 def loaded_model(options: Options, folder: Path = FOLDER) -> "Model":
@@ -215,16 +209,20 @@ def problem_of(scan: Path, error: VisceraError) -> "Problem":
     return Problem(nifti.stem(scan), str(scan), what, error.remedy)
 
 
-def data_set_jobs(options: Options) -> list["ScanJob"]:
-    """List the scans of a data set, perhaps of one split of the run whose weights are used."""
+def data_set_jobs(options: Options) -> tuple[list["ScanJob"], list["Problem"]]:
+    """List the scans of a data set, perhaps of one split of the run whose weights are used, and what is wrong with others.
+
+    What is not whole was never in a split, so of a split there are no problems.
+    """
     from viscera.inference.jobs import ScanJob, refuse_scans_as_outputs, require_folder
     from viscera.preparation.splits import of_split
 
     require_folder(options.output, what=options.scan)
-    sources = of_split(data_sets([options.scan])[0], options.weights or Path(STARTER), options.split)
+    found, problems = data_sets([options.scan])
+    sources = of_split(found, options.weights or Path(STARTER), options.split)
     jobs = [ScanJob(source.image, options.output / f"{source.name}.nii.gz") for source in sources]
     refuse_scans_as_outputs(jobs, sources)
-    return jobs
+    return jobs, problems if options.split == "all" else []
 
 
 def show_statistics(sidecar: Path) -> None:
