@@ -100,6 +100,8 @@ def test_two_outputs_of_one_name_are_refused(pair):
 
 def test_outputs_beside_the_inputs_are_written(pair):
     assert call("evaluate T P --json P/scores.json --csv T/scores.csv")[0] == 0
+    with pytest.raises(FileError, match="is an input of this command"):
+        viscera.report("P/scores.json", "link/scores.json", overwrite=True)
     assert call("report P/scores.json --out P/page.html --overwrite")[0] == 0
     assert "theirs" not in (pair / "P" / "page.html").read_text()
     assert call("view ct.nii.gz P/c.nii.gz --png P/c.png")[0] == 0

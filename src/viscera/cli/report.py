@@ -8,7 +8,6 @@ import tyro
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 from viscera.cli.console import say
-from viscera.io.same_file import refuse_inputs
 
 
 @dataclass(frozen=True)
@@ -34,7 +33,5 @@ def main(arguments: list[str]) -> int:
 
     target = options.target
     out = options.out or (target / "report.html" if target.is_dir() else target.with_suffix(".html"))
-    page = out.suffix.lower() in (".html", ".htm")  # of a run and a store: an earlier report
-    refuse_inputs([out], [] if page and target.is_dir() else [target])
     say(f"report: {write_report(target, out, overwrite=options.overwrite)}")
     return 0
