@@ -145,7 +145,7 @@ PREDICTION = [
     BadInput(
         "a DICOM file given as the scan",
         "predict slice.dcm out.nii.gz --weights run",
-        r"slice.dcm: not a NIfTI file by its name.*end in .nii.gz or .nii",
+        r"slice.dcm is a DICOM file. viscera reads NIfTI: convert the series first, for instance with dcm2niix",
         lambda: text("slice.dcm", "DICM"),
     ),
     BadInput("misspelt organ", f"{PREDICT} --organs livr", r"has no 'livr'. Did you mean 'liver'"),
@@ -156,10 +156,21 @@ PREDICTION = [
         lambda: nifti("out.nii.gz", organs()),
     ),
     BadInput(
+        "folder of DICOM files",
+        "predict series out --weights run",
+        r"series holds DICOM files .0001.dcm.. viscera reads NIfTI: convert the series first, for instance with dcm2niix",
+        lambda: text("series/0001.dcm", "DICM"),
+    ),
+    BadInput(
         "folder without scans",
         "predict empty out --weights run",
         r"empty holds no .nii or .nii.gz file.*DICOM",
-        lambda: text("empty/0001.dcm", "DICM"),
+        lambda: text("empty/notes.txt", "none"),
+    ),
+    BadInput(
+        "another kind of file as the output",
+        "predict scan.nii.gz out.nrrd --weights run",
+        r"out.nrrd is neither a folder's name nor ends in .nii.gz or .nii",
     ),
     BadInput(
         "folder of scans to one file",

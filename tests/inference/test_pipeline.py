@@ -108,15 +108,33 @@ def test_a_single_item_needs_no_threads():
 
 
 @pytest.mark.parametrize("stage", ["read", "work", "write"])
-def test_a_fault_of_ours_is_raised_and_no_thread_is_left(stage):
+@pytest.mark.parametrize("error", [ZeroDivisionError, MemoryError, RecursionError])
+@pytest.mark.parametrize("count", [1, 5])
+def test_a_fault_of_ours_is_that_items_own_too(stage, error, count):
     def fails(item):
-        if item == 2:
-            raise ZeroDivisionError("ours")
+        if item in (0, 2):
+            raise error("ours")
         return item
 
     parts = {"read": lambda item: item, "work": lambda item: item, "write": lambda item: item} | {stage: fails}
-    with pytest.raises(ZeroDivisionError, match="ours"):
-        run_stages(range(5), **parts, done=lambda item, outcome: None)
+    told = []
+    run_stages(range(count), **parts, done=lambda item, outcome: told.append(outcome))
+    assert [type(outcome) if isinstance(outcome, Exception) else outcome for outcome in told] == [
+        error if item in (0, 2) else item for item in range(count)
+    ]
+
+
+@pytest.mark.parametrize("end", [KeyboardInterrupt, SystemExit])
+def test_what_ends_the_process_is_raised_and_no_thread_is_left(end):
+    def ends(item):
+        if item == 2:
+            raise end
+        return item
+
+    with pytest.raises(end):
+        run_stages(
+            range(5), read=lambda item: item, work=ends, write=lambda item: item, done=lambda item, outcome: None
+        )
     assert not [thread for thread in threading.enumerate() if thread.name.startswith(("reading", "writing"))]
 
 

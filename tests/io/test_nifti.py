@@ -387,11 +387,13 @@ def test_equal_volumes_give_equal_files(tmp_path):
     assert (tmp_path / "a.nii.gz").read_bytes() == (tmp_path / "b.nii.gz").read_bytes()
 
 
-def test_hidden_files_and_other_types_are_not_listed(tmp_path):
+def test_hidden_files_and_other_types_are_not_listed_but_whatever_has_a_scans_name_is(tmp_path):
     for name in ("b.nii.gz", "a.nii", "._a.nii", ".hidden.nii.gz", "c.txt", "D.NII.GZ"):
         (tmp_path / name).touch()
     (tmp_path / "folder.nii").mkdir()
-    assert [path.name for path in nifti.find_files(tmp_path)] == ["D.NII.GZ", "a.nii", "b.nii.gz"]
+    (tmp_path / "link.nii").symlink_to("nowhere")
+    names = [path.name for path in nifti.find_files(tmp_path)]
+    assert names == ["D.NII.GZ", "a.nii", "b.nii.gz", "folder.nii", "link.nii"]
 
 
 def test_stem_takes_off_the_suffix_alone():

@@ -12,7 +12,7 @@ from viscera.config import Accelerator
 from viscera.datasets.sources import Source
 from viscera.errors import LabelError, SettingError, VisceraError, did_you_mean
 from viscera.inference import model as models
-from viscera.inference.jobs import ScanJob, find_scan_jobs, output_name, require_folder
+from viscera.inference.jobs import ScanJob, find_scan_jobs, output_name, refuse_scans_as_outputs, require_folder
 from viscera.inference.model import Model
 from viscera.inference.predict import PredictOptions, predict_all
 from viscera.inference.segment import only_organs, prepare_scan, segment_prepared
@@ -145,7 +145,8 @@ def predict(
     """Segment scans from files to files; the next one is read and the last one written while the network works.
 
     Beside each label map NAME.nii.gz stands NAME.json, which says which index is which organ and how it was made. Scans that
-    are done are skipped, so the same call goes on after an interruption. A scan that cannot be used does not stop the others.
+    are done (from the same file, by the same weights and options) are skipped, so the same call goes on after an interruption.
+    A scan that cannot be used does not stop the others.
 
     Args:
         scans: A .nii or .nii.gz file, a folder of them, or a list of files or of cases from ``find_cases``.
@@ -197,7 +198,7 @@ def _tasks(scans: PathLike | Sequence[PathLike | Source], output: Path) -> list[
     """List the scans, and where their label maps go.
 
     Raises:
-        FileError: There is no scan, one name stands for two label maps, or the output cannot be a folder.
+        FileError: There is no scan, one name stands for two label maps, or the output cannot be a folder or is an input.
     """
     if isinstance(scans, str | os.PathLike):
         return find_scan_jobs(Path(scans), output)
@@ -216,6 +217,7 @@ def _tasks(scans: PathLike | Sequence[PathLike | Source], output: Path) -> list[
         raise SettingError(
             f"two scans of the list would both become {twice}", "Rename one, or call viscera.predict for each folder."
         )
+    refuse_scans_as_outputs(tasks, [scan for scan in scans if isinstance(scan, Source)])
     return tasks
 
 

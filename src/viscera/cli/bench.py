@@ -16,6 +16,7 @@ from tyro.conf import FlagCreatePairsOff, Positional, arg
 from viscera.cli.console import progress, say, show_table
 from viscera.config import Accelerator
 from viscera.errors import FileError, SettingError
+from viscera.io.same_file import refuse_inputs
 
 if TYPE_CHECKING:
     from viscera.deployment.bench import Bench
@@ -58,6 +59,7 @@ def main(arguments: list[str]) -> int:
     options = tyro.cli(Options, args=arguments, prog="viscera bench", config=(FlagCreatePairsOff,))
     if options.rounds < 1:
         raise SettingError(f"--rounds must be at least 1, got {options.rounds}.")
+    refuse_inputs([options.json], [path for path in (options.scan, options.weights) if path])
     if options.json and options.json.exists() and not options.overwrite:
         raise FileError(f"{options.json} exists already", "Choose another name or pass --overwrite.")
     if options.weights and options.recipe != Options.recipe:

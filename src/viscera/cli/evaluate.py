@@ -23,6 +23,8 @@ from viscera.evaluation.merging import merge_evaluations, names_of_pairs
 from viscera.evaluation.pairing import find_jobs
 from viscera.evaluation.scores import ALL, GROUPS, UNANNOTATED, Evaluation, Summary
 from viscera.io.atomic import write_text
+from viscera.io.nifti import is_nifti, stem
+from viscera.io.same_file import refuse_inputs
 from viscera.labels import readable
 from viscera.preparation.splits import of_split
 
@@ -144,6 +146,23 @@ def check(options: Options) -> None:
         if file and file.exists() and not options.overwrite:
             raise FileError(f"{file} exists already", "Choose another name or pass --overwrite.", file=file)
     names_of(options)
+    refuse_inputs((options.json, options.csv, options.html), inputs_of(options))
+
+
+def inputs_of(options: Options) -> list[Path]:
+    """List the files and folders that are read, so that none is written to."""
+    named = [path for path in (options.labels, options.run, *options.annotated, *options.versus) if path]
+    for name in options.files:
+        truth = Path(name) if is_path(name) else truth_of(options, name)[0]
+        if isinstance(truth, Path):
+            named.append(truth)
+            continue
+        named.append(Path(name.partition("=")[2]))
+        for source in truth:
+            masks = () if source.labels is None or isinstance(source.labels, Path) else source.labels
+            named += [source.image, *(path for _, path in masks)]
+            named += [source.labels] if isinstance(source.labels, Path) else []
+    return [*named, *(path.with_name(f"{stem(path)}.json") for path in named if is_nifti(path))]
 
 
 def score_all(options: Options, predictions: Sequence[Path]) -> Evaluation:

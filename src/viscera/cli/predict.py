@@ -1,6 +1,7 @@
 """viscera predict: scans -> label maps."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -29,8 +30,9 @@ class Options:
 
     The label map lies on exactly the scan's grid. NAME.json beside it says which index is which organ and how it was made;
     labels.ctbl and labels.itksnap.txt hold the colours for 3D Slicer and ITK-SNAP. Scans that are done are skipped, so the
-    same command goes on after an interruption; a scan that cannot be read stops no other. Of several scans, the next one is
-    read and the last one written while the network works.
+    same command goes on after an interruption; a scan that cannot be read stops no other. Done is a scan whose label map was
+    made from the same file, with the same weights and options. Of several scans, the next one is read and the last one written
+    while the network works.
     """
 
     scan: Annotated[Positional[str], arg(metavar="SCAN")]
@@ -66,7 +68,7 @@ class Options:
     """The most memory that predicting may take, in MiB. Scans are then read one after the other, or slab by slab, where that is
     needed; one that does not fit is refused, and the least that works is said."""
     overwrite: bool = False
-    """Replace label maps that stand there."""
+    """Replace label maps that stand there, and their NAME.json."""
 
 
 def main(arguments: list[str], shipped: Path = FOLDER) -> int:
@@ -77,18 +79,11 @@ def main(arguments: list[str], shipped: Path = FOLDER) -> int:
         shipped: Where the bundled weights are.
     """
     options = tyro.cli(Options, args=arguments, prog="viscera predict", config=(FlagCreatePairsOff,))
-    from viscera.inference.jobs import find_scan_jobs
-
     if options.finder and options.region in ("whole", "middle"):
         raise SettingError(
             f"--finder says where to look, --region {options.region} that it does not matter", "Leave one of them out."
         )
-    if "=" in options.scan and not Path(options.scan).exists():
-        jobs = data_set_jobs(options)
-    elif options.split != "all":
-        raise SettingError(f"--split {options.split} needs a data set as LAYOUT=DIR, not '{options.scan}'.")
-    else:
-        jobs = find_scan_jobs(Path(options.scan), options.output)
+    jobs, problems = jobs_of(options)
     if options.max_memory is not None and not options.max_memory > 0:
         raise SettingError(f"--max-memory must be above 0 MiB, got {options.max_memory:g}.")
     require_known(options, shipped)
@@ -100,6 +95,14 @@ def main(arguments: list[str], shipped: Path = FOLDER) -> int:
     if model.card is not None:
         say(weights_line(model))
     organs = () if "all" in options.organs else options.organs or model.default_organs
+    before: list[ScanJob] = []
+
+    def done(job: "ScanJob", how: str) -> None:
+        """Count a scan."""
+        bar.advance(scans)
+        if how == "was done":
+            before.append(job)
+
     with progress() as bar:
         scans = bar.add_task("scans", total=len(jobs))
         slices = bar.add_task("slices or windows", total=None)
@@ -108,19 +111,42 @@ def main(arguments: list[str], shipped: Path = FOLDER) -> int:
             model,
             options=PredictOptions(organs, options.statistics, options.overwrite),
             max_memory_mib=options.max_memory,
-            done=lambda job, how: bar.advance(scans),
+            done=done,
             watch=lambda done, total: bar.update(slices, completed=done, total=total),
         )
-    good = [job for job in jobs if job not in [wrong for wrong, _ in failed]]
-    if len(jobs) == len(good) == 1 and options.statistics:
-        show_statistics(good[0].sidecar)
-    if len(jobs) == len(failed) == 1:
+    problems += [problem_of(job.scan, error) for job, error in failed]
+    if len(jobs) == len(failed) == len(problems) == 1:
         raise failed[0][1]
-    say(f"{len(good)} of {counted(len(jobs), 'scan')} segmented, in {options.output}")
-    if failed:
-        show_problems([problem_of(job.scan, error) for job, error in failed])
+    return tell(options, jobs, problems, before=len(before))
+
+
+def jobs_of(options: Options) -> tuple[list["ScanJob"], list["Problem"]]:
+    """List what is to be segmented, and of a data set what cannot be.
+
+    Raises:
+        SettingError: --split without a data set.
+        FileError, DataSetError: There are no such scans, or the output cannot be.
+    """
+    from viscera.inference.jobs import find_scan_jobs
+
+    if "=" in options.scan and not Path(options.scan).exists():
+        return data_set_jobs(options)
+    if options.split != "all":
+        raise SettingError(f"--split {options.split} needs a data set as LAYOUT=DIR, not '{options.scan}'.")
+    return find_scan_jobs(Path(options.scan), options.output), []
+
+
+def tell(options: Options, jobs: "Sequence[ScanJob]", problems: "Sequence[Problem]", *, before: int) -> int:
+    """Say what became of the scans, of which some were done before; return the exit code."""
+    if len(jobs) == 1 and not problems and options.statistics:
+        show_statistics(jobs[0].sidecar)
+    known = f" ({before} of them before)" if before else ""
+    scans = len(jobs) + sum(problem.file not in {str(job.scan) for job in jobs} for problem in problems)
+    say(f"{scans - len(problems)} of {counted(scans, 'scan')} segmented, in {options.output}{known}")
+    if problems:
+        show_problems(problems)
         say("put them right and say the same again: what is done is skipped")
-    return 2 if failed else 0
+    return 2 if problems else 0
 
 
 def loaded_model(options: Options, folder: Path = FOLDER) -> "Model":
@@ -183,14 +209,20 @@ def problem_of(scan: Path, error: VisceraError) -> "Problem":
     return Problem(nifti.stem(scan), str(scan), what, error.remedy)
 
 
-def data_set_jobs(options: Options) -> list["ScanJob"]:
-    """List the scans of a data set, perhaps of one split of the run whose weights are used."""
-    from viscera.inference.jobs import ScanJob, require_folder
+def data_set_jobs(options: Options) -> tuple[list["ScanJob"], list["Problem"]]:
+    """List the scans of a data set, perhaps of one split of the run whose weights are used, and what is wrong with others.
+
+    What is not whole was never in a split, so of a split there are no problems.
+    """
+    from viscera.inference.jobs import ScanJob, refuse_scans_as_outputs, require_folder
     from viscera.preparation.splits import of_split
 
     require_folder(options.output, what=options.scan)
-    sources = of_split(data_sets([options.scan])[0], options.weights or Path(STARTER), options.split)
-    return [ScanJob(source.image, options.output / f"{source.name}.nii.gz") for source in sources]
+    found, problems = data_sets([options.scan])
+    sources = of_split(found, options.weights or Path(STARTER), options.split)
+    jobs = [ScanJob(source.image, options.output / f"{source.name}.nii.gz") for source in sources]
+    refuse_scans_as_outputs(jobs, sources)
+    return jobs, problems if options.split == "all" else []
 
 
 def show_statistics(sidecar: Path) -> None:

@@ -11,6 +11,7 @@ from tyro.conf import FlagCreatePairsOff, Positional, arg
 from viscera.cli.console import say
 from viscera.colours import ColourScheme
 from viscera.errors import FileError, SettingError
+from viscera.io.same_file import refuse_inputs
 
 if TYPE_CHECKING:
     from viscera.evaluation.pairing import Pair, ScoringJob
@@ -75,6 +76,7 @@ def draw(options: Options, picture: Path) -> None:
     from viscera.io import nifti
     from viscera.volume import require_same_grid
 
+    refuse_inputs([picture], inputs_of(options))
     refuse_existing(picture, overwrite=options.overwrite)
     title = case_name(options.labels)
     look = Look(
@@ -102,6 +104,7 @@ def write(options: Options) -> None:
     page = options.html or Path(f"{stem(options.labels)}.html")
     if not page.name.lower().endswith((".html", ".htm")):
         raise SettingError(f"--html {page}: the name of the page must end in .html.")
+    refuse_inputs([page], inputs_of(options))
     refuse_existing(page, overwrite=options.overwrite)
     write_page(page, scene_of(options), overwrite=options.overwrite)
     say(f"page: {page} ({page.stat().st_size / 1e6:.1f} MB)")
@@ -178,6 +181,15 @@ def names_of(labels: Path) -> tuple[dict[int, str], tuple[str, ...]]:
 
     names = names_beside(labels)
     return ({}, (NAMELESS,)) if names is None else (dict(names.labels), ())
+
+
+def inputs_of(options: Options) -> list[Path]:
+    """List the files that are read, so that none is written to."""
+    from viscera.io.nifti import stem
+
+    truth = [] if not options.truth or "=" in options.truth else [Path(options.truth)]
+    files = [options.ct, options.labels, *truth]
+    return [*files, *(file.with_name(f"{stem(file)}.json") for file in files)]
 
 
 def refuse_existing(path: Path, *, overwrite: bool) -> None:

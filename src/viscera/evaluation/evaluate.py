@@ -332,6 +332,15 @@ def evaluate(
                 job.case, str(job.prediction), error.what, error.remedy or "Correct it, then evaluate again."
             )
             return _Outcome(problems=(problem,))
+        except Exception as error:  # whatever a case causes is that case's problem
+            what = "it does not fit into memory" if isinstance(error, MemoryError) else "an unexpected fault"
+            problem = Problem(
+                job.case,
+                str(job.prediction),
+                f"{what} ({type(error).__name__})",
+                "Evaluate it alone; if its files are sound, please report it.",
+            )
+            return _Outcome(problems=(problem,))
         finally:
             done(job.case)
 

@@ -1,11 +1,49 @@
 """Which scans are to be segmented, and where their label maps go; predict.py does it."""
 
+import json
 import os
+import warnings
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
+from viscera.datasets.sources import Source
 from viscera.errors import FileError
 from viscera.io import nifti
+from viscera.io.same_file import refuse_inputs
+
+OTHER_KINDS = (
+    *(
+        ".nrrd",
+        ".nhdr",
+        ".mha",
+        ".mhd",
+        ".hdr",
+        ".img",
+        ".dcm",
+        ".mgz",
+        ".mgh",
+        ".mnc",
+        ".nii",
+        ".gz",
+        ".zip",
+        ".bz2",
+        ".xz",
+    ),
+    *(".npy", ".npz", ".h5", ".tif", ".tiff", ".png", ".jpg", ".stl", ".json", ".csv", ".txt", ".html", ".ctbl"),
+)
+"""Endings of files that are no folder's, so that a user who gives one as the output means a file."""
+
+COLOUR_FILES = ("labels.ctbl", "labels.itksnap.txt")
+"""What is written beside label maps, one pair per folder: for 3D Slicer, and for ITK-SNAP."""
+
+LOOKED_AT = 200
+"""Files of a folder without scans that are looked at for DICOM."""
+
+
+class LeftOutWarning(UserWarning):
+    """Files in a folder of scans are not segmented, for a good reason."""
 
 
 @dataclass(frozen=True)
@@ -24,31 +62,142 @@ class ScanJob:
 def find_scan_jobs(scan: Path, output: Path) -> list[ScanJob]:
     """List what a user asks for: one file to one file (or into a folder), or all scans of a folder into a folder.
 
-    A trailing _0000 (nnU-Net's channel number) is left out of the name of the label map.
+    A trailing _0000 (nnU-Net's channel number) is left out of the name of the label map. Whatever in the folder has a scan's
+    name counts as a scan, links to nothing and folders too: they fail when it is their turn. Label maps that viscera wrote
+    do not.
 
     Raises:
-        FileError: No such scan, a folder without any, or one output name for two scans.
+        FileError: No such scan, a folder without any, one output name for two scans, or an output that is a scan.
+
+    Warns:
+        LeftOutWarning: The folder holds label maps of viscera's that this command would not write.
     """
-    if scan.is_file():
-        if nifti.is_nifti(output):
-            return [ScanJob(scan, output)]
-        if output.exists() and not output.is_dir():
+    if not os.path.isdir(scan):  # noqa: PTH112 (which takes names that no disk takes)
+        if not os.path.exists(scan):  # noqa: PTH110
+            gone = "is a link to a file that is not there" if os.path.islink(scan) else ""  # noqa: PTH114
+            raise FileError(
+                f"{scan} {gone}" if gone else f"there is no scan at {scan}",
+                "Give a .nii or .nii.gz file, or a folder of them.",
+            )
+        if is_dicom(scan):
+            raise _dicom(f"{scan} is a DICOM file", scan.parent)
+        if output.exists() and not nifti.is_nifti(output) and not output.is_dir():
             raise FileError(f"{output} is another kind of file", "Give a name that ends in .nii.gz, or a folder.")
-        return [ScanJob(scan, output / output_name(scan))]
-    if not scan.is_dir():
-        raise FileError(f"there is no scan at {scan}", "Give a .nii or .nii.gz file, or a folder of them.")
-    require_folder(output, what=scan.name)
-    jobs = [ScanJob(file, output / output_name(file)) for file in nifti.find_files(scan)]
+        require_kind(output)
+        jobs = [ScanJob(scan, output if nifti.is_nifti(output) else output / output_name(scan))]
+    else:
+        require_folder(output, what=scan.name)
+        jobs = _jobs_of_folder(scan, output)
+    refuse_scans_as_outputs(jobs)
+    return jobs
+
+
+def _jobs_of_folder(folder: Path, output: Path) -> list[ScanJob]:
+    """List the scans of a folder."""
+    files = nifti.find_files(folder)
+    made = [file for file in files if is_own_label_map(file)]
+    jobs = [ScanJob(file, output / output_name(file)) for file in files if file not in set(made)]
     if not jobs:
+        if made:
+            raise FileError(
+                f"{folder} holds no scan, only label maps that viscera wrote", "Give the folder that holds the scans."
+            )
+        dicom = next((file for file in islice(sorted(folder.iterdir()), LOOKED_AT) if is_dicom(file)), None)
+        if dicom:
+            raise _dicom(f"{folder} holds DICOM files ({dicom.name})", folder)
         raise FileError(
-            f"{scan} holds no .nii or .nii.gz file",
-            "Give the folder that holds the scans themselves; convert DICOM series first, for instance with dcm2niix.",
+            f"{folder} holds no .nii or .nii.gz file",
+            "Give the folder that holds the scans themselves: viscera looks into no subfolders, and reads no DICOM.",
         )
     names = [job.output.name for job in jobs]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice:
-        raise FileError(f"two scans in {scan} would both become {twice}", "Rename one.")
+        raise FileError(f"two scans in {folder} would both become {twice}", "Rename one.")
+    others = sorted({file.name for file in made} - ({*names} if _same_folder(folder, output) else set()))
+    if others:
+        warnings.warn(
+            f"{folder}: {len(others)} label map{'s' * (len(others) != 1)} that viscera wrote ({others[0]}"
+            f"{', ...' * (len(others) > 1)}) {'is' if len(others) == 1 else 'are'} no scan and left out.",
+            LeftOutWarning,
+            stacklevel=3,
+        )
     return jobs
+
+
+def _same_folder(one: Path, two: Path) -> bool:
+    """Tell whether two paths are one folder."""
+    return one.exists() and two.exists() and one.samefile(two)
+
+
+def refuse_scans_as_outputs(jobs: Sequence[ScanJob], sources: Iterable[Source] = ()) -> None:
+    """Raise FileError if anything that is to be written is a scan, or a label of its data set, whatever its path's spelling."""
+    written = [path for job in jobs for path in (job.output, job.sidecar)]
+    folders = {job.output.parent for job in jobs}
+    shared = [folder / name for folder in folders for name in COLOUR_FILES]
+    inputs = [job.scan for job in jobs if not os.path.isdir(job.scan)]  # noqa: PTH112
+    for source in sources:
+        masks = [source.labels] if isinstance(source.labels, Path) else [path for _, path in source.labels or ()]
+        inputs += [source.image, *masks]
+    refuse_inputs([*written, *shared], inputs)
+
+
+def own_facts(sidecar: Path) -> dict | None:
+    """Return what NAME.json holds if viscera wrote it beside a label map; None if there is no such file."""
+    try:
+        facts = json.loads(sidecar.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    if not isinstance(facts, dict) or not isinstance(facts.get("labels"), dict):
+        return None
+    run = facts.get("run")
+    return facts if isinstance(run, dict) and "weights_sha256" in run else None
+
+
+def is_own_label_map(file: Path) -> bool:
+    """Tell whether a file is a label map that viscera wrote, by the NAME.json beside it."""
+    facts = own_facts(file.with_name(nifti.stem(file) + ".json"))
+    if facts is None:
+        return False
+    described = described_name(facts, file)  # of o.nii, o.json does not make o.nii.gz a label map
+    return described == file.name or not os.path.lexists(file.with_name(described))
+
+
+def described_name(facts: dict, file: Path) -> str:
+    """Return the name of the label map that a NAME.json of viscera's describes; a file's own where it does not say."""
+    name = facts["run"].get("label_map")
+    return name if isinstance(name, str) and name and Path(name).name == name else file.name
+
+
+def is_dicom(file: Path) -> bool:
+    """Tell whether a file is DICOM, by its contents or its name."""
+    if not file.is_file():
+        return False
+    try:
+        with file.open("rb") as stream:
+            start = stream.read(132)
+    except OSError:
+        return False
+    return start[128:] == b"DICM" or file.suffix.lower() == ".dcm"
+
+
+def _dicom(what: str, folder: Path) -> FileError:
+    """Return the one thing to be said of DICOM files."""
+    return FileError(
+        what,
+        f"viscera reads NIfTI: convert the series first, for instance with dcm2niix -z y -o NIFTI '{folder}', and give NIFTI.",
+    )
+
+
+def require_kind(output: Path) -> None:
+    """Raise FileError if an output is named as a file that viscera does not write; folders that exist may have any name."""
+    if nifti.is_nifti(output) or output.is_dir():
+        return
+    kind = next((kind for kind in OTHER_KINDS if output.name.lower().endswith(kind)), None)
+    if kind or ".nii" in output.name.lower():
+        raise FileError(
+            f"{output.name} is neither a folder's name nor ends in .nii.gz or .nii, which is what viscera writes",
+            "Give a name that ends in .nii.gz and does not begin with a dot, or a folder.",
+        )
 
 
 def require_folder(output: Path, *, what: str) -> None:
@@ -57,6 +206,7 @@ def require_folder(output: Path, *, what: str) -> None:
         raise FileError(
             f"{what} is a folder, so the output must be one too, not {output.name}", "Give a folder's name."
         )
+    require_kind(output)
 
 
 def output_name(scan: Path) -> str:
@@ -66,6 +216,8 @@ def output_name(scan: Path) -> str:
 
 def require_place(output: Path) -> None:
     """Raise FileError if a label map cannot be written there, before the time for it is spent."""
+    if output.is_dir():
+        raise FileError(f"cannot write {output}: it is a folder", "Choose another output.")
     folder = next((folder for folder in output.parents if folder.exists()), Path())
     if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
         raise FileError(

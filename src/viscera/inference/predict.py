@@ -4,14 +4,13 @@
     NAME.json         {index: organ}, statistics on request, how and by what it was made
     labels.ctbl       colours for 3D Slicer; labels.itksnap.txt for ITK-SNAP (one pair per folder)
 
-A label map takes its place after its NAME.json, so where both stand, the case is done. Each scan goes through three functions:
-``read_scan``, ``segment_scan`` and ``write_labels``.
+A label map takes its place after its NAME.json, which holds its hash and the scan's: identity.py tells by them what is done.
+Each scan goes through three functions: ``read_scan``, ``segment_scan`` and ``write_labels``.
 """
 
-import json
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
@@ -20,40 +19,35 @@ from pathlib import Path
 
 import torch
 
-from viscera.colours import colour
 from viscera.errors import FileError, VisceraError
 from viscera.inference.certainty import Certainty, certainty_of, handedness_of
-from viscera.inference.jobs import ScanJob, require_place
-from viscera.inference.memory import Budget, one_at_a_time
+from viscera.inference.colour_files import write_colours
+from viscera.inference.faults import as_problem
+from viscera.inference.identity import made_with, scan_sha256
+from viscera.inference.jobs import ScanJob, refuse_scans_as_outputs, require_place
+from viscera.inference.memory import one_at_a_time
 from viscera.inference.model import Model
 from viscera.inference.pipeline import run_stages
+from viscera.inference.run import (
+    DoneMeanwhileError,
+    PredictOptions,
+    Run,
+    begin,
+    cannot_write,
+    disk_key,
+    may_be_beside,
+    outcome_before,
+)
 from viscera.inference.segment import Prepared, Segmentation, only_organs, prepare_scan, segment_prepared
 from viscera.io import nifti
-from viscera.io.atomic import write_json, write_text
-from viscera.labels import LabelSpace
-from viscera.networks.device import Stopwatch, peak_memory_mib, release_freed_memory
+from viscera.io.atomic import sha256, write_json
+from viscera.networks.device import Stopwatch, peak_memory_mib
 from viscera.preparation.image import prepare_file
 from viscera.preparation.intensity import hounsfield
 from viscera.quality.certainty import Handedness
-from viscera.quality.efficiency import Meter, sample_efficiency
 from viscera.quality.judging import trust_to_json
 from viscera.quality.measuring import Organ, measure_organs, measure_scan
 from viscera.volume import Volume, with_voxels
-
-
-@dataclass(frozen=True)
-class PredictOptions:
-    """What to write.
-
-    Attributes:
-        organs: Only these, by name; empty for all that the network knows.
-        statistics: Also volume, HU and border per organ in NAME.json, and what speaks against the result.
-        overwrite: Replace label maps that stand there.
-    """
-
-    organs: tuple[str, ...] = ()
-    statistics: bool = False
-    overwrite: bool = False
 
 
 def predict_file(
@@ -64,7 +58,7 @@ def predict_file(
     max_memory_mib: float | None = None,
     watch: Callable[[int, int], None] = lambda done, slices: None,
 ) -> dict[str, object]:
-    """Segment one scan, file to file.
+    """Segment one scan, file to file, whatever stands there.
 
     Args:
         job: Which.
@@ -81,7 +75,9 @@ def predict_file(
         LabelError: An organ is asked for that the network does not know.
         SettingError: The memory does not suffice.
     """
-    with _begin(model, options, max_memory_mib=max_memory_mib, watch=watch) as run:
+    refuse_scans_as_outputs([job])
+    options = replace(options, overwrite=True)
+    with begin(model, options, max_memory_mib=max_memory_mib, watch=watch) as run:
         return write_labels(segment_scan(read_scan(job, run), run), run)
 
 
@@ -96,7 +92,8 @@ def predict_all(
 ) -> list[tuple[ScanJob, VisceraError]]:
     """Segment scans, the next one being read and the last one written under the network's time (pipeline.py).
 
-    A scan that cannot be used, or whose label map cannot be written, does not stop the rest.
+    A scan that cannot be used, or whose label map cannot be written, does not stop the rest, whatever it causes: what is no
+    VisceraError becomes one, and its place in the code gets into a log beside the output (faults.py).
 
     Args:
         jobs: From ``find_scan_jobs`` (jobs.py).
@@ -108,9 +105,17 @@ def predict_all(
 
     Returns:
         The scans that could not be segmented, and why.
+
+    Raises:
+        FileError: Something that is to be written is one of the scans.
+        LabelError: An organ is asked for that the network does not know.
+
+    Warns:
+        KeptWarning: Colours that viscera did not write stand beside the label maps.
     """
-    outcomes = {job: outcome for job in jobs if (outcome := _outcome_before(job, model, options))}
+    refuse_scans_as_outputs(jobs)
     failed: list[tuple[ScanJob, VisceraError]] = []
+    outcomes: dict[ScanJob, str | VisceraError] = {}
     left = deque(jobs)
 
     def tell() -> None:
@@ -124,90 +129,30 @@ def predict_all(
 
     def note(job: ScanJob, outcome: object) -> None:
         """Note what became of a job, and tell of it."""
-        outcomes[job] = outcome if isinstance(outcome, VisceraError) else "segmented"
+        run.release(job)
+        if isinstance(outcome, DoneMeanwhileError):
+            outcomes[job] = "was done"
+        else:
+            outcomes[job] = as_problem(job, outcome) if isinstance(outcome, Exception) else "segmented"
         tell()
 
-    with _begin(model, options, max_memory_mib=max_memory_mib, watch=watch) as run:
-        tell()
+    with begin(model, options, max_memory_mib=max_memory_mib, watch=watch) as run:
+        for job in jobs:
+            outcome = outcome_before(job, run)
+            if outcome is not None:
+                outcomes[job] = outcome
+                tell()
         run_stages(
             [job for job in jobs if job not in outcomes],
             read=partial(read_scan, run=run),
             work=partial(segment_scan, run=run),
             write=partial(write_labels, run=run),
             done=note,
-            beside=lambda job: run.budget.admit(job.scan),
+            beside=partial(may_be_beside, run=run),
         )
     for folder in {job.output.parent for job in jobs if job.output.exists()}:
         write_colours(folder, model.output_space)
     return failed
-
-
-def is_done(job: ScanJob, model: Model, options: PredictOptions) -> bool:
-    """Tell whether the label map stands there already, made by these weights with these options.
-
-    Raises:
-        FileError: Something else stands there, and is not to be overwritten.
-    """
-    if options.overwrite or not job.output.exists():
-        return False
-    facts: dict = {}
-    try:
-        facts = json.loads(job.sidecar.read_text())
-        run = facts["run"]
-        same = run["weights_sha256"] == model.weights_sha256 and run["organs"] == list(options.organs)
-        same = same and run.get("other_weights_sha256", {}) == model.sha256s
-    except (OSError, ValueError, KeyError, TypeError):
-        same = False
-    if not same:
-        raise FileError(
-            f"{job.output.name} exists already, and not from this command", "Pass --overwrite or choose another output."
-        )
-    return not options.statistics or "statistics" in facts
-
-
-def _outcome_before(job: ScanJob, model: Model, options: PredictOptions) -> str | VisceraError | None:
-    """Say why a scan needs no work, or must not be worked on; None where it is to be segmented."""
-    try:
-        return "was done" if is_done(job, model, options) else None
-    except VisceraError as error:
-        return error
-
-
-@dataclass(frozen=True, eq=False)
-class _Run:
-    """What all scans of a run share.
-
-    Attributes:
-        model: The networks.
-        options: What to write.
-        wanted: Indices of the organs that are asked for; empty for all.
-        budget: How each scan is to be read.
-        meter: What the run costs; each scan that is written ends a lap.
-        watch: Told of the slices of the present scan.
-    """
-
-    model: Model
-    options: PredictOptions
-    wanted: tuple[int, ...]
-    budget: Budget
-    meter: Meter
-    watch: Callable[[int, int], None]
-
-    def spare_memory(self) -> None:
-        """Return what a stage has left, where there is a limit."""
-        if self.budget.most_mib is not None:
-            release_freed_memory()
-
-
-@contextmanager
-def _begin(
-    model: Model, options: PredictOptions, *, max_memory_mib: float | None, watch: Callable[[int, int], None]
-) -> Iterator[_Run]:
-    """Begin a run, and measure what it costs."""
-    wanted = tuple(model.output_space.index(organ) for organ in options.organs)
-    budget = Budget(model, most_mib=max_memory_mib, statistics=options.statistics)
-    with sample_efficiency(str(model.device)) as meter:
-        yield _Run(model, options, wanted, budget, meter, watch)
 
 
 @dataclass(frozen=True, eq=False)
@@ -215,6 +160,7 @@ class _Scan:
     """A scan between reading and the network; ``ct`` holds HU only where statistics are asked for."""
 
     job: ScanJob
+    sha256: str
     clock: Stopwatch
     ct: Volume
     prepared: Prepared
@@ -226,6 +172,7 @@ class _Labelled:
     """A scan between the network and writing."""
 
     job: ScanJob
+    sha256: str
     clock: Stopwatch
     ct: Volume
     found: Segmentation
@@ -233,26 +180,53 @@ class _Labelled:
     handedness: Handedness | None = None
 
 
-def read_scan(job: ScanJob, run: _Run) -> _Scan:
+def read_scan(job: ScanJob, run: Run) -> _Scan:
     """Read a scan, check it and prepare it."""
     require_place(job.output)
     clock, model = Stopwatch({}), run.model
-    if run.budget.plan(job.scan) == "slabs":
+    plan = run.budget.plan(job.scan)  # which refuses what is no scan
+    before = _state(job.scan)
+    if plan == "slabs":
         with clock.stage("prepare"):
             prepared = _prepared_by_slabs(job.scan, model)
-        return _Scan(job, clock, prepared.grid, prepared, one_at_a_time(model))
+        digest = _unchanged(job.scan, before)
+        run.claim(job)
+        return _Scan(job, digest, clock, prepared.grid, prepared, one_at_a_time(model))
     with clock.stage("read"):
         ct = nifti.read(job.scan)
+        digest = _unchanged(job.scan, before)
         ct = with_voxels(ct, hounsfield(ct, where=job.scan.name))
+    run.claim(job)
     with clock.stage("prepare"):
         prepared = prepare_scan(ct, model)
     if not run.options.statistics:
         ct = prepared.grid  # HU are for the statistics only
     run.spare_memory()
-    return _Scan(job, clock, ct, prepared, model)
+    return _Scan(job, digest, clock, ct, prepared, model)
 
 
-def segment_scan(scan: _Scan, run: _Run) -> _Labelled:
+def _state(scan: Path) -> tuple[int, int, int] | None:
+    """Return what tells that a file is another one, or was written to; None where there is none, which reading it tells."""
+    try:
+        found = scan.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_size, found.st_mtime_ns
+
+
+def _unchanged(scan: Path, before: tuple[int, int, int] | None) -> str:
+    """Return the SHA-256 of a scan that was read just now.
+
+    Raises:
+        FileError: It cannot be read, or it is not what it was before.
+    """
+    digest = scan_sha256(scan)
+    if _state(scan) != before:
+        raise FileError(f"{scan} changed while it was read", "Wait until it is whole, then try again.", file=scan)
+    return digest
+
+
+def segment_scan(scan: _Scan, run: Run) -> _Labelled:
     """Label a scan that was read."""
     clock, model, certainty, handedness = scan.clock, scan.model, None, None
     if run.options.statistics:
@@ -263,10 +237,10 @@ def segment_scan(scan: _Scan, run: _Run) -> _Labelled:
     if run.wanted:
         found = replace(found, labels=with_voxels(found.labels, only_organs(found.labels.voxels, run.wanted)))
     run.spare_memory()
-    return _Labelled(scan.job, clock, scan.ct, found, certainty, handedness)
+    return _Labelled(scan.job, scan.sha256, clock, scan.ct, found, certainty, handedness)
 
 
-def write_labels(scan: _Labelled, run: _Run) -> dict[str, object]:
+def write_labels(scan: _Labelled, run: Run) -> dict[str, object]:
     """Write a scan's labels and what is to be said of them; return the latter."""
     job, clock, labels, card = scan.job, scan.clock, scan.found.labels, run.model.card
     names = {
@@ -285,21 +259,21 @@ def write_labels(scan: _Labelled, run: _Run) -> dict[str, object]:
             facts["trust"] = trust_to_json(organs, measure_scan(scan.ct), edges=edges, handedness=scan.handedness)
     hidden = job.output.with_name(f".part.{job.output.name}")
     try:
-        hidden.parent.mkdir(parents=True, exist_ok=True)
         with clock.stage("write"):
             nifti.write(hidden, labels, overwrite=True)
-        facts["run"] = _run_facts(scan, run)
+        facts["run"] = {**_run_facts(scan, run), "labels_sha256": sha256(hidden)}
         write_json(job.sidecar, facts)
         hidden.replace(job.output)
+        run.written[disk_key(job.output)] = job.scan.name
     except OSError as error:
-        raise FileError(f"cannot write {job.output}: {error.strerror or error}", "Check folder and disk.") from error
+        raise cannot_write(job, error) from error
     finally:
         with suppress(OSError):  # else it would hide the reason
             hidden.unlink(missing_ok=True)
     return facts
 
 
-def _run_facts(scan: _Labelled, run: _Run) -> dict[str, object]:
+def _run_facts(scan: _Labelled, run: Run) -> dict[str, object]:
     """Say how and by what a scan was segmented, and what that cost.
 
     Of overlapping scans nobody can say which of them took what memory and CPU; cut into laps, at least their sums are true.
@@ -307,6 +281,9 @@ def _run_facts(scan: _Labelled, run: _Run) -> dict[str, object]:
     model, plan = run.model, run.budget.plan(scan.job.scan)
     return {
         "scan": scan.job.scan.name,
+        "scan_sha256": scan.sha256,
+        "label_map": scan.job.output.name,
+        "made_with": made_with(model, run.wanted),
         "date": datetime.now().astimezone().isoformat(timespec="seconds"),
         "viscera": version("viscera"),
         "torch": torch.__version__,
@@ -350,14 +327,3 @@ def organ_statistics(organs: Mapping[str, Organ]) -> dict[str, dict[str, float |
         }
         for organ, facts in organs.items()
     }
-
-
-def write_colours(folder: Path, space: LabelSpace) -> None:
-    """Write the organs' names and colours for 3D Slicer (labels.ctbl) and ITK-SNAP (labels.itksnap.txt)."""
-    rows = [(index, organ, *colour(organ)) for index, organ in space.labels.items()]
-    slicer = ["# Color table file, 3D Slicer", "0 background 0 0 0 0"]
-    slicer += [f"{index} {organ} {r} {g} {b} 255" for index, organ, r, g, b in rows]
-    snap = ["# ITK-SNAP label description file: index R G B opacity visible mesh name", '0 0 0 0 0 0 0 "Clear Label"']
-    snap += [f'{index} {r} {g} {b} 1 1 1 "{organ}"' for index, organ, r, g, b in rows]
-    write_text(folder / "labels.ctbl", "\n".join(slicer) + "\n")
-    write_text(folder / "labels.itksnap.txt", "\n".join(snap) + "\n")

@@ -54,14 +54,22 @@ def stem(path: Path) -> str:
 
 
 def find_files(folder: Path) -> list[Path]:
-    """List the NIfTI files directly in a folder, sorted by name.
+    """List what is named as a NIfTI file directly in a folder, sorted by name.
+
+    Links to nothing, folders with such names and what cannot be read are listed, too, so that none is left out in silence:
+    reading them says what is wrong.
 
     Raises:
-        FileError: There is no such folder.
+        FileError: There is no such folder, or it cannot be looked into.
     """
     if not folder.is_dir():
         raise FileError(f"{folder}: no such folder", "Check the path.", file=folder)
-    return sorted(path for path in folder.iterdir() if is_nifti(path) and path.is_file())
+    try:
+        return sorted(path for path in folder.iterdir() if is_nifti(path))
+    except OSError as error:
+        raise FileError(
+            f"{folder} cannot be looked into: {error.strerror or error}", "Check its permissions.", file=folder
+        ) from error
 
 
 class OpenVolume:
@@ -272,13 +280,19 @@ def write(path: str | Path, volume: Volume, *, overwrite: bool = False) -> None:
 def _reading(path: Path) -> Iterator[None]:
     """Turn what goes wrong while a file is read into a FileError that names it."""
     if path.is_dir():
-        raise FileError(f"{path} is a folder, not a NIfTI file.")
+        raise FileError(
+            f"{path} is a folder, not a NIfTI file", "Give the file itself, or rename the folder.", file=path
+        )
     if not path.name.lower().endswith(SUFFIXES):
         pair = " Convert the .hdr/.img pair to one .nii.gz." if path.suffix.lower() in (".hdr", ".img") else ""
         raise FileError(f"{path}: not a NIfTI file by its name, which should end in .nii.gz or .nii.{pair}")
     try:
         yield
     except FileNotFoundError as error:
+        if path.is_symlink():
+            raise FileError(
+                f"{path} is a link to a file that is not there", "Correct the link, or remove it.", file=path
+            ) from error
         raise FileError(f"{path}: no such file", "Check the path.", file=path) from error
     except EOFError as error:
         raise FileError(

@@ -10,6 +10,7 @@ from pathlib import Path
 from viscera.errors import FileError, RunError
 from viscera.evaluation.scores import Evaluation, evaluation_from_json
 from viscera.io.atomic import write_text
+from viscera.io.same_file import refuse_inputs
 from viscera.reports.page import Page, render
 from viscera.reports.run import is_run, run_page
 from viscera.reports.scores import CaseFiles, evaluation_page
@@ -32,8 +33,10 @@ def write_report(
 
     Raises:
         RunError: The folder is neither run nor store, or its run has no epoch yet.
-        FileError: A file is not an evaluation, cannot be read, or the page cannot be written.
+        FileError: A file is not an evaluation, cannot be read, or the page cannot be written, or would replace it.
     """
+    if isinstance(target, Path) and not (target.is_dir() and out.suffix.lower() in (".html", ".htm")):
+        refuse_inputs([out], [target])  # in the folder of a run or a store, a page is an earlier report
     if isinstance(target, Evaluation):
         page = evaluation_page(target, out.stem, pictures)
     else:

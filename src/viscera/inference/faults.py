@@ -1,0 +1,81 @@
+"""Faults that a scan causes in viscera or a library: a row for the user, and a traceback in a log without patients in it.
+
+The log names functions, lines and the scan's file, and nothing else: messages of libraries may hold paths and headers.
+"""
+
+import traceback
+from collections.abc import Iterator
+from datetime import datetime
+from importlib.metadata import version
+from pathlib import Path
+
+from viscera.errors import FileError, VisceraError
+from viscera.inference.jobs import ScanJob
+
+LOG = "viscera-faults.log"
+
+
+def as_problem(job: ScanJob, error: Exception) -> VisceraError:
+    """Return what to tell the user of whatever a scan caused; what is not told by a VisceraError gets into the log.
+
+    Args:
+        job: The scan.
+        error: What was raised.
+    """
+    if isinstance(error, VisceraError):
+        return error
+    if isinstance(error, MemoryError):
+        what, remedy = "it does not fit into memory", "Close other programs, or pass --max-memory MIB."
+    elif isinstance(error, OSError) and error.strerror:
+        what, remedy = error.strerror, "Check the scan, its folder and the disk."
+    else:
+        what, remedy = f"an unexpected fault ({type(error).__name__})", "Leave this scan out to go on with the others."
+    place = job.output.with_name(LOG)
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with place.open("a", encoding="utf-8", errors="backslashreplace") as log:
+            log.write(describe(job.scan.name, error))
+        remedy += (
+            f" {LOG} beside the output says where it happened; if the file is sound, please report it with that log."
+        )
+    except OSError:  # the row is the more important
+        remedy += " If the file is sound, please report it."
+    problem = FileError(f"{job.scan.name}: {what}", remedy, file=job.scan)
+    problem.__cause__ = error
+    return problem
+
+
+def describe(scan: str, error: BaseException) -> str:
+    """Return a traceback as text, with nothing in it that could name a patient but the scan's file name."""
+    now = datetime.now().astimezone().isoformat(timespec="seconds")
+    lines = [f"{now} viscera {version('viscera')}: {scan!r}"]
+    for one in _causes(error):
+        lines.append(f"{type(one).__module__}.{type(one).__qualname__}")
+        lines += [
+            f"  {_place(frame.filename)}:{frame.lineno} {frame.name}"
+            for frame in _ends(traceback.extract_tb(one.__traceback__))
+        ]
+    return "\n".join(lines) + "\n\n"
+
+
+def _place(file: str) -> str:
+    """Return a file of code within its package, else its name alone."""
+    *folders, name = Path(file).parts
+    for top in ("site-packages", "src"):
+        if top in folders:
+            return "/".join([*folders[len(folders) - folders[::-1].index(top) :], name])
+    return name
+
+
+def _ends(frames: traceback.StackSummary, most: int = 20) -> list[traceback.FrameSummary]:
+    """Return the first and last frames: of a recursion without end there are a thousand."""
+    return [*frames] if len(frames) <= 2 * most else [*frames[:most], *frames[-most:]]
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """Yield an error, and those that it came from."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        yield error
+        error = error.__cause__ or error.__context__

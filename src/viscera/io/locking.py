@@ -1,0 +1,48 @@
+"""One writer per file: a lock beside the file, which ends with the process that holds it, however that ends."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from viscera.errors import FileError
+
+
+@contextmanager
+def only_writer(path: Path) -> Iterator[None]:
+    """Keep other processes from writing a file while the block lasts; any thread may end it.
+
+    The lock is .NAME.lock in the folder of the file, which must exist; nothing of it is left afterwards.
+
+    Raises:
+        FileError: Another process is writing the file, or no lock can be had in that folder.
+    """
+    place = path.with_name(f".{path.name}.lock")
+    lock = FileLock(place, blocking=False, thread_local=False)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise _taken(path) from error
+    except (OSError, NotImplementedError) as error:
+        raise FileError(
+            f"cannot write {path}: {getattr(error, 'strerror', None) or error}",
+            "Choose a folder that you may write to, on a disk that knows locks.",
+        ) from error
+    try:
+        if not place.exists():  # another process ended its own between our opening of the file and our locking it
+            raise _taken(path)
+        yield
+    finally:
+        with suppress(OSError):  # while it is held, so that nobody else's is removed
+            place.unlink(missing_ok=True)
+        lock.release()
+
+
+def _taken(path: Path) -> FileError:
+    """Return the error of a file that another process writes."""
+    return FileError(
+        f"{path.name} is being written by another process",
+        "Wait until it is done, then run the same command again.",
+        file=path,
+    )
