@@ -61,10 +61,15 @@ PART_OF: dict[str, str] = {side: whole for whole, sides in SIDES.items() for sid
 """A label that belongs to its whole wherever a space holds only the whole. Other lesions tell by their words: ``whole_of``."""
 
 TUMOUR_WORDS = frozenset(
-    "tumour tumours tumor tumors cancer cancers carcinoma adenocarcinoma neoplasm malignancy mass masses lesion lesions "
-    "metastasis metastases hcc pdac pnet rcc".split()
+    (
+        *("tumour", "tumours", "tumor", "tumors", "cancer", "cancers", "carcinoma", "adenocarcinoma", "neoplasm"),
+        *("malignancy", "mass", "masses", "lesion", "lesions", "metastasis", "metastases", "hcc", "pdac", "pnet"),
+        *("rcc"),
+    )
 )
-LESION_WORDS = TUMOUR_WORDS | frozenset("cyst cysts nodule nodules abscess haematoma hematoma necrosis infarct".split())
+LESION_WORDS = TUMOUR_WORDS | {
+    *("cyst", "cysts", "nodule", "nodules", "abscess", "haematoma", "hematoma", "necrosis", "infarct"),
+}
 """Words of names that mean a part of an organ which has fallen ill: what remains of the name is the organ."""
 
 ADJECTIVES = {
@@ -83,12 +88,15 @@ ADJECTIVES = {
 """{first word of a lesion's name: its organ}."""
 
 OUTSIDE = (
-    "portal_vein_and_splenic_vein portal_and_splenic_vein prostate uterus seminal_vesicle seminal_vesicles iliac_artery "
-    "iliac_vena iliac_vein iliac_arteries iliac_veins vertebra vertebrae rib ribs pelvis hip hips sacrum femur femurs lung "
-    "lungs heart atrial_appendage muscle muscles gluteus autochthon iliopsoas fat skin body bone bones costal_cartilages "
-    "sternum clavicula scapula humerus trachea superior_vena_cava brachiocephalic_vein brachiocephalic_trunk "
-    "pulmonary_vein pulmonary_artery subclavian_artery common_carotid_artery thyroid_gland brain skull face"
-).split()
+    *("portal_vein_and_splenic_vein", "portal_and_splenic_vein", "prostate", "uterus", "seminal_vesicle"),
+    *("seminal_vesicles", "iliac_artery", "iliac_vena", "iliac_vein", "iliac_arteries", "iliac_veins"),
+    *("vertebra", "vertebrae", "rib", "ribs", "pelvis", "hip", "hips", "sacrum", "femur", "femurs", "lung"),
+    *("lungs", "heart", "atrial_appendage", "muscle", "muscles", "gluteus", "autochthon", "iliopsoas", "fat"),
+    *("skin", "body", "bone", "bones", "costal_cartilages", "sternum", "clavicula", "scapula", "humerus"),
+    *("trachea", "superior_vena_cava", "brachiocephalic_vein", "brachiocephalic_trunk", "pulmonary_vein"),
+    *("pulmonary_artery", "subclavian_artery", "common_carotid_artery", "thyroid_gland", "brain", "skull"),
+    *("face"),
+)
 """Beginnings of names that viscera knows beside those of the label spaces, most of them TotalSegmentator's."""
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from viscera.datasets import msd, nnunet, pairs, totalsegmentator, unlabelled
 from viscera.datasets.annotations import REST, annotate, read_annotations
 from viscera.datasets.patients import name_patients
-from viscera.datasets.sources import Found, Origin, Problem, Source, wrong_with_name
+from viscera.datasets.sources import LONGEST_DATASET, Found, Origin, Problem, Source, wrong_with_name
 from viscera.errors import DataSetError, SettingError, did_you_mean
 from viscera.labels import TUMOUR
 
@@ -62,6 +62,12 @@ def find_sources(layout: str, folder: Path) -> tuple[list[Source], list[Problem]
         folder = folder.resolve()
     if not folder.is_dir():
         raise DataSetError(f"{folder}: no such folder", "Check the path.", file=folder)
+    if not name and (wrong := wrong_with_name(folder.name, longest=LONGEST_DATASET)):
+        raise DataSetError(
+            f"the data set's folder is called {folder.name!a}: {wrong}",
+            f"Give it a name: {layout}:NAME=DIR.",
+            file=folder,
+        )
     found = _find(layout, folder)
     if found is None or not any(found):
         raise _not_such(layout, folder)
@@ -89,7 +95,8 @@ def split_layout(text: str) -> tuple[str, str]:
         raise SettingError(
             f"there is no layout '{layout}'", f"{did_you_mean(layout, LAYOUTS)} Choose one of {', '.join(LAYOUTS)}."
         )
-    if colon and (wrong := wrong_with_name(name) or "'__' parts it from the case's" * ("__" in name)):
+    wrong = wrong_with_name(name, longest=LONGEST_DATASET) or ("__" in name) * "'__' parts it from the case's"
+    if colon and wrong:
         raise SettingError(
             f"a data set cannot be named {name[:200]!a}: {wrong}", "Name it as in nnunet:hospital_a=DIR."
         )

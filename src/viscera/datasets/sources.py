@@ -14,9 +14,8 @@ from viscera.errors import DataSetError
 from viscera.io import nifti
 from viscera.labels import is_known, organ_name, whole_of
 
-
-LONGEST_NAME = 150
-"""Bytes of a case's name; files and folders are named after it, with more around, and 255 are allowed."""
+LONGEST_CASE, LONGEST_DATASET = 150, 80
+"""Bytes of names; a case's folder is named after both, with more around, and 255 are allowed."""
 
 
 @dataclass(frozen=True)
@@ -147,7 +146,7 @@ def file_within(folder: Path, text: str, *, where: Path) -> Path:
     return folder / text
 
 
-def wrong_with_name(name: str) -> str:
+def wrong_with_name(name: str, *, longest: int = LONGEST_CASE) -> str:
     """Say why files cannot be named after a case or a data set; "" where they can.
 
     Example:
@@ -160,8 +159,8 @@ def wrong_with_name(name: str) -> str:
         return f"a name may not hold {found.group()!a}"
     if name.strip() in ("", ".", ".."):
         return "a name needs letters or numbers"
-    if len(name.encode()) > LONGEST_NAME:
-        return f"a name may have {LONGEST_NAME} bytes, this one has {len(name.encode())}"
+    if len(name.encode()) > longest:
+        return f"a name may have {longest} bytes, this one has {len(name.encode())}"
     return ""
 
 

@@ -4,6 +4,7 @@
     STORE/cases/<data set>__<case>/     image.npy, labels.npy, known.npy, case.json
                                         pseudo.npy, pseudo.json where a teacher filled in what is not annotated
     STORE/splits.json                   which cases are for training, validation and test
+    STORE/datasets.json                 which data sets it holds, each told by its content
     STORE/problems.json                 what could not be prepared
 
 A case's folder is written under another name and renamed when complete, so one that stands there is whole. Cases are
@@ -81,7 +82,8 @@ class SourceFacts:
         labels: Files likewise; more than one where each organ has its mask.
         image_sha256: Of the image file.
         labels_sha256: Of each label file.
-        stamps: Of image and labels: bytes and time of change in ns. A file with another stamp is prepared anew.
+        stamps: Of image and labels: bytes, and times of change of content and of anything else in ns. A file with another
+            stamp is looked at by its content.
         organs: What each value of the labels means.
         annotated: Organs annotated, by the data set's names.
         unknown: Label values to be ignored.
@@ -91,7 +93,7 @@ class SourceFacts:
     labels: tuple[str, ...]
     image_sha256: str
     labels_sha256: tuple[str, ...]
-    stamps: tuple[tuple[int, int], ...]
+    stamps: tuple[tuple[int, ...], ...]
     organs: tuple[tuple[int, str], ...]
     annotated: tuple[str, ...]
     unknown: tuple[int, ...]
