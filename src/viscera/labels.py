@@ -64,7 +64,7 @@ TUMOUR_WORDS = frozenset(
     (
         *("tumour", "tumours", "tumor", "tumors", "cancer", "cancers", "carcinoma", "adenocarcinoma", "neoplasm"),
         *("malignancy", "mass", "masses", "lesion", "lesions", "metastasis", "metastases", "hcc", "pdac", "pnet"),
-        *("rcc"),
+        "rcc",
     )
 )
 LESION_WORDS = TUMOUR_WORDS | {
@@ -95,7 +95,7 @@ OUTSIDE = (
     *("skin", "body", "bone", "bones", "costal_cartilages", "sternum", "clavicula", "scapula", "humerus"),
     *("trachea", "superior_vena_cava", "brachiocephalic_vein", "brachiocephalic_trunk", "pulmonary_vein"),
     *("pulmonary_artery", "subclavian_artery", "common_carotid_artery", "thyroid_gland", "brain", "skull"),
-    *("face"),
+    "face",
 )
 """Beginnings of names that viscera knows beside those of the label spaces, most of them TotalSegmentator's."""
 
