@@ -39,6 +39,7 @@ from viscera.preparation.origins import (
     require_same_data_sets,
     write_data_sets,
 )
+from viscera.preparation.own_splits import OwnSplits, find_own_splits
 from viscera.preparation.splits import Fractions, update_splits
 from viscera.preparation.store import Store, create_store, open_store, remove_case, remove_leftovers, write_case
 
@@ -63,6 +64,8 @@ class Plan:
     """Of the splits."""
     fractions: Fractions = field(default_factory=Fractions)
     """Of the splits."""
+    own: OwnSplits = OwnSplits()
+    """Splits that are brought along; what they say nothing of is drawn."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +111,8 @@ def prepare_store(
 
     Raises:
         StoreError: The folder holds something else or was made with other settings; another process prepares it.
-        DataSetError: Two sources would become the same case, or two data sets go by one name.
+        DataSetError: Two sources would become the same case, two data sets go by one name, or the splits that were
+            brought along do not fit.
     """
     _require_unique(sources)
     require_one_folder_each(sources)
@@ -117,6 +121,7 @@ def prepare_store(
         remove_leftovers(path)
         standings = compare_all(store, sources)
         require_same_data_sets(store, standings)
+        given, said = find_own_splits(store, sources, problems, own=plan.own)
         refresh_stamps(store, standings)
         todo = [standing.source for standing in standings if not standing.is_current]
         names = {case_name(source) for source in todo}
@@ -132,10 +137,10 @@ def prepare_store(
                 on_done(case_name(source), "prepared" if problem is None else problem.what)
         every = (*problems, *(found[name] for name in map(case_name, sources) if name in found))
         write_json(path / "problems.json", [asdict(problem) for problem in every])
-        same = update_splits(open_store(path), fractions=plan.fractions, seed=plan.seed)
+        said += update_splits(open_store(path), fractions=plan.fractions, seed=plan.seed, given=given)
         write_data_sets(store, sources)
     prepared = sorted(names - found.keys())
-    notes = (*notes_of(store, [*prepared, *skipped]), *same, *_notes_of_sources(standings))
+    notes = (*notes_of(store, [*prepared, *skipped]), *said, *_notes_of_sources(standings))
     return PrepareResult(tuple(prepared), tuple(skipped), every, notes)
 
 

@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 from jaxtyping import Bool, Int16, Shaped, UInt8
@@ -256,11 +256,23 @@ def open_store(path: Path) -> Store:
         preparation = _preparation(found["preparation"])
         splits = path / "splits.json"
         cases = json.loads(splits.read_text())["cases"] if splits.is_file() else {}
+        _require_splits(path, cases)
         return Store(path, space, preparation, cases)
     except (ValueError, KeyError, TypeError) as error:
         raise StoreError(
             f"{path}: store.json or splits.json is damaged", "Prepare the store anew in another folder.", file=path
         ) from error
+
+
+def _require_splits(path: Path, cases: Mapping[str, str]) -> None:
+    """Raise StoreError for a word in splits.json that is no split; its cases would be left out of all."""
+    for case, word in cases.items():
+        if word not in get_args(Split):
+            raise StoreError(
+                f"{path / 'splits.json'}: case '{case}' is in {word!r}, which is no split",
+                f"Write {', '.join(get_args(Split))}; or give the file to viscera prepare by --splits, which knows other words.",
+                file=path / "splits.json",
+            )
 
 
 def create_store(path: Path, *, space: LabelSpace, preparation: Preparation) -> Store:
