@@ -10,7 +10,7 @@ are drawn in splits.py.
 """
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
@@ -23,11 +23,12 @@ from viscera.preparation.store import Split, Store
 FILES = ("splits.json", "splits_final.json")
 """In a data set's folder; the first that is there counts."""
 
-WORDS: dict[str, Split] = {
-    **{word: "training" for word in ("training", "train", "tr")},
-    **{word: "validation" for word in ("validation", "valid", "val")},
-    **{word: "test" for word in ("test", "testing", "ts")},
+SPELLINGS: dict[Split, tuple[str, ...]] = {
+    "training": ("training", "train", "tr"),
+    "validation": ("validation", "valid", "val"),
+    "test": ("test", "testing", "ts"),
 }
+WORDS: dict[str, Split] = {word: split for split, words in SPELLINGS.items() for word in words}
 """{word in a file: the split that it means}."""
 
 
@@ -206,7 +207,7 @@ def _require_one_side_each(given: dict[str, Split], sources: Iterable[Source]) -
             require_same_side(given, other, name)
 
 
-def require_same_side(splits: dict[str, Split], one: str, other: str) -> None:
+def require_same_side(splits: Mapping[str, Split], one: str, other: str) -> None:
     """Raise DataSetError unless two cases that show one patient are in one split."""
     if splits[one] != splits[other]:
         raise DataSetError(

@@ -64,7 +64,7 @@ class Plan:
     """Of the splits."""
     fractions: Fractions = field(default_factory=Fractions)
     """Of the splits."""
-    own: OwnSplits = OwnSplits()
+    own: OwnSplits = field(default_factory=OwnSplits)
     """Splits that are brought along; what they say nothing of is drawn."""
 
 

@@ -195,9 +195,10 @@ def update_splits(
     facts = [store.facts(name) for name in store.names()]
     members = [Member.of(fact) for fact in facts if fact.annotated]
     file = store.path / "splits.json"
-    before = {**store.splits, **(given or {})}
+    given = given or {}
+    before: dict[str, Split] = {**store.splits, **given}
     splits = divide(members, fractions=fractions, seed=seed, before=before)
-    for group in group_by_patient(members) if given else ():
+    for group in group_by_patient(members):
         fixed = [member.name for member in group if member.name in before]
         if any(name in given for name in fixed):
             for other in fixed[1:]:
