@@ -114,8 +114,8 @@ def prepare_store(
         DataSetError: Two sources would become the same case, two data sets go by one name, or the splits that were
             brought along do not fit.
     """
-    _require_unique(sources)
     require_one_folder_each(sources)
+    _require_unique(sources)
     store = create_store(path, space=space, preparation=preparation)
     with _locked(path):
         remove_leftovers(path)
@@ -240,13 +240,15 @@ def _killed(source: Source) -> Problem:
 
 
 def _require_unique(sources: Sequence[Source]) -> None:
-    counts = Counter(map(case_name, sources))
+    first: dict[str, Source] = {}
     for source in sources:
-        if counts[case_name(source)] > 1:
-            raise DataSetError(
-                f"two cases would both be '{case_name(source)}' in the store",
-                f"Rename one of the folders '{source.dataset}', or give it a name: LAYOUT:NAME=DIR.",
-            )
+        other = first.setdefault(case_name(source), source)
+        if other is source:
+            continue
+        remedy = f"Rename one of the folders '{source.dataset}', or give it a name: LAYOUT:NAME=DIR."
+        if other.image == source.image:
+            remedy = "Give each data set once."
+        raise DataSetError(f"two cases would both be '{case_name(source)}' in the store", remedy)
 
 
 @contextmanager

@@ -218,13 +218,19 @@ def _notes_of_twins(facts: Iterable[Facts]) -> list[str]:
 
 def _notes_of_moves(before: Mapping[str, Split], after: Mapping[str, Split]) -> list[str]:
     """Say which cases have another side than they had, or none."""
-    moved = [
-        f"{name}: moved from {side} to {after[name]}, where another case of its patient is"
-        for name, side in before.items()
-        if after.get(name, side) != side
+    moved = [f"{name} from {side} to {after[name]}" for name, side in before.items() if after.get(name, side) != side]
+    notes = [
+        f"{name}: had a side in splits.json, but is no case to learn from any more"
+        for name in before
+        if name not in after
     ]
-    gone = [name for name in before if name not in after]
-    return moved + [f"{name}: had a side in splits.json, but is no case to learn from any more" for name in gone]
+    if moved:
+        text = ", ".join(moved[:5]) + (f" and {len(moved) - 5} more" if len(moved) > 5 else "")
+        notes.append(
+            f"cases now known to show one patient were in different splits, so some were moved: {text}. "
+            "For a division with as many test patients as wanted, prepare a new store"
+        )
+    return notes
 
 
 def of_split(sources: Sequence[Source], run: Path | None, split: str) -> list[Source]:
