@@ -66,7 +66,7 @@ def test_a_file_with_a_name_that_cannot_be_used_is_a_problem_of_its_own(tmp_path
     for place, ending in (("imagesTr", b"_0000.nii.gz"), ("labelsTr", b".nii.gz")):
         file = folder / place / f"odd{ending.decode()}"
         try:
-            os.rename(os.fsencode(file), os.fsencode(folder / place) + b"/" + name + ending)
+            file.rename(folder / place / os.fsdecode(name + ending))
         except OSError:
             pytest.skip("this file system refuses the name itself")
     sources, problems = find_sources("nnunet", folder)
