@@ -192,7 +192,9 @@ def _resolve(
     ]
     if missing:
         raise DataSetError(
-            f"{file} does not list case '{missing[0]}' ({len(missing)} such cases)", "Add it to a split.", file=file
+            f"{file} does not list case '{missing[0]}' ({len(missing)} such case{'s' * (len(missing) > 1)})",
+            "Add it to a split.",
+            file=file,
         )
     return found
 
