@@ -90,7 +90,7 @@ def require_one_folder_each(sources: Sequence[Source]) -> None:
         if not _same_folder(folders.setdefault(source.dataset, folder), folder):
             raise DataSetError(
                 f"two folders are data sets called '{source.dataset}'",
-                f"Give one of them another name: {layout}:NAME={folder}.",
+                f"Give one of them another name: {layout}:NAME=DIR.",
             )
 
 
