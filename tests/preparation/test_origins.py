@@ -70,7 +70,9 @@ def test_one_scan_that_both_have_does_not_make_two_data_sets_one(tmp_path, ours)
 
 def test_two_folders_of_one_name_in_one_command_are_refused(tmp_path, ours):
     others = nnunet_set(tmp_path / "hospital_b" / "data", {"q0": 10})
-    with pytest.raises(DataSetError, match=r"two folders are data sets called 'data'\. Give one of .*: nnunet:NAME=DIR"):
+    with pytest.raises(
+        DataSetError, match=r"two folders are data sets called 'data'\. Give one of .*: nnunet:NAME=DIR"
+    ):
         prepare(tmp_path / "store", ("nnunet", ours), ("nnunet", others))
     with pytest.raises(
         DataSetError, match=r"two cases would both be 'data__p0' in the store\. Give each data set once"

@@ -82,8 +82,7 @@ class SourceFacts:
         labels: Files likewise; more than one where each organ has its mask.
         image_sha256: Of the image file.
         labels_sha256: Of each label file.
-        stamps: Of image and labels: bytes, and times of change of content and of anything else in ns. A file with another
-            stamp is looked at by its content.
+        stamps: Of image and labels: bytes, mtime and ctime in ns. A file with another stamp is compared by its content.
         organs: What each value of the labels means.
         annotated: Organs annotated, by the data set's names.
         unknown: Label values to be ignored.
@@ -256,7 +255,7 @@ def open_store(path: Path) -> Store:
         preparation = _preparation(found["preparation"])
         splits = path / "splits.json"
         cases = json.loads(splits.read_text())["cases"] if splits.is_file() else {}
-        _require_splits(path, cases)
+        _require_splits(splits, cases)
         return Store(path, space, preparation, cases)
     except (ValueError, KeyError, TypeError) as error:
         raise StoreError(
@@ -264,15 +263,12 @@ def open_store(path: Path) -> Store:
         ) from error
 
 
-def _require_splits(path: Path, cases: Mapping[str, str]) -> None:
-    """Raise StoreError for a word in splits.json that is no split; its cases would be left out of all."""
+def _require_splits(file: Path, cases: Mapping[str, str]) -> None:
+    """Raise StoreError for a word that is no split; its cases would be left out of all."""
     for case, word in cases.items():
         if word not in get_args(Split):
-            raise StoreError(
-                f"{path / 'splits.json'}: case '{case}' is in {word!r}, which is no split",
-                f"Write {', '.join(get_args(Split))}; or give the file to viscera prepare by --splits, which knows other words.",
-                file=path / "splits.json",
-            )
+            remedy = f"Write {', '.join(get_args(Split))}, or give viscera prepare the file by --splits."
+            raise StoreError(f"{file}: case '{case}' is in {word!r}, which is no split", remedy, file=file)
 
 
 def create_store(path: Path, *, space: LabelSpace, preparation: Preparation) -> Store:
