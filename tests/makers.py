@@ -18,6 +18,7 @@ from torch import nn
 from viscera.cli.command import main
 from viscera.config import Postprocessing, Preparation, Recipe, ResizedSlices, SliceInference, Window
 from viscera.inference.model import Model
+from viscera.io import nifti
 from viscera.labels import ABDOMENCT1K
 from viscera.networks.runners import TorchRunner
 from viscera.networks.weights import load_weights
@@ -185,3 +186,23 @@ def organ_volumes_ml(patient: Patient) -> dict[str, float]:
     """Return the volume of each organ within the scan; organs outside it have 0."""
     counts = np.bincount(patient.labels.voxels.ravel(), minlength=256)
     return {name: float(counts[value]) * patient.labels.voxel_ml for value, name in patient.organs.items()}
+
+
+SMALL_AFFINE = np.array([[0, 0, -1.0, 0], [0, -1, 0, 0], [2, 0, 0, 0], [0, 0, 0, 1]])
+
+
+def nnunet_set(folder: Path, cases: dict[str, int], *, organs: tuple[str, ...] = ("liver", "spleen"), **more) -> Path:
+    """Write an nnU-Net data set: of each {case: seed} half air, half tissue, the organs as stripes within the tissue."""
+    for case, seed in cases.items():
+        voxels = np.random.default_rng(seed).normal(-1000, 15, (4, 32, 32))
+        voxels[:, 16:] += 1050
+        labels = np.zeros(voxels.shape, np.uint8)
+        for value, columns in enumerate(np.array_split(np.arange(32), len(organs)), start=1):
+            labels[:, -8:, columns] = value
+        scan = Volume(voxels.round().astype(np.int16), SMALL_AFFINE)
+        nifti.write(folder / f"imagesTr/{case}_0000.nii.gz", scan, overwrite=True)
+        nifti.write(folder / f"labelsTr/{case}.nii.gz", Volume(labels, SMALL_AFFINE), overwrite=True)
+    named = {"background": 0} | {organ: value for value, organ in enumerate(organs, start=1)}
+    content = {"channel_names": {"0": "CT"}, "labels": named, "file_ending": ".nii.gz", **more}
+    (folder / "dataset.json").write_text(json.dumps(content))
+    return folder

@@ -17,8 +17,10 @@ from viscera.labels import (
     ZHANG12,
     LabelSpace,
     fit,
+    is_known,
     organ_name,
 )
+from viscera.synthesis.canvas import ORGANS
 
 TWO = LabelSpace("two", ("liver", "kidney"))
 SIDED = LabelSpace("sided", ("kidney_left", "kidney_right", "liver"))
@@ -288,3 +290,80 @@ def test_no_voxel_of_an_unannotated_organ_gets_a_class(annotated, space):
         assert index == 0 or space.classes[index] in (name, PART_OF.get(name))
         if name in space.organs:
             assert (index > 0) == (name in annotated)
+
+
+@pytest.mark.parametrize(
+    "lesion", ["kidney_cyst", "kidney_tumor", "renal_mass", "kidney_lesions", "renal_cell_carcinoma"]
+)
+def test_what_has_fallen_ill_in_an_annotated_organ_is_that_organ_or_unknown(lesion):
+    mapped = fit(TWO, {1: "kidney", 2: lesion}, ["kidney", lesion])
+    assert mapped.values.get(2) == 2 or mapped.unknown == {2}
+    assert (mapped.values.get(2) == 2) == (lesion != "renal_cell_carcinoma")  # whose other words are no organ
+    assert any(organ_name(lesion) in note for note in mapped.notes)
+
+
+@pytest.mark.parametrize("lesion", ["cyst", "metastasis", "abscess", "nodules"])
+def test_a_lesion_of_no_named_organ_is_unknown(lesion):
+    mapped = fit(TWO, {1: "kidney", 2: "liver", 3: lesion}, ["kidney", "liver", lesion])
+    assert (mapped.values, mapped.unknown) == ({1: 2, 2: 1}, {3})
+    assert mapped.notes == (
+        f"{lesion}: a lesion whose name does not tell its organ; its voxels are unknown, not background",
+    )
+
+
+def test_a_lesion_of_one_of_two_sides_is_unknown_where_the_space_tells_them_apart():
+    labels = {**KIDNEYS, 3: "kidney_tumour", 4: "kidney_cyst_left"}
+    mapped = fit(SIDED, labels, list(labels.values()))
+    assert mapped.unknown == {3}
+    assert mapped.values[4] == SIDED.index("kidney_left")
+    assert (
+        "kidney_tumour: of kidney_left or kidney_right, nothing says which; its voxels are unknown, not background"
+        in (mapped.notes)
+    )
+
+
+def test_a_lesion_of_an_organ_that_the_space_lacks_is_background():
+    mapped = fit(TWO, {1: "liver", 2: "spleen_tumor", 3: "lung_nodule"}, ["liver", "spleen_tumor", "lung_nodule"])
+    assert (mapped.values, mapped.unknown) == ({1: 1, 2: 0, 3: 0}, frozenset())
+
+
+@pytest.mark.parametrize("name", ["liver_cancer", "colon_lesion", "pancreatic_mass"])
+def test_every_word_for_a_tumour_is_one_where_the_space_holds_tumours(name):
+    assert fit(SPACES["flare14"], {1: name, 2: "tumour"}, [name, "tumour"]).values == {1: 14, 2: 14}
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("arota", "aorta"),
+        ("livr", "liver"),
+        ("spleeen", "spleen"),
+        ("pancras", "pancreas"),
+        ("kidney_rihgt", "kidney_right"),
+    ],
+)
+@pytest.mark.parametrize("space", [FLARE13, ABDOMENCT1K])
+def test_a_misspelt_organ_is_unknown_and_not_annotated_and_the_right_name_is_told(name, meant, space):
+    mapped = fit(space, {1: "stomach", 2: name}, ["stomach", name])
+    assert mapped.unknown == {2}
+    assert 2 not in mapped.values
+    assert meant not in mapped.annotated
+    [note] = [note for note in mapped.notes if note.startswith(f"{name}: ")]
+    assert f"unknown, not background. Did you mean '{meant}'?" in note
+
+
+@pytest.mark.parametrize("name", ["liver_segment_2", "hepatic_vessel", "whole_kidney", "structure7", "pancreatic_duct"])
+def test_a_name_that_viscera_does_not_know_is_unknown(name):
+    assert fit(FLARE13, {1: "liver", 2: name}, ["liver", name]).unknown == {2}
+
+
+@pytest.mark.parametrize(
+    "name", ["vertebrae_L5", "rib_left_3", "lung_upper_lobe_left", "prostate/uterus", "gluteus_maximus_left", "heart"]
+)
+def test_structures_that_viscera_knows_and_the_space_lacks_are_background(name):
+    mapped = fit(FLARE13, {1: "liver", 2: name}, ["liver", name])
+    assert (mapped.values, mapped.unknown) == ({1: 1, 2: 0}, frozenset())
+
+
+def test_what_synthetic_patients_hold_is_known():
+    assert [organ for organ in ORGANS if not is_known(organ)] == []

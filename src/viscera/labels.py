@@ -58,7 +58,46 @@ PART_OF: dict[str, str] = {side: whole for whole, sides in SIDES.items() for sid
     "pancreas_tumour": "pancreas",
     "colon_tumour": "colon",
 }
-"""A label that belongs to its whole wherever a space holds only the whole."""
+"""A label that belongs to its whole wherever a space holds only the whole. Other lesions tell by their words: ``whole_of``."""
+
+TUMOUR_WORDS = frozenset(
+    (
+        *("tumour", "tumours", "tumor", "tumors", "cancer", "cancers", "carcinoma", "adenocarcinoma", "neoplasm"),
+        *("malignancy", "mass", "masses", "lesion", "lesions", "metastasis", "metastases", "hcc", "pdac", "pnet"),
+        "rcc",
+    )
+)
+LESION_WORDS = TUMOUR_WORDS | {
+    *("cyst", "cysts", "nodule", "nodules", "abscess", "haematoma", "hematoma", "necrosis", "infarct"),
+}
+"""Words of names that mean a part of an organ which has fallen ill: what remains of the name is the organ."""
+
+ADJECTIVES = {
+    "hepatic": "liver",
+    "renal": "kidney",
+    "pancreatic": "pancreas",
+    "splenic": "spleen",
+    "gastric": "stomach",
+    "colonic": "colon",
+    "rectal": "rectum",
+    "duodenal": "duodenum",
+    "esophageal": "esophagus",
+    "adrenal": "adrenal_gland",
+    "pulmonary": "lung",
+}
+"""{first word of a lesion's name: its organ}."""
+
+OUTSIDE = (
+    *("portal_vein_and_splenic_vein", "portal_and_splenic_vein", "prostate", "uterus", "seminal_vesicle"),
+    *("seminal_vesicles", "iliac_artery", "iliac_vena", "iliac_vein", "iliac_arteries", "iliac_veins"),
+    *("vertebra", "vertebrae", "rib", "ribs", "pelvis", "hip", "hips", "sacrum", "femur", "femurs", "lung"),
+    *("lungs", "heart", "atrial_appendage", "muscle", "muscles", "gluteus", "autochthon", "iliopsoas", "fat"),
+    *("skin", "body", "bone", "bones", "costal_cartilages", "sternum", "clavicula", "scapula", "humerus"),
+    *("trachea", "superior_vena_cava", "brachiocephalic_vein", "brachiocephalic_trunk", "pulmonary_vein"),
+    *("pulmonary_artery", "subclavian_artery", "common_carotid_artery", "thyroid_gland", "brain", "skull"),
+    "face",
+)
+"""Beginnings of names that viscera knows beside those of the label spaces, most of them TotalSegmentator's."""
 
 
 def organ_name(text: str) -> str:
@@ -70,6 +109,36 @@ def organ_name(text: str) -> str:
     """
     name = "_".join(text.strip().lower().replace("-", " ").replace("_", " ").split())
     return ALIASES.get(name, name)
+
+
+def whole_of(name: str) -> str | None:
+    """Return the whole that a side or a lesion belongs to; "" for a lesion of no organ that is named, None for a whole.
+
+    Example:
+        >>> whole_of("kidney_left"), whole_of("renal_cyst"), whole_of("cyst"), whole_of("liver")
+        ('kidney', 'kidney', '', None)
+    """
+    if name in PART_OF:
+        return PART_OF[name]
+    words = name.split("_")
+    rest = [word for word in words if word not in LESION_WORDS]
+    if len(rest) == len(words):
+        return None
+    rest = [ADJECTIVES.get(word, word) for word in rest]
+    organ = organ_name("_".join(rest))
+    return organ if is_known(organ) else ""
+
+
+def is_known(name: str) -> bool:
+    """Tell whether a name is one of an organ or a structure that viscera knows, even if no label space holds it.
+
+    Example:
+        >>> is_known("liver"), is_known("vertebrae_l5"), is_known("arota")
+        (True, True, False)
+    """
+    known = {*SIDES, *PART_OF, *(organ for space in SPACES.values() for organ in space.organs)}
+    plain = name.replace("/", "_") + "_"
+    return name in known or any(plain.startswith(f"{beginning}_") for beginning in OUTSIDE)
 
 
 def readable(organ: str) -> str:
@@ -244,12 +313,15 @@ def fit(
     values, lost, unlisted, unknown_values, notes = {}, [], [], set(unknown), []
     for value, name in names.items():
         target = _target(space, name)
-        if target is None and name == TUMOUR:
+        if target is None and (doubt := _doubt(space, name, complete)):
             unknown_values.add(value)
-            notes.append("tumour: in no organ of the label space; its voxels are unknown, not background")
+            notes.append(doubt)
         elif target is None:
             values[value] = 0
-            (lost if name in given else []).append(name)
+            if name in given and any(side in space.organs for side in SIDES.get(name, ())):
+                notes.append(f"{name}: label space '{space.name}' tells its sides apart, so unknown in this case")
+            elif name in given:
+                lost.append(name)
         elif target not in complete:
             values[value] = 0
             if target in begun:
@@ -272,12 +344,31 @@ def _with_wholes(organs: set[str]) -> set[str]:
     return organs | {whole for whole, sides in SIDES.items() if set(sides) <= organs}
 
 
+def _doubt(space: LabelSpace, name: str, annotated: Collection[str]) -> str:
+    """Say why the voxels of a label that is no organ of the space may be one all the same; "" where they are not."""
+    if name == TUMOUR:
+        return "tumour: in no organ of the label space; its voxels are unknown, not background"
+    chain = [name]
+    while whole := whole_of(chain[-1]):
+        chain.append(whole)
+    if whole == "":
+        return f"{name}: a lesion whose name does not tell its organ; its voxels are unknown, not background"
+    sides = [side for one in chain for side in SIDES.get(one, ()) if side in space.organs]
+    if sides and (len(chain) > 1 or set(sides) & set(annotated)):
+        return f"{name}: of {' or '.join(sides)}, nothing says which; its voxels are unknown, not background"
+    if is_known(chain[-1]):
+        return ""
+    known = [*space.organs, *ALIASES, *(organ for one in SPACES.values() for organ in one.organs), *OUTSIDE]
+    near = did_you_mean(name[:60], known)
+    remedy = f"{near} Correct the name in the data set" if near else " If it is part of an organ, name it so"
+    return f"{name}: viscera does not know this name; its voxels are unknown, not background.{remedy}"
+
+
 def _target(space: LabelSpace, name: str) -> str | None:
     """Return the organ of the space that a label belongs to: itself, any tumour's, or the whole that it is part of."""
-    if TUMOUR in space.organs and name not in space.organs and name.endswith(f"_{TUMOUR}"):
+    if TUMOUR in space.organs and name not in space.organs and TUMOUR_WORDS & set(name.split("_")):
         return TUMOUR
-    while name not in space.organs:
-        if name not in PART_OF:
-            return None
-        name = PART_OF[name]
-    return name
+    whole: str | None = name
+    while whole and whole not in space.organs:
+        whole = whole_of(whole)
+    return whole or None

@@ -187,8 +187,26 @@ FOLDERS = [
     prepare(
         "two data sets in folders of one name",
         "new --data abdomenct1k=data abdomenct1k=copy/data",
-        r"two cases would both be 'data__Case_00001'.*Rename one of the folders",
+        r"two folders are data sets called 'data'. Give one of them another name: abdomenct1k:NAME=DIR",
         lambda: copies("data", "copy/data"),
+    ),
+    prepare(
+        "patients.json names a case that is not there",
+        "new --data abdomenct1k=data",
+        r"patients.json lists case 'Case_1', which is not in the data set. Did you mean 'Case_00001'",
+        lambda: text("data/patients.json", {"Case_1": "A"}),
+    ),
+    prepare(
+        "own splits with a word that is no split",
+        "new --data abdomenct1k=data --splits mine.json",
+        r"mine.json: case 'Case_00001' is in 'trian', which is no split. Did you mean 'train'",
+        lambda: text("mine.json", {"trian": ["Case_00001"]}),
+    ),
+    prepare(
+        "own splits with a case that is not there",
+        "new --data abdomenct1k=data --splits mine.json",
+        r"mine.json lists case 'Case_00009', which is not in the data sets. Did you mean 'Case_00001'",
+        lambda: text("mine.json", {"train": ["Case_00009"]}),
     ),
     BadInput(
         "store made with another recipe",

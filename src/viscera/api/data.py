@@ -11,6 +11,7 @@ from viscera.datasets.layouts import find_sources
 from viscera.datasets.sources import Problem, Source
 from viscera.datasets.synthetic import Cohort, write_cohort
 from viscera.errors import SettingError, did_you_mean
+from viscera.preparation.own_splits import OwnSplits
 from viscera.preparation.prepare import Plan, PrepareResult, prepare_store
 from viscera.preparation.splits import of_split
 from viscera.recipes.catalogue import find_recipe
@@ -59,6 +60,7 @@ def prepare(
     recipe: Recipe | str,
     jobs: int = 0,
     seed: int = 0,
+    splits: PathLike | tuple[PathLike, int] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> PrepareResult:
     """Prepare data sets into one store to train from: check every scan and bring it and its labels to the recipe's form.
@@ -69,10 +71,13 @@ def prepare(
 
     Args:
         store: Folder of the store.
-        data: {layout: folder}, or a list of (layout, folder) where a layout comes twice.
+        data: {layout: folder}, or a list of (layout, folder) where a layout comes twice. "layout:name" names a data set other
+            than its folder.
         recipe: From ``find_recipe``, or its name: whose preparation and organs.
         jobs: Scans prepared at once; 0: one per core, fewer where memory is short.
         seed: Of the division of the patients.
+        splits: Your own division instead: a JSON file {"training": [cases], "validation": [cases], "test": [cases]}, or
+            (nnU-Net's splits_final.json, number of the fold).
         progress: Called with the scans that are done, and how many there are.
 
     Returns:
@@ -81,7 +86,7 @@ def prepare(
 
     Raises:
         SettingError: There is no such recipe or layout.
-        DataSetError: A folder is not laid out so.
+        DataSetError: A folder is not laid out so, or the splits do not fit the cases.
         StoreError: The folder holds something else, or was prepared for another recipe.
 
     Example:
@@ -94,6 +99,8 @@ def prepare(
     recipe = find_recipe(recipe) if isinstance(recipe, str) else recipe
     if min(jobs, seed) < 0:
         raise SettingError(f"jobs and seed must not be negative, got {jobs} and {seed}.")
+    file, fold = splits if isinstance(splits, tuple) else (splits, None)
+    own = OwnSplits(None if file is None else Path(file), fold)
     found = [
         find_sources(layout, Path(folder)) for layout, folder in (data.items() if isinstance(data, Mapping) else data)
     ]
@@ -113,7 +120,7 @@ def prepare(
         problems=[problem for _, wrong in found for problem in wrong],
         space=recipe.space,
         preparation=recipe.preparation,
-        plan=Plan(jobs, seed),
+        plan=Plan(jobs, seed, own=own),
         on_done=done,
     )
     _warn_of_problems(result.problems, of=len(sources), what="cases could not be prepared")

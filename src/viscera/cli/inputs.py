@@ -4,27 +4,24 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from viscera.errors import SettingError, did_you_mean
+from viscera.errors import SettingError
 
 if TYPE_CHECKING:
     from viscera.datasets.sources import Problem, Source
 
 
 def data_set(text: str) -> tuple[str, Path]:
-    """Take LAYOUT=DIR apart.
+    """Take LAYOUT=DIR apart; LAYOUT may be LAYOUT:NAME, as ``find_sources`` takes it.
 
     Raises:
         SettingError: It is not of that form, or there is no such layout.
     """
-    from viscera.datasets.layouts import LAYOUTS
+    from viscera.datasets.layouts import LAYOUTS, split_layout
 
     layout, equals, folder = text.partition("=")
     if not equals:
         raise SettingError(f"a data set is named as LAYOUT=DIR, got '{text}'", f"Layouts: {', '.join(LAYOUTS)}.")
-    if layout not in LAYOUTS:
-        raise SettingError(
-            f"there is no layout '{layout}'", f"{did_you_mean(layout, LAYOUTS)} Choose one of {', '.join(LAYOUTS)}."
-        )
+    split_layout(layout)
     return layout, Path(folder)
 
 

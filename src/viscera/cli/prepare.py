@@ -26,14 +26,20 @@ class Options:
     store: Annotated[Positional[Path], arg(metavar="STORE")]
     """Folder of the store."""
     data: Annotated[tuple[str, ...], arg(metavar="LAYOUT=DIR [LAYOUT=DIR ...]")]
-    """Data sets as LAYOUT=DIR; see `viscera info layouts`. A file annotated.json in DIR ({case: [organs]}, "*" for all
-    others) says which organs a case annotates where the layout does not know."""
+    """Data sets as LAYOUT=DIR, or LAYOUT:NAME=DIR to name one other than its folder; see `viscera info layouts`. A file
+    annotated.json in DIR ({case: [organs]}, "*" for all others) says which organs a case annotates where the layout does not
+    know, patients.json ({case: patient}) which cases show one patient."""
     recipe: str = "zhang2d"
     """Whose preparation and organs: see `viscera info recipes`."""
     jobs: int = 0
     """Scans prepared at once; 0: one per core, fewer where memory is short."""
     seed: int = 0
     """Of the split into training, validation and test patients."""
+    splits: Path | None = None
+    """Your own split: a JSON file {"training": [cases], "validation": [cases], "test": [cases]}, or nnU-Net's
+    splits_final.json with --fold. Without this, splits.json in a data set's DIR counts."""
+    fold: int | None = None
+    """Which fold, from 0, where the file of splits lists folds."""
     keep_going: bool = False
     """Exit with 0 even where scans could not be used."""
 
@@ -49,9 +55,11 @@ def main(arguments: list[str]) -> int:
 
 def prepare(options: Options, recipe: Recipe) -> int:
     """Find the cases, prepare them, tell what became of them."""
+    from viscera.preparation.own_splits import OwnSplits
     from viscera.preparation.prepare import Plan, prepare_store
     from viscera.preparation.store import open_store
 
+    own = OwnSplits(options.splits, options.fold)
     sources, problems = data_sets(options.data)
     with progress() as bar:
         task = bar.add_task("scans", total=len(sources))
@@ -61,7 +69,7 @@ def prepare(options: Options, recipe: Recipe) -> int:
             problems=problems,
             space=recipe.space,
             preparation=recipe.preparation,
-            plan=Plan(options.jobs, options.seed),
+            plan=Plan(options.jobs, options.seed, own=own),
             on_done=lambda name, how: bar.advance(task),
         )
     for note in result.notes:

@@ -1,7 +1,7 @@
 """viscera synth: a synthetic data set."""
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -60,7 +60,7 @@ def main(arguments: list[str]) -> int:
     """Run the verb."""
     options = tyro.cli(Options, args=arguments, prog="viscera synth")
     from viscera.datasets.layouts import LAYOUTS
-    from viscera.datasets.synthetic import Cohort, write_cohort
+    from viscera.datasets.synthetic import Cohort, check_cohort, write_cohort
     from viscera.synthesis.variety import VARIETIES, without
 
     if options.layout not in LAYOUTS:
@@ -83,8 +83,10 @@ def main(arguments: list[str]) -> int:
         options.scan,
         options.tumours,
         without(VARIETIES[options.variety], options.without),
-        read_templates(options.template, options.template_image, ignore=options.ignore_labels),
     )
+    check_cohort(options.out, cohort)
+    templates = read_templates(options.template, options.template_image, ignore=options.ignore_labels)
+    cohort = replace(cohort, templates=templates)
     with progress() as bar:
         task = bar.add_task("patients", total=options.cases)
         write_cohort(options.out, cohort, jobs=options.jobs or os.cpu_count() or 1, done=lambda: bar.advance(task))

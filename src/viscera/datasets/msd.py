@@ -6,7 +6,17 @@ Source: Antonelli et al. 2022, doi:10.1038/s41467-022-30695-9; Simpson et al. 20
 from collections.abc import Mapping
 from pathlib import Path
 
-from viscera.datasets.sources import Found, Problem, files_by_case, named_organs, pair_files, read_json, section
+from viscera.datasets.sources import (
+    Found,
+    Problem,
+    file_within,
+    files_by_case,
+    named_organs,
+    pair_files,
+    read_json,
+    require_case_name,
+    section,
+)
 from viscera.errors import DataSetError
 from viscera.io import nifti
 from viscera.io.atomic import write_json
@@ -46,8 +56,9 @@ def find(folder: Path) -> Found | None:
             raise DataSetError(
                 f'{path}: each of \'training\' needs "image" and "label", got {entry!r}', "Correct it.", file=path
             )
-        pair = [folder / entry["image"], folder / entry["label"]]
+        pair = [file_within(folder, entry[key], where=path) for key in ("image", "label")]
         name = nifti.stem(pair[1])
+        require_case_name(name, where=path)
         missing = [str(file.relative_to(folder)) for file in pair if not file.is_file()]
         if missing:
             remedy = "copy the file, or take the case out of dataset.json"

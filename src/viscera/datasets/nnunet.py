@@ -6,7 +6,17 @@ Source: github.com/MIC-DKFZ/nnUNet, documentation/dataset_format.md.
 from collections.abc import Mapping
 from pathlib import Path
 
-from viscera.datasets.sources import Found, Problem, files_by_case, named_organs, pair_files, read_json, section
+from viscera.datasets.sources import (
+    Found,
+    Problem,
+    file_within,
+    files_by_case,
+    named_organs,
+    pair_files,
+    read_json,
+    require_case_name,
+    section,
+)
 from viscera.errors import DataSetError
 from viscera.io import nifti
 from viscera.io.atomic import write_json
@@ -102,13 +112,14 @@ def _listed(
     problems = []
     for name, entry in entries.items():
         where = folder / "dataset.json"
+        require_case_name(name, where=where)
         files = section(entries, name, path=where)
         listed, label = files.get("images"), files.get("label")
         if not isinstance(listed, list) or not isinstance(label, str):
             raise DataSetError(f'{where}: case \'{name}\' needs "images": [file] and "label": file, got {entry!r}.')
         if len(listed) != 1:
             raise DataSetError(f"{where}: case '{name}' has {len(listed)} images; viscera reads CT alone", "Keep one.")
-        pair = [folder / str(listed[0]), folder / label]
+        pair = [file_within(folder, file, where=where) for file in (str(listed[0]), label)]
         missing = [str(path.relative_to(folder)) for path in pair if not path.is_file()]
         if missing:
             remedy = "copy the file, or take the case out of dataset.json"

@@ -5,13 +5,30 @@ Nothing here opens an image.
 """
 
 import json
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from viscera.errors import DataSetError
 from viscera.io import nifti
-from viscera.labels import PART_OF, TUMOUR, organ_name
+from viscera.labels import is_known, organ_name, whole_of
+
+LONGEST_CASE, LONGEST_DATASET = 150, 80
+"""Bytes of names; a case's folder is named after both, with more around, and 255 are allowed."""
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a case was found.
+
+    Attributes:
+        layout: One of layouts.LAYOUTS.
+        folder: The data set's. It may name people: neither a store nor a message to others shows it.
+    """
+
+    layout: str
+    folder: Path
 
 
 @dataclass(frozen=True)
@@ -20,13 +37,14 @@ class Source:
 
     Attributes:
         name: Unique in the data set, such as "Case_00001".
-        dataset: The name of the data set's folder.
-        patient: Who it is; the case's name unless the layout says more.
+        dataset: The name of the data set: its folder's, unless it was given one (LAYOUT:NAME=DIR).
+        patient: Who it is; the case's name unless patients.json or a BIDS name says more.
         image: The scan.
         labels: One label file, or (organ, binary mask) files, or None where there are none.
         organs: (value in the label file, organ name); for mask files 1, 2, ... in their order.
         annotated: Organs that were looked for in this case, absent ones included.
         unknown: Label values whose voxels may be anything (nnU-Net's ignore).
+        origin: Where it was found; None for one that did not come out of ``find_sources``.
     """
 
     name: str
@@ -37,6 +55,7 @@ class Source:
     organs: tuple[tuple[int, str], ...]
     annotated: tuple[str, ...]
     unknown: tuple[int, ...] = ()
+    origin: Origin | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)
@@ -104,6 +123,53 @@ def pair_files(
     return sources, problems
 
 
+def file_within(folder: Path, text: str, *, where: Path) -> Path:
+    """Return the file that a descriptor names, which must lie in the data set's folder.
+
+    Only the text is judged: a link that lies in the folder is the user's own and is followed, wherever it leads.
+
+    Args:
+        folder: The data set's.
+        text: The name, relative to the folder.
+        where: The descriptor, for messages.
+
+    Raises:
+        DataSetError: The name is absolute or empty, climbs, or is one that no file can have everywhere.
+    """
+    parts = text.split("/")
+    if not text or parts[0] == "" or ".." in parts or re.search(r"[\\\x00-\x1f\ud800-\udfff]|^[A-Za-z]:", text):
+        raise DataSetError(
+            f"{where} names the file {text[:200]!a}, which is not a path within its folder",
+            "Write paths relative to the folder, with / and without '..'; put files that lie elsewhere into it, or link them.",
+            file=where,
+        )
+    return folder / text
+
+
+def wrong_with_name(name: str, *, longest: int = LONGEST_CASE) -> str:
+    """Say why files cannot be named after a case or a data set; "" where they can.
+
+    Example:
+        >>> wrong_with_name("../case_01")
+        "a name may not hold '/'"
+        >>> wrong_with_name("case_01")
+        ''
+    """
+    if found := re.search(r"[/\\\x00-\x1f\x7f\ud800-\udfff]", name):
+        return f"a name may not hold {found.group()!a}"
+    if name.strip() in ("", ".", ".."):
+        return "a name needs letters or numbers"
+    if len(name.encode()) > longest:
+        return f"a name may have {longest} bytes, this one has {len(name.encode())}"
+    return ""
+
+
+def require_case_name(name: str, *, where: Path) -> None:
+    """Raise DataSetError unless files can be named after a case that a descriptor lists."""
+    if wrong := wrong_with_name(name):
+        raise DataSetError(f"{where} lists case {name[:200]!a}: {wrong}", "Rename the case.", file=where)
+
+
 def read_json(path: Path) -> dict[str, object]:
     """Read a JSON file that holds an object.
 
@@ -112,7 +178,7 @@ def read_json(path: Path) -> dict[str, object]:
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise DataSetError(f"{path} cannot be read as JSON: {error}", "Correct the file.", file=path) from error
     if not isinstance(content, dict):
         raise DataSetError(
@@ -134,15 +200,26 @@ def section(content: Mapping[str, object], key: str, *, path: Path) -> dict[str,
 
 
 def named_organs(labels: Mapping[int, str]) -> dict[int, str]:
-    """Return a data set's labels viscera's names; a tumour beside one organ alone is that organ's.
+    """Return a data set's labels viscera's names; lesions beside one organ (or its two sides) alone are that organ's.
 
     Example:
         >>> named_organs({1: "Liver", 2: "cancer"})
         {1: 'liver', 2: 'liver_tumour'}
+        >>> named_organs({1: "kidney", 2: "tumor", 3: "cyst"})
+        {1: 'kidney', 2: 'kidney_tumour', 3: 'kidney_cyst'}
         >>> named_organs({1: "liver", 2: "spleen", 3: "cancer"})[3]
         'tumour'
     """
     names = {value: organ_name(text) for value, text in labels.items()}
-    others = set(names.values()) - {TUMOUR}
-    own = f"{next(iter(others))}_tumour" if len(others) == 1 else TUMOUR
-    return {value: own if name == TUMOUR and own in PART_OF else name for value, name in names.items()}
+    organs = {whole for name in names.values() if (whole := _outermost(name))}
+    if len(organs) != 1 or not is_known(next(iter(organs))):
+        return names
+    [organ] = organs
+    return {value: name if _outermost(name) else f"{organ}_{name}" for value, name in names.items()}
+
+
+def _outermost(name: str) -> str:
+    """Return the organ that a label belongs to in the end, itself where it is one; "" for lesions of no organ named."""
+    while whole := whole_of(name):
+        name = whole
+    return "" if whole == "" else name

@@ -1,5 +1,6 @@
 """Many synthetic patients as a data set on disk, in any layout, with any organs annotated."""
 
+import math
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -9,15 +10,18 @@ import cv2
 import numpy as np
 
 from viscera.datasets.pairs import PAIRS
-from viscera.datasets.writing import write_case
-from viscera.errors import DataSetError, SettingError
+from viscera.datasets.writing import check_layout, write_case
+from viscera.errors import DataSetError, FileError, LabelError, SettingError, did_you_mean
 from viscera.io.processes import process_pool
 from viscera.labels import FLARE13, PART_OF, SIDES, TUMOUR, ZHANG12, organ_name
 from viscera.synthesis.canvas import ORGANS
-from viscera.synthesis.patient import Patient, Scan, synthesize
+from viscera.synthesis.patient import Patient, Scan, check_options, synthesize
 from viscera.synthesis.template.patient import synthesize_from
 from viscera.synthesis.template.template import Template
 from viscera.synthesis.variety import PLAIN, Variety
+
+MOST_VOXELS = 2**29
+"""Of a synthetic scan: 1 GiB of int16, four times 512x512x512. While it is painted it takes many times that."""
 
 
 @dataclass(frozen=True)
@@ -57,15 +61,14 @@ def write_cohort(folder: Path, cohort: Cohort, *, jobs: int, done: Callable[[], 
         done: Called after each patient.
 
     Raises:
-        DataSetError: The folder is not empty.
-        LabelError: The layout cannot hold an organ.
-        SettingError: Tumours are to be annotated, but the patients have none.
+        VisceraError: As ``check_cohort`` does.
     """
-    if folder.is_dir() and any(folder.iterdir()):
-        raise DataSetError(f"{folder} is not empty", "Give a new folder for the synthetic data set.", file=folder)
+    check_cohort(folder, cohort)
     annotate = _annotated(cohort)
-    if TUMOUR in annotate and not cohort.tumours:
-        raise SettingError("tumours are to be annotated, but the patients have none", "Ask for them (--tumours).")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise FileError(f"cannot make {folder}: {error.strerror}", "Choose a folder that you may write to.") from error
     with process_pool(jobs) as pool:
         tasks = deque(pool.schedule(make_patient, args=(cohort, number)) for number in range(1, cohort.cases + 1))
         for number in range(1, cohort.cases + 1):
@@ -80,6 +83,40 @@ def write_cohort(folder: Path, cohort: Cohort, *, jobs: int, done: Callable[[], 
                 annotate=tuple(name for name in annotate if name in patient.organs.values() or name not in ORGANS),
             )
             done()
+
+
+def check_cohort(folder: Path, cohort: Cohort) -> None:
+    """Raise an error unless a cohort can be made and written; no patient is made for that.
+
+    Raises:
+        DataSetError: The folder is not empty, or is a file.
+        LabelError: The layout, or the patients, cannot hold an organ.
+        SettingError: There is no such layout, or it holds no labels; fewer than one patient; a shape that cannot be; an organ
+            beside its sides; tumours are to be annotated, but the patients have none.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise DataSetError(f"{folder} is a file", "Give a new folder for the synthetic data set.", file=folder)
+    if folder.is_dir() and any(folder.iterdir()):
+        raise DataSetError(f"{folder} is not empty", "Give a new folder for the synthetic data set.", file=folder)
+    if cohort.cases < 1 or min(cohort.shape) < 16 or math.prod(cohort.shape) > MOST_VOXELS:
+        raise SettingError(
+            f"there must be at least 1 case, and at least 16 voxels in each direction, {MOST_VOXELS} in all; "
+            f"got {cohort.cases} and {'x'.join(map(str, cohort.shape))}",
+            "Give other numbers.",
+        )
+    check_options(cohort.shape, None, cohort.scan, orientation="axial", tumours="none")
+    annotate = _annotated(cohort)
+    possible = (*ORGANS, *SIDES, TUMOUR)
+    for organ in annotate:
+        if organ not in possible:
+            hint = "Leave it out: all organs are labelled then." if organ == "all" else did_you_mean(organ, possible)
+            raise LabelError(
+                f"synthetic patients have no '{organ}' that could be annotated",
+                f"{hint} They have {', '.join(possible)}.",
+            )
+    if TUMOUR in annotate and not cohort.tumours:
+        raise SettingError("tumours are to be annotated, but the patients have none", "Ask for them (--tumours).")
+    check_layout(cohort.layout, folder, annotate=annotate)
 
 
 def make_patient(cohort: Cohort, number: int) -> Patient:

@@ -57,14 +57,10 @@ def write_case(
         GeometryError: The scan and the labels lie on different grids.
         FileError: The case is there already, or cannot be written.
     """
-    if layout == "images":
-        raise SettingError("layout 'images' has no labels, so no labelled case can be written", "Choose another one.")
+    check_layout(layout, folder, annotate=annotate)
     require_same_grid(ct, labels, where=f"case {number}")
     wanted = tuple(dict.fromkeys(organ_name(organ) for organ in annotate))
     names = {value: organ_name(organ) for value, organ in organs.items()}
-    if not wanted:
-        raise SettingError("no organ to annotate", "Name at least one.")
-    _check_sides(wanted)
     if layout == "totalsegmentator":
         return _write_masks(folder, number=number, ct=ct, labels=labels, names=names, wanted=wanted)
     place = _place(layout, folder, number=number, wanted=wanted)
@@ -77,6 +73,23 @@ def write_case(
     nifti.write(place.labels, with_voxels(labels, mapped))
     numbers = tuple(sorted(place.organs.items()))
     return Source(place.name, folder.name, place.name, place.image, place.labels, numbers, annotated)
+
+
+def check_layout(layout: str, folder: Path, *, annotate: Sequence[str]) -> None:
+    """Raise an error unless a layout can hold labels of these organs; nothing is written.
+
+    Raises:
+        SettingError: There is no such layout, or it holds no labels; nothing to annotate, or an organ and its sides.
+        LabelError: The layout cannot hold an organ.
+    """
+    if layout == "images":
+        raise SettingError("layout 'images' has no labels, so no labelled case can be written", "Choose another one.")
+    wanted = tuple(dict.fromkeys(organ_name(organ) for organ in annotate))
+    if not wanted:
+        raise SettingError("no organ to annotate", "Name at least one.")
+    _check_sides(wanted)
+    if layout != "totalsegmentator":
+        _held(wanted, list(_place(layout, folder, number=0, wanted=wanted).organs.values()))
 
 
 def _write_masks(

@@ -259,22 +259,22 @@ def describe(source: Source) -> SourceFacts:
         FileNotFoundError: A file is gone.
     """
     files = (source.image, *label_files(source))
-    image, *labels = (_relative(file, source.dataset) for file in files)
-    stamps = tuple((found.st_size, found.st_mtime_ns) for found in (file.stat() for file in files))
+    image, *labels = (_relative(file, source) for file in files)
+    stamps = tuple((found.st_size, found.st_mtime_ns, found.st_ctime_ns) for found in (file.stat() for file in files))
     return SourceFacts(image, tuple(labels), "", (), stamps, source.organs, source.annotated, source.unknown)
 
 
 def without_folders(text: str, source: Source) -> str:
     """Return a message without the folders of a source's files, and without the case's name in front."""
     for file in (source.image, *label_files(source)):
-        text = text.replace(str(file), _relative(file, source.dataset))
+        text = text.replace(str(file), _relative(file, source))
     return text.removeprefix(f"{source.name}: ")
 
 
-def _relative(file: Path, dataset: str) -> str:
+def _relative(file: Path, source: Source) -> str:
     """Return a file's path from the data set's folder on, its name alone where that folder is not above it."""
     for parent in file.parents:
-        if parent.name == dataset:
+        if parent == source.origin.folder if source.origin else parent.name == source.dataset:
             return file.relative_to(parent).as_posix()
     return file.name
 

@@ -1,7 +1,8 @@
 """Preparing whole data sets: many processes, one bad scan stops no other, a killed run goes on where it was.
 
-Every process prepares one case at a time with one thread and writes it whole or not at all. What cannot be used becomes
-a Problem. A process that dies (out of memory) takes only its case with it; that case is tried once more, alone.
+What stands in the store already is told in origins.py. Every process prepares one case at a time with one thread and
+writes it whole or not at all. What cannot be used becomes a Problem. A process that dies (out of memory) takes only its
+case with it; that case is tried once more, alone.
 """
 
 import math
@@ -10,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -22,12 +23,23 @@ from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
 
 from viscera.config import Preparation
+from viscera.datasets.patients import note_of_stems
 from viscera.datasets.sources import Problem, Source
 from viscera.errors import DataSetError, StoreError, VisceraError
 from viscera.io.atomic import write_json
 from viscera.io.processes import share_out, usable_cores
 from viscera.labels import LabelSpace
-from viscera.preparation.case import case_name, describe, prepare_case, without_folders
+from viscera.preparation.case import case_name, prepare_case, without_folders
+from viscera.preparation.origins import (
+    Standing,
+    compare_all,
+    notes_of_changes,
+    refresh_stamps,
+    require_one_folder_each,
+    require_same_data_sets,
+    write_data_sets,
+)
+from viscera.preparation.own_splits import OwnSplits, find_own_splits
 from viscera.preparation.splits import Fractions, update_splits
 from viscera.preparation.store import Store, create_store, open_store, remove_case, remove_leftovers, write_case
 
@@ -52,6 +64,8 @@ class Plan:
     """Of the splits."""
     fractions: Fractions = field(default_factory=Fractions)
     """Of the splits."""
+    own: OwnSplits = field(default_factory=OwnSplits)
+    """Splits that are brought along; what they say nothing of is drawn."""
 
 
 @dataclass(frozen=True)
@@ -83,8 +97,8 @@ def prepare_store(
 ) -> PrepareResult:
     """Prepare the cases of data sets into a store, new or begun; divide them; write down the problems.
 
-    Cases that stand there, made from files of the same size and time of change, are kept. One whose files changed is
-    prepared anew; if that fails, the old one is removed.
+    Cases that stand there, made from the same files and annotated alike, are kept. One of which anything changed is
+    prepared anew, with a note; if that fails, the old one is removed.
 
     Args:
         path: The store.
@@ -97,13 +111,19 @@ def prepare_store(
 
     Raises:
         StoreError: The folder holds something else or was made with other settings; another process prepares it.
-        DataSetError: Two sources would become the same case.
+        DataSetError: Two sources would become the same case, two data sets go by one name, or the splits that were
+            brought along do not fit.
     """
+    require_one_folder_each(sources)
     _require_unique(sources)
     store = create_store(path, space=space, preparation=preparation)
     with _locked(path):
         remove_leftovers(path)
-        todo = [source for source in sources if not is_current(store, source)]
+        standings = compare_all(store, sources)
+        require_same_data_sets(store, standings)
+        given, said = find_own_splits(store, sources, problems, own=plan.own)
+        refresh_stamps(store, standings)
+        todo = [standing.source for standing in standings if not standing.is_current]
         names = {case_name(source) for source in todo}
         skipped = [name for name in map(case_name, sources) if name not in names]
         for name in skipped:
@@ -117,20 +137,19 @@ def prepare_store(
                 on_done(case_name(source), "prepared" if problem is None else problem.what)
         every = (*problems, *(found[name] for name in map(case_name, sources) if name in found))
         write_json(path / "problems.json", [asdict(problem) for problem in every])
-        same = update_splits(open_store(path), fractions=plan.fractions, seed=plan.seed)
+        said += update_splits(open_store(path), fractions=plan.fractions, seed=plan.seed, given=given)
+        write_data_sets(store, sources)
     prepared = sorted(names - found.keys())
-    return PrepareResult(tuple(prepared), tuple(skipped), every, (*notes_of(store, [*prepared, *skipped]), *same))
+    notes = (*notes_of(store, [*prepared, *skipped]), *said, *_notes_of_sources(standings))
+    return PrepareResult(tuple(prepared), tuple(skipped), every, notes)
 
 
-def is_current(store: Store, source: Source) -> bool:
-    """Tell whether a source's case stands in the store, whole, and made from the files as they are now."""
-    try:
-        facts = store.facts(case_name(source))
-        store.case(case_name(source))
-        now = describe(source)
-    except (StoreError, OSError):
-        return False
-    return replace(facts.source, image_sha256="", labels_sha256=()) == now and facts.patient == source.patient
+def _notes_of_sources(standings: Sequence[Standing]) -> list[str]:
+    """Return what should be known of data sets beside their cases' own notes."""
+    notes = notes_of_changes(standings)
+    for dataset in sorted({standing.source.dataset for standing in standings}):
+        notes += note_of_stems(dataset, [one.source for one in standings if one.source.dataset == dataset])
+    return notes
 
 
 def notes_of(store: Store, names: Sequence[str]) -> list[str]:
@@ -221,13 +240,15 @@ def _killed(source: Source) -> Problem:
 
 
 def _require_unique(sources: Sequence[Source]) -> None:
-    counts = Counter(map(case_name, sources))
+    first: dict[str, Source] = {}
     for source in sources:
-        if counts[case_name(source)] > 1:
-            raise DataSetError(
-                f"two cases would both be '{case_name(source)}' in the store",
-                f"Rename one of the folders '{source.dataset}'.",
-            )
+        other = first.setdefault(case_name(source), source)
+        if other is source:
+            continue
+        remedy = f"Rename one of the folders '{source.dataset}', or give it a name: LAYOUT:NAME=DIR."
+        if other.image == source.image:
+            remedy = "Give each data set once."
+        raise DataSetError(f"two cases would both be '{case_name(source)}' in the store", remedy)
 
 
 @contextmanager

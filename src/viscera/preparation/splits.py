@@ -1,7 +1,8 @@
 """Which cases are for training, for validation and for testing: by patient, stratified by data set, seeded.
 
 Two cases show one patient when their data set says so, or when their prepared voxels are equal (public data sets
-contain one another). A patient never stands on two sides, and a case that has a side keeps it when others join.
+contain one another). A patient never stands on two sides, and a case that has a side keeps it when others join. Splits that
+are brought along are read in own_splits.py.
 """
 
 import json
@@ -15,6 +16,7 @@ from viscera.datasets.sources import Source
 from viscera.errors import RunError, SettingError
 from viscera.io.atomic import write_json
 from viscera.preparation.case import case_name
+from viscera.preparation.own_splits import require_same_side
 from viscera.preparation.store import Facts, Split, Store
 
 SPLITS: tuple[Split, ...] = ("training", "validation", "test")
@@ -170,25 +172,65 @@ def unlabelled_cases(store: Store) -> tuple[list[str], dict[str, str]]:
     return sorted(free), dict(sorted(shown.items()))
 
 
-def update_splits(store: Store, *, fractions: Fractions, seed: int) -> list[str]:
+def update_splits(
+    store: Store, *, fractions: Fractions, seed: int, given: Mapping[str, Split] | None = None
+) -> list[str]:
     """Divide the store's cases anew, keeping the sides they have, and write splits.json.
 
     Cases without annotated organs stand in no split: nothing can be measured on them, nor learnt without teachers.
 
+    Args:
+        store: The store.
+        fractions: Of the draw.
+        seed: Of the draw.
+        given: {case: split} that was brought along. It must not contradict the sides in the store.
+
     Returns:
-        A note for every group of cases that hold the same scan.
+        A note for every group of cases that hold the same scan, for every case whose side had to change, and for cases
+        that splits.json names and that are gone.
+
+    Raises:
+        DataSetError: One patient stands on two sides of what is given; nothing is written.
     """
     facts = [store.facts(name) for name in store.names()]
     members = [Member.of(fact) for fact in facts if fact.annotated]
     file = store.path / "splits.json"
-    splits = divide(members, fractions=fractions, seed=seed, before=store.splits)
+    given = given or {}
+    before: dict[str, Split] = {**store.splits, **given}
+    splits = divide(members, fractions=fractions, seed=seed, before=before)
+    for group in group_by_patient(members):
+        fixed = [member.name for member in group if member.name in before]
+        if any(name in given for name in fixed):
+            for other in fixed[1:]:
+                require_same_side(before, fixed[0], other)
     found = {"seed": seed, "fractions": asdict(fractions), "cases": dict(sorted(splits.items()))}
     if not file.is_file() or json.loads(file.read_text()) != found:
         write_json(file, found)
+    return [*_notes_of_twins(facts), *_notes_of_moves(store.splits, splits)]
+
+
+def _notes_of_twins(facts: Iterable[Facts]) -> list[str]:
     same: dict[str, list[str]] = {}
     for fact in facts:
         same.setdefault(fact.image_sha256, []).append(fact.name)
     return [f"{', '.join(names)}: the same scan, so one patient" for names in same.values() if len(names) > 1]
+
+
+def _notes_of_moves(before: Mapping[str, Split], after: Mapping[str, Split]) -> list[str]:
+    """Say which cases have another side than they had, or none."""
+    moved = [f"{name} from {side} to {after[name]}" for name, side in before.items() if after.get(name, side) != side]
+    notes = [
+        f"{name}: had a side in splits.json, but is no case to learn from any more"
+        for name in before
+        if name not in after
+    ]
+    if moved:
+        text = ", ".join(moved[:5]) + (f" and {len(moved) - 5} more" if len(moved) > 5 else "")
+        notes.append(
+            f"cases now known to show one patient were in different splits, so some were moved: {text}. "
+            "For a division with as many test patients as wanted, prepare a new store"
+        )
+    return notes
 
 
 def of_split(sources: Sequence[Source], run: Path | None, split: str) -> list[Source]:

@@ -4,6 +4,7 @@
     STORE/cases/<data set>__<case>/     image.npy, labels.npy, known.npy, case.json
                                         pseudo.npy, pseudo.json where a teacher filled in what is not annotated
     STORE/splits.json                   which cases are for training, validation and test
+    STORE/datasets.json                 which data sets it holds, each told by its content
     STORE/problems.json                 what could not be prepared
 
 A case's folder is written under another name and renamed when complete, so one that stands there is whole. Cases are
@@ -17,7 +18,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 import numpy as np
 from jaxtyping import Bool, Int16, Shaped, UInt8
@@ -82,7 +83,7 @@ class SourceFacts:
         labels: Files likewise; more than one where each organ has its mask.
         image_sha256: Of the image file.
         labels_sha256: Of each label file.
-        stamps: Of image and labels: bytes and time of change in ns. A file with another stamp is prepared anew.
+        stamps: Of image and labels: bytes, mtime and ctime in ns. A file with another stamp is compared by its content.
         organs: What each value of the labels means.
         annotated: Organs annotated, by the data set's names.
         unknown: Label values to be ignored.
@@ -92,7 +93,7 @@ class SourceFacts:
     labels: tuple[str, ...]
     image_sha256: str
     labels_sha256: tuple[str, ...]
-    stamps: tuple[tuple[int, int], ...]
+    stamps: tuple[tuple[int, ...], ...]
     organs: tuple[tuple[int, str], ...]
     annotated: tuple[str, ...]
     unknown: tuple[int, ...]
@@ -263,9 +264,18 @@ def open_store(path: Path) -> Store:
         made = from_json(_Settings, settings, what=what, remedy=remedy, error=StoreError)
         splits = path / "splits.json"
         cases = json.loads(splits.read_text())["cases"] if splits.is_file() else {}
+        _require_splits(splits, cases)
         return Store(path, made.label_space, made.preparation, cases)
     except (ValueError, KeyError, TypeError) as error:
         raise StoreError(what, remedy, file=path) from error
+
+
+def _require_splits(file: Path, cases: Mapping[str, str]) -> None:
+    """Raise StoreError for a word that is no split; its cases would be left out of all."""
+    for case, word in cases.items():
+        if word not in get_args(Split):
+            remedy = f"Write {', '.join(get_args(Split))}, or give viscera prepare the file by --splits."
+            raise StoreError(f"{file}: case '{case}' is in {word!r}, which is no split", remedy, file=file)
 
 
 def create_store(path: Path, *, space: LabelSpace, preparation: Preparation) -> Store:
