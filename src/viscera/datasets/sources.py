@@ -4,13 +4,12 @@ Here is also what several layouts share: reading their JSON, naming their labels
 Nothing here opens an image.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from viscera.errors import DataSetError
-from viscera.io import nifti
+from viscera.io import json_text, nifti
 from viscera.labels import PART_OF, TUMOUR, organ_name
 
 
@@ -110,15 +109,7 @@ def read_json(path: Path) -> dict[str, object]:
     Raises:
         DataSetError: It cannot be read, is not JSON or holds something else.
     """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError) as error:
-        raise DataSetError(f"{path} cannot be read as JSON: {error}", "Correct the file.", file=path) from error
-    if not isinstance(content, dict):
-        raise DataSetError(
-            f"{path} must hold an object {{...}}, not a {type(content).__name__}", "Correct the file.", file=path
-        )
-    return content
+    return json_text.read_json(path, error=DataSetError)
 
 
 def section(content: Mapping[str, object], key: str, *, path: Path) -> dict[str, object]:

@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Float
 from scipy.stats import wilcoxon
 
+from viscera.io.json_text import parse_json
 from viscera.datasets.sources import Problem
 from viscera.errors import FileError, SettingError, did_you_mean
 from viscera.evaluation.confusion import Confusion, confusion_from_json
@@ -172,7 +173,7 @@ def evaluation_from_json(text: str, *, where: str) -> Evaluation:
         FileError: It is not an evaluation.
     """
     try:
-        value = json.loads(text)
+        value = parse_json(text)
         return Evaluation(
             str(value["mode"]),
             tuple(_score(row) for row in value["cases"]),

@@ -1,7 +1,6 @@
 """Curves of a training run, from its log: losses, learning rate, Dice and IoU per organ."""
 
 import itertools
-import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
 
+from viscera.io.json_text import parse_json
 from viscera.errors import FileError
 from viscera.figures.canvas import BLUE, GREY, INK, RED, line_colour, new_figure, save, style
 from viscera.labels import readable
@@ -63,7 +63,7 @@ def read_log(path: Path) -> list[Epoch]:
         if not line.strip():
             continue
         try:
-            entry = _epoch(json.loads(line))
+            entry = _epoch(parse_json(line, constants=True))
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             if number == len(lines):  # no line feed behind it: written in part
                 continue

@@ -20,6 +20,7 @@ from pathlib import Path
 
 import torch
 
+from viscera.io.json_text import load_json
 from viscera.colours import colour
 from viscera.errors import FileError, VisceraError
 from viscera.inference.certainty import Certainty, certainty_of, handedness_of
@@ -152,7 +153,7 @@ def is_done(job: ScanJob, model: Model, options: PredictOptions) -> bool:
         return False
     facts: dict = {}
     try:
-        facts = json.loads(job.sidecar.read_text())
+        facts = load_json(job.sidecar)
         run = facts["run"]
         same = run["weights_sha256"] == model.weights_sha256 and run["organs"] == list(options.organs)
         same = same and run.get("other_weights_sha256", {}) == model.sha256s

@@ -1,7 +1,7 @@
 """Reading JSON that anybody may have written: bounded in size, depth and numbers, and each refusal has its reason.
 
 The standard library's reader takes NaN, the last of two equal names, half of a surrogate pair and numbers of any length, and ends
-with RecursionError where brackets nest deep. All readers of JSON go through here (pydantic's, which is strict, after ``parse_json``).
+with RecursionError where brackets nest deep. All readers of JSON go through here (what pydantic reads, by ``parse_json`` first).
 """
 
 import json
@@ -63,12 +63,27 @@ def load_json(path: Path, *, constants: bool = False) -> object:
     """Return what a JSON file says.
 
     Raises:
-        OSError: It cannot be read.
-        ValueError: As ``parse_json``.
+        FileNotFoundError: There is none.
+        ValueError: It cannot be read, or as ``parse_json``.
     """
-    if path.stat().st_size > LARGEST_MIB * 2**20:
-        raise ValueError(f"it is larger than {LARGEST_MIB} MiB")
-    return parse_json(path.read_bytes(), constants=constants)
+    return parse_json(load_text(path), constants=constants)
+
+
+def load_text(path: Path) -> str:
+    """Return a text file's content, of a bounded size.
+
+    Raises:
+        FileNotFoundError: There is none.
+        ValueError: It cannot be read, is too large or not UTF-8.
+    """
+    try:
+        if path.stat().st_size > LARGEST_MIB * 2**20:
+            raise ValueError(f"it is larger than {LARGEST_MIB} MiB")
+        return path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise ValueError(error.strerror or "it cannot be read") from error
 
 
 def read_json(
@@ -86,10 +101,10 @@ def read_json(
     """
     try:
         value = load_json(path)
-    except OSError as reason:
-        raise error(f"{path} cannot be read: {reason.strerror}", "Check the path.", file=path) from reason
+    except FileNotFoundError as reason:
+        raise error(f"{path}: no such file", "Check the path.", file=path) from reason
     except ValueError as reason:
-        raise error(f"{path} is not JSON: {reason}", remedy, file=path) from reason
+        raise error(f"{path} cannot be read as JSON: {reason}", remedy, file=path) from reason
     if not isinstance(value, dict):
         raise error(f"{path} must hold an object {{...}}, not a {type(value).__name__}", remedy, file=path)
     return value

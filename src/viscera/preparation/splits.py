@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from viscera.io.json_text import load_json
 from viscera.datasets.sources import Source
 from viscera.errors import RunError, SettingError
 from viscera.io.atomic import write_json
@@ -183,7 +184,7 @@ def update_splits(store: Store, *, fractions: Fractions, seed: int) -> list[str]
     file = store.path / "splits.json"
     splits = divide(members, fractions=fractions, seed=seed, before=store.splits)
     found = {"seed": seed, "fractions": asdict(fractions), "cases": dict(sorted(splits.items()))}
-    if not file.is_file() or json.loads(file.read_text()) != found:
+    if not file.is_file() or load_json(file) != found:
         write_json(file, found)
     same: dict[str, list[str]] = {}
     for fact in facts:
@@ -204,7 +205,7 @@ def of_split(sources: Sequence[Source], run: Path | None, split: str) -> list[So
     if facts is None or not facts.is_file():
         raise RunError(f"--split {split} needs the folder of a run, with its run.json; {run} is none.")
     try:
-        chosen = set(json.loads(facts.read_text())["splits"][split])
+        chosen = set(load_json(facts)["splits"][split]  # type: ignore[index])
     except (ValueError, KeyError, TypeError) as error:
         raise RunError(
             f"{facts} is damaged: it does not list the cases of '{split}'", "Copy it again, or train again."

@@ -22,10 +22,11 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Bool, Int16, Shaped, UInt8
 
+from viscera.io.json_text import load_json
 from viscera.config import Preparation, ResizedSlices, ScannerGrid, SpacedSlices, SpacedVolumes
 from viscera.errors import StoreError
 from viscera.io.atomic import write_json
-from viscera.labels import LabelSpace
+from viscera.labels import LabelSpace, label_space_from_json
 from viscera.preparation.geometry import Geometry, geometry_from_json, geometry_to_json
 
 FORMAT = 1
@@ -173,7 +174,7 @@ class Store:
         """
         file = self.path / "cases" / name / "case.json"
         try:
-            return facts_from_json(json.loads(file.read_text()))
+            return facts_from_json(load_json(file))
         except FileNotFoundError as error:
             raise StoreError(
                 f"{self.path} has no case '{name}' with a {file.name}", f"{PREPARE_AGAIN}", file=self.path
@@ -243,17 +244,17 @@ def open_store(path: Path) -> Store:
             file=path,
         )
     try:
-        found = json.loads(file.read_text())
+        found = load_json(file)
         if found["format"] != FORMAT:
             raise StoreError(
                 f"{path} has store format {found['format']} (viscera {found['viscera']}); this viscera reads {FORMAT}",
                 "Prepare it anew in another folder.",
                 file=path,
             )
-        space = LabelSpace(found["label_space"]["name"], tuple(found["label_space"]["organs"]))
+        space = label_space_from_json(found["label_space"])
         preparation = _preparation(found["preparation"])
         splits = path / "splits.json"
-        cases = json.loads(splits.read_text())["cases"] if splits.is_file() else {}
+        cases = load_json(splits)["cases"] if splits.is_file() else {}
         return Store(path, space, preparation, cases)
     except (ValueError, KeyError, TypeError) as error:
         raise StoreError(
@@ -367,7 +368,7 @@ def _pseudo_annotated(folder: Path) -> tuple[str, ...]:
     if not file.is_file():
         return ()
     try:
-        return tuple(str(organ) for organ in json.loads(file.read_text())["organs"])
+        return tuple(str(organ) for organ in load_json(file)["organs"])
     except (ValueError, KeyError, TypeError) as error:
         raise StoreError(
             f"case '{folder.name}': pseudo.json is damaged", "Delete it and run viscera pseudolabel again."

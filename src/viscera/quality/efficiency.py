@@ -3,7 +3,6 @@
 The facts stand in the NAME.json of each prediction; the report shows them as a table. Seconds per stage are in networks/device.py.
 """
 
-import json
 import math
 import threading
 import time
@@ -238,7 +237,7 @@ def read_efficiency(folder: Path) -> list[CaseEfficiency]:
 def read_case_efficiency(sidecar: Path, *, case: str) -> CaseEfficiency | None:
     """Return what a prediction cost by its NAME.json; None where there is none, or it does not say."""
     try:
-        run = json.loads(sidecar.read_text(encoding="utf-8"))["run"]
+        run = load_json(sidecar)["run"]  # type: ignore[index]
         return CaseEfficiency(case, _shape(run.get("shape")), efficiency_from_json(run["efficiency"]))
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None  # files of others may lie there, and older ones of ours say nothing

@@ -1,9 +1,9 @@
 """The page of a prepared store: HU of every scan, voxels of every organ, splits, problems."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from viscera.io.json_text import load_json
 from viscera.datasets.sources import Problem
 from viscera.errors import StoreError
 from viscera.figures.data_set import ScanHu, hu_distribution, label_frequencies
@@ -118,6 +118,6 @@ def _problems(store: Path) -> list[Problem]:
     if not file.is_file():
         return []
     try:
-        return [Problem(**problem) for problem in json.loads(file.read_text(encoding="utf-8"))]
+        return [Problem(**problem) for problem in load_json(file)]
     except (ValueError, TypeError) as error:
         raise StoreError(f"{file.name} is damaged ({error})", "Remove it and prepare again.", file=file) from error

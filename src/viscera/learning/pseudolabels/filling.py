@@ -22,6 +22,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import UInt8
 
+from viscera.io.json_text import load_json
 from viscera.errors import StoreError
 from viscera.io.atomic import replacing, write_json, write_text
 from viscera.learning.pseudolabels.acceptance import COLUMNS, Acceptance, Verdict
@@ -164,7 +165,7 @@ def write_pseudo(
 def read_verdicts(folder: Path, origin: Mapping[str, object]) -> list[Verdict] | None:
     """Read back a case's verdicts; None where it has none of this origin, or a damaged file."""
     try:
-        found = json.loads((folder / "pseudo.json").read_text())
+        found = load_json(folder / "pseudo.json")
         if found["settings"] != origin["settings"] or _hashes(found) != _hashes(origin):
             return None
         if found["organs"] and not (folder / "pseudo.npy").is_file():

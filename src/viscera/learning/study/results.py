@@ -19,6 +19,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from viscera.io.json_text import parse_json
 from viscera.errors import FileError
 
 MEAN = "mean"
@@ -147,7 +148,7 @@ def study_from_json(text: str, *, where: str) -> Study:
         FileError: It is not a study.
     """
     try:
-        value = json.loads(text)
+        value = parse_json(text)
         results = tuple(_cell(one) for one in value.pop("results"))
         return Study(**value | {"results": results, "notes": tuple(value["notes"])})
     except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -166,7 +167,7 @@ def cell_from_json(text: str, *, where: str) -> CellResult:
         FileError: It is none.
     """
     try:
-        return _cell(json.loads(text))
+        return _cell(parse_json(text))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise FileError(f"{where} is damaged ({error!r})", "Delete it and run the study again.") from error
 
