@@ -9,6 +9,7 @@ import numpy as np
 
 from viscera.config.recipe_json import recipe_from_json
 from viscera.datasets.layouts import find_sources
+from viscera.datasets.sources import Source
 from viscera.evaluation.scores import evaluation_from_json
 from viscera.evaluation.source_annotations import read_own_organs
 from viscera.figures.curves import read_log
@@ -33,6 +34,9 @@ from viscera.reports.store import store_page
 SPACING_MM = (0.02, 50.0)
 EXTENT_MM = (1.0, 3000.0)
 """Between voxels, and of a scan: beyond these no scanner's and no body's."""
+
+SOURCE = Source("a", "s", "a", Path("a.nii.gz"), None, (), ())
+"""The store's first case, as a data set has it."""
 
 
 class AbsurdError(Exception):
@@ -138,7 +142,7 @@ TARGETS = (
     Target("recipe", "metadata", "run/recipe.json", _text("run/recipe.json", recipe_from_json), weight=2),
     Target("run resumed", "metadata", "run/recipe.json", _run),
     Target("run.json, teachers", "metadata", "run/run.json", lambda folder: read_seen(folder / "run/run.json")),
-    Target("run.json, splits", "metadata", "run/run.json", lambda folder: of_split([], folder / "run", "training")),
+    Target("run.json, splits", "metadata", "run/run.json", lambda folder: of_split([SOURCE], folder / "run", "training")),
     Target("log.jsonl", "metadata", "run/log.jsonl", lambda folder: read_log(folder / "run")),
     Target("log.jsonl, resumed", "metadata", "run/log.jsonl", lambda folder: read_rows(folder / "run")),
     Target("evaluation", "metadata", "results/scores.json", _text("results/scores.json", evaluation_from_json), weight=2),

@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, fields, is_dataclass
 from typing import get_args, get_type_hints
 
-from viscera.io.json_text import parse_json
 from viscera.config import Recipe
 from viscera.errors import SettingError, did_you_mean
+from viscera.io.json_text import parse_json
 
 
 def recipe_to_json(recipe: Recipe) -> str:

@@ -10,9 +10,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
 
-from viscera.io.json_text import parse_json
 from viscera.errors import FileError
 from viscera.figures.canvas import BLUE, GREY, INK, RED, line_colour, new_figure, save, style
+from viscera.io.json_text import parse_json
 from viscera.labels import readable
 
 

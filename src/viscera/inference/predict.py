@@ -8,7 +8,6 @@ A label map takes its place after its NAME.json, so where both stand, the case i
 ``read_scan``, ``segment_scan`` and ``write_labels``.
 """
 
-import json
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -20,7 +19,6 @@ from pathlib import Path
 
 import torch
 
-from viscera.io.json_text import load_json
 from viscera.colours import colour
 from viscera.errors import FileError, VisceraError
 from viscera.inference.certainty import Certainty, certainty_of, handedness_of
@@ -31,6 +29,7 @@ from viscera.inference.pipeline import run_stages
 from viscera.inference.segment import Prepared, Segmentation, only_organs, prepare_scan, segment_prepared
 from viscera.io import nifti
 from viscera.io.atomic import write_json, write_text
+from viscera.io.json_text import load_json
 from viscera.labels import LabelSpace
 from viscera.networks.device import Stopwatch, peak_memory_mib, release_freed_memory
 from viscera.preparation.image import prepare_file

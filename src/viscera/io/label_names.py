@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from viscera.io.json_text import load_json
 from viscera.errors import FileError, LabelError
+from viscera.io.json_text import load_json
 from viscera.io.nifti import stem
 from viscera.labels import organ_name
 

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from viscera.io.json_text import load_text, parse_json
 from viscera.config.ranges import STRICT
 from viscera.errors import WeightsError, did_you_mean
 from viscera.io.atomic import sha256
+from viscera.io.json_text import load_text, parse_json
 
 FOLDER = Path(__file__).parent / "bundled"
 FORMAT = 1

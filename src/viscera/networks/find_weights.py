@@ -4,8 +4,8 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
-from viscera.io.json_text import load_json, parse_json
 from viscera.errors import LabelError, WeightsError
+from viscera.io.json_text import load_json, parse_json
 from viscera.labels import LabelSpace, label_space_from_json
 from viscera.networks.cards import FOLDER, find_shipped, weights_path
 

@@ -10,7 +10,6 @@ A case's folder is written under another name and renamed when complete, so one 
 made in case.py and divided among the splits in splits.py; learning/sampling/ draws from them.
 """
 
-import json
 import os
 import shutil
 from collections.abc import Mapping
@@ -22,10 +21,10 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Bool, Int16, Shaped, UInt8
 
-from viscera.io.json_text import load_json
 from viscera.config import Preparation, ResizedSlices, ScannerGrid, SpacedSlices, SpacedVolumes
 from viscera.errors import StoreError
 from viscera.io.atomic import write_json
+from viscera.io.json_text import load_json
 from viscera.labels import LabelSpace, label_space_from_json
 from viscera.preparation.geometry import Geometry, geometry_from_json, geometry_to_json
 

@@ -15,6 +15,8 @@ from pathlib import Path
 
 import psutil
 
+from viscera.io.json_text import load_json
+
 INTERVAL_S = 0.1
 """Between two samples: FLARE's."""
 

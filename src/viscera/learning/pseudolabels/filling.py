@@ -12,7 +12,6 @@ teachers agree on in consensus.py, which organs are believed in acceptance.py; l
 
 import csv
 import io
-import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -22,9 +21,9 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import UInt8
 
-from viscera.io.json_text import load_json
 from viscera.errors import StoreError
 from viscera.io.atomic import replacing, write_json, write_text
+from viscera.io.json_text import load_json
 from viscera.learning.pseudolabels.acceptance import COLUMNS, Acceptance, Verdict
 from viscera.learning.pseudolabels.consensus import fill_case
 from viscera.learning.pseudolabels.teachers import Teacher, check_teachers, finds_of, teachers_for

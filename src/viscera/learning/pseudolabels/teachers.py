@@ -10,10 +10,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from viscera.io.json_text import load_json
 from viscera.config import Accelerator
 from viscera.errors import RunError, SettingError, StoreError
 from viscera.inference.model import Model, load_model
+from viscera.io.json_text import load_json
 from viscera.networks.weights import find_weights, load_weights
 from viscera.preparation.store import Facts, Store, open_store
 

@@ -19,8 +19,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from viscera.io.json_text import parse_json
 from viscera.errors import FileError
+from viscera.io.json_text import parse_json
 
 MEAN = "mean"
 """Stands for the organ in the score of all organs: each counts the same, background does not count."""
