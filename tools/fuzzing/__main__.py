@@ -11,7 +11,12 @@ if __name__ == "__main__":
     seed = int(sys.argv[2]) if len(sys.argv) > 2 else 0
     kept = Path(sys.argv[3]) if len(sys.argv) > 3 else None
     with tempfile.TemporaryDirectory() as folder:
-        found = fuzz(Path(folder), {group: max(1, round(times * count)) for group, count in AMOUNTS.items()}, seed=seed, kept=kept)
+        found = fuzz(
+            Path(folder),
+            {group: max(1, round(times * count)) for group, count in AMOUNTS.items()},
+            seed=seed,
+            kept=kept,
+        )
     write_results(found, Path("benchmarks/results/fuzz.json"), seed=seed)
     sys.stdout.write(found.table())
     sys.exit(1 if found.bad else 0)

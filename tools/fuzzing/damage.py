@@ -6,10 +6,69 @@ import struct
 from random import Random
 
 NASTY: tuple[object, ...] = (
-    *(None, True, False, 0, -1, 1, 255, 256, 2**31, 2**53, 10**18, -(10**18), 0.5, -0.0, 1e-300, 1e308, float("nan"), float("inf")),
-    *("", " ", "\0", "a\0b", "\ud800", "x" * 300, "x" * 20_000, "/" * 20_000, "a b " * 5000, "$\\frac{$", "$", "\\", "<script>"),
-    *("../../etc/passwd", "/etc/passwd", "nan", "1e999", "-1", "1/0", "１", "²", "\u202e", "\x1b[31m", "\n", "Kidney (left)"),
-    *([], {}, [[]], [None], {"": None}, {"a": {"a": {"a": []}}}, [0] * 5000, [1, 2, 3], ["liver"], {"1": "liver"}, "liver", "mean"),
+    *(
+        None,
+        True,
+        False,
+        0,
+        -1,
+        1,
+        255,
+        256,
+        2**31,
+        2**53,
+        10**18,
+        -(10**18),
+        0.5,
+        -0.0,
+        1e-300,
+        1e308,
+        float("nan"),
+        float("inf"),
+    ),
+    *(
+        "",
+        " ",
+        "\0",
+        "a\0b",
+        "\ud800",
+        "x" * 300,
+        "x" * 20_000,
+        "/" * 20_000,
+        "a b " * 5000,
+        "$\\frac{$",
+        "$",
+        "\\",
+        "<script>",
+    ),
+    *(
+        "../../etc/passwd",
+        "/etc/passwd",
+        "nan",
+        "1e999",
+        "-1",
+        "1/0",
+        "１",
+        "²",
+        "\u202e",
+        "\x1b[31m",
+        "\n",
+        "Kidney (left)",
+    ),
+    *(
+        [],
+        {},
+        [[]],
+        [None],
+        {"": None},
+        {"a": {"a": {"a": []}}},
+        [0] * 5000,
+        [1, 2, 3],
+        ["liver"],
+        {"1": "liver"},
+        "liver",
+        "mean",
+    ),
 )
 """Values that readers have stumbled over. "１" and "²" are digits to str.isdigit or isdecimal, but not all to int."""
 
@@ -45,7 +104,9 @@ def some_bytes(content: bytes, random: Random) -> bytes:
             case 2:
                 changed[place:place] = changed[place : place + random.randrange(1, 64)]
             case 3:
-                changed[place : place + 4] = random.choice((b"\xff\xff\xff\xff", b"\0\0\0\0", b"\x7f\xff\xff\xff", b"\0\0\xc0\x7f"))
+                changed[place : place + 4] = random.choice(
+                    (b"\xff\xff\xff\xff", b"\0\0\0\0", b"\x7f\xff\xff\xff", b"\0\0\xc0\x7f")
+                )
             case 4:
                 changed[place:place] = random.randbytes(random.randrange(1, 16))
             case _:
@@ -119,12 +180,22 @@ def _nifti(content: bytes, name: str, random: Random) -> bytes:
     for _ in range(random.choice((1, 1, 2, 3))):
         match random.randrange(5):
             case 0:  # dim, datatype, bitpix
-                struct.pack_into(order + "h", plain, random.choice(range(40, 76, 2)), random.choice(
-                    (-32768, -1, 0, 1, 2, 3, 4, 8, 16, 64, 512, 1024, 1536, 2304, 32767)))
+                struct.pack_into(
+                    order + "h",
+                    plain,
+                    random.choice(range(40, 76, 2)),
+                    random.choice((-32768, -1, 0, 1, 2, 3, 4, 8, 16, 64, 512, 1024, 1536, 2304, 32767)),
+                )
             case 1:  # pixdim, vox_offset, scl_slope, scl_inter, the quaternion and the sform
                 places = [*range(76, 120, 4), *range(256, 328, 4)]
-                struct.pack_into(order + "f", plain, random.choice(places), random.choice(
-                    (0.0, -1.0, 1.0, 0.001, 1e-30, 3.0, 352.0, 1e4, 1e9, 1e38, -1e38, float("nan"), float("inf"))))
+                struct.pack_into(
+                    order + "f",
+                    plain,
+                    random.choice(places),
+                    random.choice(
+                        (0.0, -1.0, 1.0, 0.001, 1e-30, 3.0, 352.0, 1e4, 1e9, 1e38, -1e38, float("nan"), float("inf"))
+                    ),
+                )
             case 2:  # units, codes, magic
                 plain[random.choice((39, 122, 123, 252, 254, *range(344, 352)))] = random.randrange(256)
             case 3:

@@ -83,7 +83,9 @@ def fuzz(folder: Path, amounts: Mapping[str, int], *, seed: int, kept: Path | No
             if signature:
                 if kept and not findings.examples[signature]:
                     kept.mkdir(parents=True, exist_ok=True)
-                    (kept / f"{len(findings.examples):03d}__{target.name.replace(' ', '_')}__{file.name}").write_bytes(content)
+                    (kept / f"{len(findings.examples):03d}__{target.name.replace(' ', '_')}__{file.name}").write_bytes(
+                        content
+                    )
                 findings.examples[signature] += 1
     return findings
 
@@ -117,9 +119,20 @@ def try_input(target: Target, folder: Path, content: bytes) -> tuple[str, str, f
 def write_results(findings: Findings, file: Path, *, seed: int) -> None:
     """Write the counts as JSON, as benchmarks do."""
     groups = sorted({group for group, _ in findings.outcomes})
-    counts = {group: {outcome: count for (one, outcome), count in sorted(findings.outcomes.items()) if one == group} for group in groups}
-    facts = {"viscera": version("viscera"), "python": platform.python_version(), "seed": seed, "limit_s": 2.0, "limit_mib": MOST_MIB}
-    write_json(file, facts | {"inputs": counts, "slowest_s": round(findings.slowest_s, 2), "findings": dict(findings.examples)})
+    counts = {
+        group: {outcome: count for (one, outcome), count in sorted(findings.outcomes.items()) if one == group}
+        for group in groups
+    }
+    facts = {
+        "viscera": version("viscera"),
+        "python": platform.python_version(),
+        "seed": seed,
+        "limit_s": 2.0,
+        "limit_mib": MOST_MIB,
+    }
+    write_json(
+        file, facts | {"inputs": counts, "slowest_s": round(findings.slowest_s, 2), "findings": dict(findings.examples)}
+    )
 
 
 @contextmanager

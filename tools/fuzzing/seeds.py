@@ -76,7 +76,11 @@ def _data_sets(folder: Path) -> None:
     pair = [{"image": f"./imagesTr/{case}_0000.nii.gz", "label": f"./labelsTr/{case}.nii.gz"} for case in "ab"]
     write_json(folder / "msd/dataset.json", modality | {"numTraining": 2, "training": []})
     write_json(folder / "listed/dataset.json", modality | {"numTraining": 2, "training": pair})
-    ours = {"channel_names": {"0": "CT"}, "labels": {"background": 0, "liver": 1, "spleen": [2]}, "file_ending": ".nii.gz"}
+    ours = {
+        "channel_names": {"0": "CT"},
+        "labels": {"background": 0, "liver": 1, "spleen": [2]},
+        "file_ending": ".nii.gz",
+    }
     write_json(folder / "nnunet/dataset.json", ours | {"numTraining": 2})
     entries = {case: {"images": [f"imagesTr/{case}_0000.nii.gz"], "label": f"labelsTr/{case}.nii.gz"} for case in "ab"}
     write_json(folder / "named/dataset.json", ours | {"dataset": entries})
@@ -93,13 +97,18 @@ def _store(folder: Path) -> None:
     geometry = Geometry(SHAPE, AFFINE, Turn((0, 1, 2), (False, False, False)), SHAPE[1:])
     for patient in "ab":
         case = Case(f"s__{patient}", "s", patient, np.zeros(SHAPE, np.int16), labels, None, ("liver",), geometry)
-        source = SourceFacts("a.nii.gz", ("b.nii.gz",), "0" * 64, ("0" * 64,), ((1, 2), (3, 4)), ((1, "liver"),), ("liver",), ())
+        source = SourceFacts(
+            "a.nii.gz", ("b.nii.gz",), "0" * 64, ("0" * 64,), ((1, 2), (3, 4)), ((1, "liver"),), ("liver",), ()
+        )
         hu = {"minimum": -10.0, "maximum": 10.0, "mean": 0.0, "p10": -5.0, "p90": 5.0}
         voxels = {"background": 960, "liver": 64}
         facts = Facts(case.name, "s", patient, ("liver",), ("spleen: merged",), source, geometry, "0" * 64, hu, voxels)
         write_case(folder, case, facts)
     splits = {"s__a": "training", "s__b": "validation"}
-    write_json(folder / "splits.json", {"seed": 0, "fractions": {"training": 0.7, "validation": 0.1, "test": 0.2}, "cases": splits})
+    write_json(
+        folder / "splits.json",
+        {"seed": 0, "fractions": {"training": 0.7, "validation": 0.1, "test": 0.2}, "cases": splits},
+    )
     write_json(folder / "problems.json", [{"case": "c", "file": "c.nii.gz", "what": "is gone", "remedy": "copy it"}])
     write_json(folder / "cases/s__a/pseudo.json", {"organs": ["spleen"]})
     np.save(folder / "cases/s__a/pseudo.npy", labels)
@@ -109,12 +118,21 @@ def _store(folder: Path) -> None:
 def _run(folder: Path, store: Path) -> None:
     write_text(folder / "recipe.json", recipe_to_json(RECIPE) + "\n")
     splits = {"training": ["s__a"], "validation": ["s__b"], "test": []}
-    facts = {"viscera": "0.2.0", "torch": "2.4", "device": "cpu", "precision": "32-true", "store": str(store), "splits": splits}
+    facts = {
+        "viscera": "0.2.0",
+        "torch": "2.4",
+        "device": "cpu",
+        "precision": "32-true",
+        "store": str(store),
+        "splits": splits,
+    }
     write_json(folder / "run.json", facts)
     rows = [EPOCH | {"epoch": number} for number in (1, 2)]
     write_text(folder / "log.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
     network = build_network(RECIPE.network, classes=len(ABDOMENCT1K.classes), softmax=RECIPE.softmax)
-    save_weights(folder / "best.safetensors", Weights(RECIPE, ABDOMENCT1K, network.state_dict(), {"epoch": 1, "loss": 0.5}))
+    save_weights(
+        folder / "best.safetensors", Weights(RECIPE, ABDOMENCT1K, network.state_dict(), {"epoch": 1, "loss": 0.5})
+    )
 
 
 def _results(folder: Path) -> None:
@@ -122,16 +140,35 @@ def _results(folder: Path) -> None:
     from viscera.networks.cards import FOLDER
 
     scores = [
-        {"case": case, "patient": case, "organ": organ, "group": "annotated", "dice": 0.9, "nsd": 0.8, "hd95_mm": 3.0, "volume_ml": 10.0}
+        {
+            "case": case,
+            "patient": case,
+            "organ": organ,
+            "group": "annotated",
+            "dice": 0.9,
+            "nsd": 0.8,
+            "hd95_mm": 3.0,
+            "volume_ml": 10.0,
+        }
         for case in ("a", "b")
         for organ in ("liver", "spleen")
     ]
     mean = {"mean": 0.9, "low": 0.8, "high": 1.0, "cases": 2, "group": "all"}
     summary = [{"organ": organ, "metric": "dice", **mean} for organ in ("liver", "spleen", "mean")]
     trust = [{"case": "a", "scan": ["cut off"], "organs": {"liver": ["small"]}}]
-    confusion = {"classes": ["background", "liver", "spleen"], "ml": [[900.0, 1.0, 0.0], [0.0, 20.0, 1.0], [2.0, 0.0, 9.0]]}
+    confusion = {
+        "classes": ["background", "liver", "spleen"],
+        "ml": [[900.0, 1.0, 0.0], [0.0, 20.0, 1.0], [2.0, 0.0, 9.0]],
+    }
     problems = [{"case": "c", "file": "c.nii.gz", "what": "is gone", "remedy": "copy it"}]
-    base = {"mode": "organs", "cases": scores, "summary": summary, "problems": problems, "notes": ["a note"], "trust": trust}
+    base = {
+        "mode": "organs",
+        "cases": scores,
+        "summary": summary,
+        "problems": problems,
+        "notes": ["a note"],
+        "trust": trust,
+    }
     write_json(folder / "scores.json", base)
     efficiency = {"samples": 3, "seconds": 1.0, "peak_memory_mib": 300.0, "cpu_area_percent_s": 90.0}
     costs = [{"case": "a", "shape": [8, 8, 4], "efficiency": efficiency}]
@@ -144,10 +181,25 @@ def _results(folder: Path) -> None:
     write_json(folder / "scan.json", sidecar)
     score = {"organ": "liver", "pooled": 0.5, "mean": 0.5, "low": None, "high": None, "cases": 1}
     case = {"case": "a", "patient": "a", "iou": {"liver": 0.5, "spleen": None}}
-    cell = {"name": "depth=4", "folder": "depth-4", "settings": {"network.depth": 4}, "failure": "", "epochs": 2, "best_epoch": 1}
+    cell = {
+        "name": "depth=4",
+        "folder": "depth-4",
+        "settings": {"network.depth": 4},
+        "failure": "",
+        "epochs": 2,
+        "best_epoch": 1,
+    }
     cell |= {"seconds": 2.0, "parameters": 100, "classes": [score], "cases": [case]}
     write_json(folder / "cell.json", cell)
-    study = {"name": "upv", "store": "s", "recipe": "upv1", "split": "test", "results": [cell], "cells": 1, "notes": ["n"]}
+    study = {
+        "name": "upv",
+        "store": "s",
+        "recipe": "upv1",
+        "split": "test",
+        "results": [cell],
+        "cells": 1,
+        "notes": ["n"],
+    }
     write_json(folder / "study.json", study)
     for card in sorted(FOLDER.glob("*.json"))[:1]:
         write_text(folder / "card.json", card.read_text(encoding="utf-8"))

@@ -14,6 +14,7 @@ from viscera.evaluation.scores import evaluation_from_json
 from viscera.evaluation.source_annotations import read_own_organs
 from viscera.figures.curves import read_log
 from viscera.io import nifti
+from viscera.io.json_text import read_text
 from viscera.io.label_names import label_names
 from viscera.learning.pseudolabels.teachers import read_seen
 from viscera.learning.run_folder import claim_run, read_rows
@@ -82,7 +83,12 @@ def _scan(name: str) -> Target:
 
 
 def _set(name: str, layout: str, file: str = "dataset.json") -> Target:
-    return Target(f"{layout} {name} {file}", "descriptor", f"sets/{name}/{file}", lambda folder: find_sources(layout, folder / "sets" / name))
+    return Target(
+        f"{layout} {name} {file}",
+        "descriptor",
+        f"sets/{name}/{file}",
+        lambda folder: find_sources(layout, folder / "sets" / name),
+    )
 
 
 def _store(folder: Path) -> None:
@@ -113,11 +119,11 @@ def _run(folder: Path) -> None:
 
 
 def _text(file: str, read: Callable[..., object]) -> Callable[[Path], object]:
-    return lambda folder: read((folder / file).read_text(encoding="utf-8"), where=Path(file).name)
+    return lambda folder: read(read_text(folder / file), where=Path(file).name)
 
 
 def _evaluation(folder: Path) -> None:
-    evaluation = evaluation_from_json((folder / "results/scores.json").read_text(encoding="utf-8"), where="scores.json")
+    evaluation = evaluation_from_json(read_text(folder / "results/scores.json"), where="scores.json")
     render(evaluation_page(evaluation, "scores"))
 
 

@@ -6,7 +6,16 @@ Source: Antonelli et al. 2022, doi:10.1038/s41467-022-30695-9; Simpson et al. 20
 from collections.abc import Mapping
 from pathlib import Path
 
-from viscera.datasets.sources import Found, Problem, files_by_case, named_organs, pair_files, read_json, section
+from viscera.datasets.sources import (
+    Found,
+    Problem,
+    files_by_case,
+    is_there,
+    named_organs,
+    pair_files,
+    read_json,
+    section,
+)
 from viscera.errors import DataSetError
 from viscera.io import nifti
 from viscera.io.atomic import write_json
@@ -48,7 +57,7 @@ def find(folder: Path) -> Found | None:
             )
         pair = [folder / entry["image"], folder / entry["label"]]
         name = nifti.stem(pair[1])
-        missing = [str(file.relative_to(folder)) for file in pair if not file.is_file()]
+        missing = [entry[key] for key, file in zip(("image", "label"), pair, strict=True) if not is_there(file)]
         if missing:
             remedy = "copy the file, or take the case out of dataset.json"
             problems.append(Problem(name, ", ".join(missing), "listed in dataset.json, but not there", remedy))

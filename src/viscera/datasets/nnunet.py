@@ -6,7 +6,16 @@ Source: github.com/MIC-DKFZ/nnUNet, documentation/dataset_format.md.
 from collections.abc import Mapping
 from pathlib import Path
 
-from viscera.datasets.sources import Found, Problem, files_by_case, named_organs, pair_files, read_json, section
+from viscera.datasets.sources import (
+    Found,
+    Problem,
+    files_by_case,
+    is_there,
+    named_organs,
+    pair_files,
+    read_json,
+    section,
+)
 from viscera.errors import DataSetError
 from viscera.io import nifti
 from viscera.io.atomic import write_json
@@ -109,7 +118,7 @@ def _listed(
         if len(listed) != 1:
             raise DataSetError(f"{where}: case '{name}' has {len(listed)} images; viscera reads CT alone", "Keep one.")
         pair = [folder / str(listed[0]), folder / label]
-        missing = [str(path.relative_to(folder)) for path in pair if not path.is_file()]
+        missing = [name for name, path in zip((str(listed[0]), label), pair, strict=True) if not is_there(path)]
         if missing:
             remedy = "copy the file, or take the case out of dataset.json"
             problems.append(Problem(name, ", ".join(missing), "listed in dataset.json, but not there", remedy))

@@ -99,8 +99,17 @@ def pair_files(
             what, remedy = "labels without an image", "add its image, or move the label file elsewhere"
         else:
             what, remedy = f"{len(files)} files for one case", "keep one image and one label file"
-        problems.append(Problem(name, ", ".join(str(file.relative_to(folder)) for file in files), what, remedy))
+        shown = [file.relative_to(folder) if file.is_relative_to(folder) else file for file in files]
+        problems.append(Problem(name, ", ".join(map(str, shown)), what, remedy))
     return sources, problems
+
+
+def is_there(file: Path) -> bool:
+    """Say whether a file that a descriptor lists is there; what no system takes for a name is not."""
+    try:
+        return file.is_file()
+    except (OSError, ValueError):  # too long, or a zero within
+        return False
 
 
 def read_json(path: Path) -> dict[str, object]:

@@ -86,6 +86,23 @@ def load_text(path: Path) -> str:
         raise ValueError(error.strerror or "it cannot be read") from error
 
 
+def read_text(path: Path, *, error: type[VisceraError] = FileError, remedy: str = "Correct the file.") -> str:
+    """Return a text file's content.
+
+    Args:
+        path: The file.
+        error: What to raise.
+        remedy: What to do, for the message.
+
+    Raises:
+        VisceraError: The ``error``: it cannot be read, is too large or not UTF-8.
+    """
+    try:
+        return load_text(path)
+    except (OSError, ValueError) as reason:
+        raise error(f"{path} cannot be read: {reason}", remedy, file=path) from reason
+
+
 def read_json(
     path: Path, *, error: type[VisceraError] = FileError, remedy: str = "Correct the file."
 ) -> dict[str, object]:

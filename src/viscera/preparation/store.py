@@ -16,7 +16,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import Literal
+from tokenize import TokenError
+from typing import Literal, get_args
 
 import numpy as np
 from jaxtyping import Bool, Int16, Shaped, UInt8
@@ -178,7 +179,7 @@ class Store:
             raise StoreError(
                 f"{self.path} has no case '{name}' with a {file.name}", f"{PREPARE_AGAIN}", file=self.path
             ) from error
-        except (ValueError, KeyError, TypeError, ZeroDivisionError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, ArithmeticError) as error:
             raise StoreError(f"case '{name}' in {self.path}: {file.name} is damaged", f"{PREPARE_AGAIN}") from error
 
     def case(self, name: str) -> Case:
@@ -254,8 +255,10 @@ def open_store(path: Path) -> Store:
         preparation = _preparation(found["preparation"])
         splits = path / "splits.json"
         cases = load_json(splits)["cases"] if splits.is_file() else {}
+        if not isinstance(cases, dict) or not all(split in get_args(Split) for split in cases.values()):
+            raise ValueError("splits are not those of cases")
         return Store(path, space, preparation, cases)
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise StoreError(
             f"{path}: store.json or splits.json is damaged", "Prepare the store anew in another folder.", file=path
         ) from error
@@ -336,8 +339,21 @@ def facts_from_json(found: dict) -> Facts:
     """
     values = {key: _tuples(value) for key, value in found.items()}
     geometry = geometry_from_json(found["geometry"])
+    _require_kinds(found)
     source = SourceFacts(**{key: _tuples(value) for key, value in found["source"].items()})  # type: ignore[arg-type]
     return Facts(**values | {"source": source, "geometry": geometry})  # type: ignore[arg-type]
+
+
+def _require_kinds(found: dict) -> None:
+    """Raise TypeError or ValueError unless names are text, counts are whole numbers and HU numbers."""
+    texts = [found["name"], found["dataset"], found["patient"], found["image_sha256"], *found["annotated"], *found["notes"]]
+    counts = [*found["voxels"].values(), *found["geometry"]["shape"], *found["geometry"]["prepared_shape"]]
+    if not all(isinstance(text, str) for text in texts) or isinstance(found["annotated"], str):
+        raise TypeError("a name is not text")
+    if not all(type(count) is int and count >= 0 for count in counts):
+        raise ValueError("a count is not a whole number")
+    if not all(type(hu) in (int, float) for hu in found["hu"].values()) or not isinstance(found["notes"], list):
+        raise TypeError("an intensity is not a number")
 
 
 def _tuples(value: object) -> object:
@@ -380,7 +396,8 @@ def _map_array(file: Path, dtype: type[np.generic], shape: tuple[int, ...]) -> S
         array = np.load(file, mmap_mode="r", allow_pickle=False)
     except FileNotFoundError as error:
         raise StoreError(f"{where} is missing", f"{PREPARE_AGAIN}") from error
-    except (ValueError, EOFError, OSError) as error:
+    except (ValueError, EOFError, OSError, SyntaxError, TokenError, MemoryError) as error:
+        # numpy reads the array's type and shape as Python's literals, for which it has Python's own errors
         raise StoreError(f"{where} is damaged or cut off", f"{PREPARE_AGAIN}") from error
     if array.dtype != dtype or array.shape != shape:
         raise StoreError(
