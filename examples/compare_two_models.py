@@ -10,19 +10,13 @@
 # %%
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from matplotlib.figure import Figure
 
+import viscera
 from train_and_look import prepared, small_recipe, trained_and_scored
-from viscera.datasets.sources import Source
-from viscera.evaluation.pairing import Task, match
-from viscera.evaluation.scores import MEAN, Comparison, Evaluation, compare
-from viscera.figures.canvas import GREY, INK, line_colour, new_figure, save, style
-from viscera.figures.montage import Look, montage
-from viscera.io.nifti import read
-from viscera.labels import readable
 
 # %% [markdown]
 # ## Differences, not means
@@ -33,19 +27,18 @@ from viscera.labels import readable
 
 
 # %%
-def difference_figure(rows: Sequence[Comparison], out: Path) -> Path:
+def difference_figure(rows: Sequence, out: Path) -> None:
     """Draw each organ's mean difference with its interval; right of the line the second model is better."""
-    figure = new_figure(8.5, 1.2 + 0.34 * len(rows))
-    axes = figure.add_subplot()
-    style(axes, "Dice, second model minus first (mean, 95 % interval)", x="difference in Dice")
-    axes.axvline(0, color=INK, linewidth=1)
+    figure = Figure((8.5, 1.2 + 0.34 * len(rows)), layout="constrained")
+    axes = figure.add_subplot(title="Dice, second model minus first (mean, 95 % interval)", xlabel="difference in Dice")
+    axes.axvline(0, color="black", linewidth=1)
     for place, row in enumerate(rows):
-        colour = GREY if row.organ == MEAN else line_colour(row.organ)
+        colour = "grey" if row.organ == "mean" else "C0"
         axes.plot([row.low, row.high], [place, place], color=colour, linewidth=4, alpha=0.6)
         axes.plot(row.difference, place, "o", color=colour)
-    axes.set_yticks(range(len(rows)), [f"{readable(row.organ)} ({row.patients})" for row in rows])
+    axes.set_yticks(range(len(rows)), [f"{row.organ} ({row.patients})" for row in rows])
     axes.invert_yaxis()
-    return save(figure, out)
+    figure.savefig(out)
 
 
 # %% [markdown]
@@ -55,7 +48,7 @@ def difference_figure(rows: Sequence[Comparison], out: Path) -> Path:
 
 
 # %%
-def mean_dice(found: Evaluation) -> dict[str, float]:
+def mean_dice(found: viscera.Evaluation) -> dict[str, float]:
     """Return {case: mean Dice over the organs that it or its prediction shows}."""
     values: dict[str, list[float]] = {}
     for row in found.scores:
@@ -64,36 +57,24 @@ def mean_dice(found: Evaluation) -> dict[str, float]:
     return {case: float(np.mean(dice)) for case, dice in values.items()}
 
 
-def both_montages(source: Source, runs: Sequence[Path], out: Path) -> None:
-    """Draw what each run made of one patient."""
-    for run in runs:
-        pair, _ = match(Task(source.name, run / "test" / f"{source.name}.nii.gz", source))
-        montage(
-            read(source.image),
-            pair.prediction,
-            truth=pair.truth,
-            names=pair.space.labels,
-            annotated=pair.annotated,
-            out=out / f"{run.name}.png",
-            look=Look(axial=2, coronal=1, title=f"{run.name}: {source.name}"),
-        )
-
-
 # %%
-def main(out: Path = Path("example_out"), *, quick: bool = False) -> tuple[Comparison, ...]:
+def main(out: Path = Path("example_out"), *, quick: bool = False) -> tuple:
     """Train and compare both; pictures lie in ``out``."""
     first = small_recipe(quick=quick)
-    second = replace(first, name="uniform", loss=replace(first.loss, class_weights="uniform"))
-    store, test = prepared(out, first, quick=quick)  # the same preparation, so one store serves both
+    second = small_recipe({"loss.class_weights": "uniform"}, quick=quick)
+    store = prepared(out, first, quick=quick)  # the same preparation, so one store serves both
     runs = [out / "weighted", out / "uniform"]
-    scores = [trained_and_scored(recipe, store, test, run) for recipe, run in zip((first, second), runs, strict=True)]
-    rows = compare(scores[0].scores, scores[1].scores, np.random.default_rng(0))
+    test, before = trained_and_scored(first, store, runs[0])
+    _, after = trained_and_scored(second, store, runs[1])
+    rows = viscera.compare(before, after)
     for row in rows:
         print(f"{row.organ:20} {row.difference:+.3f} [{row.low:+.3f}, {row.high:+.3f}]  p = {row.p_value:.2f}")
     difference_figure(rows, out / "differences.png")
-    dice = [mean_dice(found) for found in scores]
-    apart = max(test, key=lambda source: abs(dice[1].get(source.name, 0.0) - dice[0].get(source.name, 0.0)))
-    both_montages(apart, runs, out)
+    dice = [mean_dice(found) for found in (before, after)]
+    apart = max(test, key=lambda case: abs(dice[1].get(case.name, 0.0) - dice[0].get(case.name, 0.0)))
+    for run in runs:
+        look = viscera.view(apart.image, run / "test" / f"{apart.name}.nii.gz", truth=apart)
+        look.save(out / f"{run.name}.png", axial=2, overwrite=True)
     print(f"pictures: {out / 'differences.png'}, weighted.png, uniform.png")
     return rows
 

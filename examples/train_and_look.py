@@ -10,111 +10,92 @@
 # which read this file once more.
 
 # %%
-import os
 import sys
-from dataclasses import replace
 from pathlib import Path
 
-from viscera.config import Recipe, ResizedSlices, UNetShape
-from viscera.datasets.layouts import find_sources
-from viscera.datasets.sources import Source
-from viscera.datasets.synthetic import Cohort, write_cohort
-from viscera.evaluation.evaluate import evaluate
-from viscera.evaluation.pairing import Task, match
-from viscera.evaluation.scores import Evaluation
-from viscera.figures.canvas import save
-from viscera.figures.curves import training_curves
-from viscera.figures.montage import montage
-from viscera.figures.scores import dice_bars
-from viscera.inference.jobs import ScanJob
-from viscera.inference.model import load_model
-from viscera.inference.predict import predict_all
-from viscera.io.nifti import read
-from viscera.learning.training import Watch, train
-from viscera.preparation.case import case_name
-from viscera.preparation.prepare import Plan, prepare_store
-from viscera.preparation.store import Store, open_store
-from viscera.recipes.catalogue import find_recipe
+from matplotlib.figure import Figure
+
+import viscera
 
 # %% [markdown]
 # ## The recipe
 # A recipe is a value that holds every setting; another experiment is another value. This one is `zhang2d-small`, a 2D U-Net
 # for eleven organs. With `--quick` it only shows that all steps work: such a network has learnt nothing.
 
-
 # %%
-def small_recipe(*, quick: bool) -> Recipe:
+QUICK = {
+    "training.epochs": 1,
+    "training.batch_size": 16,
+    "preparation.size": (32, 32),
+    "network.widths": (4, 8),
+}
+
+
+def small_recipe(changes: dict | None = None, *, quick: bool) -> viscera.Recipe:
     """Return the settings of a network that trains in minutes, or in seconds."""
-    recipe = find_recipe("zhang2d-small")
-    if not quick:
-        return recipe
-    tiny = replace(recipe.training, epochs=1, batch_size=16)
-    return replace(recipe, preparation=ResizedSlices(size=(32, 32)), network=UNetShape(widths=(4, 8)), training=tiny)
+    return viscera.find_recipe("zhang2d-small", {**(QUICK if quick else {}), **(changes or {})})
 
 
 # %% [markdown]
 # ## Patients and store
-# With scans of your own, leave `write_cohort` out and name their layout in `find_sources` (`viscera info layouts`).
-# `prepare_store` checks every scan, brings it to the network's form and divides the *patients* (never slices) into
-# training, validation and test. What it cannot use it does not pass over: that stands in `problems`.
+# With scans of your own, leave `synthesize` out and name their layout in `prepare` (`viscera info layouts`).
+# `prepare` checks every scan, brings it to the network's form and divides the *patients* (never slices) into
+# training, validation and test. What it cannot use it does not pass over: that stands in `problems`, and it warns.
 
 
 # %%
-def prepared(out: Path, recipe: Recipe, *, quick: bool) -> tuple[Store, list[Source]]:
-    """Return a store of synthetic patients, and the cases of its test patients."""
+def prepared(out: Path, recipe: viscera.Recipe, *, quick: bool) -> Path:
+    """Return a store of synthetic patients."""
     folder, store = out / "patients", out / "store"
     if not folder.exists():
         cases, shape = (5, (16, 48, 48)) if quick else (20, (64, 128, 128))
-        write_cohort(folder, Cohort("nnunet", cases=cases, shape=shape), jobs=1 if quick else os.cpu_count() or 1)
-    sources, problems = find_sources("nnunet", folder)
-    plan = Plan(jobs=1) if quick else Plan()
-    found = prepare_store(
-        store, sources, problems=problems, space=recipe.space, preparation=recipe.preparation, plan=plan
-    )
-    for problem in found.problems:
-        print(f"{problem.case}: {problem.what}. {problem.remedy}")
-    opened = open_store(store)
-    return opened, [source for source in sources if case_name(source) in opened.names("test")]
+        viscera.synthesize(folder, cases=cases, shape=shape)
+    viscera.prepare(store, {"nnunet": folder}, recipe=recipe, jobs=1 if quick else 0)
+    return store
 
 
 # %% [markdown]
 # ## Train, predict, evaluate
-# Label maps lie on the grid of the scans, and scores are measured there, in millimetres, not on the network's pixels.
+# Label maps lie on the grid of the scans, and scores are measured there, in millimetres, not on the network's pixels. The
+# test patients are those that the run did not see.
 
 
 # %%
-def trained_and_scored(recipe: Recipe, store: Store, test: list[Source], run: Path) -> Evaluation:
+def trained_and_scored(recipe: viscera.Recipe, store: Path, run: Path) -> tuple[list, viscera.Evaluation]:
     """Train into a run's folder (an interrupted run goes on), segment the test patients into RUN/test, score them."""
-    watch = Watch(epoch=lambda run: print(f"{run.name}: {(run / 'log.jsonl').read_text().count(chr(10))} epochs done"))
-    train(recipe, store, run, existing="resume", watch=watch)
-    scans = [ScanJob(source.image, run / "test" / f"{source.name}.nii.gz") for source in test]
-    for scan, error in predict_all(scans, load_model(run)):
-        print(f"{scan.scan.name}: {error}")
-    return evaluate(test, run / "test")
+    viscera.train(recipe, store, run, existing="resume")
+    test = viscera.find_cases("nnunet", store.parent / "patients", split="test", run=run)
+    viscera.predict(test, run / "test", run)
+    return test, viscera.evaluate(test, run / "test")
 
 
 # %% [markdown]
 # ## Look
-# Curves show whether training was long enough; bars, which organs are hard; the montage, why. In the agreement column
-# yellow is right, green found too much, red missed.
+# The report holds the curves, which show whether training was long enough. Bars show which organs are hard; the montage, why:
+# in the agreement column yellow is right, green found too much, red missed.
 
 
 # %%
-def main(out: Path = Path("example_out"), *, quick: bool = False) -> tuple[Source, Path]:
-    """Go the whole way; pictures lie in ``out``. Give a test patient and the file of its predicted labels."""
+def dice_bars(scores: viscera.Evaluation, out: Path) -> None:
+    """Draw each organ's mean Dice with its 95 % interval over patients."""
+    rows = [row for row in scores.summary if row.metric == "dice"]
+    figure = Figure((8, 0.35 * len(rows) + 1), layout="constrained")
+    axes = figure.add_subplot(xlabel="Dice (mean, 95 % interval)", xlim=(0, 1))
+    axes.barh([f"{row.organ} ({row.cases})" for row in rows], [row.mean for row in rows])
+    axes.hlines(range(len(rows)), [row.low for row in rows], [row.high for row in rows], color="black")
+    figure.savefig(out)
+
+
+def main(out: Path = Path("example_out"), *, quick: bool = False) -> tuple:
+    """Go the whole way; pictures lie in ``out``. Return a test patient and the file of its predicted labels."""
     recipe = small_recipe(quick=quick)
-    store, test = prepared(out, recipe, quick=quick)
-    run = out / "run"
-    scores = trained_and_scored(recipe, store, test, run)
-    training_curves(run, out / "curves.png")
-    save(dice_bars([row for row in scores.summary if row.metric == "dice"]), out / "dice.png")
+    store, run = prepared(out, recipe, quick=quick), out / "run"
+    test, scores = trained_and_scored(recipe, store, run)
+    viscera.report(run, out / "run.html", overwrite=True)
+    dice_bars(scores, out / "dice.png")
     labels = run / "test" / f"{test[0].name}.nii.gz"
-    pair, _ = match(Task(test[0].name, labels, test[0]))  # truth and prediction in one label space
-    names, annotated = pair.space.labels, pair.annotated
-    montage(
-        read(test[0].image), pair.prediction, truth=pair.truth, names=names, annotated=annotated, out=out / "look.png"
-    )
-    print(f"curves, scores, pictures: {out / 'curves.png'}, dice.png, look.png")
+    viscera.view(test[0].image, labels, truth=test[0]).save(out / "look.png", overwrite=True)
+    print(f"report: {out / 'run.html'}; pictures: {out / 'dice.png'}, look.png")
     return test[0], labels
 
 
@@ -130,6 +111,4 @@ if __name__ == "__main__":
     if notebook:
         from IPython.display import display
 
-        from viscera.reports.notebook import browse
-
-        display(browse(case.image, found, truth=case))
+        display(viscera.view(case.image, found, truth=case))

@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from viscera.io.nifti import read, write
     from viscera.labels import LabelSpace
     from viscera.recipes.catalogue import find_recipe
+    from viscera.reports.notebook import view
     from viscera.volume import Volume
 
     __version__: str
@@ -62,6 +63,7 @@ _PLACES = {
     "viscera.io.nifti": ("read", "write"),
     "viscera.labels": ("LabelSpace",),
     "viscera.recipes.catalogue": ("find_recipe",),
+    "viscera.reports.notebook": ("view",),
     "viscera.volume": ("Volume",),
 }
 """Where each public name is defined (PEP 562: loaded when it is first used)."""
@@ -86,6 +88,7 @@ __all__ = [
     "segment",
     "synthesize",
     "train",
+    "view",
     "write",
 ]
 

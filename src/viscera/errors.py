@@ -34,9 +34,9 @@ class VisceraError(Exception):
         ...     viscera.read("nowhere.nii.gz")
         ... except viscera.VisceraError as error:
         ...     print(error)
+        ...     print(error.remedy)
         nowhere.nii.gz: no such file. Check the path.
-        >>> error.what, error.remedy, str(error.file)
-        ('nowhere.nii.gz: no such file', 'Check the path.', 'nowhere.nii.gz')
+        Check the path.
     """
 
     def __init__(self, what: str, remedy: str = "", *, file: Path | str | None = None) -> None:

@@ -127,7 +127,7 @@ PREDICTION = [
     BadInput(
         "weights cut off",
         PREDICT,
-        r"best.safetensors: no readable safetensors file.*Copy it again",
+        r"best.safetensors: not a readable safetensors file.*Copy it again",
         lambda: cut_off(BEST),
     ),
     BadInput(

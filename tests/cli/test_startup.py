@@ -79,6 +79,7 @@ def test_graphs_are_kept_in_the_users_cache(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_user_without_a_home_keeps_no_graphs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("HOME", raising=False)
     monkeypatch.setattr("os.path.expanduser", lambda path: path)  # as it is where no home is known
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     assert kept_graphs() is None

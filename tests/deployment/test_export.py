@@ -114,7 +114,7 @@ def test_the_dice_of_both_are_pooled_over_the_cases_that_annotate_an_organ(model
         model, OnnxRunner(to_onnx(worse, channels=1, labels=True), (2, 2)), yardstick=Yardstick(store, "training")
     )
     cases = [store.case(name) for name in store.names("training")]
-    other = replace(model, network=worse)
+    other = replace(model, network=TorchRunner(worse))
     for organ, index in (("liver", 1), ("spleen", 3)):
         dice = []
         for one in (model, other):
@@ -156,7 +156,7 @@ class Unknown(nn.Module):
 def test_a_network_that_the_format_cannot_hold_leaves_nothing(model, tmp_path):
     require("onnx")
     with pytest.raises(SettingError, match="--format onnx cannot hold 'tiny': .*i1e.* is not supported"):
-        export(replace(model, network=Unknown()), tmp_path / "out")
+        export(replace(model, network=TorchRunner(Unknown())), tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -203,7 +203,7 @@ def test_the_steps_name_what_the_recipe_does(model):
         network=UNetShape(widths=(4, 8), slices=3),
     )
     network = build_network(recipe.network, classes=5).eval()
-    facts = describe(replace(model, recipe=recipe, network=network))
+    facts = describe(replace(model, recipe=recipe, network=TorchRunner(network)))
     steps = " ".join(facts["steps"])
     assert all(word in steps for word in ("2.5 mm", "clahe", "-400 to 400 HU", "Enlarge the logits"))
     assert facts["input"]["shape"] == [None, 3, None, None]
@@ -348,7 +348,7 @@ def test_the_program_says_so_where_it_does_not_fit(model, client, tmp_path):
     require("onnx")
     network = build_network(UNetShape(widths=(4, 8), slices=3), classes=5).eval()
     recipe = replace(RECIPE, network=UNetShape(widths=(4, 8), slices=3))
-    export(replace(model, recipe=recipe, network=network), tmp_path / "out")
+    export(replace(model, recipe=recipe, network=TorchRunner(network)), tmp_path / "out")
     with pytest.raises(SystemExit, match="for resized single slices"):
         client.segment(tmp_path / "out", nibabel.Nifti1Image(scan().voxels.T, np.eye(4)))
 

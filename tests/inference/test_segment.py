@@ -110,7 +110,7 @@ def itk(voxels: np.ndarray, affine: np.ndarray) -> sitk.Image:
 def test_labels_of_cut_slices_return_to_their_place_in_the_world(spacing_mm, turn):
     """SimpleITK resamples what the network says, class by class, from the prepared grid to the scanner's."""
     scan, preparation = turn_volume(patient(), turn), SpacedSlices(spacing_mm=spacing_mm, margin_mm=4)
-    network = replace(model(preparation=preparation), network=Sure())
+    network = replace(model(preparation=preparation), network=TorchRunner(Sure()))
     labels = segment(scan, network)
     assert np.array_equal(labels.affine, scan.affine)
     image, geometry = prepare_image(scan, preparation)

@@ -63,10 +63,10 @@ def test_damaged_foreign_and_unfitting_weights_are_refused(tmp_path):
     save_weights(file, Weights(ZHANG2D, ZHANG12, small_network().state_dict(), {}))
     whole = file.read_bytes()
     file.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(WeightsError, match=r"w\.safetensors: no readable safetensors file"):
+    with pytest.raises(WeightsError, match=r"w\.safetensors: not a readable safetensors file"):
         load_weights(file)
     file.write_bytes(b"\x80\x04\x95 a pickle")
-    with pytest.raises(WeightsError, match="no readable safetensors file"):
+    with pytest.raises(WeightsError, match="not a readable safetensors file"):
         load_weights(file)
     save_file({"a": torch.zeros(1)}, file)
     with pytest.raises(WeightsError, match="not one of viscera's"):

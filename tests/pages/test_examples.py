@@ -9,10 +9,12 @@ from pathlib import Path
 import cv2
 import pytest
 
+import viscera
+
 EXAMPLES = Path(__file__).parents[2] / "examples"
 PICTURES = {
-    "explore_a_data_set": ("hu.png", "frequencies.png", "overlay.png"),
-    "train_and_look": ("curves.png", "dice.png", "look.png"),
+    "explore_a_data_set": ("hu.png", "volumes.png", "overlay.png"),
+    "train_and_look": ("dice.png", "look.png"),
     "compare_two_models": ("differences.png", "weighted.png", "uniform.png"),
 }
 
@@ -28,10 +30,27 @@ def test_an_example_is_cells_of_functions_that_a_process_may_read_again(name):
     text = (EXAMPLES / f"{name}.py").read_text()
     assert text.startswith("# %% [markdown]\n# # ")
     starting = [
-        part for part in ast.parse(text).body if not isinstance(part, ast.Import | ast.ImportFrom | ast.FunctionDef)
+        part
+        for part in ast.parse(text).body
+        if not isinstance(part, ast.Import | ast.ImportFrom | ast.FunctionDef | ast.Assign)
     ]
     assert starting
     assert all(isinstance(part, ast.If) and "__main__" in ast.unparse(part.test) for part in starting)
+
+
+@pytest.mark.parametrize("name", PICTURES)
+def test_an_example_uses_what_is_public_and_nothing_else(name):
+    tree = ast.parse((EXAMPLES / f"{name}.py").read_text())
+    assert not [
+        node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and "viscera" in (node.module or "")
+    ]
+    used = {
+        node.attr
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "viscera"
+    }
+    assert used
+    assert used <= set(viscera.__all__)
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from viscera.errors import FileError, GeometryError, LabelError, SettingError
 from viscera.evaluation.metrics import confusion, overlap
 from viscera.figures.pictures import MISSED, UNJUDGED
 from viscera.io import nifti
-from viscera.reports.notebook import browse, notebook_scene
+from viscera.reports.notebook import notebook_scene, view
 from viscera.volume import Turn, Volume, turn_volume
 
 NAMES = {1: "liver", 2: "spleen"}
@@ -50,7 +50,7 @@ def content(viewer) -> dict:
 @pytest.fixture
 def viewer():
     ct, truth, found = patient()
-    return browse(ct, found, truth=truth, names=NAMES)
+    return view(ct, found, truth=truth, names=NAMES)
 
 
 def test_a_notebook_is_given_the_whole_page_in_a_frame_that_reaches_nothing_else(viewer):
@@ -70,7 +70,7 @@ def test_scores_of_the_scan_are_those_of_numpy(viewer):
 def test_the_view_and_the_window_seen_first_are_those_asked_for(viewer):
     assert (content(viewer)["view"], content(viewer)["window"]) == ("all", [-160, 240])
     ct, _, found = patient()
-    other = browse(ct, found, names=NAMES, plane="coronal", window_hu=(0.0, 100.0))
+    other = view(ct, found, names=NAMES, plane="coronal", window_hu=(0.0, 100.0))
     assert (content(other)["view"], content(other)["window"]) == ("coronal", [0, 100])
     assert 'id="high" type="number" step="10" value="100.0"' in other.page
 
@@ -78,36 +78,36 @@ def test_the_view_and_the_window_seen_first_are_those_asked_for(viewer):
 def test_turned_and_flipped_copies_of_a_scan_give_the_same_page(viewer):
     for turn in (Turn((2, 0, 1), (True, False, True)), Turn((1, 2, 0), (False, True, True))):
         ct, truth, found = (turn_volume(volume, turn) for volume in patient())
-        assert browse(ct, found, truth=truth, names=NAMES).page == viewer.page
+        assert view(ct, found, truth=truth, names=NAMES).page == viewer.page
 
 
 def test_an_organ_that_the_truth_does_not_annotate_is_neither_right_nor_wrong():
     ct, truth, found = patient()
     truth = replace(truth, voxels=np.where(truth.voxels == 2, 0, truth.voxels))
-    viewer = browse(ct, found, truth=truth, names=NAMES, annotated=["Liver"])
+    viewer = view(ct, found, truth=truth, names=NAMES, annotated=["Liver"])
     assert rows(viewer)["spleen"] == (None, False)
     assert set(np.unique(viewer.scene.layers["agreement"])) == {0, 1, MISSED, UNJUDGED}
 
 
 def test_one_label_map_alone_has_no_scores():
     ct, truth, _ = patient()
-    for viewer in (browse(ct, truth, names=NAMES), browse(ct, truth=truth, names=NAMES)):
+    for viewer in (view(ct, truth, names=NAMES), view(ct, truth=truth, names=NAMES)):
         assert tuple(viewer.scene.layers) == ("prediction",)
         assert rows(viewer) == {"liver": (None, False), "spleen": (None, False)}
 
 
 def test_a_scan_without_labels_and_an_empty_prediction_are_shown():
     ct, truth, _ = patient()
-    assert (browse(ct).scene.organs, browse(ct).scene.notes) == ((), ())
-    empty = browse(ct, replace(truth, voxels=np.zeros_like(truth.voxels)), truth=truth, names=NAMES)
+    assert (view(ct).scene.organs, view(ct).scene.notes) == ((), ())
+    empty = view(ct, replace(truth, voxels=np.zeros_like(truth.voxels)), truth=truth, names=NAMES)
     assert rows(empty)["liver"] == (0, True)
 
 
 def test_labels_without_a_name_are_shown_by_their_number_and_names_may_have_gaps():
     ct, truth, found = patient()
-    assert list(rows(browse(ct, truth, names={1: "liver"}))) == ["liver", "label_2"]
+    assert list(rows(view(ct, truth, names={1: "liver"}))) == ["liver", "label_2"]
     far = [replace(one, voxels=one.voxels * np.uint8(100)) for one in (truth, found)]
-    assert list(rows(browse(ct, far[1], truth=far[0], names={100: "Liver"}))) == ["liver", "label_200"]
+    assert list(rows(view(ct, far[1], truth=far[0], names={100: "Liver"}))) == ["liver", "label_200"]
 
 
 def test_files_that_number_their_organs_otherwise_are_matched_by_name(tmp_path, viewer):
@@ -118,10 +118,10 @@ def test_files_that_number_their_organs_otherwise_are_matched_by_name(tmp_path, 
         (tmp_path / f"{name}.json").write_text(json.dumps({"labels": labels}))
     nifti.write(tmp_path / "ct.nii.gz", ct)
     files = str(tmp_path / "ct.nii.gz"), tmp_path / "found.nii.gz", str(tmp_path / "truth.nii.gz")
-    both = browse(files[0], files[1], truth=files[2])
+    both = view(files[0], files[1], truth=files[2])
     assert rows(both) == rows(viewer)
     assert both.scene.title == "found"
-    assert list(rows(browse(files[0], files[1]))) == ["liver", "spleen"]
+    assert list(rows(view(files[0], files[1]))) == ["liver", "spleen"]
 
 
 def test_the_truth_may_be_a_case_of_a_data_set(tmp_path):
@@ -133,7 +133,7 @@ def test_the_truth_may_be_a_case_of_a_data_set(tmp_path):
     assert [row.name for row in notebook_scene(ct, truth=source).organs] == ["liver", "spleen"]
     (tmp_path / "found.json").write_text(json.dumps({"labels": {7: "liver"}}))
     nifti.write(tmp_path / "found.nii.gz", Volume((truth.voxels == 1) * np.uint8(7), AXIAL))
-    assert rows(browse(ct, tmp_path / "found.nii.gz", truth=source)) == {"liver": (1, True)}
+    assert rows(view(ct, tmp_path / "found.nii.gz", truth=source)) == {"liver": (1, True)}
 
 
 @pytest.mark.parametrize(
@@ -153,10 +153,10 @@ def test_what_cannot_be_shown_is_refused(change, error, message):
     wanted = {"labels": found, "truth": truth, "names": NAMES} | change
     labels = wanted.pop("labels")
     with pytest.raises(error, match=message):
-        browse(ct, labels, **wanted)
+        view(ct, labels, **wanted)
 
 
 def test_another_name_of_a_plane_is_refused():
-    unchecked = inspect.unwrap(browse)  # the tests' checker of types would refuse it first
+    unchecked = inspect.unwrap(view)  # the tests' checker of types would refuse it first
     with pytest.raises(SettingError, match="no plane 'transverse'. Choose one of all, axial, coronal, sagittal"):
         unchecked(patient()[0], plane="transverse")

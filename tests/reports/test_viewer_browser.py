@@ -15,7 +15,7 @@ from PIL import Image
 from viscera.colours import colour
 from viscera.evaluation.pairing import Pair
 from viscera.labels import LabelSpace
-from viscera.reports.notebook import browse
+from viscera.reports.notebook import view
 from viscera.reports.viewer.page import pack, render, write_page
 from viscera.reports.viewer.scene import compare_scene, label_scene
 from viscera.reports.viewer.serve import site
@@ -225,7 +225,7 @@ def test_dice_and_iou_of_each_slice_are_those_of_numpy(opened):
 def test_a_notebook_s_frame_draws_and_scores_slices_as_numpy_does(browser, tmp_path):
     ct, prediction, truth = patient()
     names = dict(enumerate(NAMES, start=1))
-    viewer = browse(ct, prediction, truth=truth, names=names, plane="axial", window_hu=(-50.0, 150.0))
+    viewer = view(ct, prediction, truth=truth, names=names, plane="axial", window_hu=(-50.0, 150.0))
     context = browser.new_context(viewport={"width": 1000, "height": 760}, offline=True)
     page = context.new_page()
     (tmp_path / "cell.html").write_text(f"<!doctype html><body>{viewer._repr_html_()}", encoding="utf-8")

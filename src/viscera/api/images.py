@@ -63,7 +63,7 @@ def like(image: Image, labels: Volume) -> Image:
         case "viscera":
             found: object = labels
         case "nibabel":
-            found = _to_nibabel(labels, cast("nibabel.spatialimages.SpatialImage", image).shape)
+            found = _to_nibabel(labels, cast("nibabel.spatialimages.SpatialImage", image))
         case "SimpleITK":
             found = _to_simpleitk(labels, cast("SimpleITK.Image", image))
         case _:
@@ -114,15 +114,15 @@ def _from_nibabel(image: "nibabel.spatialimages.SpatialImage") -> Volume:
     return Volume(voxels.reshape(found.shape[::-1]).T, found.affine, found.header)
 
 
-def _to_nibabel(labels: Volume, shape: tuple[int, ...]) -> "nibabel.spatialimages.SpatialImage":
-    """Make a NIfTI image, with the header that a file of these labels would have."""
+def _to_nibabel(labels: Volume, image: "nibabel.spatialimages.SpatialImage") -> "nibabel.spatialimages.SpatialImage":
+    """Make a NIfTI image with the affine of another, and the header that a file of these labels would have."""
     import nibabel
 
     from viscera.io.nifti_header import header_for
 
     header = header_for(labels, labels.voxels, Path(NAME))
     kind = nibabel.Nifti2Image if isinstance(header, nibabel.Nifti2Header) else nibabel.Nifti1Image
-    return kind(labels.voxels.T.reshape(shape), header.get_best_affine(), header)
+    return kind(labels.voxels.T.reshape(image.shape), image.affine, header)
 
 
 def _from_simpleitk(image: "SimpleITK.Image") -> Volume:

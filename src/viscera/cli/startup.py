@@ -27,5 +27,8 @@ def kept_graphs() -> Path | None:
     """Return the folder in which checked graphs of networks are kept; None for a user without a folder of their own."""
     from platformdirs import user_cache_path
 
-    folder = user_cache_path("viscera", appauthor=False)
-    return folder / "graphs" if folder.is_absolute() else None  # relative where there is no home
+    try:
+        folder = user_cache_path("viscera", appauthor=False)
+    except RuntimeError:  # there is no home
+        return None
+    return folder / "graphs" if folder.is_absolute() else None  # older platformdirs: relative where there is no home
