@@ -10,7 +10,7 @@ from pathlib import Path
 from viscera.errors import FileError, RunError
 from viscera.evaluation.scores import Evaluation, evaluation_from_json
 from viscera.io.atomic import write_text
-from viscera.io.json_text import read_text
+from viscera.io.json_text import load_text
 from viscera.reports.page import Page, render
 from viscera.reports.run import is_run, run_page
 from viscera.reports.scores import CaseFiles, evaluation_page
@@ -60,5 +60,12 @@ def _page(target: Path, pictures: Sequence[CaseFiles]) -> Page:
             "Pass the folder that viscera train or prepare wrote, or the JSON of viscera evaluate.",
             file=target,
         )
-    text = read_text(target, remedy="Pass what viscera evaluate --json wrote, a run's folder, or a store.")
+    try:
+        text = load_text(target)
+    except (OSError, ValueError) as error:
+        raise FileError(
+            f"{target.name} is not an evaluation ({error})",
+            "Pass what viscera evaluate --json wrote, a run's folder, or a store.",
+            file=target,
+        ) from error
     return evaluation_page(evaluation_from_json(text, where=target.name), target.stem, pictures)
