@@ -46,6 +46,7 @@ from viscera.learning.losses import boundary_loss
 from viscera.learning.synthetic_patients import FIRST, make_fresh
 from viscera.networks.device import keep_freed_memory
 from viscera.networks.onnx import shape_of, to_onnx
+from viscera.networks.openvino_door import openvino_module
 from viscera.networks.runners import OpenVinoRunner, TorchRunner, input_channels
 from viscera.networks.unet import UNet
 from viscera.preparation.store import Store, open_store
@@ -202,8 +203,7 @@ def int8(options: argparse.Namespace) -> dict[str, object]:
 
 def runners(model: Model, store: Store) -> dict[str, nn.Module]:
     """Return the network in each way; int8's scales are taken from slices of training cases."""
-    import openvino
-
+    openvino = openvino_module()
     shape = shape_of(model.network)
     graph = to_onnx(model.network, channels=input_channels(model.recipe.network), labels=True)
     drawn = drawn_inputs(model, store, generator=np.random.default_rng(0))

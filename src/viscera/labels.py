@@ -137,7 +137,11 @@ def label_space_from_json(found: object) -> LabelSpace:
         LabelError: It describes none.
     """
     name, organs = (found.get("name"), found.get("organs")) if isinstance(found, dict) else (None, None)
-    if not isinstance(name, str) or not isinstance(organs, list) or not all(isinstance(one, str) and one for one in organs):
+    if (
+        not isinstance(name, str)
+        or not isinstance(organs, list)
+        or not all(isinstance(one, str) and one for one in organs)
+    ):
         raise LabelError("a label space needs a name and a list of organs", "Write the file anew.")
     return LabelSpace(name, tuple(str(organ) for organ in organs))
 

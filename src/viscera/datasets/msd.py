@@ -57,7 +57,9 @@ def find(folder: Path) -> Found | None:
             )
         pair = [folder / entry["image"], folder / entry["label"]]
         name = nifti.stem(pair[1])
-        missing = [str(Path(entry[key])) for key, file in zip(("image", "label"), pair, strict=True) if not is_there(file)]
+        missing = [
+            str(Path(entry[key])) for key, file in zip(("image", "label"), pair, strict=True) if not is_there(file)
+        ]
         if missing:
             remedy = "copy the file, or take the case out of dataset.json"
             problems.append(Problem(name, ", ".join(missing), "listed in dataset.json, but not there", remedy))

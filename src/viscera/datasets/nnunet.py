@@ -118,7 +118,9 @@ def _listed(
         if len(listed) != 1:
             raise DataSetError(f"{where}: case '{name}' has {len(listed)} images; viscera reads CT alone", "Keep one.")
         pair = [folder / str(listed[0]), folder / label]
-        missing = [str(Path(name)) for name, path in zip((str(listed[0]), label), pair, strict=True) if not is_there(path)]
+        missing = [
+            str(Path(name)) for name, path in zip((str(listed[0]), label), pair, strict=True) if not is_there(path)
+        ]
         if missing:
             remedy = "copy the file, or take the case out of dataset.json"
             problems.append(Problem(name, ", ".join(missing), "listed in dataset.json, but not there", remedy))

@@ -34,6 +34,7 @@ from viscera.inference.prepared import prepared_labels
 from viscera.io.atomic import sha256, write_json
 from viscera.networks.exported import DESCRIPTION, FILES, FORMAT
 from viscera.networks.onnx import CannotRunError, shape_of, to_onnx
+from viscera.networks.openvino_door import openvino_module
 from viscera.networks.runners import (
     Foreign,
     OnnxRunner,
@@ -176,8 +177,7 @@ def _written(
         file.write_bytes(graph)
         runner = OnnxRunner(file, shape)
     else:
-        import openvino
-
+        openvino = openvino_module()
         network = openvino.Core().read_model(graph) if drawn is None else quantised(graph, drawn)
         openvino.save_model(network, file, compress_to_fp16=False)
         runner = OpenVinoRunner(file, shape)

@@ -25,6 +25,7 @@ from viscera.config import NetworkShape
 from viscera.networks.device import autocast_type
 from viscera.networks.graph_cache import GraphCache
 from viscera.networks.onnx import CannotRunError, folded, one_line, shape_of, to_onnx
+from viscera.networks.openvino_door import openvino_module
 
 if TYPE_CHECKING:
     import openvino
@@ -193,8 +194,7 @@ class OpenVinoRunner:
     name: RuntimeName = "openvino"
 
     def __init__(self, graph: bytes | Path, shape: tuple[int, int], *, exact: bool = False) -> None:
-        import openvino
-
+        openvino = openvino_module()
         self.stride, self.dimensions = shape
         self.streams = torch.get_num_threads() if self.dimensions == 2 else 1
         core = openvino.Core()
@@ -251,6 +251,7 @@ class OnnxRunner:
         import onnxruntime
         from onnxruntime.capi import onnxruntime_pybind11_state as states  # pyright: ignore[reportAttributeAccessIssue]
 
+        onnxruntime.disable_telemetry_events()  # Windows would be told
         self.stride, self.dimensions = shape
         self.streams = torch.get_num_threads() if self.dimensions == 2 else 1
         options = onnxruntime.SessionOptions()

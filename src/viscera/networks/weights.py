@@ -153,7 +153,7 @@ def _read(path: Path, key: str) -> tuple[dict[str, Tensor], dict]:
             file=path,
         )
     try:
-        found = parse_json(facts)
+        found = parse_json(facts, constants=True)  # the best loss of a run that has none yet
     except ValueError as error:
         raise _unreadable(path, error) from error
     if not isinstance(found, dict):

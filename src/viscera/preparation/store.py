@@ -346,7 +346,14 @@ def facts_from_json(found: dict) -> Facts:
 
 def _require_kinds(found: dict) -> None:
     """Raise TypeError or ValueError unless names are text, counts are whole numbers and HU numbers."""
-    texts = [found["name"], found["dataset"], found["patient"], found["image_sha256"], *found["annotated"], *found["notes"]]
+    texts = [
+        found["name"],
+        found["dataset"],
+        found["patient"],
+        found["image_sha256"],
+        *found["annotated"],
+        *found["notes"],
+    ]
     counts = [*found["voxels"].values(), *found["geometry"]["shape"], *found["geometry"]["prepared_shape"]]
     if not all(isinstance(text, str) for text in texts) or isinstance(found["annotated"], str):
         raise TypeError("a name is not text")
