@@ -45,8 +45,8 @@ from viscera.io import nifti
 from viscera.learning.losses import boundary_loss
 from viscera.learning.synthetic_patients import FIRST, make_fresh
 from viscera.networks.device import keep_freed_memory
+from viscera.networks.doors import openvino_module
 from viscera.networks.onnx import shape_of, to_onnx
-from viscera.networks.openvino_door import openvino_module
 from viscera.networks.runners import OpenVinoRunner, TorchRunner, input_channels
 from viscera.networks.unet import UNet
 from viscera.preparation.store import Store, open_store

@@ -16,8 +16,8 @@ from viscera.inference.model import Model
 from viscera.inference.slices import slice_logits
 from viscera.labels import ABDOMENCT1K
 from viscera.networks.build import build_network
+from viscera.networks.doors import openvino_module
 from viscera.networks.onnx import CannotRunError, to_onnx
-from viscera.networks.openvino_door import openvino_module
 from viscera.networks.runners import TorchRunner
 from viscera.preparation.store import open_store
 

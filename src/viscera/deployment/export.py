@@ -32,9 +32,9 @@ from viscera.evaluation.counts import count_case
 from viscera.inference.model import Model
 from viscera.inference.prepared import prepared_labels
 from viscera.io.atomic import sha256, write_json
+from viscera.networks.doors import openvino_module
 from viscera.networks.exported import DESCRIPTION, FILES, FORMAT
 from viscera.networks.onnx import CannotRunError, shape_of, to_onnx
-from viscera.networks.openvino_door import openvino_module
 from viscera.networks.runners import (
     Foreign,
     OnnxRunner,

@@ -23,8 +23,8 @@ from jaxtyping import Float32
 from viscera.errors import RunError
 from viscera.inference.model import Model
 from viscera.inference.slices import slice_inputs
+from viscera.networks.doors import openvino_module
 from viscera.networks.onnx import CannotRunError
-from viscera.networks.openvino_door import openvino_module
 from viscera.preparation.store import Store
 
 if TYPE_CHECKING:
