@@ -1,4 +1,4 @@
-"""`make fuzz N=1`: damage 20,000 NIfTI files, 6,000 descriptors and 3,000 files of metadata (times N), and write what came of them."""
+"""`make fuzz N=1`: damage 20,000 NIfTI files, 6,000 descriptors and 3,000 other files (times N), and count what came of it."""
 
 import sys
 import tempfile

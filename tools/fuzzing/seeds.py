@@ -54,11 +54,11 @@ def _scans(folder: Path) -> None:
     for name, kind, order in (("big.nii", nibabel.Nifti1Header, ">"), ("two.nii.gz", nibabel.Nifti2Header, "<")):
         header = kind(endianness=order)
         header.set_data_shape((8, 8, 4))
-        header.set_data_dtype(np.dtype(np.int16).newbyteorder(order))
+        header.set_data_dtype(np.dtype(f"{order}i2"))
         header.set_sform(affine, code=1)
         header["scl_slope"], header["scl_inter"], header["vox_offset"] = 2, -1024, header.sizeof_hdr + 4
         header["magic"] = b"n+1" if order == ">" else b"n+2"
-        content = header.binaryblock + bytes(4) + voxels.astype(voxels.dtype.newbyteorder(order)).tobytes()
+        content = header.binaryblock + bytes(4) + voxels.astype(f"{order}i2").tobytes()
         if name.endswith(".gz"):
             import gzip
 

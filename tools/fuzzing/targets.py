@@ -14,8 +14,8 @@ from viscera.evaluation.scores import evaluation_from_json
 from viscera.evaluation.source_annotations import read_own_organs
 from viscera.figures.curves import read_log
 from viscera.io import nifti
-from viscera.io.json_text import read_text
 from viscera.io.label_names import label_names
+from viscera.json_text import read_text
 from viscera.learning.pseudolabels.teachers import read_seen
 from viscera.learning.run_folder import claim_run, read_rows
 from viscera.learning.study.results import cell_from_json, study_from_json
@@ -127,6 +127,35 @@ def _evaluation(folder: Path) -> None:
     render(evaluation_page(evaluation, "scores"))
 
 
+def _page_of_run(folder: Path) -> None:
+    render(run_page(folder / "run"))
+
+
+def _page_of_store(folder: Path) -> None:
+    render(store_page(folder / "store"))
+
+
+def _names(folder: Path) -> None:
+    label_names(folder / "x/y/z.nii.gz", labels=folder / "sets/names.json")
+
+
+def _names_beside(folder: Path) -> None:
+    label_names(folder / "results/scan.nii.gz", labels=folder / "sets/names.json")
+
+
+def _metadata(
+    name: str, file: str, read: Callable[[Path], object], *, weight: float = 1.0, limit_s: float = 2.0
+) -> Target:
+    return Target(name, "metadata", file, read, weight, limit_s)
+
+
+def _page(name: str, file: str, read: Callable[[Path], object]) -> Target:
+    return _metadata(f"page of {name}", file, read, weight=0.03, limit_s=20)
+
+
+CASE = "store/cases/s__a"
+OF_CASE = ("case.json", "pseudo.json", "image.npy", "pseudo.npy")
+OF_STORE = ("store/store.json", "store/splits.json", *(f"{CASE}/{name}" for name in OF_CASE))
 TARGETS = (
     *(_scan(name) for name in ("plain.nii", "packed.nii.gz", "big.nii", "two.nii.gz")),
     _set("msd", "msd"),
@@ -135,31 +164,30 @@ TARGETS = (
     _set("named", "nnunet"),
     _set("msd", "msd", "annotated.json"),
     _set("nnunet", "nnunet", "annotated.json"),
-    Target("label names", "descriptor", "sets/names.json", lambda folder: label_names(folder / "x/y/z.nii.gz", labels=folder / "sets/names.json")),
-    Target("names beside", "descriptor", "results/scan.json", lambda folder: label_names(folder / "results/scan.nii.gz", labels=folder / "sets/names.json")),
+    Target("label names", "descriptor", "sets/names.json", _names),
+    Target("names beside", "descriptor", "results/scan.json", _names_beside),
     Target("--annotated", "descriptor", "sets/own.json", lambda folder: read_own_organs(folder / "sets/own.json")),
-    *(
-        Target(f"store {Path(file).name}", "metadata", f"store/{file}", _store)
-        for file in ("store.json", "splits.json", "cases/s__a/case.json", "cases/s__a/pseudo.json", "cases/s__a/image.npy", "cases/s__a/pseudo.npy")
+    *(_metadata(f"store {Path(file).name}", file, _store) for file in OF_STORE),
+    _metadata("weights", "run/best.safetensors", _weights, weight=3),
+    _metadata("card", "results/card.json", lambda folder: read_card(folder / "results/card.json")),
+    _metadata("export", "results/export/model.json", lambda folder: read_export(folder / "results/export")),
+    _metadata("recipe", "run/recipe.json", _text("run/recipe.json", recipe_from_json), weight=2),
+    _metadata("run resumed", "run/recipe.json", _run),
+    _metadata("run.json, teachers", "run/run.json", lambda folder: read_seen(folder / "run/run.json")),
+    _metadata("run.json, splits", "run/run.json", lambda folder: of_split([SOURCE], folder / "run", "training")),
+    _metadata("log.jsonl", "run/log.jsonl", lambda folder: read_log(folder / "run")),
+    _metadata("log.jsonl, resumed", "run/log.jsonl", lambda folder: read_rows(folder / "run")),
+    _metadata("evaluation", "results/scores.json", _text("results/scores.json", evaluation_from_json), weight=2),
+    _metadata("evaluation, all", "results/confused.json", _text("results/confused.json", evaluation_from_json)),
+    _metadata("study", "results/study.json", _text("results/study.json", study_from_json)),
+    _metadata("cell", "results/cell.json", _text("results/cell.json", cell_from_json)),
+    _metadata(
+        "efficiency", "results/scan.json", lambda folder: read_case_efficiency(folder / "results/scan.json", case="a")
     ),
-    Target("weights", "metadata", "run/best.safetensors", _weights, weight=3),
-    Target("card", "metadata", "results/card.json", lambda folder: read_card(folder / "results/card.json")),
-    Target("export", "metadata", "results/export/model.json", lambda folder: read_export(folder / "results/export")),
-    Target("recipe", "metadata", "run/recipe.json", _text("run/recipe.json", recipe_from_json), weight=2),
-    Target("run resumed", "metadata", "run/recipe.json", _run),
-    Target("run.json, teachers", "metadata", "run/run.json", lambda folder: read_seen(folder / "run/run.json")),
-    Target("run.json, splits", "metadata", "run/run.json", lambda folder: of_split([SOURCE], folder / "run", "training")),
-    Target("log.jsonl", "metadata", "run/log.jsonl", lambda folder: read_log(folder / "run")),
-    Target("log.jsonl, resumed", "metadata", "run/log.jsonl", lambda folder: read_rows(folder / "run")),
-    Target("evaluation", "metadata", "results/scores.json", _text("results/scores.json", evaluation_from_json), weight=2),
-    Target("evaluation, all", "metadata", "results/confused.json", _text("results/confused.json", evaluation_from_json)),
-    Target("study", "metadata", "results/study.json", _text("results/study.json", study_from_json)),
-    Target("cell", "metadata", "results/cell.json", _text("results/cell.json", cell_from_json)),
-    Target("efficiency", "metadata", "results/scan.json", lambda folder: read_case_efficiency(folder / "results/scan.json", case="a")),
-    Target("trust", "metadata", "results/scan.json", lambda folder: read_case_trust(folder / "results/scan.nii.gz", case="a")),
-    Target("page of an evaluation", "metadata", "results/scores.json", _evaluation, weight=0.05, limit_s=20),
-    Target("page of a run", "metadata", "run/log.jsonl", lambda folder: render(run_page(folder / "run")), weight=0.03, limit_s=20),
-    Target("page of a run, run.json", "metadata", "run/run.json", lambda folder: render(run_page(folder / "run")), weight=0.02, limit_s=20),
-    Target("page of a store", "metadata", "store/cases/s__a/case.json", lambda folder: render(store_page(folder / "store")), weight=0.04, limit_s=20),
-    Target("page of a store, problems", "metadata", "store/problems.json", lambda folder: render(store_page(folder / "store")), weight=0.02, limit_s=20),
-)  # fmt: skip
+    _metadata("trust", "results/scan.json", lambda folder: read_case_trust(folder / "results/scan.nii.gz", case="a")),
+    _page("an evaluation", "results/scores.json", _evaluation),
+    _page("a run", "run/log.jsonl", _page_of_run),
+    _page("a run, run.json", "run/run.json", _page_of_run),
+    _page("a store", f"{CASE}/case.json", _page_of_store),
+    _page("a store, problems", "store/problems.json", _page_of_store),
+)

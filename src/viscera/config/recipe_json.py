@@ -7,7 +7,7 @@ from typing import get_args, get_type_hints
 
 from viscera.config import Recipe
 from viscera.errors import SettingError, did_you_mean
-from viscera.io.json_text import parse_json
+from viscera.json_text import parse_json
 
 
 def recipe_to_json(recipe: Recipe) -> str:

@@ -8,8 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from viscera import json_text
 from viscera.errors import DataSetError
-from viscera.io import json_text, nifti
+from viscera.io import nifti
 from viscera.labels import PART_OF, TUMOUR, organ_name
 
 

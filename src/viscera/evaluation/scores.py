@@ -18,7 +18,7 @@ from scipy.stats import wilcoxon
 from viscera.datasets.sources import Problem
 from viscera.errors import FileError, SettingError, did_you_mean
 from viscera.evaluation.confusion import Confusion, confusion_from_json
-from viscera.io.json_text import parse_json
+from viscera.json_text import parse_json
 from viscera.quality.efficiency import CaseEfficiency, case_efficiency_from_json
 from viscera.quality.flags import CaseTrust, case_trust_from_json
 

@@ -12,7 +12,7 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodF
 
 from viscera.errors import FileError
 from viscera.figures.canvas import BLUE, GREY, INK, RED, line_colour, new_figure, save, style
-from viscera.io.json_text import parse_json
+from viscera.json_text import parse_json
 from viscera.labels import readable
 
 

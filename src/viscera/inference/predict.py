@@ -29,7 +29,7 @@ from viscera.inference.pipeline import run_stages
 from viscera.inference.segment import Prepared, Segmentation, only_organs, prepare_scan, segment_prepared
 from viscera.io import nifti
 from viscera.io.atomic import write_json, write_text
-from viscera.io.json_text import load_json
+from viscera.json_text import load_json
 from viscera.labels import LabelSpace
 from viscera.networks.device import Stopwatch, peak_memory_mib, release_freed_memory
 from viscera.preparation.image import prepare_file

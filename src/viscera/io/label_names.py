@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from viscera.errors import FileError, LabelError
-from viscera.io.json_text import load_json
 from viscera.io.nifti import stem
+from viscera.json_text import load_json
 from viscera.labels import organ_name
 
 

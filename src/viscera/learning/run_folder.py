@@ -23,7 +23,7 @@ from viscera.config import Recipe
 from viscera.config.recipe_json import recipe_from_json, recipe_to_json
 from viscera.errors import RunError, SettingError
 from viscera.io.atomic import write_json, write_text
-from viscera.io.json_text import parse_json, read_json, read_text
+from viscera.json_text import parse_json, read_json, read_text
 from viscera.preparation.store import Case, Store
 
 STATE = "state.safetensors"

@@ -13,7 +13,7 @@ from typing import Literal
 from viscera.config.ranges import STRICT
 from viscera.errors import WeightsError, did_you_mean
 from viscera.io.atomic import sha256
-from viscera.io.json_text import load_text, parse_json
+from viscera.json_text import load_text, parse_json
 
 FOLDER = Path(__file__).parent / "bundled"
 FORMAT = 1
@@ -240,7 +240,7 @@ def read_card(file: Path) -> Card:
 
     try:
         text = load_text(file)
-        found = parse_json(text)["format"]  # type: ignore[index]
+        found = parse_json(text)["format"]
         if isinstance(found, int) and found > FORMAT:
             raise WeightsError(
                 f"{file}: format {found} is later than {FORMAT}, which this viscera reads",

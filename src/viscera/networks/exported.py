@@ -12,7 +12,7 @@ from viscera.config import Recipe
 from viscera.config.recipe_json import recipe_from_json
 from viscera.errors import WeightsError
 from viscera.io.atomic import sha256
-from viscera.io.json_text import load_json
+from viscera.json_text import load_json
 from viscera.labels import LabelSpace, label_space_from_json
 from viscera.networks.find_weights import DESCRIPTION
 from viscera.networks.runners import Foreign, missing_packages

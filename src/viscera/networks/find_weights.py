@@ -5,7 +5,7 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 
 from viscera.errors import LabelError, WeightsError
-from viscera.io.json_text import load_json, parse_json
+from viscera.json_text import load_json, parse_json
 from viscera.labels import LabelSpace, label_space_from_json
 from viscera.networks.cards import FOLDER, find_shipped, weights_path
 

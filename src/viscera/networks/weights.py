@@ -19,7 +19,7 @@ from viscera.config import Recipe
 from viscera.config.recipe_json import recipe_from_json, recipe_to_json
 from viscera.errors import WeightsError
 from viscera.io.atomic import replacing, sha256, write_json
-from viscera.io.json_text import parse_json
+from viscera.json_text import parse_json
 from viscera.labels import LabelSpace, label_space_from_json
 from viscera.networks.find_weights import find_weights as find_weights
 

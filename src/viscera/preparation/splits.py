@@ -13,7 +13,7 @@ import numpy as np
 from viscera.datasets.sources import Source
 from viscera.errors import RunError, SettingError
 from viscera.io.atomic import write_json
-from viscera.io.json_text import load_json
+from viscera.json_text import load_json
 from viscera.preparation.case import case_name
 from viscera.preparation.store import Facts, Split, Store
 
@@ -204,7 +204,7 @@ def of_split(sources: Sequence[Source], run: Path | None, split: str) -> list[So
     if facts is None or not facts.is_file():
         raise RunError(f"--split {split} needs the folder of a run, with its run.json; {run} is none.")
     try:
-        chosen = set(load_json(facts)["splits"][split])  # type: ignore[index]
+        chosen = set(load_json(facts)["splits"][split])
     except (ValueError, KeyError, TypeError) as error:
         raise RunError(
             f"{facts} is damaged: it does not list the cases of '{split}'", "Copy it again, or train again."

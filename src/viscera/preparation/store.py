@@ -25,7 +25,7 @@ from jaxtyping import Bool, Int16, Shaped, UInt8
 from viscera.config import Preparation, ResizedSlices, ScannerGrid, SpacedSlices, SpacedVolumes
 from viscera.errors import StoreError
 from viscera.io.atomic import write_json
-from viscera.io.json_text import load_json
+from viscera.json_text import load_json
 from viscera.labels import LabelSpace, label_space_from_json
 from viscera.preparation.geometry import Geometry, geometry_from_json, geometry_to_json
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import psutil
 
-from viscera.io.json_text import load_json
+from viscera.json_text import load_json
 
 INTERVAL_S = 0.1
 """Between two samples: FLARE's."""
@@ -239,7 +239,7 @@ def read_efficiency(folder: Path) -> list[CaseEfficiency]:
 def read_case_efficiency(sidecar: Path, *, case: str) -> CaseEfficiency | None:
     """Return what a prediction cost by its NAME.json; None where there is none, or it does not say."""
     try:
-        run = load_json(sidecar)["run"]  # type: ignore[index]
+        run = load_json(sidecar)["run"]
         return CaseEfficiency(case, _shape(run.get("shape")), efficiency_from_json(run["efficiency"]))
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None  # files of others may lie there, and older ones of ours say nothing

@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from viscera.io.json_text import load_json
 from viscera.io.nifti import stem
+from viscera.json_text import load_json
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ def read_case_trust(prediction: Path, *, case: str) -> CaseTrust | None:
         case: What the evaluation calls it.
     """
     try:
-        facts = load_json(prediction.with_name(stem(prediction) + ".json"))["trust"]  # type: ignore[index]
+        facts = load_json(prediction.with_name(stem(prediction) + ".json"))["trust"]
         organs = {organ: _messages(signs) for organ, signs in facts["organs"].items() if signs}
         return CaseTrust(case, _messages(facts["scan"]), organs)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):

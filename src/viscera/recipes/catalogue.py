@@ -7,7 +7,7 @@ from pathlib import Path
 from viscera.config import Recipe
 from viscera.config.recipe_json import override, recipe_from_json
 from viscera.errors import SettingError, did_you_mean
-from viscera.io.json_text import read_text
+from viscera.json_text import read_text
 from viscera.recipes.gao2step import (
     GAO2STEP,
     GAO2STEP_FINDER,

@@ -12,7 +12,7 @@ from viscera.errors import FileError, VisceraError
 from viscera.figures.error_grid import GridLook, JudgedSlice, error_grid
 from viscera.figures.montage import TISSUE_HU, choose_slices, with_margin
 from viscera.figures.pictures import SOFT_TISSUE_HU
-from viscera.io.json_text import read_text
+from viscera.json_text import read_text
 from viscera.labels import LabelSpace
 from viscera.learning.study.grid import text_of
 from viscera.learning.study.results import CaseScore, CellResult, Study, cell_folder

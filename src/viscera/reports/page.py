@@ -24,7 +24,7 @@ MISSING = "–"
 
 FOLDERS = re.compile(
     r"(?<![\w.~])(?:~|[A-Za-z]:)?[\\/](?=\S)(?:(?:(?!\.\w+\s)[^\\/:\n])*[\\/])*"  # absolute, spaces and all
-    r"""|[^\s'"(\\/:]+[\\/](?=\S+\.[a-z])"""  # relative, before the name of a file with an ending
+    r"""|(?<![^\s'"(\\/:])[^\s'"(\\/:]+[\\/](?=\S+\.[a-z])"""  # relative, before the name of a file with an ending
 )
 """The folders of paths in a text."""
 

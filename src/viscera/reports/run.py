@@ -4,7 +4,7 @@ from pathlib import Path
 
 from viscera.errors import RunError
 from viscera.figures.curves import Epoch, best_epoch, curves_figure, read_log
-from viscera.io.json_text import read_json
+from viscera.json_text import read_json
 from viscera.labels import readable
 from viscera.reports.page import Cell, Page, Row, Section, Table, chart, facts_table, number_cell
 

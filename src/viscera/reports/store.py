@@ -6,7 +6,7 @@ from pathlib import Path
 from viscera.datasets.sources import Problem
 from viscera.errors import StoreError
 from viscera.figures.data_set import ScanHu, hu_distribution, label_frequencies
-from viscera.io.json_text import load_json
+from viscera.json_text import load_json
 from viscera.labels import readable
 from viscera.preparation.prepare import notes_of
 from viscera.preparation.store import Facts, open_store

@@ -10,7 +10,7 @@ from pathlib import Path
 from viscera.errors import FileError, RunError
 from viscera.evaluation.scores import Evaluation, evaluation_from_json
 from viscera.io.atomic import write_text
-from viscera.io.json_text import load_text
+from viscera.json_text import load_text
 from viscera.reports.page import Page, render
 from viscera.reports.run import is_run, run_page
 from viscera.reports.scores import CaseFiles, evaluation_page

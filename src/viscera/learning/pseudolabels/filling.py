@@ -23,7 +23,7 @@ from jaxtyping import UInt8
 
 from viscera.errors import StoreError
 from viscera.io.atomic import replacing, write_json, write_text
-from viscera.io.json_text import load_json
+from viscera.json_text import load_json
 from viscera.learning.pseudolabels.acceptance import COLUMNS, Acceptance, Verdict
 from viscera.learning.pseudolabels.consensus import fill_case
 from viscera.learning.pseudolabels.teachers import Teacher, check_teachers, finds_of, teachers_for

@@ -13,7 +13,7 @@ from pathlib import Path
 from viscera.config import Accelerator
 from viscera.errors import RunError, SettingError, StoreError
 from viscera.inference.model import Model, load_model
-from viscera.io.json_text import load_json
+from viscera.json_text import load_json
 from viscera.networks.weights import find_weights, load_weights
 from viscera.preparation.store import Facts, Store, open_store
 

@@ -11,7 +11,7 @@ from viscera.config import Accelerator, Machine
 from viscera.config.recipe_json import recipe_from_json
 from viscera.errors import VisceraError
 from viscera.io.atomic import write_text
-from viscera.io.json_text import read_text
+from viscera.json_text import read_text
 from viscera.learning.study.results import cell_to_json
 from viscera.learning.study.scoring import score_run
 from viscera.learning.training import train

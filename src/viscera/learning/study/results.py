@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from viscera.errors import FileError
-from viscera.io.json_text import parse_json
+from viscera.json_text import parse_json
 
 MEAN = "mean"
 """Stands for the organ in the score of all organs: each counts the same, background does not count."""

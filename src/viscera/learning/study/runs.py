@@ -21,7 +21,7 @@ from viscera.config import Accelerator, Recipe
 from viscera.config.recipe_json import recipe_from_json, recipe_to_json
 from viscera.errors import FileError, RunError, SettingError
 from viscera.io.atomic import write_text
-from viscera.io.json_text import read_text
+from viscera.json_text import read_text
 from viscera.learning.study.grid import Cell, difference
 from viscera.learning.study.results import CellResult, Study, cell_from_json, cell_to_json, study_from_json
 from viscera.preparation.store import Split, Store

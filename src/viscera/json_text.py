@@ -8,7 +8,7 @@ import json
 import math
 import re
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from viscera.errors import FileError, VisceraError
 
@@ -24,7 +24,7 @@ ESCAPED = re.compile(r"\\u(?:0000|[dD][89a-fA-F])")
 """An escape that may stand for half of a surrogate pair, or for the zero that no path may hold."""
 
 
-def parse_json(text: str | bytes, *, constants: bool = False) -> object:
+def parse_json(text: str | bytes, *, constants: bool = False) -> Any:  # noqa: ANN401  (as the standard library's)
     """Return what JSON says.
 
     Args:
@@ -59,7 +59,7 @@ def parse_json(text: str | bytes, *, constants: bool = False) -> object:
     return value
 
 
-def load_json(path: Path, *, constants: bool = False) -> object:
+def load_json(path: Path, *, constants: bool = False) -> Any:  # noqa: ANN401
     """Return what a JSON file says.
 
     Raises:
