@@ -98,7 +98,7 @@ def write_facts(
         split: store.names(split) for split in ("validation", "test")
     }
     facts |= {} if fresh is None else {"fresh": dict(fresh)}
-    before = _facts_before(run) or facts
+    before: dict = _facts_before(run) or facts
     if before.get("fresh") != facts.get("fresh"):
         differs = _difference({"fresh": before.get("fresh")}, {"fresh": facts.get("fresh")})
         raise SettingError(f"{run} was begun with other fresh patients: {differs}", "Say them again, or train anew.")
