@@ -237,7 +237,11 @@ def open_store(path: Path) -> Store:
         StoreError: There is none, or it is damaged or of another format.
     """
     file = path / "store.json"
-    if not file.is_file():
+    try:
+        there = file.is_file()
+    except (OSError, ValueError):  # what no system takes for a name
+        there = False
+    if not there:
         raise StoreError(
             f"{path} is not a prepared store (it has no store.json)",
             f"Make one: viscera prepare {path} --data LAYOUT=DIR.",

@@ -118,6 +118,9 @@ def _problems(store: Path) -> list[Problem]:
     if not file.is_file():
         return []
     try:
-        return [Problem(**problem) for problem in load_json(file)]
+        problems = [Problem(**problem) for problem in load_json(file)]
+        if not all(isinstance(text, str) for problem in problems for text in vars(problem).values()):
+            raise TypeError("a problem is not told in words")
+        return problems
     except (ValueError, TypeError) as error:
         raise StoreError(f"{file.name} is damaged ({error})", "Remove it and prepare again.", file=file) from error
