@@ -45,6 +45,7 @@ from viscera.io import nifti
 from viscera.learning.losses import boundary_loss
 from viscera.learning.synthetic_patients import FIRST, make_fresh
 from viscera.networks.device import keep_freed_memory
+from viscera.networks.doors import openvino_module
 from viscera.networks.onnx import shape_of, to_onnx
 from viscera.networks.runners import OpenVinoRunner, TorchRunner, input_channels
 from viscera.networks.unet import UNet
@@ -204,8 +205,7 @@ def int8(options: argparse.Namespace) -> dict[str, object]:
 
 def runners(model: Model, store: Store) -> dict[str, nn.Module]:
     """Return the network in each way; int8's scales are taken from slices of training cases."""
-    import openvino
-
+    openvino = openvino_module()
     shape = shape_of(model.network)
     graph = to_onnx(model.network, channels=input_channels(model.recipe.network), labels=True)
     drawn = drawn_inputs(model, store, generator=np.random.default_rng(0))

@@ -10,11 +10,14 @@
 
 # %%
 import json
+import os
 import sys
 from pathlib import Path
 
 import nibabel
 import numpy as np
+
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # else ONNX Runtime reports sessions to Microsoft
 import onnxruntime
 from nibabel.orientations import apply_orientation, axcodes2ornt, io_orientation, ornt_transform
 

@@ -11,7 +11,8 @@
     └── RunError        a training run that cannot start, go on or finish
 
 Each carries what is wrong (and where, what was got, what expected), the remedy and the file; its text is what and remedy.
-The command line turns every VisceraError into one line on stderr and exit code 2; any other exception is a fault of ours.
+The command line turns every VisceraError into one line on stderr and exit code 2; any other exception is a fault of ours,
+for which it says what to report (cli/faults.py).
 """
 
 import difflib

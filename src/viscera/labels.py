@@ -199,6 +199,22 @@ class LabelSpace:
         return self.organs.index(name) + 1
 
 
+def label_space_from_json(found: object) -> LabelSpace:
+    """Return the label space that a file describes: {"name": text, "organs": [text, ...]}.
+
+    Raises:
+        LabelError: It describes none.
+    """
+    name, organs = (found.get("name"), found.get("organs")) if isinstance(found, dict) else (None, None)
+    if (
+        not isinstance(name, str)
+        or not isinstance(organs, list)
+        or not all(isinstance(one, str) and one for one in organs)
+    ):
+        raise LabelError("a label space needs a name and a list of organs", "Write the file anew.")
+    return LabelSpace(name, tuple(str(organ) for organ in organs))
+
+
 ZHANG12 = LabelSpace(
     "zhang12",
     (

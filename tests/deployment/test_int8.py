@@ -4,10 +4,8 @@ import json
 from dataclasses import replace
 
 import numpy as np
-import openvino
 import pytest
 import torch
-from openvino import opset13 as nodes
 from torch import nn
 
 from viscera.config import Recipe, ResizedSlices, UNetShape, Window, WindowInference
@@ -18,10 +16,13 @@ from viscera.inference.model import Model
 from viscera.inference.slices import slice_logits
 from viscera.labels import ABDOMENCT1K
 from viscera.networks.build import build_network
+from viscera.networks.doors import openvino_module
 from viscera.networks.onnx import CannotRunError, to_onnx
 from viscera.networks.runners import TorchRunner
 from viscera.preparation.store import open_store
 
+openvino = openvino_module()
+nodes = openvino.opset13
 RECIPE = Recipe(
     name="tiny",
     label_space="abdomenct1k",

@@ -1,6 +1,7 @@
 """The command `viscera`: one verb per file. Nothing heavy is imported before the verb is known.
 
-Exit code 0: done. 2: something that the user can put right (one message on stderr). 1: a fault of ours (a traceback).
+Exit code 0: done. 2: something that the user can put right (one message on stderr). 1: a fault of ours (faults.py: what to report,
+and no traceback unless VISCERA_DEBUG=1).
 """
 
 import gc
@@ -70,6 +71,11 @@ def main(arguments: list[str] | None = None) -> int:
         return 130
     except BrokenPipeError:
         return 0
+    except Exception as error:
+        # The one place that takes any: a traceback would show names and paths of patients, and tell the user nothing.
+        from viscera.cli.faults import report_fault
+
+        return report_fault(error, arguments)
     finally:
         if own_process:
             gc.freeze()  # the interpreter's last collections would look at all of torch, twice: 0.25 s

@@ -9,4 +9,4 @@ Positive = Annotated[float, Gt(0)]
 Count = Annotated[int, Ge(1)]
 Accelerator = Literal["auto", "cpu", "cuda"]
 Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
-STRICT = {"extra": "forbid"}
+STRICT = {"extra": "forbid", "allow_inf_nan": False}

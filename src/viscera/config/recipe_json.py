@@ -7,6 +7,7 @@ from typing import get_args, get_type_hints
 
 from viscera.config import Recipe
 from viscera.errors import SettingError, did_you_mean
+from viscera.json_text import parse_json
 
 
 def recipe_to_json(recipe: Recipe) -> str:
@@ -26,6 +27,10 @@ def recipe_from_json(text: str, *, where: str) -> Recipe:
     """
     import pydantic  # here, because `viscera --help` needs none of it
 
+    try:
+        parse_json(text, constants=True)
+    except ValueError as error:
+        raise SettingError(f"{where}: {_complaint([((), f'Invalid JSON: {error}', text)])}") from error
     try:
         return pydantic.TypeAdapter(Recipe).validate_json(text)
     except pydantic.ValidationError as error:

@@ -11,6 +11,7 @@ from viscera.datasets.sources import (
     Problem,
     file_within,
     files_by_case,
+    is_there,
     named_organs,
     pair_files,
     read_json,
@@ -59,7 +60,7 @@ def find(folder: Path) -> Found | None:
         pair = [file_within(folder, entry[key], where=path) for key in ("image", "label")]
         name = nifti.stem(pair[1])
         require_case_name(name, where=path)
-        missing = [str(file.relative_to(folder)) for file in pair if not file.is_file()]
+        missing = [str(file.relative_to(folder)) for file in pair if not is_there(file)]
         if missing:
             remedy = "copy the file, or take the case out of dataset.json"
             problems.append(Problem(name, ", ".join(missing), "listed in dataset.json, but not there", remedy))

@@ -4,12 +4,12 @@ Here is also what several layouts share: reading their JSON, naming their labels
 Nothing here opens an image.
 """
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from viscera import json_text
 from viscera.errors import DataSetError
 from viscera.io import nifti
 from viscera.labels import is_known, organ_name, whole_of
@@ -119,7 +119,8 @@ def pair_files(
             what, remedy = "labels without an image", "add its image, or move the label file elsewhere"
         else:
             what, remedy = f"{len(files)} files for one case", "keep one image and one label file"
-        problems.append(Problem(name, ", ".join(str(file.relative_to(folder)) for file in files), what, remedy))
+        shown = [file.relative_to(folder) if file.is_relative_to(folder) else file for file in files]
+        problems.append(Problem(name, ", ".join(map(str, shown)), what, remedy))
     return sources, problems
 
 
@@ -170,21 +171,21 @@ def require_case_name(name: str, *, where: Path) -> None:
         raise DataSetError(f"{where} lists case {name[:200]!a}: {wrong}", "Rename the case.", file=where)
 
 
+def is_there(file: Path) -> bool:
+    """Say whether a file that a descriptor lists is there; what no system takes for a name is not."""
+    try:
+        return file.is_file()
+    except (OSError, ValueError):  # too long, or a zero within
+        return False
+
+
 def read_json(path: Path) -> dict[str, object]:
     """Read a JSON file that holds an object.
 
     Raises:
         DataSetError: It cannot be read, is not JSON or holds something else.
     """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise DataSetError(f"{path} cannot be read as JSON: {error}", "Correct the file.", file=path) from error
-    if not isinstance(content, dict):
-        raise DataSetError(
-            f"{path} must hold an object {{...}}, not a {type(content).__name__}", "Correct the file.", file=path
-        )
-    return content
+    return json_text.read_json(path, error=DataSetError)
 
 
 def section(content: Mapping[str, object], key: str, *, path: Path) -> dict[str, object]:

@@ -32,6 +32,7 @@ from viscera.evaluation.counts import count_case
 from viscera.inference.model import Model
 from viscera.inference.prepared import prepared_labels
 from viscera.io.atomic import sha256, write_json
+from viscera.networks.doors import openvino_module
 from viscera.networks.exported import DESCRIPTION, FILES, FORMAT
 from viscera.networks.onnx import CannotRunError, shape_of, to_onnx
 from viscera.networks.runners import (
@@ -176,8 +177,7 @@ def _written(
         file.write_bytes(graph)
         runner = OnnxRunner(file, shape)
     else:
-        import openvino
-
+        openvino = openvino_module()
         network = openvino.Core().read_model(graph) if drawn is None else quantised(graph, drawn)
         openvino.save_model(network, file, compress_to_fp16=False)
         runner = OpenVinoRunner(file, shape)

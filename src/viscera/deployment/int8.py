@@ -23,6 +23,7 @@ from jaxtyping import Float32
 from viscera.errors import RunError
 from viscera.inference.model import Model
 from viscera.inference.slices import slice_inputs
+from viscera.networks.doors import openvino_module
 from viscera.networks.onnx import CannotRunError
 from viscera.preparation.store import Store
 
@@ -76,8 +77,7 @@ def quantised(graph: bytes | Path, images: Iterable[Float32[np.ndarray, "1 chann
     Raises:
         CannotRunError: There is nothing to convert.
     """
-    import openvino
-
+    openvino = openvino_module()
     network = openvino.Core().read_model(graph)
     inner = [node for node in network.get_ordered_ops() if _has_weights(node)][1:-1]
     if not inner:
@@ -126,16 +126,15 @@ def _ranges(
     images: Iterable[Float32[np.ndarray, "1 channel y x"]],
 ) -> list[tuple[float, float]]:
     """Return the smallest and the largest value of each group over all images, in fp32."""
-    import openvino
-    from openvino import opset13 as nodes
-
+    openvino = openvino_module()
+    nodes = openvino.opset13
     members = [(number, value) for number, group in enumerate(groups) for value in group.values()]
     ends = []
     for _, value in members:
         axes = nodes.constant(np.arange(value.get_partial_shape().rank.get_length()))
         ends += [nodes.reduce_min(value, axes), nodes.reduce_max(value, axes)]
     settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": torch.get_num_threads()}
-    watching = openvino.Model(ends, network.get_parameters())  # pyright: ignore[reportGeneralTypeIssues]  (openvino's own types)
+    watching = openvino.Model(ends, network.get_parameters())
     compiled = openvino.Core().compile_model(watching, "CPU", settings)
     ranges = [(np.inf, -np.inf)] * len(groups)
     for image in images:
@@ -147,8 +146,7 @@ def _ranges(
 
 def _round_values(value: "openvino.Output", low: float, high: float) -> None:
     """Round a value to 256 steps wherever it is used: from 0 on where none is negative, else on both sides of 0."""
-    from openvino import opset13 as nodes
-
+    nodes = openvino_module().opset13
     if low < 0:
         high = max(high, -low * 127 / 128, LEAST_RANGE)
         low = -high * 128 / 127
@@ -163,8 +161,7 @@ def _round_values(value: "openvino.Output", low: float, high: float) -> None:
 
 def _round_weights(convolution: "openvino.Node") -> None:
     """Replace a convolution's weights by int8 ones times a scale per output channel."""
-    from openvino import opset13 as nodes
-
+    nodes = openvino_module().opset13
     weights = convolution.input_value(1).get_node().get_data()
     axis = CONVOLUTIONS[convolution.get_type_name()]
     others = tuple(other for other in range(weights.ndim) if other != axis)

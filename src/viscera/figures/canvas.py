@@ -5,12 +5,15 @@ Figures are made with matplotlib's object interface: no pyplot, no display, no g
 
 import io
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 from viscera.colours import colour
 from viscera.io.atomic import replacing
@@ -20,6 +23,8 @@ INK = "#1d2733"
 
 BLUE, RED, GREY = "#3d7edb", "#e0524a", "#8a94a3"
 DPI = 110
+LONGEST_TEXT = 1000
+"""Letters that are drawn of one text; the rest would lie beyond the figure."""
 
 
 def new_figure(width_inches: float, height_inches: float) -> Figure:
@@ -66,11 +71,23 @@ def save(figure: Figure, path: Path) -> Path:
     Raises:
         FileError: The folder cannot be written to.
     """
-    with replacing(path) as part:
+    with replacing(path) as part, _plain_text(figure):
         figure.savefig(
             part, format="png", dpi="figure", facecolor=figure.get_facecolor(), metadata={"Software": "viscera"}
         )
     return path
+
+
+@contextmanager
+def _plain_text(figure: Figure) -> Iterator[None]:
+    """Let names of files and organs be drawn as they are, though they may hold what matplotlib takes for formulas ($)."""
+    for text in figure.findobj(Text):
+        if isinstance(text, Text):
+            text.set_parse_math(False)
+            if len(text.get_text()) > LONGEST_TEXT:
+                text.set_text(text.get_text()[: LONGEST_TEXT - 1] + "…")
+    with mpl.rc_context({"text.parse_math": False}):  # of what is made while drawing
+        yield
 
 
 def inline_svg(figure: Figure, name: str) -> str:
@@ -82,7 +99,7 @@ def inline_svg(figure: Figure, name: str) -> str:
     """
     stream = io.StringIO()
     # svg.fonttype and svg.hashsalt can be given in no other way; rc_context puts the settings back.
-    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
+    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}), _plain_text(figure):
         figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     text = stream.getvalue()
     text = text[text.index("<svg") :]

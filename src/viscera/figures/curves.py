@@ -76,7 +76,8 @@ def read_log(path: Path) -> list[Epoch]:
             continue
         try:
             what = f"{path.name}, line {number}: is not an epoch"
-            entry = from_json(Epoch, line, what=what, remedy="Remove the line or train again.")
+            remedy = "Remove the line or train again."
+            entry = from_json(Epoch, line, what=what, remedy=remedy, constants=True)
         except FileError:
             if number == len(lines):  # no line feed behind it: written in part
                 continue

@@ -1,6 +1,5 @@
 """Which scans are to be segmented, and where their label maps go; predict.py does it."""
 
-import json
 import os
 import warnings
 from collections.abc import Iterable, Sequence
@@ -12,6 +11,7 @@ from viscera.datasets.sources import Source
 from viscera.errors import FileError
 from viscera.io import nifti
 from viscera.io.same_file import refuse_inputs
+from viscera.json_text import load_json
 
 OTHER_KINDS = (
     *(
@@ -144,8 +144,8 @@ def refuse_scans_as_outputs(jobs: Sequence[ScanJob], sources: Iterable[Source] =
 def own_facts(sidecar: Path) -> dict | None:
     """Return what NAME.json holds if viscera wrote it beside a label map; None if there is no such file."""
     try:
-        facts = json.loads(sidecar.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        facts = load_json(sidecar)
+    except (OSError, ValueError):
         return None
     if not isinstance(facts, dict) or not isinstance(facts.get("labels"), dict):
         return None

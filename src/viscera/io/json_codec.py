@@ -13,6 +13,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 from viscera.errors import FileError, VisceraError
+from viscera.json_text import parse_json
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
@@ -106,6 +107,7 @@ def from_json(
     what: str,
     remedy: str,
     error: type[VisceraError] = FileError,
+    constants: bool = False,
 ) -> T:
     """Read a value of a type.
 
@@ -115,12 +117,18 @@ def from_json(
         what: What to say where it is something else: "scores.json is not an evaluation".
         remedy: What to do then.
         error: What to raise.
+        constants: Let NaN and Infinity pass, as ``json_text.parse_json``.
 
     Raises:
         VisceraError: An ``error``: it is not JSON, or something in it is missing or of another type; the place is named.
     """
     from pydantic import ValidationError
 
+    try:
+        if isinstance(found, str):
+            parse_json(found, constants=constants)  # for its bounds
+    except ValueError as reason:
+        raise error(f"{what} ({reason})", remedy) from reason
     try:
         return _reader(kind).validate_json(found if isinstance(found, str) else json.dumps(found), strict=True)
     except ValidationError as complaint:

@@ -1,12 +1,12 @@
 """What the values of a label file mean: names from the JSON beside it, or from the data set that it lies in."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from viscera.errors import FileError, LabelError
 from viscera.io.nifti import stem
+from viscera.json_text import load_json
 from viscera.labels import organ_name
 
 
@@ -83,7 +83,7 @@ def names_beside(path: Path) -> Names | None:
 def _names(file: Path, *, needed: bool) -> Names | None:
     """Read a file of names; None if it is about something else."""
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = load_json(file)
     except FileNotFoundError as error:
         raise FileError(f"{file}: no such file", "Check the path.", file=file) from error
     except (OSError, ValueError) as error:

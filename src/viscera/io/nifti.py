@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import cast
 
 import numpy as np
-from isal import igzip, igzip_threaded
+from isal import igzip, igzip_threaded, isal_zlib
 from jaxtyping import Float, Shaped
 
 from viscera.errors import FileError
@@ -89,15 +89,15 @@ class OpenVolume:
             found = describe(stream, path)
         self._stored, self._offset, self._scaling = found.dtype, found.offset, found.scaling
         self.dtype = np.dtype(np.float32) if found.scaling else found.dtype.newbyteorder("=")
-        self.grid = Volume(np.broadcast_to(np.int16(0), found.shape), found.affine, found.header)
-        self._promise = f"{'x'.join(map(str, self.shape[::-1]))} voxels of {self._stored.itemsize} bytes"
-        expected = int(np.prod(self.shape, dtype=object)) * self._stored.itemsize
+        self._promise = f"{'x'.join(map(str, found.shape[::-1]))} voxels of {self._stored.itemsize} bytes"
+        expected = int(np.prod(found.shape, dtype=object)) * self._stored.itemsize
         if expected > os.fstat(file.fileno()).st_size * (MOST_COMPRESSION if self._packed else 1):
             raise FileError(
                 f"{path}: its header promises {self._promise}, more than the file holds",
                 "Copy or export it again.",
                 file=path,
             )
+        self.grid = Volume(np.broadcast_to(np.int16(0), found.shape), found.affine, found.header)
         for doubt in found.doubts:
             warnings.warn(f"{path}: {doubt}", GridWarning, stacklevel=5)
 
@@ -298,7 +298,7 @@ def _reading(path: Path) -> Iterator[None]:
         raise FileError(
             f"{path} is truncated: the gzip data end early", "Copy or export it again.", file=path
         ) from error
-    except (zlib.error, igzip.BadGzipFile) as error:
+    except (zlib.error, isal_zlib.error, igzip.BadGzipFile) as error:  # pyright: ignore[reportGeneralTypeIssues]
         raise FileError(
             f"{path} is damaged: the gzip data are corrupt ({error})", "Copy or export it again.", file=path
         ) from error

@@ -23,9 +23,11 @@ from viscera.config import Recipe
 from viscera.config.recipe_json import first_difference, recipe_from_json, recipe_to_json
 from viscera.errors import RunError, SettingError
 from viscera.io.atomic import write_json, write_text
+from viscera.json_text import parse_json, read_json, read_text
 from viscera.preparation.store import Case, Store
 
 STATE = "state.safetensors"
+ANEW = "Copy the run again, or train anew: --overwrite."
 Row = Mapping[str, object]
 Log = Callable[[Row], None]
 
@@ -45,7 +47,7 @@ def claim_run(run: Path, recipe: Recipe, *, resume: bool, overwrite: bool) -> No
     """
     file = run / "recipe.json"
     if file.is_file() and resume:
-        old = recipe_from_json(file.read_text(), where=str(file))
+        old = recipe_from_json(read_text(file, error=RunError, remedy=ANEW), where=str(file))
         longer = replace(old, training=replace(old.training, epochs=recipe.training.epochs))
         if longer != recipe:
             differs = first_difference(*(json.loads(recipe_to_json(one)) for one in (longer, recipe)))
@@ -96,13 +98,13 @@ def write_facts(
         split: store.names(split) for split in ("validation", "test")
     }
     facts |= {} if fresh is None else {"fresh": dict(fresh)}
-    before: dict = json.loads((run / "run.json").read_text()) if (run / "run.json").is_file() else facts
+    before: dict = _facts_before(run) or facts
     if before.get("fresh") != facts.get("fresh"):
         differs = first_difference({"fresh": before.get("fresh")}, {"fresh": facts.get("fresh")})
         raise SettingError(f"{run} was begun with other fresh patients: {differs}", "Say them again, or train anew.")
     if (run / STATE).is_file() and "splits" in before:
         changed = sum(
-            len(set(before["splits"][split]) ^ set(names)) for split, names in splits.items() if split != "test"
+            len(set(before["splits"].get(split, ())) ^ set(names)) for split, names in splits.items() if split != "test"
         )
         if changed:
             raise RunError(
@@ -120,9 +122,41 @@ def write_facts(
 
 
 def read_rows(run: Path) -> list[dict]:
-    """Return the rows of the epochs done so far."""
+    """Return the rows of the epochs done so far.
+
+    Raises:
+        RunError: A line is not an epoch's.
+    """
     file = run / "log.jsonl"
-    return [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
+    lines = read_text(file, error=RunError, remedy=ANEW).splitlines() if file.is_file() else []
+    rows = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            row = parse_json(line, constants=True)
+        except ValueError as error:
+            raise RunError(f"{file}, line {number}: is not an epoch ({error})", ANEW, file=file) from error
+        if not isinstance(row, dict) or type(row.get("epoch")) is not int:
+            raise RunError(f"{file}, line {number}: is not an epoch", ANEW, file=file)
+        rows.append(row)
+    return rows
+
+
+def _facts_before(run: Path) -> dict:
+    """Return what run.json says of a run that is to be resumed; nothing without one.
+
+    Raises:
+        RunError: It is damaged.
+    """
+    file = run / "run.json"
+    if not file.is_file():
+        return {}
+    found = read_json(file, error=RunError, remedy=ANEW)
+    splits = found.get("splits", {})
+    if not isinstance(splits, dict) or not all(
+        isinstance(names, list) and all(isinstance(name, str) for name in names) for names in splits.values()
+    ):
+        raise RunError(f"{file} is damaged: it does not list the cases of the run", ANEW, file=file)
+    return found
 
 
 def write_row(run: Path, row: Row) -> None:

@@ -6,7 +6,6 @@
 tools/bundle_weights.py writes both. Nothing here imports torch, so that `viscera info` can tell of them at once.
 """
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -14,6 +13,7 @@ from typing import Literal
 from viscera.config.ranges import STRICT
 from viscera.errors import WeightsError, did_you_mean
 from viscera.io.atomic import sha256
+from viscera.json_text import load_text, parse_json
 
 FOLDER = Path(__file__).parent / "bundled"
 FORMAT = 1
@@ -239,8 +239,8 @@ def read_card(file: Path) -> Card:
     import pydantic  # here, because `viscera --help` needs none of it
 
     try:
-        text = file.read_text(encoding="utf-8")
-        found = json.loads(text)["format"]
+        text = load_text(file)
+        found = parse_json(text)["format"]
         if isinstance(found, int) and found > FORMAT:
             raise WeightsError(
                 f"{file}: format {found} is later than {FORMAT}, which this viscera reads",

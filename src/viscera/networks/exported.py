@@ -12,7 +12,8 @@ from viscera.config import Recipe
 from viscera.config.recipe_json import recipe_from_json
 from viscera.errors import WeightsError
 from viscera.io.atomic import sha256
-from viscera.labels import LabelSpace
+from viscera.json_text import load_json
+from viscera.labels import LabelSpace, label_space_from_json
 from viscera.networks.find_weights import DESCRIPTION
 from viscera.networks.runners import Foreign, missing_packages
 
@@ -51,7 +52,7 @@ def read_export(folder: Path) -> Exported:
     """
     where = folder / DESCRIPTION
     try:
-        facts = json.loads(where.read_text(encoding="utf-8"))
+        facts = load_json(where)
         found = facts["format"]
         if found != FORMAT:
             raise WeightsError(
@@ -61,7 +62,7 @@ def read_export(folder: Path) -> Exported:
         hashes = facts["files"]
         kind: Foreign = next(kind for kind, names in FILES.items() if set(names) == set(hashes))
         shape = (int(facts["input"]["multiple_of"]), len(facts["input"]["axes"]) - 2)
-        space = LabelSpace(facts["label_space"]["name"], tuple(facts["label_space"]["organs"]))
+        space = label_space_from_json(facts["label_space"])
         settings = json.dumps(facts["settings"])
     except (OSError, ValueError, KeyError, TypeError, StopIteration) as error:
         raise WeightsError(f"{where} is damaged", "Copy the folder again, or export the run again.") from error

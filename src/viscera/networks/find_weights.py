@@ -1,12 +1,12 @@
 """Which file a user means by --weights, and which organs it knows. Nothing here imports torch; weights.py reads the file."""
 
-import json
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
 from viscera.errors import LabelError, WeightsError
-from viscera.labels import LabelSpace
+from viscera.json_text import load_json, parse_json
+from viscera.labels import LabelSpace, label_space_from_json
 from viscera.networks.cards import FOLDER, find_shipped, weights_path
 
 DESCRIPTION = "model.json"
@@ -56,11 +56,11 @@ def known_organs(where: Path | None, folder: Path = FOLDER) -> LabelSpace | None
     """
     try:
         if where is not None and is_export(where):
-            facts = json.loads((where / DESCRIPTION).read_text(encoding="utf-8"))
+            facts = load_json(where / DESCRIPTION)
         else:
             file = find_weights(where, folder) if where else find_shipped(folder=folder).file
             with safe_open(file, framework="numpy") as opened:
-                facts = json.loads(opened.metadata()["viscera"])
-        return LabelSpace(facts["label_space"]["name"], tuple(facts["label_space"]["organs"]))
+                facts = parse_json(opened.metadata()["viscera"])
+        return label_space_from_json(facts["label_space"])
     except (SafetensorError, OSError, ValueError, KeyError, TypeError, LabelError):
         return None

@@ -23,6 +23,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from viscera.config import NetworkShape
 from viscera.networks.device import autocast_type
+from viscera.networks.doors import onnxruntime_module, openvino_module
 from viscera.networks.graph_cache import GraphCache
 from viscera.networks.onnx import CannotRunError, folded, one_line, shape_of, to_onnx
 
@@ -193,8 +194,7 @@ class OpenVinoRunner:
     name: RuntimeName = "openvino"
 
     def __init__(self, graph: bytes | Path, shape: tuple[int, int], *, exact: bool = False) -> None:
-        import openvino
-
+        openvino = openvino_module()
         self.stride, self.dimensions = shape
         self.streams = torch.get_num_threads() if self.dimensions == 2 else 1
         core = openvino.Core()
@@ -248,9 +248,8 @@ class OnnxRunner:
     precision = "fp32"
 
     def __init__(self, graph: bytes | Path, shape: tuple[int, int]) -> None:
-        import onnxruntime
-        from onnxruntime.capi import onnxruntime_pybind11_state as states  # pyright: ignore[reportAttributeAccessIssue]
-
+        onnxruntime = onnxruntime_module()
+        states = onnxruntime.capi.onnxruntime_pybind11_state
         self.stride, self.dimensions = shape
         self.streams = torch.get_num_threads() if self.dimensions == 2 else 1
         options = onnxruntime.SessionOptions()

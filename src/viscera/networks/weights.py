@@ -19,7 +19,8 @@ from viscera.config import Recipe
 from viscera.config.recipe_json import recipe_from_json, recipe_to_json
 from viscera.errors import WeightsError
 from viscera.io.atomic import replacing, sha256, write_json
-from viscera.labels import LabelSpace
+from viscera.json_text import parse_json
+from viscera.labels import LabelSpace, label_space_from_json
 from viscera.networks.find_weights import find_weights as find_weights
 
 FORMAT = "viscera-weights-1"
@@ -68,9 +69,12 @@ def load_weights(path: Path) -> Weights:
         raise WeightsError(
             f"{path.name}: format '{facts.get('format')}' is not '{FORMAT}'", "Update viscera.", file=path
         )
-    space = facts["label_space"]
-    recipe = recipe_from_json(json.dumps(facts["recipe"]), where=path.name)
-    return Weights(recipe, LabelSpace(space["name"], tuple(space["organs"])), tensors, facts["provenance"])
+    try:
+        found, provenance, settings = facts["label_space"], dict(facts["provenance"]), json.dumps(facts["recipe"])
+        space = label_space_from_json(found)
+    except (ValueError, KeyError, TypeError) as error:
+        raise _unreadable(path, error) from error
+    return Weights(recipe_from_json(settings, where=path.name), space, tensors, provenance)
 
 
 def save_state(
@@ -148,7 +152,13 @@ def _read(path: Path, key: str) -> tuple[dict[str, Tensor], dict]:
             "Give a run's folder or its best.safetensors.",
             file=path,
         )
-    return tensors, json.loads(facts)
+    try:
+        found = parse_json(facts, constants=True)  # the best loss of a run that has none yet
+    except ValueError as error:
+        raise _unreadable(path, error) from error
+    if not isinstance(found, dict):
+        raise _unreadable(path, TypeError("its facts are not an object"))
+    return tensors, found
 
 
 def _unreadable(path: Path, error: Exception) -> WeightsError:

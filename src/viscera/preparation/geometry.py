@@ -96,6 +96,9 @@ def geometry_from_json(found: Mapping) -> Geometry:
     turn = Turn(tuple(found["axes"]), tuple(found["flips"]))
     affine = np.array(found["affine"], dtype=float).reshape(4, 4)
     _, *size = found["prepared_shape"]
+    kinds = sorted(turn.axes) == [0, 1, 2] and len(turn.flips) == len(found["shape"]) == 3 and len(size) == 2
+    if not kinds or not all(isinstance(flip, bool) for flip in turn.flips) or not np.isfinite(affine).all():
+        raise ValueError("not a grid of three axes")
     grid = Geometry(tuple(found["shape"]), affine, turn, tuple(size))
     if "step" not in found:
         return grid

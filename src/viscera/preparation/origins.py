@@ -5,7 +5,6 @@ number of cases and a fingerprint: a SHA-256 over the names of its cases and the
 """
 
 import hashlib
-import json
 import os
 from collections import Counter
 from collections.abc import Sequence
@@ -17,6 +16,7 @@ from pathlib import Path
 from viscera.datasets.sources import Source
 from viscera.errors import DataSetError, StoreError
 from viscera.io.atomic import sha256, write_json
+from viscera.json_text import load_json
 from viscera.preparation.case import case_name, describe, label_files
 from viscera.preparation.store import Facts, SourceFacts, Store, facts_to_json
 
@@ -199,8 +199,8 @@ def _written(store: Store) -> dict[str, object]:
     """Return what datasets.json holds; nothing where it is not there or damaged, for it is written anew."""
     file = store.path / FILE
     try:
-        found = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    except (ValueError, RecursionError):
+        found = load_json(file) if file.is_file() else {}
+    except ValueError:
         return {}
     return found if isinstance(found, dict) else {}
 

@@ -9,7 +9,6 @@ not listed though others of its data set are, a word that is no split, a patient
 are drawn in splits.py.
 """
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import get_args
 
 from viscera.datasets.sources import Problem, Source
 from viscera.errors import DataSetError, SettingError, StoreError, did_you_mean
+from viscera.json_text import load_json
 from viscera.preparation.case import case_name
 from viscera.preparation.store import Split, Store
 
@@ -111,8 +111,8 @@ def _files(sources: Sequence[Source], own: OwnSplits) -> list[tuple[Path, list[S
 
 def _read(file: Path) -> object:
     try:
-        return json.loads(file.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError, RecursionError) as error:
+        return load_json(file)
+    except (OSError, ValueError) as error:
         raise DataSetError(f"{file} cannot be read as JSON: {error}", "Correct the file.", file=file) from error
 
 

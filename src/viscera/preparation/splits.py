@@ -5,7 +5,6 @@ contain one another). A patient never stands on two sides, and a case that has a
 are brought along are read in own_splits.py.
 """
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ import numpy as np
 from viscera.datasets.sources import Source
 from viscera.errors import RunError, SettingError
 from viscera.io.atomic import write_json
+from viscera.json_text import load_json
 from viscera.preparation.case import case_name
 from viscera.preparation.own_splits import require_same_side
 from viscera.preparation.store import Facts, Split, Store
@@ -204,7 +204,7 @@ def update_splits(
             for other in fixed[1:]:
                 require_same_side(before, fixed[0], other)
     found = {"seed": seed, "fractions": asdict(fractions), "cases": dict(sorted(splits.items()))}
-    if not file.is_file() or json.loads(file.read_text()) != found:
+    if not file.is_file() or load_json(file) != found:
         write_json(file, found)
     return [*_notes_of_twins(facts), *_notes_of_moves(store.splits, splits)]
 
@@ -246,7 +246,7 @@ def of_split(sources: Sequence[Source], run: Path | None, split: str) -> list[So
     if facts is None or not facts.is_file():
         raise RunError(f"--split {split} needs the folder of a run, with its run.json; {run} is none.")
     try:
-        chosen = set(json.loads(facts.read_text())["splits"][split])
+        chosen = set(load_json(facts)["splits"][split])
     except (ValueError, KeyError, TypeError) as error:
         raise RunError(
             f"{facts} is damaged: it does not list the cases of '{split}'", "Copy it again, or train again."

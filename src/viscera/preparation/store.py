@@ -11,13 +11,13 @@ A case's folder is written under another name and renamed when complete, so one 
 made in case.py and divided among the splits in splits.py; learning/sampling/ draws from them.
 """
 
-import json
 import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
+from tokenize import TokenError
 from typing import Annotated, Literal, get_args
 
 import numpy as np
@@ -27,6 +27,7 @@ from viscera.config import Preparation
 from viscera.errors import StoreError
 from viscera.io.atomic import write_json
 from viscera.io.json_codec import Read, from_json
+from viscera.json_text import load_json, load_text
 from viscera.labels import LabelSpace
 from viscera.preparation.geometry import Geometry, geometry_from_json, geometry_to_json
 
@@ -183,11 +184,13 @@ class Store:
         """
         file = self.path / "cases" / name / "case.json"
         try:
-            return facts_from_json(file.read_text(), what=f"case '{name}' in {self.path}: {file.name} is damaged")
+            return facts_from_json(load_text(file), what=f"case '{name}' in {self.path}: {file.name} is damaged")
         except FileNotFoundError as error:
             raise StoreError(
                 f"{self.path} has no case '{name}' with a {file.name}", f"{PREPARE_AGAIN}", file=self.path
             ) from error
+        except ValueError as error:
+            raise StoreError(f"case '{name}' in {self.path}: {file.name} is damaged", f"{PREPARE_AGAIN}") from error
 
     def case(self, name: str) -> Case:
         """Open a case; its arrays are memory-mapped, read-only.
@@ -244,7 +247,11 @@ def open_store(path: Path) -> Store:
         StoreError: There is none, or it is damaged or of another format.
     """
     file = path / "store.json"
-    if not file.is_file():
+    try:
+        there = file.is_file()
+    except (OSError, ValueError):  # what no system takes for a name
+        there = False
+    if not there:
         raise StoreError(
             f"{path} is not a prepared store (it has no store.json)",
             f"Make one: viscera prepare {path} --data LAYOUT=DIR.",
@@ -252,7 +259,7 @@ def open_store(path: Path) -> Store:
         )
     what, remedy = f"{path}: store.json or splits.json is damaged", "Prepare the store anew in another folder."
     try:
-        found = json.loads(file.read_text())
+        found = load_json(file)
         if found["format"] != FORMAT:
             raise StoreError(
                 f"{path} has store format {found['format']} (viscera {found['viscera']}); this viscera reads {FORMAT}",
@@ -263,10 +270,10 @@ def open_store(path: Path) -> Store:
         settings = {**found, "preparation": {"kind": "resized", **found["preparation"]}}
         made = from_json(_Settings, settings, what=what, remedy=remedy, error=StoreError)
         splits = path / "splits.json"
-        cases = json.loads(splits.read_text())["cases"] if splits.is_file() else {}
+        cases = load_json(splits)["cases"] if splits.is_file() else {}
         _require_splits(splits, cases)
         return Store(path, made.label_space, made.preparation, cases)
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise StoreError(what, remedy, file=path) from error
 
 
@@ -275,7 +282,7 @@ def _require_splits(file: Path, cases: Mapping[str, str]) -> None:
     for case, word in cases.items():
         if word not in get_args(Split):
             remedy = f"Write {', '.join(get_args(Split))}, or give viscera prepare the file by --splits."
-            raise StoreError(f"{file}: case '{case}' is in {word!r}, which is no split", remedy, file=file)
+            raise StoreError(f"{file}: case '{case}' is in {word!r}, which is not a split", remedy, file=file)
 
 
 def create_store(path: Path, *, space: LabelSpace, preparation: Preparation) -> Store:
@@ -364,7 +371,7 @@ def _pseudo_annotated(folder: Path) -> tuple[str, ...]:
     if not file.is_file():
         return ()
     try:
-        return tuple(str(organ) for organ in json.loads(file.read_text())["organs"])
+        return tuple(str(organ) for organ in load_json(file)["organs"])
     except (ValueError, KeyError, TypeError) as error:
         raise StoreError(
             f"case '{folder.name}': pseudo.json is damaged", "Delete it and run viscera pseudolabel again."
@@ -377,7 +384,8 @@ def _map_array(file: Path, dtype: type[np.generic], shape: tuple[int, ...]) -> S
         array = np.load(file, mmap_mode="r", allow_pickle=False)
     except FileNotFoundError as error:
         raise StoreError(f"{where} is missing", f"{PREPARE_AGAIN}") from error
-    except (ValueError, EOFError, OSError) as error:
+    except (ValueError, EOFError, OSError, SyntaxError, TokenError, MemoryError) as error:
+        # numpy reads the array's type and shape as Python's literals, for which it has Python's own errors
         raise StoreError(f"{where} is damaged or cut off", f"{PREPARE_AGAIN}") from error
     if array.dtype != dtype or array.shape != shape:
         raise StoreError(

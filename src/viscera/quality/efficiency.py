@@ -3,7 +3,6 @@
 The facts stand in the NAME.json of each prediction; the report shows them as a table. Seconds per stage are in networks/device.py.
 """
 
-import json
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -17,6 +16,7 @@ import psutil
 
 from viscera.errors import FileError
 from viscera.io.json_codec import FINITE, from_json
+from viscera.json_text import load_json
 
 INTERVAL_S = 0.1
 """Between two samples: FLARE's."""
@@ -221,7 +221,7 @@ gpu_memory_area_mib_s=6000.0)
 def read_case_efficiency(sidecar: Path, *, case: str) -> CaseEfficiency | None:
     """Return what a prediction cost by its NAME.json; None where there is none, or it does not say."""
     try:
-        run = json.loads(sidecar.read_text(encoding="utf-8"))["run"]
+        run = load_json(sidecar)["run"]
         return from_json(CaseEfficiency, {"shape": None, **run, "case": case}, what=sidecar.name, remedy="")
     except (OSError, ValueError, KeyError, TypeError, FileError):
         return None  # files of others may lie there, and older ones of ours say nothing

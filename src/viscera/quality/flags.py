@@ -1,11 +1,11 @@
 """Sign and Trust: what is said to people and programs; CaseTrust: the same as NAME.json has it. Nothing here needs torch."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from viscera.io.nifti import stem
+from viscera.json_text import load_json
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ def read_case_trust(prediction: Path, *, case: str) -> CaseTrust | None:
         case: What the evaluation calls it.
     """
     try:
-        facts = json.loads(prediction.with_name(stem(prediction) + ".json").read_text(encoding="utf-8"))["trust"]
+        facts = load_json(prediction.with_name(stem(prediction) + ".json"))["trust"]
         organs = {organ: _messages(signs) for organ, signs in facts["organs"].items() if signs}
         return CaseTrust(case, _messages(facts["scan"]), organs)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):

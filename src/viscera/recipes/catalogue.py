@@ -7,6 +7,7 @@ from pathlib import Path
 from viscera.config import Recipe
 from viscera.config.recipe_json import override, recipe_from_json
 from viscera.errors import SettingError, did_you_mean
+from viscera.json_text import read_text
 from viscera.recipes.gao2step import (
     GAO2STEP,
     GAO2STEP_FINDER,
@@ -66,7 +67,7 @@ def _find(name: str) -> Recipe:
         return RECIPES[name]
     file = Path(name)
     if file.suffix == ".json" and file.is_file():
-        return recipe_from_json(file.read_text(), where=name)
+        return recipe_from_json(read_text(file, error=SettingError), where=name)
     known = ", ".join(RECIPES)
     raise SettingError(
         f"there is no recipe '{name}'", f"{did_you_mean(name, RECIPES)} Choose one of {known}, or give a .json file."

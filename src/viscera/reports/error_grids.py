@@ -12,6 +12,7 @@ from viscera.errors import FileError, VisceraError
 from viscera.figures.error_grid import GridLook, JudgedSlice, error_grid
 from viscera.figures.montage import TISSUE_HU, choose_slices, with_margin
 from viscera.figures.pictures import SOFT_TISSUE_HU
+from viscera.json_text import read_text
 from viscera.labels import LabelSpace
 from viscera.learning.study.grid import text_of
 from viscera.learning.study.results import CaseScore, CellResult, Study, cell_folder
@@ -151,8 +152,4 @@ def _image(
 
 
 def _recipe(file: Path) -> Recipe:
-    try:
-        text = file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise FileError(f"{file.name} cannot be read ({error})", "Run the study again.", file=file) from error
-    return recipe_from_json(text, where=file.name)
+    return recipe_from_json(read_text(file, remedy="Run the study again."), where=file.name)

@@ -4,7 +4,6 @@ The other files of this package fill a ``Page``; templates/report.html lays it o
 """
 
 import base64
-import json
 import math
 import re
 import tempfile
@@ -18,7 +17,6 @@ from jinja2 import Environment, StrictUndefined
 from matplotlib.figure import Figure
 
 from viscera.datasets.sources import Problem
-from viscera.errors import FileError
 from viscera.figures.canvas import inline_svg
 
 MISSING = "–"
@@ -26,7 +24,7 @@ MISSING = "–"
 
 FOLDERS = re.compile(
     r"(?<![\w.~])(?:~|[A-Za-z]:)?[\\/](?=\S)(?:(?:(?!\.\w+\s)[^\\/:\n])*[\\/])*"  # absolute, spaces and all
-    r"""|[^\s'"(\\/:]+[\\/](?=\S+\.[a-z])"""  # relative, before the name of a file with an ending
+    r"""|(?<![^\s'"(\\/:])[^\s'"(\\/:]+[\\/](?=\S+\.[a-z])"""  # relative, before the name of a file with an ending
 )
 """The folders of paths in a text."""
 
@@ -188,27 +186,6 @@ def problem_table(problems: Sequence[Problem]) -> Table:
 def _name(file: str) -> str:
     """Return a path's last part, whatever the system that it was written on."""
     return PurePath(file.replace("\\", "/")).name
-
-
-def read_json(path: Path) -> dict[str, object]:
-    """Read a JSON object.
-
-    Raises:
-        FileError: Missing, unreadable, or no JSON object.
-    """
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise FileError(f"{path.name} cannot be read: {error.strerror}", "Check the path.", file=path) from error
-    except ValueError as error:
-        raise FileError(f"{path.name} is not JSON ({error})", "Pass a file that viscera wrote.", file=path) from error
-    if not isinstance(value, dict):
-        raise FileError(
-            f"{path.name} holds a JSON {type(value).__name__}, not an object",
-            "Pass a file that viscera wrote.",
-            file=path,
-        )
-    return value
 
 
 def _setting_rows(value: object, name: str) -> list[tuple[str, str]]:

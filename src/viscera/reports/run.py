@@ -4,8 +4,11 @@ from pathlib import Path
 
 from viscera.errors import RunError
 from viscera.figures.curves import Epoch, best_epoch, curves_figure, read_log
+from viscera.json_text import read_json
 from viscera.labels import readable
-from viscera.reports.page import Cell, Page, Row, Section, Table, chart, facts_table, number_cell, read_json
+from viscera.reports.page import Cell, Page, Row, Section, Table, chart, facts_table, number_cell
+
+OURS = "Pass a folder that viscera train wrote."
 
 
 def is_run(folder: Path) -> bool:
@@ -24,8 +27,8 @@ def run_page(run: Path) -> Page:
     if not log.is_file():
         raise RunError(f"{run.name} has no log.jsonl: no epoch is finished yet", "Go on with viscera train --resume.")
     epochs = read_log(log)
-    recipe = read_json(run / "recipe.json")
-    facts = read_json(run / "run.json") if (run / "run.json").is_file() else {}
+    recipe = read_json(run / "recipe.json", remedy=OURS)
+    facts = read_json(run / "run.json", remedy=OURS) if (run / "run.json").is_file() else {}
     best = best_epoch(epochs) or epochs[-1]
     sections = [
         Section(

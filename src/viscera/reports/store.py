@@ -1,12 +1,12 @@
 """The page of a prepared store: HU of every scan, voxels of every organ, splits, problems."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from viscera.datasets.sources import Problem
 from viscera.errors import StoreError
 from viscera.figures.data_set import ScanHu, hu_distribution, label_frequencies
+from viscera.json_text import load_json
 from viscera.labels import readable
 from viscera.preparation.prepare import notes_of
 from viscera.preparation.store import Facts, open_store
@@ -118,6 +118,9 @@ def _problems(store: Path) -> list[Problem]:
     if not file.is_file():
         return []
     try:
-        return [Problem(**problem) for problem in json.loads(file.read_text(encoding="utf-8"))]
+        problems = [Problem(**problem) for problem in load_json(file)]
+        if not all(isinstance(text, str) for problem in problems for text in vars(problem).values()):
+            raise TypeError("a problem is not told in words")
+        return problems
     except (ValueError, TypeError) as error:
         raise StoreError(f"{file.name} is damaged ({error})", "Remove it and prepare again.", file=file) from error

@@ -11,6 +11,7 @@ from viscera.errors import FileError, RunError
 from viscera.evaluation.scores import Evaluation, evaluation_from_json
 from viscera.io.atomic import write_text
 from viscera.io.same_file import refuse_inputs
+from viscera.json_text import load_text
 from viscera.reports.page import Page, render
 from viscera.reports.run import is_run, run_page
 from viscera.reports.scores import CaseFiles, evaluation_page
@@ -63,8 +64,8 @@ def _page(target: Path, pictures: Sequence[CaseFiles]) -> Page:
             file=target,
         )
     try:
-        text = target.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        text = load_text(target)
+    except (OSError, ValueError) as error:
         raise FileError(
             f"{target.name} is not an evaluation ({error})",
             "Pass what viscera evaluate --json wrote, a run's folder, or a store.",

@@ -10,7 +10,6 @@ removed first, so that where it stands, pseudo.npy belongs to it. Who may teach 
 teachers agree on in consensus.py, which organs are believed in acceptance.py; learning/losses.py learns from the outcome.
 """
 
-import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -24,6 +23,7 @@ from viscera.errors import FileError, StoreError
 from viscera.io.atomic import replacing, write_text
 from viscera.io.csv_text import to_csv
 from viscera.io.json_codec import from_json, to_json
+from viscera.json_text import load_json
 from viscera.learning.pseudolabels.acceptance import COLUMNS, Acceptance, Verdict
 from viscera.learning.pseudolabels.consensus import fill_case
 from viscera.learning.pseudolabels.teachers import Teacher, check_teachers, finds_of, teachers_for
@@ -164,7 +164,7 @@ def write_pseudo(
 def read_verdicts(folder: Path, origin: Mapping[str, object]) -> list[Verdict] | None:
     """Read back a case's verdicts; None where it has none of this origin, or a damaged file."""
     try:
-        found = json.loads((folder / "pseudo.json").read_text())
+        found = load_json(folder / "pseudo.json")
         if found["settings"] != origin["settings"] or _hashes(found) != _hashes(origin):
             return None
         if found["organs"] and not (folder / "pseudo.npy").is_file():

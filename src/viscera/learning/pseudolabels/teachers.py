@@ -5,7 +5,6 @@ that saw a test case would carry that case's truth into the student's training, 
 "background" would only hand on the mistake that pseudo-labels are to mend.
 """
 
-import json
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from pathlib import Path
 from viscera.config import Accelerator
 from viscera.errors import RunError, SettingError, StoreError
 from viscera.inference.model import Model, load_model
+from viscera.json_text import load_json
 from viscera.networks.weights import find_weights, load_weights
 from viscera.preparation.store import Facts, Store, open_store
 
@@ -107,7 +107,7 @@ def read_seen(file: Path) -> Seen | None:
     if not file.is_file():
         return None
     try:
-        found = json.loads(file.read_text())
+        found = load_json(file)
         training, validation = ([str(name) for name in found["splits"][split]] for split in ("training", "validation"))
         store = Path(found["store"])
     except (ValueError, KeyError, TypeError) as error:

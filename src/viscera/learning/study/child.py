@@ -11,6 +11,7 @@ from viscera.config import Accelerator, Machine
 from viscera.config.recipe_json import recipe_from_json
 from viscera.errors import VisceraError
 from viscera.io.atomic import write_text
+from viscera.json_text import read_text
 from viscera.learning.study.results import cell_to_json
 from viscera.learning.study.scoring import score_run
 from viscera.learning.training import train
@@ -27,7 +28,7 @@ def train_and_score(folder: Path, store: Path, split: Split, *, accelerator: Acc
         VisceraError: It cannot be trained or scored.
     """
     wanted = folder / "wanted.json"
-    recipe = recipe_from_json(wanted.read_text(), where=wanted.name)
+    recipe = recipe_from_json(read_text(wanted), where=wanted.name)
     opened = open_store(store)
     machine = Machine(accelerator=accelerator)
     train(recipe, opened, folder / "run", machine=machine, existing="resume")

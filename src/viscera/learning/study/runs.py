@@ -21,6 +21,7 @@ from viscera.config import Accelerator, Recipe
 from viscera.config.recipe_json import recipe_from_json, recipe_to_json
 from viscera.errors import FileError, RunError, SettingError
 from viscera.io.atomic import write_text
+from viscera.json_text import read_text
 from viscera.learning.study.grid import Cell, difference
 from viscera.learning.study.results import CellResult, Study, cell_from_json, cell_to_json, study_from_json
 from viscera.preparation.store import Split, Store
@@ -172,7 +173,7 @@ def claim(plan: Plan, out: Path, *, overwrite: bool) -> None:
 def study_before(file: Path) -> Study | None:
     """Read the study that stands there; None where the file is damaged: it is written anew."""
     try:
-        return study_from_json(file.read_text(), where=str(file))
+        return study_from_json(read_text(file), where=str(file))
     except FileError:
         return None
 
@@ -182,8 +183,8 @@ def changed(file: Path, recipe: Recipe) -> str:
     if not file.is_file():
         return ""
     try:
-        return difference(recipe_from_json(file.read_text(), where=file.name), recipe)
-    except SettingError as error:
+        return difference(recipe_from_json(read_text(file), where=file.name), recipe)
+    except (FileError, SettingError) as error:
         return str(error)
 
 
@@ -193,7 +194,7 @@ def finished(folder: Path, names: Sequence[str]) -> CellResult | None:
     if not file.is_file():
         return None
     try:
-        found = cell_from_json(file.read_text(), where=str(file))
+        found = cell_from_json(read_text(file), where=str(file))
     except FileError:
         return None
     return found if [case.case for case in found.cases] == list(names) else None
@@ -325,7 +326,7 @@ def run_cell(
     if code:
         text = (folder / MESSAGES).read_text(errors="replace")
         return replace(result, failure=reason(code, text, folders=(folder, place.store)))
-    scored = cell_from_json((folder / SCORES).read_text(), where=SCORES)
+    scored = cell_from_json(read_text(folder / SCORES), where=SCORES)
     result = replace(scored, name=result.name, settings=result.settings, folder=result.folder)
     write_text(folder / RESULT, cell_to_json(result))
     (folder / SCORES).unlink()
