@@ -7,9 +7,9 @@ a Problem. A process that dies (out of memory) takes only its case with it; that
 import math
 import zlib
 from collections import Counter
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, suppress
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -17,7 +17,6 @@ from pathlib import Path
 import cv2
 import nibabel
 import psutil
-from filelock import FileLock, Timeout
 from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
 
@@ -25,6 +24,7 @@ from viscera.config import Preparation
 from viscera.datasets.sources import Problem, Source
 from viscera.errors import DataSetError, StoreError, VisceraError
 from viscera.io.atomic import write_json
+from viscera.io.locks import locked
 from viscera.io.processes import share_out, usable_cores
 from viscera.labels import LabelSpace
 from viscera.preparation.case import case_name, describe, prepare_case, without_folders
@@ -101,7 +101,7 @@ def prepare_store(
     """
     _require_unique(sources)
     store = create_store(path, space=space, preparation=preparation)
-    with _locked(path):
+    with locked(path, what="is being prepared", error=StoreError):
         remove_leftovers(path)
         todo = [source for source in sources if not is_current(store, source)]
         names = {case_name(source) for source in todo}
@@ -228,13 +228,3 @@ def _require_unique(sources: Sequence[Source]) -> None:
                 f"two cases would both be '{case_name(source)}' in the store",
                 f"Rename one of the folders '{source.dataset}'.",
             )
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Keep other processes from preparing the same store; the lock ends with the process, however it ends."""
-    try:
-        with FileLock(path / ".lock", blocking=False):
-            yield
-    except Timeout as error:
-        raise StoreError(f"{path} is being prepared by another process", "Wait until it is done.", file=path) from error
