@@ -76,7 +76,12 @@ def cannot_write(path: Path, error: OSError) -> FileError:
         >>> str(cannot_write(Path("/nowhere/a.json"), PermissionError(13, "Permission denied")))
         'cannot write /nowhere/a.json: Permission denied. Choose a folder that you may write to.'
     """
-    what = f"cannot write {path}: {error.strerror or error}"
+    return cannot_use(path, error, doing="write")
+
+
+def cannot_use(path: Path | None, error: OSError, *, doing: str = "use") -> FileError:
+    """Return what is wrong where the system refuses something; None: it does not say of which file."""
+    what = f"cannot {doing} {path or 'a file'}: {error.strerror or error}"
     if error.errno in REFUSED:
         return FileError(what, "Choose a folder that you may write to.", file=path)
     if error.errno in FULL or error.errno is None:  # None: numpy counts the bytes, but does not say why they are few
@@ -84,9 +89,10 @@ def cannot_write(path: Path, error: OSError) -> FileError:
     return FileError(what, "Check the disk and its connection, then try again.", file=path)
 
 
-def _space(path: Path) -> str:
+def _space(path: Path | None) -> str:
     """Return how much is free where a file is to stand, in brackets; nothing where that cannot be told."""
     with suppress(OSError, StopIteration):
+        path = path or Path("file")
         folder = next(folder for folder in path.absolute().parents if folder.is_dir())
         return f" ({shutil.disk_usage(folder).free / 2**20:.1f} MiB are free in {folder})"
     return ""

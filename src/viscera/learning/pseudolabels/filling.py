@@ -23,7 +23,8 @@ import numpy as np
 from jaxtyping import UInt8
 
 from viscera.errors import StoreError
-from viscera.io.atomic import replacing, write_json, write_text
+from viscera.io.atomic import replacing, write_json, write_text, writing
+from viscera.io.locks import locked
 from viscera.learning.pseudolabels.acceptance import COLUMNS, Acceptance, Verdict
 from viscera.learning.pseudolabels.consensus import fill_case
 from viscera.learning.pseudolabels.teachers import Teacher, check_teachers, finds_of, teachers_for
@@ -94,6 +95,14 @@ def pseudolabel_store(
     Raises:
         SettingError, StoreError, RunError: As ``check_teachers``; or other pseudo-labels stand there.
     """
+    with locked(store.path, what="is being prepared or filled in", error=StoreError):
+        return _fill(store, teachers, settings=settings, overwrite=overwrite, watch=watch)
+
+
+def _fill(
+    store: Store, teachers: Sequence[Teacher], *, settings: Acceptance, overwrite: bool, watch: Watch
+) -> list[tuple[str, Verdict]]:
+    """Fill in a store that no other process writes to."""
     lacking = open_organs(store)
     check_teachers(teachers, store, list(lacking))
     origin = {
@@ -203,8 +212,9 @@ def remove_from(folder: Path) -> bool:
 
 def remove_all(store: Store) -> int:
     """Remove all pseudo-labels of a store and their table; return the number of cases that had some."""
-    (store.path / TABLE).unlink(missing_ok=True)
-    return sum(remove_from(store.path / "cases" / name) for name in store.names())
+    with locked(store.path, what="is being prepared or filled in", error=StoreError), writing(store.path / TABLE):
+        (store.path / TABLE).unlink(missing_ok=True)
+        return sum(remove_from(store.path / "cases" / name) for name in store.names())
 
 
 def to_csv(rows: Sequence[tuple[str, Verdict]]) -> str:
