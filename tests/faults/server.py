@@ -17,8 +17,7 @@ if __name__ == "__main__":
     import torch
 
     import viscera.cli.evaluate
-    import viscera.cli.train
-    import viscera.learning.training
+    import viscera.learning.training  # noqa: F401
     from faults.faulty import faults
     from viscera.cli.command import main
 

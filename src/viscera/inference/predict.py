@@ -11,7 +11,7 @@ A label map takes its place after its NAME.json, so where both stand, the case i
 import json
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
@@ -29,7 +29,7 @@ from viscera.inference.model import Model
 from viscera.inference.pipeline import run_stages
 from viscera.inference.segment import Prepared, Segmentation, only_organs, prepare_scan, segment_prepared
 from viscera.io import nifti
-from viscera.io.atomic import write_json, write_text
+from viscera.io.atomic import replacing, write_json, write_text
 from viscera.labels import LabelSpace
 from viscera.networks.device import Stopwatch, peak_memory_mib, release_freed_memory
 from viscera.preparation.image import prepare_file
@@ -283,19 +283,11 @@ def write_labels(scan: _Labelled, run: _Run) -> dict[str, object]:
             edges = {} if certainty is None else {organ: certainty.edge(index) for index, organ in names.items()}
             facts["statistics"] = organ_statistics(organs)
             facts["trust"] = trust_to_json(organs, measure_scan(scan.ct), edges=edges, handedness=scan.handedness)
-    hidden = job.output.with_name(f".part.{job.output.name}")
-    try:
-        hidden.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(job.output) as hidden:
         with clock.stage("write"):
             nifti.write(hidden, labels, overwrite=True)
         facts["run"] = _run_facts(scan, run)
         write_json(job.sidecar, facts)
-        hidden.replace(job.output)
-    except OSError as error:
-        raise FileError(f"cannot write {job.output}: {error.strerror or error}", "Check folder and disk.") from error
-    finally:
-        with suppress(OSError):  # else it would hide the reason
-            hidden.unlink(missing_ok=True)
     return facts
 
 

@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import shutil
 import time
 from collections.abc import Iterator
@@ -24,6 +25,9 @@ REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, 
 """The place itself is the trouble: another one will do."""
 ABANDONED_S = 24 * 3600
 """A half-written file of another machine (on a shared disk) is a leftover when nobody touched it for so long."""
+
+HIDDEN = re.compile(r"^(\.\d+-[0-9a-f]{6}\.)+")
+"""How ``hidden_name`` begins names; the user knows the rest."""
 
 
 @contextmanager
@@ -81,6 +85,7 @@ def cannot_write(path: Path, error: OSError) -> FileError:
 
 def cannot_use(path: Path | None, error: OSError, *, doing: str = "use") -> FileError:
     """Return what is wrong where the system refuses something; None: it does not say of which file."""
+    path = path and path.with_name(HIDDEN.sub("", path.name))
     what = f"cannot {doing} {path or 'a file'}: {error.strerror or error}"
     if error.errno in REFUSED:
         return FileError(what, "Choose a folder that you may write to.", file=path)
