@@ -93,8 +93,8 @@ def _write_patients(
     with process_pool(jobs) as pool:
         numbers = range(first, cohort.cases + 1)
         tasks = deque(pool.schedule(make_patient, args=(cohort, number)) for number in numbers)
+        write_json(folder / UNFINISHED, _facts(cohort) | {"written": first - 1})
         for number in numbers:
-            write_json(folder / UNFINISHED, _facts(cohort) | {"written": number - 1})
             patient = tasks.popleft().result()
             write_case(
                 cohort.layout,
@@ -105,6 +105,7 @@ def _write_patients(
                 organs=patient.organs,
                 annotate=tuple(name for name in annotate if name in patient.organs.values() or name not in ORGANS),
             )
+            write_json(folder / UNFINISHED, _facts(cohort) | {"written": number})
             done()
     (folder / UNFINISHED).unlink(missing_ok=True)
 
