@@ -52,7 +52,7 @@ def test_the_second_of_two_writers_is_refused_and_nothing_is_touched(held, small
         train(RECIPE, store, held)
     with pytest.raises(RunError, match=r"is being trained by another process"):
         train(RECIPE, store, held, existing="overwrite")
-    plan = Plan("one", "tiny", [(Cell("a", {}), RECIPE)], "test")
+    plan = Plan("one", "tiny", [(Cell("a", "a", {}), RECIPE)], "test")
     with pytest.raises(RunError, match=r"holds a study that is being run by another process"):
         run_study(plan, store, held)
     with pytest.raises(DataSetError, match=r"is being written by another process"):
