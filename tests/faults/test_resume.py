@@ -108,7 +108,7 @@ def test_a_run_of_an_older_viscera_goes_on_with_a_note(small_store):
 
 def test_a_run_whose_state_is_gone_is_not_begun_anew_by_resume(tmp_path):
     claim_run(tmp_path, RECIPE, resume=False, overwrite=False)
-    (tmp_path / "log.jsonl").write_text('{"epoch": 1}\n')
+    (tmp_path / "log.jsonl").write_text('{"epoch": 1}\n{"epoch": 2}\n')
     (tmp_path / "best.safetensors").touch()
     with pytest.raises(RunError, match=r"state.safetensors is gone\). Put it back, or pass --overwrite"):
         claim_run(tmp_path, RECIPE, resume=True, overwrite=False)

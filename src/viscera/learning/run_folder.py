@@ -57,7 +57,7 @@ def claim_run(run: Path, recipe: Recipe, *, resume: bool, overwrite: bool) -> Tr
         if longer != recipe:
             differs = _difference(*(json.loads(recipe_to_json(one)) for one in (longer, recipe)))
             raise SettingError(f"{run} was begun with other settings: {differs}", "Say them again, or train anew.")
-        if read_rows(run) and not (run / STATE).is_file():
+        if len(read_rows(run)) > 1 and not (run / STATE).is_file():  # one: killed before the first state was written
             raise RunError(
                 f"{run} holds a run, but not the state to go on from ({STATE} is gone)",
                 "Put it back, or pass --overwrite to begin anew.",
