@@ -75,6 +75,8 @@ def write_cohort(folder: Path, cohort: Cohort, *, jobs: int, done: Callable[[], 
     annotate = _annotated(cohort)
     if TUMOUR in annotate and not cohort.tumours:
         raise SettingError("tumours are to be annotated, but the patients have none", "Ask for them (--tumours).")
+    if folder.is_dir():
+        _written(folder, cohort)  # refuses a foreign folder before a lock is put there
     with locked(folder, what="is being written", error=DataSetError), writing(folder):
         _write_patients(folder, cohort, annotate, jobs=jobs, done=done)
     with suppress(OSError):

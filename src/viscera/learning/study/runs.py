@@ -114,6 +114,7 @@ def run_study(
     """
     for _, recipe in plan.cells:
         store.require(space=recipe.space, preparation=recipe.preparation)
+    require_place(out)  # before a lock is put there
     with locked(out, what="holds a study that is being run", error=RunError):
         return _run_in(plan, store, out, workers=workers, overwrite=overwrite, watch=watch)
 
@@ -147,6 +148,13 @@ def _run_in(plan: Plan, store: Store, out: Path, *, workers: Workers, overwrite:
     return save(plan, store, out, done)
 
 
+def require_place(out: Path) -> None:
+    """Raise RunError where a study's folder holds something else."""
+    foreign = not out.is_dir() or any(one.name != LOCK for one in out.iterdir()) if out.exists() else False
+    if foreign and not (out / "study.json").is_file():
+        raise RunError(f"{out} holds something that is not a study", "Give a new or an empty folder.")
+
+
 def claim(plan: Plan, out: Path, *, overwrite: bool) -> None:
     """Make the folder this study's own.
 
@@ -154,8 +162,6 @@ def claim(plan: Plan, out: Path, *, overwrite: bool) -> None:
         RunError: It holds something else, another study, or cells with other settings.
     """
     file = out / "study.json"
-    if out.exists() and not file.is_file() and (not out.is_dir() or any(one.name != LOCK for one in out.iterdir())):
-        raise RunError(f"{out} holds something that is not a study", "Give a new or an empty folder.")
     if file.is_file():
         before = study_before(file)
         if before and (before.name, before.recipe) != (plan.name, plan.base):
