@@ -21,7 +21,7 @@ from viscera.inference.jobs import LeftOutWarning, ScanJob, find_scan_jobs
 from viscera.inference.model import with_region
 from viscera.inference.predict import PredictOptions, predict_all, predict_file
 from viscera.io.atomic import sha256
-from viscera.io.locking import only_writer
+from viscera.io.locks import only_writer
 
 MODEL = nearest_model()
 
@@ -335,7 +335,7 @@ def test_a_second_process_does_not_write_what_another_one_is_writing(tmp_path):
     write_scan(tmp_path / "a.nii.gz")
     out = tmp_path / "o.nii.gz"
     hold = (
-        "import sys, pathlib; from viscera.io.locking import only_writer\n"
+        "import sys, pathlib; from viscera.io.locks import only_writer\n"
         "with only_writer(pathlib.Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
     )
     with subprocess.Popen([sys.executable, "-c", hold, str(out)], stdin=-1, stdout=-1, text=True) as other:

@@ -1,16 +1,21 @@
 """The command `viscera`: one verb per file. Nothing heavy is imported before the verb is known.
 
 Exit code 0: done. 2: something that the user can put right (one message on stderr). 1: a fault of ours (faults.py: what to report,
-and no traceback unless VISCERA_DEBUG=1).
+and no traceback unless VISCERA_DEBUG=1). 130, 143: ended by Ctrl-C or SIGTERM.
 """
 
+import errno
 import gc
+import signal
 import sys
 import warnings
 from collections.abc import Callable
+from contextlib import nullcontext
 from importlib import import_module
 from importlib.metadata import version
+from pathlib import Path
 
+from viscera.cli.interrupts import Interrupted, farewell, interruptible
 from viscera.errors import SettingError, VisceraError, did_you_mean
 
 VERBS = {
@@ -28,6 +33,14 @@ VERBS = {
     "view": "a page to look at a scan with its labels, or a picture",
     "info": "what there is: recipes, layouts, organs, system",
 }
+
+
+SYSTEM = frozenset(
+    getattr(errno, name)
+    for name in ("ENOSPC", "EDQUOT", "EFBIG", "EIO", "EACCES", "EPERM", "EROFS", "EMFILE", "ENFILE", "ESTALE", "ENODEV")
+    if hasattr(errno, name)
+)
+"""What the system refuses through no fault of ours; any other OSError that no room expected is one."""
 
 
 def overview() -> str:
@@ -60,18 +73,21 @@ def main(arguments: list[str] | None = None) -> int:
         sys.stdout.write(f"viscera {version('viscera')}\n")
         return 0
     try:
-        return find_verb(arguments[0])(arguments[1:])
+        with interruptible(arguments[0]) if own_process else nullcontext():
+            return find_verb(arguments[0])(arguments[1:])
     except VisceraError as error:
         sys.stderr.write(f"viscera: {type(error).__name__}: {error}\n")
         return 2
-    except KeyboardInterrupt:
-        sys.stderr.write(
-            "viscera: interrupted. What was finished is kept; say the same again to go on (train: with --resume).\n"
-        )
-        return 130
+    except KeyboardInterrupt as error:
+        number = error.number if isinstance(error, Interrupted) else signal.SIGINT
+        sys.stderr.write(farewell(arguments[0], number))
+        return 128 + number
     except BrokenPipeError:
         return 0
     except Exception as error:
+        if isinstance(error, OSError) and error.errno in SYSTEM:
+            sys.stderr.write(f"viscera: FileError: {refused(error)}\n")
+            return 2
         # The one place that takes any: a traceback would show names and paths of patients, and tell the user nothing.
         from viscera.cli.faults import report_fault
 
@@ -81,6 +97,14 @@ def main(arguments: list[str] | None = None) -> int:
             gc.freeze()  # the interpreter's last collections would look at all of torch, twice: 0.25 s
         else:
             gc.unfreeze()  # what a verb froze to start quickly (startup.py)
+
+
+def refused(error: OSError) -> str:
+    """Return what the system refused that no room has named better, with the file, the cause and what to do."""
+    from viscera.io.atomic import cannot_use
+
+    file = error.filename2 or error.filename
+    return str(cannot_use(Path(str(file)) if file else None, error))
 
 
 def find_verb(verb: str) -> Callable[[list[str]], int]:

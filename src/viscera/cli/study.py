@@ -2,10 +2,8 @@
 
 import math
 import os
-import signal
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -73,9 +71,8 @@ def main(arguments: list[str]) -> int:
         say(f"note: {note}")
     teller = Teller(len(plan.cells))
     watch = Watch(teller.kept, teller.started, teller.finished)
-    with stopped_by_term():
-        say(f"study '{plan.name}': {counted(len(plan.cells), 'cell')}, {workers.jobs} at a time")
-        study = run_study(plan, store, options.out, workers=workers, overwrite=options.overwrite, watch=watch)
+    say(f"study '{plan.name}': {counted(len(plan.cells), 'cell')}, {workers.jobs} at a time")
+    study = run_study(plan, store, options.out, workers=workers, overwrite=options.overwrite, watch=watch)
     sys.stdout.write(table(study))
     say(f"table:  {options.out / 'table.csv'}")
     failed = [cell.name for cell in study.results if cell.failure]
@@ -232,13 +229,3 @@ def interval(score: "ClassScore") -> str:
     """Return a mean over cases with its interval."""
     around = "" if math.isnan(score.low) else f" [{score.low:.3f}, {score.high:.3f}]"
     return f"{number(score.mean)}{around}"
-
-
-@contextmanager
-def stopped_by_term() -> Iterator[None]:
-    """Let SIGTERM, by which clusters end a job, stop the runs as Ctrl-C does, instead of leaving them behind."""
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

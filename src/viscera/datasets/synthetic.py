@@ -2,23 +2,31 @@
 
 import math
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from importlib.metadata import version
 from pathlib import Path
 
 import cv2
 import numpy as np
 
 from viscera.datasets.pairs import PAIRS
-from viscera.datasets.writing import check_layout, write_case
-from viscera.errors import DataSetError, FileError, LabelError, SettingError, did_you_mean
+from viscera.datasets.sources import read_json
+from viscera.datasets.writing import check_layout, remove_case, write_case
+from viscera.errors import DataSetError, LabelError, SettingError, did_you_mean
+from viscera.io.atomic import write_json, writing
+from viscera.io.locks import LOCK, locked
 from viscera.io.processes import process_pool
 from viscera.labels import FLARE13, PART_OF, SIDES, TUMOUR, ZHANG12, organ_name
 from viscera.synthesis.canvas import ORGANS
 from viscera.synthesis.patient import Patient, Scan, check_options, synthesize
 from viscera.synthesis.template.patient import synthesize_from
 from viscera.synthesis.template.template import Template
-from viscera.synthesis.variety import PLAIN, Variety
+from viscera.synthesis.variety import INGREDIENTS, PLAIN, Variety
+
+UNFINISHED = ".unfinished.json"
+"""What an interrupted data set holds so far."""
 
 MOST_VOXELS = 2**29
 """Of a synthetic scan: 1 GiB of int16, four times 512x512x512. While it is painted it takes many times that."""
@@ -54,24 +62,42 @@ class Cohort:
 def write_cohort(folder: Path, cohort: Cohort, *, jobs: int, done: Callable[[], None] = lambda: None) -> None:
     """Write a synthetic data set.
 
+    An interrupted one goes on where it was: until the last patient is written, a hidden file says how many are.
+
     Args:
-        folder: New or empty.
+        folder: New, empty, or left by an interruption.
         cohort: What it holds.
         jobs: Processes.
         done: Called after each patient.
 
     Raises:
         VisceraError: As ``check_cohort`` does.
+        FileError: The disk is full, or the folder cannot be written to.
     """
     check_cohort(folder, cohort)
     annotate = _annotated(cohort)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise FileError(f"cannot make {folder}: {error.strerror}", "Choose a folder that you may write to.") from error
+    if folder.is_dir():
+        _written(folder, cohort)  # refuses a foreign folder before a lock is put there
+    with locked(folder, what="is being written", error=DataSetError), writing(folder):
+        _write_patients(folder, cohort, annotate, jobs=jobs, done=done)
+    with suppress(OSError):
+        (folder / LOCK).unlink()
+
+
+def _write_patients(
+    folder: Path, cohort: Cohort, annotate: Sequence[str], *, jobs: int, done: Callable[[], None]
+) -> None:
+    """Write the patients that are not written yet."""
+    first = _written(folder, cohort) + 1
+    for _ in range(1, first):
+        done()
+    if first <= cohort.cases and first > 1:
+        remove_case(cohort.layout, folder, number=first)
     with process_pool(jobs) as pool:
-        tasks = deque(pool.schedule(make_patient, args=(cohort, number)) for number in range(1, cohort.cases + 1))
-        for number in range(1, cohort.cases + 1):
+        numbers = range(first, cohort.cases + 1)
+        tasks = deque(pool.schedule(make_patient, args=(cohort, number)) for number in numbers)
+        write_json(folder / UNFINISHED, _facts(cohort) | {"written": first - 1})
+        for number in numbers:
             patient = tasks.popleft().result()
             write_case(
                 cohort.layout,
@@ -82,7 +108,46 @@ def write_cohort(folder: Path, cohort: Cohort, *, jobs: int, done: Callable[[], 
                 organs=patient.organs,
                 annotate=tuple(name for name in annotate if name in patient.organs.values() or name not in ORGANS),
             )
+            write_json(folder / UNFINISHED, _facts(cohort) | {"written": number})
             done()
+    (folder / UNFINISHED).unlink(missing_ok=True)
+
+
+def _written(folder: Path, cohort: Cohort) -> int:
+    """Return how many patients of a cohort an interrupted call has written.
+
+    Raises:
+        DataSetError: The folder holds something else.
+    """
+    file = folder / UNFINISHED
+    if not file.is_file():
+        if any(one.name != LOCK for one in folder.iterdir()):
+            raise DataSetError(f"{folder} is not empty", "Give a new folder for the synthetic data set.", file=folder)
+        return 0
+    found = read_json(file)
+    written = found.pop("written", None)
+    if not isinstance(written, int) or found != _facts(cohort):
+        raise DataSetError(
+            f"{folder} holds an unfinished data set of other settings",
+            "Say the settings again with which it was begun, or give a new folder.",
+            file=folder,
+        )
+    return written
+
+
+def _facts(cohort: Cohort) -> dict[str, object]:
+    """Return for JSON all that decides what is written, but for how many."""
+    facts = {name: getattr(cohort, name) for name in ("layout", "annotate", "seed", "shape", "scan", "tumours")}
+    varied = [name for name in INGREDIENTS if getattr(cohort.variety, name)]
+    templates = [template.fingerprint for template in cohort.templates]
+    return (
+        facts
+        | {"annotate": list(cohort.annotate), "shape": list(cohort.shape), "variety": varied}
+        | {
+            "templates": templates,
+            "viscera": version("viscera"),
+        }
+    )
 
 
 def check_cohort(folder: Path, cohort: Cohort) -> None:
@@ -96,7 +161,7 @@ def check_cohort(folder: Path, cohort: Cohort) -> None:
     """
     if folder.exists() and not folder.is_dir():
         raise DataSetError(f"{folder} is a file", "Give a new folder for the synthetic data set.", file=folder)
-    if folder.is_dir() and any(folder.iterdir()):
+    if folder.is_dir() and not (folder / UNFINISHED).is_file() and any(one.name != LOCK for one in folder.iterdir()):
         raise DataSetError(f"{folder} is not empty", "Give a new folder for the synthetic data set.", file=folder)
     if cohort.cases < 1 or min(cohort.shape) < 16 or math.prod(cohort.shape) > MOST_VOXELS:
         raise SettingError(

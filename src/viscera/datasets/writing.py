@@ -92,6 +92,22 @@ def check_layout(layout: str, folder: Path, *, annotate: Sequence[str]) -> None:
         _held(wanted, list(_place(layout, folder, number=0, wanted=wanted).organs.values()))
 
 
+def remove_case(layout: str, folder: Path, *, number: int) -> None:
+    """Remove the files of a case that ``write_case`` did not finish; what describes the data set stays.
+
+    Args:
+        layout: One of LAYOUTS.
+        folder: The data set's.
+        number: The case's.
+    """
+    names = {"nnunet": nnunet.CASE_NAME, "msd": msd.CASE_NAME, "totalsegmentator": totalsegmentator.CASE_NAME}
+    name = (pairs.PAIRS[layout].case_name if layout in pairs.PAIRS else names[layout]).format(number)
+    for file in folder.rglob("*.nii.gz"):
+        own = file.name in (f"{name}.nii.gz", f"{name}_0000.nii.gz") or name in file.relative_to(folder).parts[:-1]
+        if own or (layout in pairs.PAIRS and file.name == f"{name}{pairs.PAIRS[layout].image_suffix}.nii.gz"):
+            file.unlink()
+
+
 def _write_masks(
     folder: Path, *, number: int, ct: Volume, labels: Volume, names: dict[int, str], wanted: tuple[str, ...]
 ) -> Source:

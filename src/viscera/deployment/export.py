@@ -5,7 +5,6 @@ and compared with fp32 torch; where organs would be lost nothing is written. net
 """
 
 import json
-import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -31,7 +30,7 @@ from viscera.errors import FileError, RunError, SettingError
 from viscera.evaluation.counts import count_case
 from viscera.inference.model import Model
 from viscera.inference.prepared import prepared_labels
-from viscera.io.atomic import sha256, write_json
+from viscera.io.atomic import hidden_name, remove_abandoned, sha256, write_json, writing
 from viscera.networks.doors import openvino_module
 from viscera.networks.exported import DESCRIPTION, FILES, FORMAT
 from viscera.networks.onnx import CannotRunError, shape_of, to_onnx
@@ -353,16 +352,23 @@ def _steps(recipe: Recipe) -> list[str]:
 @contextmanager
 def _folder(out: Path) -> Iterator[Path]:
     """Return a hidden folder that takes the place of ``out`` when the block ends well, and is removed otherwise."""
-    part = out.with_name(f".{os.getpid()}.{out.name}")
-    try:
-        part.mkdir(parents=True)
-        yield part
-        shutil.rmtree(out, ignore_errors=True)
-        part.rename(out)
-    except OSError as error:
-        raise FileError(f"cannot write {out}: {error.strerror}", "Choose a folder that you may write to.") from error
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
+    part, old = (out.with_name(hidden_name(name)) for name in (out.name, f"old.{out.name}"))
+    with writing(out):
+        try:
+            part.mkdir(parents=True)
+            remove_abandoned(out)
+            yield part
+            if out.exists():
+                out.rename(old)
+            try:
+                part.rename(out)
+            except OSError:
+                if old.exists():
+                    old.rename(out)
+                raise
+        finally:
+            for folder in (part, old):
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def _require_free(out: Path, *, overwrite: bool) -> None:

@@ -10,7 +10,6 @@ Each scan goes through three functions: ``read_scan``, ``segment_scan`` and ``wr
 
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
@@ -33,14 +32,13 @@ from viscera.inference.run import (
     PredictOptions,
     Run,
     begin,
-    cannot_write,
     disk_key,
     may_be_beside,
     outcome_before,
 )
 from viscera.inference.segment import Prepared, Segmentation, only_organs, prepare_scan, segment_prepared
 from viscera.io import nifti
-from viscera.io.atomic import sha256, write_json
+from viscera.io.atomic import replacing, sha256, write_json
 from viscera.networks.device import Stopwatch, peak_memory_mib
 from viscera.preparation.image import prepare_file
 from viscera.preparation.intensity import hounsfield
@@ -257,19 +255,12 @@ def write_labels(scan: _Labelled, run: Run) -> dict[str, object]:
             edges = {} if certainty is None else {organ: certainty.edge(index) for index, organ in names.items()}
             facts["statistics"] = organ_statistics(organs)
             facts["trust"] = trust_to_json(organs, measure_scan(scan.ct), edges=edges, handedness=scan.handedness)
-    hidden = job.output.with_name(f".part.{job.output.name}")
-    try:
+    with replacing(job.output) as hidden:
         with clock.stage("write"):
             nifti.write(hidden, labels, overwrite=True)
         facts["run"] = {**_run_facts(scan, run), "labels_sha256": sha256(hidden)}
         write_json(job.sidecar, facts)
-        hidden.replace(job.output)
-        run.written[disk_key(job.output)] = job.scan.name
-    except OSError as error:
-        raise cannot_write(job, error) from error
-    finally:
-        with suppress(OSError):  # else it would hide the reason
-            hidden.unlink(missing_ok=True)
+    run.written[disk_key(job.output)] = job.scan.name
     return facts
 
 

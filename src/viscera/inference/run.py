@@ -11,7 +11,8 @@ from viscera.inference.identity import is_finished, made_with
 from viscera.inference.jobs import ScanJob, own_facts
 from viscera.inference.memory import Budget
 from viscera.inference.model import Model
-from viscera.io.locking import only_writer
+from viscera.io.atomic import cannot_write
+from viscera.io.locks import only_writer
 from viscera.networks.device import release_freed_memory
 from viscera.quality.efficiency import Meter, sample_efficiency
 
@@ -96,7 +97,7 @@ class Run:
         try:
             job.output.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise cannot_write(job, error) from error
+            raise cannot_write(job.output, error) from error
         self.claims[job] = stack = ExitStack()
         stack.enter_context(only_writer(job.output))
         if job.output.exists() and disk_key(job.output) in self.written:
@@ -132,11 +133,6 @@ def begin(
         finally:
             for job in list(run.claims):
                 run.release(job)
-
-
-def cannot_write(job: ScanJob, error: OSError) -> FileError:
-    """Return the error of a label map for which there is no place."""
-    return FileError(f"cannot write {job.output}: {error.strerror or error}", "Check folder and disk.")
 
 
 def disk_key(path: Path) -> tuple[int, int]:

@@ -264,16 +264,13 @@ def write(path: str | Path, volume: Volume, *, overwrite: bool = False) -> None:
         voxels = voxels.view(np.uint8)
     voxels = voxels.astype(voxels.dtype.newbyteorder("="), copy=False)
     header = header_for(volume, voxels, path).binaryblock
-    try:
-        with replacing(path, overwrite=overwrite) as part, part.open("wb") as stream:
-            if path.name.lower().endswith(".gz"):
-                # No file name and no time in the gzip header: equal volumes give equal files.
-                with igzip.GzipFile("", "wb", GZIP_LEVEL, stream, 0) as packed:
-                    _write_parts(packed, header, voxels)
-            else:
-                _write_parts(stream, header, voxels)
-    except OSError as error:
-        raise FileError(f"{path} cannot be written: {error.strerror or error}", "Check the disk.", file=path) from error
+    with replacing(path, overwrite=overwrite) as part, part.open("wb") as stream:
+        if path.name.lower().endswith(".gz"):
+            # No file name and no time in the gzip header: equal volumes give equal files.
+            with igzip.GzipFile("", "wb", GZIP_LEVEL, stream, 0) as packed:
+                _write_parts(packed, header, voxels)
+        else:
+            _write_parts(stream, header, voxels)
 
 
 @contextmanager

@@ -13,17 +13,19 @@ import io
 import json
 import platform
 import shutil
+import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
 
-from viscera.config import Recipe
+from viscera.config import Recipe, Training
 from viscera.config.recipe_json import first_difference, recipe_from_json, recipe_to_json
 from viscera.errors import RunError, SettingError
-from viscera.io.atomic import write_json, write_text
+from viscera.io.atomic import replacing, write_json, write_text, writing
 from viscera.json_text import parse_json, read_json, read_text
+from viscera.learning.contents import Contents, changes, contents_of
 from viscera.preparation.store import Case, Store
 
 STATE = "state.safetensors"
@@ -32,7 +34,7 @@ Row = Mapping[str, object]
 Log = Callable[[Row], None]
 
 
-def claim_run(run: Path, recipe: Recipe, *, resume: bool, overwrite: bool) -> None:
+def claim_run(run: Path, recipe: Recipe, *, resume: bool, overwrite: bool) -> Training:
     """Make the folder this run's own.
 
     Args:
@@ -41,27 +43,46 @@ def claim_run(run: Path, recipe: Recipe, *, resume: bool, overwrite: bool) -> No
         resume: Go on with the run that stands there.
         overwrite: Begin anew where a run stands already.
 
+    Returns:
+        The plan that the run had until now; the recipe's where none stood there.
+
     Raises:
-        RunError: A run stands there, and neither ``resume`` nor ``overwrite`` was said.
+        RunError: A run stands there, and neither ``resume`` nor ``overwrite`` was said; or the state to go on from is gone.
         SettingError: The run to be resumed has other settings.
+        FileError: The folder cannot be written to.
     """
-    file = run / "recipe.json"
+    file, before = run / "recipe.json", recipe.training
     if file.is_file() and resume:
         old = recipe_from_json(read_text(file, error=RunError, remedy=ANEW), where=str(file))
+        before = old.training
         longer = replace(old, training=replace(old.training, epochs=recipe.training.epochs))
         if longer != recipe:
             differs = first_difference(*(json.loads(recipe_to_json(one)) for one in (longer, recipe)))
             raise SettingError(f"{run} was begun with other settings: {differs}", "Say them again, or train anew.")
+        if len(read_rows(run)) > 1 and not (run / STATE).is_file():  # one: killed before the first state was written
+            raise RunError(
+                f"{run} holds a run, but not the state to go on from ({STATE} is gone)",
+                "Put it back, or pass --overwrite to begin anew.",
+                file=run / STATE,
+            )
     elif file.is_file() and not overwrite:
         raise RunError(
             f"{run} holds a run already", "Pass --resume to go on, --overwrite to begin anew, or choose another folder."
         )
-    elif file.is_file():
-        shutil.rmtree(run / "fresh", ignore_errors=True)
-        (run / "run.json").unlink(missing_ok=True)
-        for name in (STATE, "log.jsonl", "log.csv", "best.safetensors", "best.json", "last.safetensors", "last.json"):
+    with replacing(file) as part:
+        part.write_text(recipe_to_json(recipe) + "\n", encoding="utf-8")
+        if not resume:  # only now, when there is room for a new run
+            remove_run(run)
+    return before
+
+
+def remove_run(run: Path) -> None:
+    """Remove what a run left but its recipe, the state first: without it nothing goes on with what is left."""
+    logs = ("log.jsonl", "log.csv", "curves.png", "run.json")
+    for name in (STATE, "best.safetensors", "best.json", "last.safetensors", "last.json", *logs):
+        with writing(run / name):
             (run / name).unlink(missing_ok=True)
-    write_text(file, recipe_to_json(recipe) + "\n")
+    shutil.rmtree(run / "fresh", ignore_errors=True)
 
 
 def write_facts(
@@ -102,6 +123,7 @@ def write_facts(
     if before.get("fresh") != facts.get("fresh"):
         differs = first_difference({"fresh": before.get("fresh")}, {"fresh": facts.get("fresh")})
         raise SettingError(f"{run} was begun with other fresh patients: {differs}", "Say them again, or train anew.")
+    contents = contents_of(store, [*splits["training"], *splits["validation"]])
     if (run / STATE).is_file() and "splits" in before:
         changed = sum(
             len(set(before["splits"].get(split, ())) ^ set(names)) for split, names in splits.items() if split != "test"
@@ -112,13 +134,33 @@ def write_facts(
                 "Train anew in another folder, or give the store as it was.",
                 file=store.path,
             )
-    write_json(run / "run.json", facts | {"store": str(store.path.resolve()), "splits": splits})
+        require_same(run, store, before.get("contents"), contents)
+    where = {"store": str(store.path.resolve()), "splits": splits, "contents": contents}
+    write_json(run / "run.json", facts | where)
     filled = Counter(organ for case in training for organ in case.pseudo_annotated)
     return facts | {
         "cases": {split: len(names) for split, names in splits.items()},
         "unlabelled_cases": sum(not case.annotated for case in training),
         "pseudo_labelled_cases": dict(sorted(filled.items())),
     }
+
+
+def require_same(run: Path, store: Store, before: Contents | None, now: Contents) -> None:
+    """Raise RunError where the cases of a store are not those that a run was begun with; note where that cannot be told."""
+    if before is None:
+        warnings.warn(
+            f"{run} was begun by an older viscera: whether its store still holds the same labels is not checked",
+            stacklevel=2,
+        )
+        return
+    changed = changes(before, now)
+    if changed:
+        more = f" (and {len(changed) - 1} more cases)" if len(changed) > 1 else ""
+        raise RunError(
+            f"{store.path} has changed since {run} was begun: {changed[0]}{more}",
+            "Train anew in another folder, or give the store as it was.",
+            file=store.path,
+        )
 
 
 def read_rows(run: Path) -> list[dict]:

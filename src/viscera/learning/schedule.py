@@ -33,6 +33,35 @@ def learning_rate(plan: Training, step: int, *, steps: int) -> float:
     return plan.learning_rate * rising * plan.step_gamma ** (step // steps // plan.step_epochs)
 
 
+def plan_change(before: Training, now: Training, *, step: int, steps: int) -> str:
+    """Say what another number of epochs does to a run that goes on; "" where it changes nothing at once.
+
+    Args:
+        before: The plan that the run had until now.
+        now: The plan that it goes on with: other epochs, nothing else.
+        step: From 0, over all epochs; the one that comes next.
+        steps: Of an epoch.
+
+    Example:
+        >>> two, four = (Training(epochs=epochs, schedule="cosine", learning_rate=1e-3) for epochs in (2, 4))
+        >>> plan_change(two, four, step=20, steps=10).partition(": ")[2]
+        'the learning rate (cosine, over all epochs) goes on at 0.0005; its last was 6.16e-06'
+    """
+    epochs = f"epochs was {before.epochs}, now {now.epochs}"
+    if now.epochs * steps <= step and now.epochs < before.epochs:
+        return f"{epochs}, and {step // steps} are done: nothing is left to train"
+    if now.epochs == before.epochs or step == 0:
+        return ""
+    last, planned, coming = (
+        learning_rate(plan, at, steps=steps) for plan, at in ((before, step - 1), (before, step), (now, step))
+    )
+    if coming == planned:
+        return ""
+    ended = step >= before.epochs * steps
+    rather = f"; its last was {last:.3g}" if ended else f" instead of {planned:.3g}"
+    return f"{epochs}: the learning rate ({now.schedule}, over all epochs) goes on at {coming:.3g}{rather}"
+
+
 def moving_average(network: torch.nn.Module, decay: float) -> AveragedModel:
     """Return a copy of a network that follows it: old * d + new * (1 - d) at each ``update_parameters``.
 

@@ -7,7 +7,6 @@ preparation/case.py the case, as of any data set. Which patients an epoch has de
 run left whole are taken up again. training.py learns from them.
 """
 
-import hashlib
 import shutil
 from collections.abc import Sequence
 from concurrent.futures import CancelledError, Future
@@ -82,7 +81,7 @@ class OnlinePatients:
             "seed": self.seed,
             "shape": list(self.shape),
             "variety": [name for name in INGREDIENTS if getattr(self.variety, name)],
-            "templates": [_fingerprint(template) for template in self.templates],
+            "templates": [template.fingerprint for template in self.templates],
         }
 
     def annotated(self, space: LabelSpace) -> list[tuple[str, ...]]:
@@ -209,12 +208,3 @@ def _cohort(fresh: OnlinePatients, number: int) -> Cohort:
 def _names(fresh: OnlinePatients, epoch: int) -> Sequence[str]:
     """Name an epoch's patients: numbers from 1 through all epochs."""
     return [f"{epoch * fresh.patients + number:06d}" for number in range(1, fresh.patients + 1)]
-
-
-def _fingerprint(template: Template) -> str:
-    """Return a SHA-256 of a template's anatomy and of how it is reshaped."""
-    found = hashlib.sha256(repr((template.label.shape, template.origin_mm, template.annotated)).encode())
-    for array in (template.tissue, template.label, template.depth):
-        found.update(array.tobytes())
-    found.update(repr(template.reshaping).encode())
-    return found.hexdigest()

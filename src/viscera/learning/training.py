@@ -10,7 +10,9 @@ loss in losses.py, the run's other files in run_folder.py; scores on the scanner
 
 import math
 import time
+import warnings
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -28,6 +30,7 @@ from viscera.config import (
 )
 from viscera.config.recipe_json import check_recipe
 from viscera.errors import RunError
+from viscera.io.locks import locked
 from viscera.learning import run_folder
 from viscera.learning.augmentation.changes import Changes, change_batch, draw_changes
 from viscera.learning.progress import Progress, Sums, by_organ, class_counts, dice_and_iou
@@ -35,7 +38,7 @@ from viscera.learning.sampling.batch import Batch
 from viscera.learning.sampling.index import draw_places, read_batch
 from viscera.learning.sampling.order import epoch_order
 from viscera.learning.sampling.reading import read_ahead, step_generator
-from viscera.learning.schedule import learning_rate
+from viscera.learning.schedule import learning_rate, plan_change
 from viscera.learning.setup import IndexOf, Session, begin, epoch_indices, scaled
 from viscera.learning.synthetic_patients import TrainingData, split_supply
 from viscera.networks.device import precision_of
@@ -90,18 +93,40 @@ def train(
         The best weights' path.
 
     Raises:
-        RunError: A run stands there already; the loss is not finite; memory does not suffice.
+        RunError: A run stands there already, or is being trained by another process; the store has changed since the run to
+            be resumed was begun; the loss is not finite; memory does not suffice.
         SettingError: The recipe fits neither the store nor the run to be resumed.
+        FileError: The disk is full, or the folder cannot be written to.
     """
     recipe = check_recipe(recipe)
     recipe = replace(recipe, postprocessing=recipe.postprocessing.fitted(recipe.space))
     check_patches(recipe)
     session = begin(recipe, supply, machine, start=start)
+    first = session.fabric.is_global_zero
+    with locked(run, what="is being trained", error=RunError) if first else nullcontext():
+        return train_in(run, recipe, session, supply, machine=machine, existing=existing, watch=watch)
+
+
+def train_in(
+    run: Path,
+    recipe: Recipe,
+    session: Session,
+    supply: Store | TrainingData,
+    *,
+    machine: Machine,
+    existing: Existing,
+    watch: Watch,
+) -> Path:
+    """Train in a folder that is this process's own; return the best weights' path."""
     fabric, plan = session.fabric, recipe.training
+    before = plan
     if fabric.is_global_zero:
-        run_folder.claim_run(run, recipe, resume=existing == "resume", overwrite=existing == "overwrite")
+        before = run_folder.claim_run(run, recipe, resume=existing == "resume", overwrite=existing == "overwrite")
     fabric.barrier()
     session, progress = resume_from(run / run_folder.STATE, session)
+    done = progress.epoch * session.steps + progress.step
+    if note := plan_change(before, plan, step=done, steps=session.steps):
+        warnings.warn(f"{run}: {note}", stacklevel=3)
     facts = write_facts(run, supply, session)
     logs = [run_folder.open_log(kind, run, recipe) for kind in machine.logs if fabric.is_global_zero]
     with epoch_indices(session, supply, run) as index_of:

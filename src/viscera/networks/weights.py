@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from viscera.config import Recipe
@@ -53,8 +53,7 @@ def save_weights(path: Path, weights: Weights) -> None:
         "provenance": dict(weights.provenance),
     }
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.tensors.items()}
-    with replacing(path) as part:
-        save_file(tensors, part, metadata={"viscera": json.dumps(facts)})
+    _write(path, tensors, metadata={"viscera": json.dumps(facts)})
     write_json(path.with_suffix(".json"), facts | {"sha256": sha256(path)})
 
 
@@ -100,8 +99,8 @@ def save_state(
         for name, value in state.items()
     }
     facts = {"progress": dict(progress), "groups": groups["param_groups"]}
-    with replacing(path) as part:
-        save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, part, {"state": json.dumps(facts)})
+    whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    _write(path, whole, metadata={"state": json.dumps(facts)})
 
 
 def load_state(path: Path, parts: Mapping[str, torch.nn.Module], optimizer: torch.optim.Optimizer) -> dict[str, object]:
@@ -137,6 +136,16 @@ def fill_network(network: torch.nn.Module, tensors: Mapping[str, Tensor], *, whe
     except RuntimeError as error:
         reason = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
         raise WeightsError(f"{where}: these weights are for another network: {reason}") from error
+
+
+def _write(path: Path, tensors: dict[str, Tensor], *, metadata: dict[str, str]) -> None:
+    """Write a safetensors file whole or not at all.
+
+    safetensors' own ``save_file`` makes files that only their owner may read, leaves a temporary file of its own where it is
+    killed, and says what went wrong in words only.
+    """
+    with replacing(path) as part:
+        part.write_bytes(save(tensors, metadata))
 
 
 def _read(path: Path, key: str) -> tuple[dict[str, Tensor], dict]:

@@ -8,9 +8,9 @@ case with it; that case is tried once more, alone.
 import math
 import zlib
 from collections import Counter
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, suppress
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -18,7 +18,6 @@ from pathlib import Path
 import cv2
 import nibabel
 import psutil
-from filelock import FileLock, Timeout
 from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
 
@@ -27,6 +26,7 @@ from viscera.datasets.patients import note_of_stems
 from viscera.datasets.sources import Problem, Source
 from viscera.errors import DataSetError, StoreError, VisceraError
 from viscera.io.atomic import write_json
+from viscera.io.locks import locked
 from viscera.io.processes import share_out, usable_cores
 from viscera.labels import LabelSpace
 from viscera.preparation.case import case_name, prepare_case, without_folders
@@ -117,7 +117,7 @@ def prepare_store(
     require_one_folder_each(sources)
     _require_unique(sources)
     store = create_store(path, space=space, preparation=preparation)
-    with _locked(path):
+    with locked(path, what="is being prepared", error=StoreError):
         remove_leftovers(path)
         standings = compare_all(store, sources)
         require_same_data_sets(store, standings)
@@ -249,13 +249,3 @@ def _require_unique(sources: Sequence[Source]) -> None:
         if other.image == source.image:
             remedy = "Give each data set once."
         raise DataSetError(f"two cases would both be '{case_name(source)}' in the store", remedy)
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Keep other processes from preparing the same store; the lock ends with the process, however it ends."""
-    try:
-        with FileLock(path / ".lock", blocking=False):
-            yield
-    except Timeout as error:
-        raise StoreError(f"{path} is being prepared by another process", "Wait until it is done.", file=path) from error

@@ -25,7 +25,7 @@ from jaxtyping import Bool, Int16, Shaped, UInt8
 
 from viscera.config import Preparation
 from viscera.errors import StoreError
-from viscera.io.atomic import write_json
+from viscera.io.atomic import hidden_name, write_json, writing
 from viscera.io.json_codec import Read, from_json
 from viscera.json_text import load_json, load_text
 from viscera.labels import LabelSpace
@@ -307,35 +307,42 @@ def create_store(path: Path, *, space: LabelSpace, preparation: Preparation) -> 
         write_json(path / "store.json", written)
     store = open_store(path)
     store.require(space=space, preparation=preparation)
-    (path / "cases").mkdir(exist_ok=True)
+    with writing(path / "cases"):
+        (path / "cases").mkdir(exist_ok=True)
     return store
 
 
 def write_case(store: Path, case: Case, facts: Facts) -> None:
     """Write a case whole or not at all, in place of one of the same name."""
     final = store / "cases" / case.name
-    part = final.with_name(f".{os.getpid()}.{case.name}")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir()
+    part = final.with_name(hidden_name(case.name))
     arrays = {"image.npy": case.image, "labels.npy": case.labels, "known.npy": case.known}
-    for file_name, array in arrays.items():
-        if array is not None:
-            with (part / file_name).open("wb") as file:
-                np.save(file, array)
-                file.flush()
-                os.fsync(file.fileno())
-    write_json(part / "case.json", facts_to_json(facts))
-    remove_case(store, case.name)
-    part.rename(final)
-    _sync_folder(final.parent)
+    with writing(final):
+        shutil.rmtree(part, ignore_errors=True)
+        try:
+            part.mkdir()
+            for file_name, array in arrays.items():
+                if array is not None:
+                    with (part / file_name).open("wb") as file:
+                        np.save(file, array)
+                        file.flush()
+                        os.fsync(file.fileno())
+            write_json(part / "case.json", facts_to_json(facts))
+            remove_case(store, case.name)
+            part.rename(final)
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
+        _sync_folder(final.parent)
 
 
 def remove_case(store: Path, name: str) -> None:
     """Remove a case, if it is there, so that no half of it is ever seen."""
-    old = store / "cases" / f".{os.getpid()}.old.{name}"
-    if (store / "cases" / name).exists():
-        (store / "cases" / name).rename(old)
-        shutil.rmtree(old)
+    whole, old = (store / "cases" / one for one in (name, hidden_name(f"old.{name}")))
+    if whole.exists():
+        with writing(whole):
+            shutil.rmtree(old, ignore_errors=True)
+            whole.rename(old)
+        shutil.rmtree(old, ignore_errors=True)  # what is left of it is removed by the next `remove_leftovers`
 
 
 def remove_leftovers(store: Path) -> None:

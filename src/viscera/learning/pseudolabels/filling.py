@@ -20,9 +20,10 @@ import numpy as np
 from jaxtyping import UInt8
 
 from viscera.errors import FileError, StoreError
-from viscera.io.atomic import replacing, write_text
+from viscera.io.atomic import replacing, write_text, writing
 from viscera.io.csv_text import to_csv
 from viscera.io.json_codec import from_json, to_json
+from viscera.io.locks import locked
 from viscera.json_text import load_json
 from viscera.learning.pseudolabels.acceptance import COLUMNS, Acceptance, Verdict
 from viscera.learning.pseudolabels.consensus import fill_case
@@ -94,6 +95,14 @@ def pseudolabel_store(
     Raises:
         SettingError, StoreError, RunError: As ``check_teachers``; or other pseudo-labels stand there.
     """
+    with locked(store.path, what="is being prepared or filled in", error=StoreError):
+        return _fill(store, teachers, settings=settings, overwrite=overwrite, watch=watch)
+
+
+def _fill(
+    store: Store, teachers: Sequence[Teacher], *, settings: Acceptance, overwrite: bool, watch: Watch
+) -> list[tuple[str, Verdict]]:
+    """Fill in a store that no other process writes to."""
     lacking = open_organs(store)
     check_teachers(teachers, store, list(lacking))
     origin = {
@@ -192,8 +201,9 @@ def remove_from(folder: Path) -> bool:
 
 def remove_all(store: Store) -> int:
     """Remove all pseudo-labels of a store and their table; return the number of cases that had some."""
-    (store.path / TABLE).unlink(missing_ok=True)
-    return sum(remove_from(store.path / "cases" / name) for name in store.names())
+    with locked(store.path, what="is being prepared or filled in", error=StoreError), writing(store.path / TABLE):
+        (store.path / TABLE).unlink(missing_ok=True)
+        return sum(remove_from(store.path / "cases" / name) for name in store.names())
 
 
 def _hashes(origin: Mapping) -> set[str]:

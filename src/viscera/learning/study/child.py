@@ -3,9 +3,12 @@
 A process of its own for each cell: a crash or a lack of memory ends that cell only, and threads and device are its own.
 """
 
+import os
 import sys
+import time
 import warnings
 from pathlib import Path
+from threading import Thread
 
 from viscera.config import Accelerator, Machine
 from viscera.config.recipe_json import recipe_from_json
@@ -36,8 +39,16 @@ def train_and_score(folder: Path, store: Path, split: Split, *, accelerator: Acc
     write_text(folder / SCORES, cell_to_json(scored))
 
 
+def end_with_parent(parent: int) -> None:
+    """End this process soon after the study's, even if that is killed: it would write where a second study writes."""
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os._exit(1)
+
+
 def main(folder: str, store: str, split: Split, accelerator: Accelerator) -> int:
     """Do so; return the exit code, the reason on stderr."""
+    Thread(target=end_with_parent, args=(os.getppid(),), daemon=True).start()
     warnings.showwarning = lambda message, *_, **__: sys.stderr.write(f"note: {message}\n")  # type: ignore[assignment]
     try:
         train_and_score(Path(folder), Path(store), split, accelerator=accelerator)

@@ -4,6 +4,7 @@ A cell whose result.json stands there is finished. One that failed has none: it 
 and it is tried again when the study is run again.
 """
 
+import json
 import os
 import queue
 import re
@@ -21,7 +22,9 @@ from viscera.config import Accelerator, Recipe
 from viscera.config.recipe_json import recipe_from_json, recipe_to_json
 from viscera.errors import FileError, RunError, SettingError
 from viscera.io.atomic import write_text
+from viscera.io.locks import LOCK, locked
 from viscera.json_text import read_text
+from viscera.learning.contents import changes, contents_of
 from viscera.learning.study.grid import Cell, difference
 from viscera.learning.study.results import CellResult, Study, cell_from_json, cell_to_json, study_from_json
 from viscera.preparation.store import Split, Store
@@ -112,8 +115,16 @@ def run_study(
     """
     for _, recipe in plan.cells:
         store.require(space=recipe.space, preparation=recipe.preparation)
+    require_place(out)  # before a lock is put there
+    with locked(out, what="holds a study that is being run", error=RunError):
+        return _run_in(plan, store, out, workers=workers, overwrite=overwrite, watch=watch)
+
+
+def _run_in(plan: Plan, store: Store, out: Path, *, workers: Workers, overwrite: bool, watch: Watch) -> Study:
+    """Run a study in a folder that is this process's own."""
     claim(plan, out, overwrite=overwrite)
     names = store.names(plan.split)
+    refuse_changed(plan, store, out)
     done: dict[str, CellResult] = {}
     for cell, _ in plan.cells:
         found = finished(out / "cells" / cell.folder, names)
@@ -138,6 +149,13 @@ def run_study(
     return save(plan, store, out, done)
 
 
+def require_place(out: Path) -> None:
+    """Raise RunError where a study's folder holds something else."""
+    foreign = not out.is_dir() or any(one.name != LOCK for one in out.iterdir()) if out.exists() else False
+    if foreign and not (out / "study.json").is_file():
+        raise RunError(f"{out} holds something that is not a study", "Give a new or an empty folder.")
+
+
 def claim(plan: Plan, out: Path, *, overwrite: bool) -> None:
     """Make the folder this study's own.
 
@@ -145,8 +163,6 @@ def claim(plan: Plan, out: Path, *, overwrite: bool) -> None:
         RunError: It holds something else, another study, or cells with other settings.
     """
     file = out / "study.json"
-    if out.exists() and not file.is_file() and (not out.is_dir() or any(out.iterdir())):
-        raise RunError(f"{out} holds something that is not a study", "Give a new or an empty folder.")
     if file.is_file():
         before = study_before(file)
         if before and (before.name, before.recipe) != (plan.name, plan.base):
@@ -168,6 +184,21 @@ def claim(plan: Plan, out: Path, *, overwrite: bool) -> None:
             f"{len(others)} of {len(plan.cells)} cells in {out} were run with other settings ({folder}: {change})",
             "Say the same settings again, --overwrite to run this grid anew, or choose another folder.",
         )
+
+
+def refuse_changed(plan: Plan, store: Store, out: Path) -> None:
+    """Raise RunError where a cell was run on other labels than the store holds now: its scores stand beside no others."""
+    now = contents_of(store, [*store.names("training"), *store.names("validation"), *store.names(plan.split)])
+    for cell, _ in plan.cells:
+        file = out / "cells" / cell.folder / "run" / "run.json"
+        before = json.loads(file.read_text()).get("contents", {}) if file.is_file() else {}
+        changed = changes(before, {name: now[name] for name in before if name in now})
+        if changed:
+            raise RunError(
+                f"{store.path} has changed since cell {cell.folder} was run: {changed[0]}",
+                "Pass --overwrite to run this grid anew, or give the store as it was.",
+                file=store.path,
+            )
 
 
 def study_before(file: Path) -> Study | None:

@@ -5,6 +5,7 @@ discs ...); here both are brought onto one fine and even grid. patient.py makes 
 names beside them, is for the caller (io/nifti.py, io/label_names.py).
 """
 
+import hashlib
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
@@ -93,6 +94,15 @@ class Template:
     annotated: tuple[str, ...]
     notes: tuple[str, ...]
     reshaping: Reshaping = field(default_factory=Reshaping)
+
+    @property
+    def fingerprint(self) -> str:
+        """A SHA-256 of the anatomy and of how it is reshaped."""
+        found = hashlib.sha256(repr((self.label.shape, self.origin_mm, self.annotated)).encode())
+        for array in (self.tissue, self.label, self.depth):
+            found.update(array.tobytes())
+        found.update(repr(self.reshaping).encode())
+        return found.hexdigest()
 
 
 def read_template(
