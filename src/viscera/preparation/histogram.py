@@ -197,7 +197,7 @@ def _other_image(look: _Look) -> str:
     alive = 1.0 - look.constant()
     bright = look.share(301) * alive / rest
     dark = (look.share(-20, 20) * alive + look.constant(-20, 20)) / rest
-    if look.share(0, 255) > 0.999 and look.constant(0, 0) and look.constant(255, 255):
+    if look.share(0, 255) > 0.999 and look.constant(0, 0):
         return "intensities look like an 8-bit picture (0 to 255), not HU. Export the CT in HU."
     if bright > 0.4 or (bright > 0.2 and dark > 0.4):
         return (
