@@ -9,6 +9,7 @@ import tyro
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 from viscera.cli.console import counted, progress, say, show_problems, show_table
+from viscera.cli.doubts import tell_doubts
 from viscera.cli.inputs import data_sets
 from viscera.cli.startup import kept_graphs, starting
 from viscera.config import Accelerator
@@ -116,7 +117,8 @@ def main(arguments: list[str], shipped: Path = FOLDER) -> int:
         show_statistics(good[0].sidecar)
     if len(jobs) == len(failed) == 1:
         raise failed[0][1]
-    say(f"{len(good)} of {counted(len(jobs), 'scan')} segmented, in {options.output}")
+    doubtful = tell_doubts([job.sidecar for job in good], said=len(jobs) == 1 and options.statistics)
+    say(f"{len(good)} of {counted(len(jobs), 'scan')} segmented, in {options.output}{doubtful}")
     if failed:
         show_problems([problem_of(job.scan, error) for job, error in failed])
         say("put them right and say the same again: what is done is skipped")

@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import cast
 
 import numpy as np
-from isal import igzip, igzip_lib
+from isal import igzip, igzip_lib, isal_zlib
 from jaxtyping import Float, Shaped
 
-from viscera.errors import FileError
+from viscera.errors import FileError, GeometryError
 from viscera.io.atomic import replacing
 from viscera.io.unpacking import Forgiving
 from viscera.volume import Volume, check_extent
@@ -319,7 +319,7 @@ def _reading(path: Path) -> Iterator[None]:
         raise FileError(
             f"{path} is truncated: the gzip data end early", "Copy or export it again.", file=path
         ) from error
-    except (zlib.error, igzip.BadGzipFile, igzip_lib.IsalError) as error:
+    except (zlib.error, isal_zlib.error, igzip.BadGzipFile, igzip_lib.IsalError) as error:
         raise FileError(
             f"{path} is damaged: the gzip data are corrupt ({error})", "Copy or export it again.", file=path
         ) from error
