@@ -165,10 +165,9 @@ def check_extent(affine: Float[np.ndarray, "4 4"], shape: tuple[int, int, int]) 
         guess = "perhaps its header counts in micrometres" if fitting else "perhaps its spacing is damaged"
         raise GeometryError(f"it would be larger than any body: {text}; {guess}", remedy)
     if spacing_mm.min() < SPACING_MM[0]:
-        guess = "metres" if spacing_mm.max() * 1000 <= SPACING_MM[1] else "another unit"
-        raise GeometryError(
-            f"its voxels would be finer than any scanner's: {text}; perhaps its header counts in {guess}", remedy
-        )
+        fitting = (spacing_mm * 1000 >= SPACING_MM[0]).all() and spacing_mm.max() * 1000 <= SPACING_MM[1]
+        guess = "perhaps its header counts in metres" if fitting else "perhaps its spacing is damaged"
+        raise GeometryError(f"its voxels would be finer than any scanner's: {text}; {guess}", remedy)
 
 
 def _times(values: Float[np.ndarray, " axis"]) -> str:

@@ -12,6 +12,9 @@ from viscera.errors import LabelError
 from viscera.io import nifti
 from viscera.volume import Volume, require_same_grid, with_voxels
 
+ROUNDING = 1e-3
+"""By which a label may miss a whole number: tools that scale or resample floating-point labels leave 2.9999998."""
+
 
 class OverlapWarning(UserWarning):
     """Masks of one case claim the same voxels."""
@@ -39,7 +42,7 @@ def read_labels(source: Source) -> Volume:
 
 
 def _whole_numbers(voxels: Shaped[np.ndarray, "z y x"], path: Path) -> Integer[np.ndarray, "z y x"]:
-    """Return voxels as integers (many tools save labels as floating-point numbers)."""
+    """Return voxels as integers (many tools save labels as floating-point numbers, and almost whole ones)."""
     if voxels.dtype.kind in "iu":
         return voxels
     low, high = float(voxels.min()), float(voxels.max())
@@ -52,9 +55,10 @@ def _whole_numbers(voxels: Shaped[np.ndarray, "z y x"], path: Path) -> Integer[n
     dtype = np.uint8 if low >= 0 and high <= 255 else np.int32
     whole = np.empty(voxels.shape, dtype)
     for index, section in enumerate(voxels):
-        whole[index] = section
-        if not np.array_equal(whole[index], section):
-            value = section[whole[index] != section][0]
+        whole[index] = np.rint(section)
+        far = np.abs(whole[index] - section) > ROUNDING
+        if far.any():
+            value = section[far][0]
             raise LabelError(
                 f"{path} holds {value:g}, but labels are whole numbers",
                 "Resample labels with nearest neighbour.",
@@ -85,6 +89,8 @@ def _merge(source: Source, masks: Sequence[tuple[str, Path]]) -> Volume:
 
 
 def _inside(voxels: Shaped[np.ndarray, "z y x"], path: Path) -> Bool[np.ndarray, "z y x"]:
+    if voxels.dtype.kind == "f" and np.isfinite(voxels).all() and (np.abs(voxels - np.rint(voxels)) <= ROUNDING).all():
+        voxels = np.rint(voxels)
     inside = voxels != 0
     high = voxels.max()
     if high < 0 or np.count_nonzero(inside) != np.count_nonzero(voxels == high) * bool(high):

@@ -15,7 +15,6 @@ from contextlib import ExitStack, contextmanager
 from io import BufferedIOBase
 from math import prod
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 from isal import igzip, igzip_lib, isal_zlib
@@ -82,7 +81,7 @@ class OpenVolume:
 
         self._path, self._file, self._packed = path, file, _is_packed(file, path)
         with _unpacked(file, packed=self._packed, threaded=False) as stream:
-            found = describe(cast("BufferedIOBase", stream), path)
+            found = describe(stream, path)
         self._stored, self._offset, self._scaling = found.dtype, found.offset, found.scaling
         self.dtype = np.dtype(np.float32) if found.scaling else found.dtype.newbyteorder("=")
         self._promise = f"{'x'.join(map(str, found.shape[::-1]))} voxels of {self._stored.itemsize} bytes"
@@ -347,12 +346,9 @@ def _unpacked(file: BufferedIOBase, *, packed: bool, threaded: bool) -> Iterator
     """Return the decompressed bytes of an open file, which stays open."""
     if not packed:
         yield file
-    elif threaded:
-        with Forgiving(file) as stream:
-            yield stream
     else:
-        with igzip.GzipFile(fileobj=file) as stream:
-            yield cast("BufferedIOBase", stream)
+        with Forgiving(file, threaded=threaded) as stream:
+            yield stream
 
 
 def _skip(stream: BufferedIOBase | Forgiving, count: int) -> bool:

@@ -16,6 +16,7 @@ from jaxtyping import Float, Shaped
 from nibabel.spatialimages import HeaderDataError
 
 from viscera.errors import FileError, GeometryError
+from viscera.io.unpacking import Forgiving
 from viscera.volume import GRID_TOLERANCE_MM, Volume, check_affine
 
 Header = nibabel.Nifti1Header  # Nifti2Header is a subclass of it.
@@ -54,7 +55,7 @@ class Description:
     doubts: tuple[str, ...]
 
 
-def describe(stream: BufferedIOBase, path: Path) -> Description:
+def describe(stream: BufferedIOBase | Forgiving, path: Path) -> Description:
     """Read a header.
 
     Args:
@@ -75,7 +76,7 @@ def describe(stream: BufferedIOBase, path: Path) -> Description:
     )
 
 
-def _read_header(stream: BufferedIOBase, path: Path) -> Header:
+def _read_header(stream: BufferedIOBase | Forgiving, path: Path) -> Header:
     """Return the header without nibabel's own checks, which would mend some damage in silence."""
     block = stream.read(348)
     size = int.from_bytes(block[:4], "little"), int.from_bytes(block[:4], "big")

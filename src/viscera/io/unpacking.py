@@ -22,12 +22,19 @@ class Forgiving:
         behind: Bytes after the last member that are not gzip's; known at the end.
     """
 
-    def __init__(self, file: BufferedIOBase) -> None:
+    def __init__(self, file: BufferedIOBase, *, threaded: bool = True) -> None:
+        """Begin where the file is.
+
+        Args:
+            file: Stays open.
+            threaded: Decompress on a second thread while this one copies: 0.26 s against 0.33 s for 144 MB.
+        """
         self._file, self._place, self._closing = file, 0, ExitStack()
         self._start = file.tell()
         self.behind = 0
-        # Decompressing on a second thread while this one copies: 0.26 s against 0.33 s for 144 MB.
-        self._stream = self._closing.enter_context(igzip_threaded.open(file, "rb", threads=1))
+        self._stream: object = _Members(file)
+        if threaded:
+            self._stream = self._closing.enter_context(igzip_threaded.open(file, "rb", threads=1))
 
     def __enter__(self) -> "Forgiving":
         return self
@@ -49,7 +56,7 @@ class Forgiving:
         else:
             try:
                 count = cast("BufferedIOBase", self._stream).readinto(buffer)
-            except igzip.BadGzipFile:
+            except (igzip.BadGzipFile, EOFError):  # the file's, or of what lies behind its end
                 self._begin_again()
                 count = cast("_Members", self._stream).readinto(buffer)
         self._place += count
@@ -86,11 +93,8 @@ class _Members:
         """
         while not self.behind:
             if self._unpack.eof:
-                rest = self._unpack.unused_data.lstrip(b"\0") or self._file.read(PART).lstrip(b"\0")
+                rest = self._rest()
                 if not rest:
-                    if self._file.read(1):
-                        self._file.seek(-1, 1)
-                        continue
                     return 0
                 if not rest.startswith(MAGIC):
                     self.behind = len(rest) + sum(iter(lambda: len(self._file.read(PART)), 0))
@@ -108,3 +112,10 @@ class _Members:
                 buffer[: len(part)] = part
                 return len(part)
         return 0
+
+    def _rest(self) -> bytes:
+        """Return what follows a member and the zeros behind it, at least two bytes where there are so many."""
+        rest = self._unpack.unused_data.lstrip(b"\0")
+        while len(rest) < len(MAGIC) and (more := self._file.read(PART)):
+            rest = (rest + more).lstrip(b"\0")
+        return rest
