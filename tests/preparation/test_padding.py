@@ -8,6 +8,7 @@ import pytest
 from viscera.errors import FileError
 from viscera.io import nifti
 from viscera.preparation.intensity import HounsfieldCheck
+from viscera.synthesis.patient import synthesize
 from viscera.volume import to_axial
 
 PADDINGS = (-32768, -3024, -2000, -1024, -1000, -1, 0)
@@ -135,6 +136,14 @@ def test_what_is_said_does_not_depend_on_the_parts():
     with pytest.raises(FileError) as whole:
         check.finish()
     assert str(whole.value) == judge(voxels)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_synthetic_patients_pass_and_fail_with_an_offset_behind_padding(seed):
+    hu = synthesize(np.random.default_rng(seed), shape=(12, 96, 96)).ct.voxels.astype(np.int32)
+    assert judge(hu) == ""
+    assert judge(padded(np.resize(hu, OUTSIDE.shape), -3024)) == ""
+    assert "offset of 1024" in judge(padded(np.resize(hu + 1024, OUTSIDE.shape), -2000))
 
 
 def test_real_scans_pass_as_they_are_cropped_and_padded_and_fail_with_an_offset(shared_data):

@@ -17,7 +17,7 @@ from math import prod
 from pathlib import Path
 
 import numpy as np
-from isal import igzip, igzip_lib, isal_zlib
+from isal import igzip, isal_zlib
 from jaxtyping import Float, Shaped
 
 from viscera.errors import FileError, GeometryError
@@ -318,7 +318,7 @@ def _reading(path: Path) -> Iterator[None]:
         raise FileError(
             f"{path} is truncated: the gzip data end early", "Copy or export it again.", file=path
         ) from error
-    except (zlib.error, isal_zlib.error, igzip.BadGzipFile, igzip_lib.IsalError) as error:
+    except (zlib.error, isal_zlib.error, igzip.BadGzipFile) as error:
         raise FileError(
             f"{path} is damaged: the gzip data are corrupt ({error})", "Copy or export it again.", file=path
         ) from error

@@ -197,7 +197,7 @@ def _chosen_form(header: Header) -> object:
     """
     if int(header["sform_code"]) > 0:
         return header.get_sform()
-    sizes = header["pixdim"][1:4]
+    sizes = np.asarray(header["pixdim"], np.float64)[1:4]
     if not (np.isfinite(sizes).all() and (sizes > 0).all()):
         text = "x".join(f"{size:g}" for size in sizes)
         raise GeometryError(
