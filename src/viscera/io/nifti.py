@@ -318,7 +318,7 @@ def _reading(path: Path) -> Iterator[None]:
         raise FileError(
             f"{path} is truncated: the gzip data end early", "Copy or export it again.", file=path
         ) from error
-    except (zlib.error, isal_zlib.error, igzip.BadGzipFile) as error:
+    except (zlib.error, isal_zlib.error, igzip.BadGzipFile) as error:  # pyright: ignore[reportGeneralTypeIssues] (isal's stub)
         raise FileError(
             f"{path} is damaged: the gzip data are corrupt ({error})", "Copy or export it again.", file=path
         ) from error
