@@ -132,7 +132,7 @@ def test_a_qform_without_spacing_or_rotation_is_refused_in_our_words(tmp_path, f
         (1000, "larger than any body.*perhaps its header counts in micrometres"),
         (1e-3, "finer than any scanner.*perhaps its header counts in metres"),
         (1e-6, "finer than any scanner.*perhaps its spacing is damaged"),
-        (30, "larger than any body.*perhaps its spacing is damaged"),
+        (100, "larger than any body.*perhaps its header counts in micrometres"),
         (1e12, "larger than any body.*perhaps its spacing is damaged"),
     ],
 )
