@@ -14,8 +14,8 @@ from viscera.errors import GeometryError
 GRID_TOLERANCE_MM = 0.01
 """Two grids are the same when no corner of the volume moves by more than this (files round affines to float32)."""
 
-SPACING_MM = (0.01, 100.0)
-"""Between voxels: finer ones are of micro-CT; wider ones are of nothing, though toy patients of 16 slices have 30 mm."""
+SPACING_MM = (0.01, 200.0)
+"""Between voxels: finer ones are of micro-CT; wider ones are of nothing, though toy patients of 4 slices have 120 mm."""
 EXTENT_MM = (1600.0, 1600.0, 3200.0)
 """Of a scan, the shortest side first: tables move by at most 2 m, and no bore is wider than 0.9 m."""
 
