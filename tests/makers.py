@@ -99,7 +99,7 @@ def hollow(path, shape=(512, 512, 2000), dtype=np.int16, affine=None):
     header = nibabel.Nifti1Header()
     header.set_data_shape(shape)
     header.set_data_dtype(dtype)
-    header.set_sform(np.diag([-0.7, -0.7, 2.5, 1]) if affine is None else affine, code=1)
+    header.set_sform(np.diag([-0.7, -0.7, min(2.5, 3000 / shape[2]), 1]) if affine is None else affine, code=1)
     header.set_qform(header.get_sform(), code=1)
     header.set_xyzt_units("mm")
     header["vox_offset"], header["magic"] = 352, b"n+1"

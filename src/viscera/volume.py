@@ -14,6 +14,11 @@ from viscera.errors import GeometryError
 GRID_TOLERANCE_MM = 0.01
 """Two grids are the same when no corner of the volume moves by more than this (files round affines to float32)."""
 
+SPACING_MM = (0.01, 200.0)
+"""Between voxels: finer ones are of micro-CT; wider ones are of nothing, though toy patients of 4 slices have 120 mm."""
+EXTENT_MM = (1600.0, 1600.0, 3200.0)
+"""Of a scan, the shortest side first: tables move by at most 2 m, and no bore is wider than 0.9 m."""
+
 
 @dataclass(frozen=True, eq=False)
 class Volume:
@@ -141,6 +146,33 @@ def check_affine(affine: Float[np.ndarray, "4 4"]) -> None:
         raise GeometryError(
             f"the affine is singular (spacing {text} mm along z, y, x)", "Rewrite the file with its true spacing."
         )
+
+
+def check_extent(affine: Float[np.ndarray, "4 4"], shape: tuple[int, int, int]) -> None:
+    """Raise GeometryError unless a grid can be one of a scan of a human body, whatever it shows of it.
+
+    Args:
+        affine: Index (z, y, x, 1) -> world RAS+ mm.
+        shape: Voxels along (z, y, x).
+    """
+    check_affine(affine)
+    spacing_mm = np.linalg.norm(affine[:3, :3], axis=0)
+    extent_mm = spacing_mm * shape
+    text = f"{_times(spacing_mm)} mm between voxels, {_times(extent_mm)} mm in all (z, y, x)"
+    remedy = "Rewrite the file with its true spacing in millimetres."
+    if (np.sort(extent_mm) > EXTENT_MM).any() or spacing_mm.max() > SPACING_MM[1]:
+        fitting = extent_mm.max() / 1000 <= EXTENT_MM[2] and spacing_mm.min() / 1000 >= SPACING_MM[0]
+        guess = "perhaps its header counts in micrometres" if fitting else "perhaps its spacing is damaged"
+        raise GeometryError(f"it would be larger than any body: {text}; {guess}", remedy)
+    if spacing_mm.min() < SPACING_MM[0]:
+        fitting = (spacing_mm * 1000 >= SPACING_MM[0]).all()
+        guess = "perhaps its header counts in metres" if fitting else "perhaps its spacing is damaged"
+        raise GeometryError(f"its voxels would be finer than any scanner's: {text}; {guess}", remedy)
+
+
+def _times(values: Float[np.ndarray, " axis"]) -> str:
+    """Return numbers as 1x2x3."""
+    return "x".join(np.format_float_positional(value, precision=4, fractional=False, trim="-") for value in values)
 
 
 def same_grid(a: Volume, b: Volume) -> bool:

@@ -520,6 +520,34 @@ def test_labels_that_are_no_whole_numbers_are_refused(tmp_path, value, message):
         read_labels(source_of("radiotherapy", tmp_path))
 
 
+@pytest.mark.parametrize("factor", [1 - 1e-6, 1 + 1e-6, np.float32(0.1) * 10])
+def test_labels_that_are_almost_whole_numbers_are_rounded(tmp_path, factor):
+    voxels = np.zeros(SHAPE, np.float32)
+    voxels.flat[:4] = 1, 2, 7, 104
+    put(tmp_path / "ct" / "1.nii.gz")
+    put(tmp_path / "label" / "1.nii.gz", (voxels * factor).astype(np.float32))
+    labels = read_labels(source_of("radiotherapy", tmp_path)).voxels
+    assert labels.dtype == np.uint8
+    assert np.array_equal(labels, voxels)
+
+
+def test_labels_that_are_not_almost_whole_numbers_are_refused(tmp_path):
+    voxels = np.zeros(SHAPE, np.float32)
+    voxels[2, 2, 2] = 2.99
+    put(tmp_path / "ct" / "1.nii.gz")
+    put(tmp_path / "label" / "1.nii.gz", voxels)
+    with pytest.raises(LabelError, match=r"holds 2\.99, but labels are whole numbers"):
+        read_labels(source_of("radiotherapy", tmp_path))
+
+
+def test_a_mask_of_almost_zeros_and_ones_is_a_mask(tmp_path):
+    mask = np.zeros(SHAPE, np.float32)
+    mask.flat[:6] = 1, 0.9999998, 1.0000002, 1e-7, -1e-7, 0
+    put(tmp_path / "s1" / "ct.nii.gz")
+    put(tmp_path / "s1" / "segmentations" / "a.nii.gz", mask)
+    assert read_labels(source_of("totalsegmentator", tmp_path)).voxels.flat[:6].tolist() == [1, 1, 1, 0, 0, 0]
+
+
 def test_integer_labels_are_read_as_they_are(tmp_path):
     voxels = np.zeros(SHAPE, np.int16)
     voxels.flat[:3] = 1, 7, 300

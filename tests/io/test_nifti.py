@@ -186,7 +186,7 @@ def test_a_sheared_grid_keeps_its_sform_and_claims_no_quaternion(tmp_path):
 
 
 def test_long_axes_are_written_as_nifti2(tmp_path):
-    nifti.write(tmp_path / "a.nii.gz", Volume(np.zeros((1, 1, 40000), np.uint8), np.eye(4)))
+    nifti.write(tmp_path / "a.nii.gz", Volume(np.zeros((1, 1, 40000), np.uint8), np.diag([0.05, 0.05, 0.05, 1])))
     assert nifti.read(tmp_path / "a.nii.gz").shape == (1, 1, 40000)
 
 
@@ -271,7 +271,7 @@ def test_no_form_at_all_is_reported(tmp_path):
         ({"scl_slope": 2, "scl_inter": np.nan}, FileError, "shifts them by nan"),
         ({"srow_x": [0, 0, 0, 0]}, GeometryError, r"a\.nii.*singular"),
         ({"srow_x": [np.nan, 0, 0, 0]}, GeometryError, r"a\.nii.*NaN or infinity"),
-        ({"sform_code": 0, "qform_code": 0, "pixdim": [1, 0, 1, 1, 1, 1, 1, 1]}, GeometryError, r"a\.nii.*singular"),
+        ({"sform_code": 0, "qform_code": 0, "pixdim": [1, 0, 1, 1, 1, 1, 1, 1]}, GeometryError, r"\(pixdim\) of 0x1x1"),
         ({"sform_code": 0, "qform_code": 1, "quatern_b": 3}, GeometryError, r"a\.nii"),
         ({"xyzt_units": 1}, GeometryError, "counts in metres.*Rewrite it in millimetres"),
         ({"xyzt_units": 3}, GeometryError, "counts in micrometres"),

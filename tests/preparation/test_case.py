@@ -12,6 +12,7 @@ from viscera.datasets.sources import Source
 from viscera.errors import FileError, GeometryError, LabelError
 from viscera.io import nifti
 from viscera.labels import LabelSpace
+from viscera.preparation.body import coarse_scan
 from viscera.preparation.case import (
     case_name,
     describe,
@@ -564,8 +565,11 @@ def whole(path: Path, way) -> tuple[np.ndarray, Geometry]:
 
 
 def require_same(path: Path, way, **settings) -> None:
-    image, geometry, grid = prepare_file(path, way, where="p1", **settings)
+    image, geometry, coarse = prepare_file(path, way, where="p1", **settings)
+    grid = coarse.grid
     expected, straight = whole(path, way)
+    scan = nifti.read(path)
+    np.testing.assert_array_equal(coarse.hu, coarse_scan(with_voxels(scan, hounsfield(scan, where="p1"))).hu)
     assert image.dtype == np.int16
     assert image.flags.c_contiguous
     np.testing.assert_array_equal(image, expected)

@@ -77,7 +77,7 @@ WRONG = [
     (np.full((4, 8, 8), -1024, np.int16), r"every voxel is -1024, the scan is empty"),
     (spoilt("nan"), r"3 of 1536 voxels are NaN or infinite. Replace them by -1024"),
     (spoilt("infinite"), r"1 of 1536 voxels are NaN or infinite"),
-    ((scan(np.float64) + 1024) / 2000, r"no HU, but a scaled or standardised image. Export the CT in HU"),
+    ((scan(np.float64) + 1024) / 2000, r"not HU, but a scaled or standardised image. Export the CT in HU"),
     ((scan(np.float64) + 500) / 500, r"scaled or standardised"),
     ((scan(np.int32).clip(-160, 240) + 160) * 255 // 400, r"look like an 8-bit picture, not HU"),
     (scan() + 1100, r"offset of 1024 \(48% of the voxels are within 150 of 1024.*Set scl_inter to -1024"),

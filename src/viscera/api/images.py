@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Float
 
 from viscera.errors import FileError, GeometryError, SettingError
-from viscera.volume import Volume, check_affine
+from viscera.volume import Volume, check_extent
 
 if TYPE_CHECKING:
     import nibabel.spatialimages
@@ -48,7 +48,10 @@ def to_volume(image: object) -> Volume:
             volume = _from_simpleitk(cast("SimpleITK.Image", image))
         case _:
             volume = _from_arrays(*cast("tuple[object, object]", image))
-    check_affine(volume.affine)
+    try:
+        check_extent(volume.affine, volume.shape)
+    except GeometryError as error:
+        raise GeometryError(f"{NAME}: {error.what}", error.remedy) from error
     return volume
 
 

@@ -10,6 +10,7 @@ import tyro
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 from viscera.cli.console import counted, progress, say, show_problems, show_table
+from viscera.cli.doubts import tell_doubts
 from viscera.cli.inputs import data_sets
 from viscera.cli.startup import kept_graphs, starting
 from viscera.config import Accelerator
@@ -140,9 +141,12 @@ def tell(options: Options, jobs: "Sequence[ScanJob]", problems: "Sequence[Proble
     """Say what became of the scans, of which some were done before; return the exit code."""
     if len(jobs) == 1 and not problems and options.statistics:
         show_statistics(jobs[0].sidecar)
+    wrong = {problem.file for problem in problems}
+    good = [job.sidecar for job in jobs if str(job.scan) not in wrong]
+    doubtful = tell_doubts(good, said=len(jobs) == 1 and options.statistics)
     known = f" ({before} of them before)" if before else ""
     scans = len(jobs) + sum(problem.file not in {str(job.scan) for job in jobs} for problem in problems)
-    say(f"{scans - len(problems)} of {counted(scans, 'scan')} segmented, in {options.output}{known}")
+    say(f"{scans - len(problems)} of {counted(scans, 'scan')} segmented, in {options.output}{known}{doubtful}")
     if problems:
         show_problems(problems)
         say("put them right and say the same again: what is done is skipped")

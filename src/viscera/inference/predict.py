@@ -40,9 +40,11 @@ from viscera.inference.segment import Prepared, Segmentation, only_organs, prepa
 from viscera.io import nifti
 from viscera.io.atomic import replacing, sha256, write_json
 from viscera.networks.device import Stopwatch, peak_memory_mib
+from viscera.preparation.body import Coarse, coarse_scan
 from viscera.preparation.image import prepare_file
 from viscera.preparation.intensity import hounsfield
 from viscera.quality.certainty import Handedness
+from viscera.quality.glance import scan_doubts
 from viscera.quality.judging import trust_to_json
 from viscera.quality.measuring import Organ, measure_organs, measure_scan
 from viscera.volume import Volume, with_voxels
@@ -163,6 +165,7 @@ class _Scan:
     ct: Volume
     prepared: Prepared
     model: Model
+    coarse: Coarse
 
 
 @dataclass(frozen=True, eq=False)
@@ -174,6 +177,7 @@ class _Labelled:
     clock: Stopwatch
     ct: Volume
     found: Segmentation
+    coarse: Coarse
     certainty: Certainty | None = None
     handedness: Handedness | None = None
 
@@ -186,21 +190,21 @@ def read_scan(job: ScanJob, run: Run) -> _Scan:
     before = _state(job.scan)
     if plan == "slabs":
         with clock.stage("prepare"):
-            prepared = _prepared_by_slabs(job.scan, model)
+            prepared, coarse = _prepared_by_slabs(job.scan, model)
         digest = _unchanged(job.scan, before)
         run.claim(job)
-        return _Scan(job, digest, clock, prepared.grid, prepared, one_at_a_time(model))
+        return _Scan(job, digest, clock, prepared.grid, prepared, one_at_a_time(model), coarse)
     with clock.stage("read"):
         ct = nifti.read(job.scan)
         digest = _unchanged(job.scan, before)
         ct = with_voxels(ct, hounsfield(ct, where=job.scan.name))
     run.claim(job)
     with clock.stage("prepare"):
-        prepared = prepare_scan(ct, model)
+        prepared, coarse = prepare_scan(ct, model), coarse_scan(ct)
     if not run.options.statistics:
         ct = prepared.grid  # HU are for the statistics only
     run.spare_memory()
-    return _Scan(job, digest, clock, ct, prepared, model)
+    return _Scan(job, digest, clock, ct, prepared, model, coarse)
 
 
 def _state(scan: Path) -> tuple[int, int, int] | None:
@@ -235,7 +239,7 @@ def segment_scan(scan: _Scan, run: Run) -> _Labelled:
     if run.wanted:
         found = replace(found, labels=with_voxels(found.labels, only_organs(found.labels.voxels, run.wanted)))
     run.spare_memory()
-    return _Labelled(scan.job, scan.sha256, clock, scan.ct, found, certainty, handedness)
+    return _Labelled(scan.job, scan.sha256, clock, scan.ct, found, scan.coarse, certainty, handedness)
 
 
 def write_labels(scan: _Labelled, run: Run) -> dict[str, object]:
@@ -255,6 +259,8 @@ def write_labels(scan: _Labelled, run: Run) -> dict[str, object]:
             edges = {} if certainty is None else {organ: certainty.edge(index) for index, organ in names.items()}
             facts["statistics"] = organ_statistics(organs)
             facts["trust"] = trust_to_json(organs, measure_scan(scan.ct), edges=edges, handedness=scan.handedness)
+    trust = facts.get("trust")
+    facts["doubts"] = trust["scan"] if isinstance(trust, dict) else scan_doubts(scan.coarse, labels, names)
     with replacing(job.output) as hidden:
         with clock.stage("write"):
             nifti.write(hidden, labels, overwrite=True)
@@ -296,12 +302,12 @@ def _run_facts(scan: _Labelled, run: Run) -> dict[str, object]:
     }
 
 
-def _prepared_by_slabs(scan: Path, model: Model) -> Prepared:
+def _prepared_by_slabs(scan: Path, model: Model) -> tuple[Prepared, Coarse]:
     """Return what ``prepare_scan`` does, without the scan ever being whole in memory."""
     preparations = {network.recipe.preparation for network in model.networks}
     found = {each: prepare_file(scan, each, where=scan.name) for each in preparations}
-    grid = next(iter(found.values()))[2]
-    return Prepared(grid, {each: (image, geometry) for each, (image, geometry, _) in found.items()})
+    coarse = next(iter(found.values()))[2]
+    return Prepared(coarse.grid, {each: (image, geometry) for each, (image, geometry, _) in found.items()}), coarse
 
 
 def organ_statistics(organs: Mapping[str, Organ]) -> dict[str, dict[str, float | bool | None]]:

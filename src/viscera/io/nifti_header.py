@@ -16,12 +16,17 @@ from jaxtyping import Float, Shaped
 from nibabel.spatialimages import HeaderDataError
 
 from viscera.errors import FileError, GeometryError
+from viscera.io.unpacking import Forgiving
 from viscera.volume import GRID_TOLERANCE_MM, Volume, check_affine
 
 Header = nibabel.Nifti1Header  # Nifti2Header is a subclass of it.
 
 FORMS_TOLERANCE_MM = 1.0
 """sform and qform that place a corner further apart than this are reported."""
+SPACING_TOLERANCE = 0.01
+"""Share by which the spacing may differ between sform and pixdim."""
+QUATERNION_LENGTH = 1.005
+"""Of b, c, d, at most 1: what is longer by more than rounding is damaged."""
 TEXT_FIELDS = ("descrip", "aux_file", "intent_name", "db_name", "data_type", "unused_str")
 UNITS = {1: "metres", 3: "micrometres"}
 KINDS = {128: "RGB colour", 2304: "RGBA colour", 32: "complex", 1792: "complex", 2048: "complex"}
@@ -50,7 +55,7 @@ class Description:
     doubts: tuple[str, ...]
 
 
-def describe(stream: BufferedIOBase, path: Path) -> Description:
+def describe(stream: BufferedIOBase | Forgiving, path: Path) -> Description:
     """Read a header.
 
     Args:
@@ -62,13 +67,16 @@ def describe(stream: BufferedIOBase, path: Path) -> Description:
         GeometryError: Its affine is not a scanner's.
     """
     header = _read_header(stream, path)
+    amended = _repair(header)
     shape = _shape(header, path)
     dtype = _dtype(header, path)
     affine, doubts = _place(header, shape, path)
-    return Description(header, shape, dtype, affine, int(header["vox_offset"]), _scaling(header, path), doubts)
+    return Description(
+        header, shape, dtype, affine, int(header["vox_offset"]), _scaling(header, path), (*amended, *doubts)
+    )
 
 
-def _read_header(stream: BufferedIOBase, path: Path) -> Header:
+def _read_header(stream: BufferedIOBase | Forgiving, path: Path) -> Header:
     """Return the header without nibabel's own checks, which would mend some damage in silence."""
     block = stream.read(348)
     size = int.from_bytes(block[:4], "little"), int.from_bytes(block[:4], "big")
@@ -93,6 +101,27 @@ def _read_header(stream: BufferedIOBase, path: Path) -> Header:
     if not kind.sizeof_hdr <= offset < 2**31:
         raise FileError(f"{path}: its header puts the voxels at byte {offset:g}", "Export it again.", file=path)
     return header
+
+
+def _repair(header: Header) -> tuple[str, ...]:
+    """Give fields that the standard lets be 0 the value that it then means, in place; return what else was amended.
+
+    Source:
+        nifti1.h (nifti.nimh.nih.gov), of qfac: "If pixdim[0]=0.0 (which should never occur), take qfac=1"; of the other
+        axes nifti1_io.c (nifti_convert_nhdr2nim): a dim of 0 after the third is 1, and only the sign of qfac matters.
+    """
+    dim, qfac = header["dim"], float(header["pixdim"][0])
+    if 1 <= int(dim[0]) <= 7:
+        for axis in range(4, int(dim[0]) + 1):
+            dim[axis] = dim[axis] or 1
+    if qfac in (-1, 1):
+        return ()
+    header["pixdim"][0] = -1 if qfac < 0 else 1
+    if qfac == 0 or int(header["qform_code"]) <= 0:
+        return ()
+    return (
+        f"pixdim[0] is {qfac:g}, but only 1 and -1 are known; it is taken for {header['pixdim'][0]:g}. Check the result.",
+    )
 
 
 def _shape(header: Header, path: Path) -> tuple[int, int, int]:
@@ -146,26 +175,84 @@ def _place(header: Header, shape: tuple[int, int, int], path: Path) -> tuple[Flo
             f"{path}: its header counts in {UNITS[unit]}", "Rewrite it in millimetres (xyzt_units 2).", file=path
         )
     try:
-        affine = _backwards(header.get_best_affine())
+        affine = _backwards(_chosen_form(header))
         check_affine(affine)
-        return affine, _doubts(header, shape)
-    except (GeometryError, HeaderDataError, ValueError) as error:
-        raise GeometryError(f"{path}: {error}") from error
+        return affine, _doubts(header, affine, shape)
+    except GeometryError as error:
+        raise GeometryError(f"{path}: {error.what}", error.remedy, file=path) from error
+    except (HeaderDataError, ValueError) as error:
+        raise GeometryError(
+            f"{path}: its qform is not a rotation (quaternion {_quaternion(header)})",
+            "Export it again, or set its sform.",
+            file=path,
+        ) from error
 
 
-def _doubts(header: Header, shape: tuple[int, int, int]) -> tuple[str, ...]:
-    """Say if the place of the voxels is given twice and differently, or not at all."""
+def _chosen_form(header: Header) -> object:
+    """Return nibabel's affine: the sform's if it is set, else the qform's, else what the voxel sizes give.
+
+    Raises:
+        GeometryError: The spacing is impossible.
+        HeaderDataError, ValueError: The quaternion is no rotation.
+    """
+    if int(header["sform_code"]) > 0:
+        return header.get_sform()
+    sizes = np.asarray(header["pixdim"], np.float64)[1:4]
+    if not (np.isfinite(sizes).all() and (sizes > 0).all()):
+        text = "x".join(f"{size:g}" for size in sizes)
+        raise GeometryError(
+            f"its header gives a spacing (pixdim) of {text} mm along x, y, z",
+            "Rewrite the file with the true spacing of its voxels.",
+        )
+    return _qform(header) if int(header["qform_code"]) > 0 else header.get_base_affine()
+
+
+def _qform(header: Header) -> object:
+    """Return the qform; a quaternion that rounding has made slightly too long is shortened, as nifti1_io.c does."""
+    quaternion = np.array(_quaternion(header))
+    length = float(np.linalg.norm(quaternion))
+    if 1 < length <= QUATERNION_LENGTH:
+        header = header.copy()
+        header["quatern_b"], header["quatern_c"], header["quatern_d"] = quaternion / length * (1 - 1e-7)
+    return header.get_qform()
+
+
+def _quaternion(header: Header) -> tuple[float, float, float]:
+    b, c, d = (float(header[f"quatern_{axis}"]) for axis in "bcd")
+    return b, c, d
+
+
+def _doubts(header: Header, affine: Float[np.ndarray, "4 4"], shape: tuple[int, int, int]) -> tuple[str, ...]:
+    """Say if the place or the spacing of the voxels is given twice and differently, or not at all."""
     codes = int(header["sform_code"]), int(header["qform_code"])
     if max(codes) <= 0:
         text = "neither sform nor qform is set, so left and right are a guess (first voxel: right, back, feet)"
         return (f"{text}. Check the result.",)
+    if codes[0] > 0 and (doubt := _spacing_doubt(header, affine)):
+        return (doubt,)
     if min(codes) > 0:
         with suppress(HeaderDataError, ValueError):  # an unusable qform beside a good sform
-            apart_mm = _apart_mm(_backwards(header.get_sform()), _backwards(header.get_qform()), shape)
+            apart_mm = _apart_mm(affine, _backwards(_qform(header)), shape)
             if not apart_mm <= FORMS_TOLERANCE_MM:
                 text = f"sform and qform place the volume up to {apart_mm:.1f} mm apart; the sform is used"
                 return (f"{text}. Check the result, or correct the header.",)
     return ()
+
+
+def _spacing_doubt(header: Header, affine: Float[np.ndarray, "4 4"]) -> str:
+    """Say that the sform and pixdim give different distances between voxels; "" where they do not."""
+    used = np.linalg.norm(affine[:3, :3], axis=0)[::-1]
+    other = np.abs(header["pixdim"][1:4].astype(np.float64))
+    if np.allclose(used, other, rtol=SPACING_TOLERANCE, atol=1e-4):
+        return ""
+    texts = ["x".join(f"{mm:.3g}" for mm in spacing) for spacing in (used, other)]
+    text = (
+        f"sform and pixdim disagree on the spacing ({texts[0]} against {texts[1]} mm along x, y, z); the sform is used"
+    )
+    if (used == 1).all():
+        likely = "Spacing of exactly 1 mm is most likely what a tool writes that does not know it: the result and all volumes"
+        return f"{text}. {likely} are then wrong. Correct the header, and predict again."
+    return f"{text}, and volumes rest on it. Check the result, or correct the header."
 
 
 def _backwards(affine: object) -> Float[np.ndarray, "4 4"]:
@@ -205,7 +292,7 @@ def header_for(volume: Volume, voxels: Shaped[np.ndarray, "z y x"], path: Path) 
     """
     if isinstance(volume.header, Header):
         header = volume.header.as_byteswapped("<" if np.little_endian else ">")
-        apart_mm = _apart_mm(_backwards(header.get_best_affine()), volume.affine, volume.shape)
+        apart_mm = _apart_mm(_backwards(_chosen_form(header)), volume.affine, volume.shape)
         if _shape(header, path) != volume.shape or not apart_mm <= GRID_TOLERANCE_MM:
             raise GeometryError(
                 f"{path}: the volume's header describes another grid", "Make a Volume without a header.", file=path

@@ -1,9 +1,13 @@
 """Where the patient is in a scan, found from the image alone, so that prediction finds the same as preparing did."""
 
+from dataclasses import dataclass, replace
+
 import cc3d
 import cv2
 import numpy as np
 from jaxtyping import Bool, Int, Int16, Integer, UInt8
+
+from viscera.volume import Volume, axial_turn
 
 TISSUE_HU = -250
 """Above it lie fat (-120 to -60), muscle, bone and metal; below it air, lung, foam and most of a blanket."""
@@ -13,6 +17,27 @@ COARSE_MM = (5.0, 3.0, 3.0)
 
 SMALLEST_MM = 50.0
 """Nothing narrower is a body (a newborn's trunk is twice as wide); then the whole slice is taken."""
+
+
+@dataclass(frozen=True, eq=False)
+class Coarse:
+    """A scan's voxels every few millimetres.
+
+    Attributes:
+        hu: Those on the ``coarse_grid``, in axial order.
+        grid: The whole scan's, in the file's order; its voxels are all 0 and take no memory.
+    """
+
+    hu: Int16[np.ndarray, "z y x"]
+    grid: Volume
+
+
+def coarse_scan(ct: Volume) -> Coarse:
+    """Return some voxels of a scan in HU, copied."""
+    turn = axial_turn(ct.affine)
+    z, y, x = coarse_grid((ct.spacing_mm[turn.axes[0]], ct.spacing_mm[turn.axes[1]], ct.spacing_mm[turn.axes[2]]))
+    grid = replace(ct, voxels=np.broadcast_to(np.int16(0), ct.shape))  # so that the scan itself can go
+    return Coarse(np.ascontiguousarray(turn.apply(ct.voxels)[z, y, x]), grid)
 
 
 def find_body(hu: Int16[np.ndarray, "z y x"], spacing_mm: tuple[float, float, float]) -> tuple[slice, slice]:

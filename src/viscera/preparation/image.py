@@ -12,7 +12,7 @@ from jaxtyping import Int16
 
 from viscera.config import Preparation
 from viscera.io import nifti
-from viscera.preparation.body import coarse_grid, find_body, find_coarse_body
+from viscera.preparation.body import Coarse, coarse_grid, coarse_scan, find_body, find_coarse_body
 from viscera.preparation.geometry import Geometry
 from viscera.preparation.intensity import HounsfieldCheck, hounsfield, to_int16
 from viscera.preparation.resampling import (
@@ -52,7 +52,7 @@ def prepare_image(volume: Volume, preparation: Preparation) -> tuple[Int16[np.nd
 
 def prepare_file(
     path: str | Path, preparation: Preparation, *, where: str, keep_bytes: int = 0, slab_bytes: int = SLAB_BYTES
-) -> tuple[Int16[np.ndarray, "z y x"], Geometry, Volume]:
+) -> tuple[Int16[np.ndarray, "z y x"], Geometry, Coarse]:
     """Read, check and prepare a scan slab by slab: in memory is little more than the prepared image.
 
     The result is that of ``nifti.read``, ``hounsfield`` and ``prepare_image``, to the bit. Where the body is to be found
@@ -68,7 +68,7 @@ def prepare_file(
 
     Returns:
         int16 HU; the way back to the scanner's grid; and that grid with the file's header, whose voxels are all 0 and take
-        no memory.
+        no memory, beside some voxels of the scan.
 
     Raises:
         FileError: The file cannot be read, or its voxels are not HU.
@@ -79,18 +79,22 @@ def prepare_file(
         scan_bytes = grid.voxels.size * scan.dtype.itemsize
         if turn.axes[0] != 0 or (twice and scan_bytes <= keep_bytes):
             volume = scan.read()
-            return *prepare_image(with_voxels(volume, hounsfield(volume, where=where)), preparation), grid
+            ct = with_voxels(volume, hounsfield(volume, where=where))
+            return *prepare_image(ct, preparation), coarse_scan(ct)
         count = max(1, slab_bytes * grid.shape[0] // scan_bytes)
         slabs = _axial_slabs(scan, turn, count=count, check=HounsfieldCheck(scan.dtype, scan.shape, where=where))
-        body = None
+        coarse, body = _empty_coarse(grid, turn), None
+        slabs = _collected(slabs, coarse, turn)
         if twice:
-            body = _find_body(slabs, grid, turn)
+            for _ in slabs:
+                pass
+            body = find_coarse_body(coarse.hu, turn.apply(grid.voxels).shape[1:], _axial_spacing_mm(grid, turn))
             slabs = _axial_slabs(scan, turn, count=count, check=None)
         geometry = _geometry(grid, turn, preparation=preparation, body=body)
         image = np.empty((grid.shape[0], *geometry.size), np.int16)
         for first, slab in slabs:
             image[first : first + len(slab)] = _in_plane(slab, geometry)
-    return _along_z(image, geometry), geometry, grid
+    return _along_z(image, geometry), geometry, coarse
 
 
 def _axial_slabs(
@@ -109,18 +113,22 @@ def _axial_slabs(
         check.finish()
 
 
-def _find_body(
-    slabs: Iterable[tuple[int, Int16[np.ndarray, "part y x"]]], grid: Volume, turn: Turn
-) -> tuple[slice, slice]:
-    """Return what ``find_body`` gives for all axial slabs together."""
-    spacing_mm, axial = _axial_spacing_mm(grid, turn), turn.apply(grid.voxels)
-    z, y, x = coarse_grid(spacing_mm)
-    coarse = np.empty(axial[z, y, x].shape, np.int16)
+def _empty_coarse(grid: Volume, turn: Turn) -> Coarse:
+    """Return the place for a scan's voxels every few millimetres."""
+    z, y, x = coarse_grid(_axial_spacing_mm(grid, turn))
+    return Coarse(np.empty(turn.apply(grid.voxels)[z, y, x].shape, np.int16), grid)
+
+
+def _collected(
+    slabs: Iterable[tuple[int, Int16[np.ndarray, "part y x"]]], coarse: Coarse, turn: Turn
+) -> Iterator[tuple[int, Int16[np.ndarray, "part y x"]]]:
+    """Yield axial slabs as they are, and keep some of their voxels."""
+    z, y, x = coarse_grid(_axial_spacing_mm(coarse.grid, turn))
     for first, slab in slabs:
         seen = slab[-first % z.step :: z.step, y, x]
         start = -(-first // z.step)
-        coarse[start : start + len(seen)] = seen
-    return find_coarse_body(coarse, axial.shape[1:], spacing_mm)
+        coarse.hu[start : start + len(seen)] = seen
+        yield first, slab
 
 
 def _axial_spacing_mm(grid: Volume, turn: Turn) -> tuple[float, float, float]:

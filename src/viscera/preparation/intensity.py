@@ -11,6 +11,7 @@ from jaxtyping import Int16, Shaped
 
 from viscera.config import ForegroundScore, Intensity, RawHU, Window
 from viscera.errors import FileError, SettingError
+from viscera.preparation.histogram import Histogram
 from viscera.volume import Volume
 
 TISSUE_HU = -200
@@ -140,6 +141,7 @@ class HounsfieldCheck:
             text = "x".join(map(str, shape))
             raise FileError(f"{where}: the scan is empty ({text} voxels along z, y, x)", "Export it again.")
         self._low, self._high = math.inf, -math.inf
+        self._histogram = Histogram()
         self._endless = self._beyond = self._wrapped = self._at_lowest = 0
         self._fat = self._bright = self._dark = self._zero = self._fractions = self._above_600 = self._near_1024 = 0
 
@@ -150,6 +152,7 @@ class HounsfieldCheck:
         if not math.isfinite(low) or not math.isfinite(high):  # so is the whole, whatever else is in it
             self._endless += part.size - int(np.count_nonzero(np.isfinite(part)))
             return
+        self._histogram.add(part)
         if low < -32768 or high > 32767:
             self._beyond += _outside(part, -32768, 32767)
             self._wrapped += _inside(part, 65536 - 3100, 65535)
@@ -194,6 +197,8 @@ class HounsfieldCheck:
             return f"intensities from {span} are not HU, but {self._scaled()}. Export the CT in HU."
         if self._beyond / self._size > BEYOND_SHARE:
             return self._why_beyond(span)
+        if low < 0 and (reason := self._histogram.why_not_hu()):
+            return reason
         if high < TISSUE_HU:
             return f"intensities from {span} HU hold nothing above {TISSUE_HU} HU, so no patient. Export the CT in HU."
         if low >= 0:

@@ -56,6 +56,8 @@ class Limits:
 
 METAL_HU = 1500.0
 """Many voxels at a scan's highest value are metal where this is above, and were clipped where it is below."""
+CENTIMETRES_VIEW_MM = 60.0
+"""Fields of view below are those of a whole body, 200 to 600 mm, given in centimetres, or crops of one organ."""
 ROUNDING_MM = 1e-3
 """Of spacings in files."""
 
@@ -286,7 +288,10 @@ def _scan(look: Look, limits: Limits) -> Iterator[Sign]:
             yield Sign(kind, round(wrong[0], 3), text, f"{wrong[0]:.3g} mm {what} ({text} expected)")
     if look.view_mm < limits.view_mm:
         text = f"at least {limits.view_mm:g} mm"
-        yield Sign("view", round(look.view_mm), text, f"the field of view is {look.view_mm:.0f} mm ({text} expected)")
+        perhaps = "; perhaps the header counts in centimetres" if look.view_mm < CENTIMETRES_VIEW_MM else ""
+        yield Sign(
+            "view", round(look.view_mm), text, f"the field of view is {look.view_mm:.0f} mm ({text} expected){perhaps}"
+        )
     elif look.body_mm < limits.body_mm:
         text, what = f"at least {limits.body_mm:g} mm", "a head, a limb, a child, or a part of a body"
         yield Sign("body", round(look.body_mm), text, f"the body is {look.body_mm:.0f} mm wide: {what}")

@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped, UInt8
 
-from viscera.preparation.body import coarse_grid, find_coarse_body
+from viscera.preparation.body import Coarse, coarse_grid, coarse_scan, find_coarse_body
 from viscera.volume import Volume, axial_turn
 
 LUNG_HU = (-950, -500)
@@ -96,7 +96,7 @@ def measure_organs(ct: Volume, labels: UInt8[np.ndarray, "z y x"], names: dict[i
     turn = axial_turn(ct.affine)
     spacing_mm = tuple(ct.spacing_mm[axis] for axis in turn.axes)
     axial, hu = turn.apply(labels), turn.apply(ct.voxels)
-    cut = _at_border(axial)
+    cut = at_border(axial)
     sums, pieces = _sums(axial, hu, names)
     found: dict[str, Organ] = {}
     for index, organ in names.items():
@@ -118,7 +118,7 @@ def measure_organs(ct: Volume, labels: UInt8[np.ndarray, "z y x"], names: dict[i
     return found
 
 
-def _at_border(labels: UInt8[np.ndarray, "z y x"]) -> Bool[np.ndarray, " label"]:
+def at_border(labels: UInt8[np.ndarray, "z y x"]) -> Bool[np.ndarray, " label"]:
     """Tell which labels reach a face of the array."""
     counts = np.zeros(256, np.int64)
     for face in (labels[[0, -1]], labels[:, [0, -1]], labels[:, :, [0, -1]]):
@@ -169,12 +169,16 @@ def measure_scan(ct: Volume) -> Look:
     Args:
         ct: HU.
     """
-    turn = axial_turn(ct.affine)
-    hu = turn.apply(ct.voxels)
-    z_mm, y_mm, x_mm = (ct.spacing_mm[axis] for axis in turn.axes)
-    z, y, x = coarse_grid((z_mm, y_mm, x_mm))
-    coarse = np.ascontiguousarray(hu[z, y, x])
-    _, columns = find_coarse_body(coarse, hu.shape[1:], (z_mm, y_mm, x_mm))
+    return look_at(coarse_scan(ct))
+
+
+def look_at(scan: Coarse) -> Look:
+    """Measure a scan on some of its voxels."""
+    turn, coarse = axial_turn(scan.grid.affine), scan.hu
+    slices, rows, width = turn.apply(scan.grid.voxels).shape
+    z_mm, y_mm, x_mm = (scan.grid.spacing_mm[axis] for axis in turn.axes)
+    _, y, _ = coarse_grid((z_mm, y_mm, x_mm))
+    _, columns = find_coarse_body(coarse, (rows, width), (z_mm, y_mm, x_mm))
     body = _bodies(coarse)
     lung = body & (coarse > LUNG_HU[0]) & (coarse < LUNG_HU[1])
     shares = lung.sum(axis=(1, 2)), body.sum(axis=(1, 2))
@@ -183,9 +187,9 @@ def measure_scan(ct: Volume) -> Look:
     highest = coarse.max()
     soft = np.count_nonzero((inside > SOFT_HU[0]) & (inside < SOFT_HU[1]))
     return Look(
-        slices=hu.shape[0],
+        slices=slices,
         spacing_mm=(z_mm, y_mm, x_mm),
-        view_mm=min(hu.shape[1] * y_mm, hu.shape[2] * x_mm),
+        view_mm=min(rows * y_mm, width * x_mm),
         body_mm=(columns.stop - columns.start) * x_mm,
         middle_mm=(columns.start + columns.stop - 1) / 2 * x_mm,
         lowest_hu=float(lowest),

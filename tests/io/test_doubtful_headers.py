@@ -1,0 +1,179 @@
+"""Headers whose fields disagree, are 0, or describe what no scanner makes."""
+
+import tracemalloc
+import warnings
+
+import nibabel
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from viscera.errors import FileError, GeometryError
+from viscera.io import nifti
+from viscera.io.nifti import GridWarning
+
+VOXELS = np.random.default_rng(0).integers(0, 100, (5, 4, 3)).astype(np.int16)
+AFFINE = np.array([[-0.8, 0, 0, 120.5], [0, -0.7, 0, 90], [0, 0, 2.5, -300], [0, 0, 0, 1]])
+
+
+def write(path, *, affine=AFFINE, voxels=VOXELS, qform=True, sform=True, kind=nibabel.Nifti1Header, **fields):
+    """Write a file past nibabel's checks; fields are those of the header, pixdim_0 is its pixdim[0]."""
+    header = kind()
+    header.set_data_dtype(voxels.dtype)
+    header.set_data_shape(voxels.shape)
+    header.set_qform(affine, 1 if qform else 0)
+    header.set_sform(affine, 1 if sform else 0)
+    header["vox_offset"] = header.sizeof_hdr + 4
+    header["magic"] = b"n+1" if header.sizeof_hdr == 348 else b"n+2"
+    header["scl_slope"] = 1
+    for name, value in fields.items():
+        field, _, place = name.partition("__")
+        if place:
+            header[field][int(place)] = value
+        else:
+            header[field] = value
+    path.write_bytes(header.binaryblock + b"\0" * 4 + voxels.tobytes(order="F"))
+    return path
+
+
+def notes(path) -> list[str]:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        nifti.read(path)
+    assert all(issubclass(one.category, GridWarning) for one in caught)
+    return [str(one.message) for one in caught]
+
+
+def test_a_consistent_header_raises_no_doubt(tmp_path):
+    assert notes(write(tmp_path / "a.nii")) == []
+
+
+@pytest.mark.parametrize("qform", [True, False])
+def test_spacing_that_only_pixdim_knows_is_told_strongly(tmp_path, qform):
+    path = write(tmp_path / "a.nii", affine=np.eye(4), qform=qform, pixdim=[1, 3, 3, 3, 0, 0, 0, 0])
+    [note] = notes(path)
+    assert "sform and pixdim disagree on the spacing (1x1x1 against 3x3x3 mm along x, y, z); the sform is used" in note
+    assert "all volumes are then wrong" in note
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert nifti.read(path).spacing_mm == (1, 1, 1)
+
+
+@pytest.mark.parametrize(
+    "pixdim", [[1, 0.8, 0.7, 5.0], [1, 0, 0, 0], [1, 0.8, 0.7, np.nan], [1, 2.5, 0.7, 0.8], [1, 1, 1, 1]]
+)
+def test_spacing_that_differs_between_sform_and_pixdim_is_told(tmp_path, pixdim):
+    [note] = notes(write(tmp_path / "a.nii", qform=False, pixdim=[*pixdim, 0, 0, 0, 0]))
+    assert "sform and pixdim disagree on the spacing (0.8x0.7x2.5 against" in note
+    assert "volumes rest on it" in note
+
+
+@pytest.mark.parametrize("pixdim", [[1, 0.8004, 0.7, 2.5], [1, -0.8, 0.7, 2.5]])
+def test_rounded_spacing_and_a_sign_in_pixdim_are_no_news(tmp_path, pixdim):
+    assert notes(write(tmp_path / "a.nii", qform=False, pixdim=[*pixdim, 0, 0, 0, 0])) == []
+
+
+@pytest.mark.parametrize(("qfac", "meant", "noted"), [(0, 1, 0), (3, 1, 1), (-0.5, -1, 1), (np.nan, 1, 1)])
+def test_only_the_sign_of_qfac_counts_and_0_is_1(tmp_path, qfac, meant, noted):
+    path = write(tmp_path / "a.nii", sform=False, pixdim__0=qfac)
+    assert len(notes(path)) == noted
+    right = nibabel.Nifti1Header(write(tmp_path / "b.nii", sform=False, pixdim__0=meant).read_bytes()[:348])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        volume = nifti.read(path)
+    np.testing.assert_allclose(volume.affine[:, [2, 1, 0, 3]], right.get_qform(), atol=1e-5)
+    nifti.write(tmp_path / "c.nii", volume)
+    np.testing.assert_allclose(nibabel.load(tmp_path / "c.nii").affine, right.get_qform(), atol=1e-5)
+
+
+def test_simpleitk_places_a_file_with_qfac_0_where_we_do(tmp_path):
+    path = write(tmp_path / "a.nii", sform=False, pixdim__0=0)
+    image, volume = sitk.ReadImage(str(path)), nifti.read(path)
+    point = image.TransformIndexToPhysicalPoint((4, 3, 2))
+    np.testing.assert_allclose(volume.affine @ [2, 3, 4, 1], [-point[0], -point[1], point[2], 1], atol=1e-3)
+
+
+@pytest.mark.parametrize("dim", [[4, 5, 4, 3, 0, 0, 0, 0], [5, 5, 4, 3, 0, 0, 1, 1], [7, 5, 4, 3, 1, 0, 0, 0]])
+def test_a_trailing_axis_of_0_is_one_of_1(tmp_path, dim):
+    path = write(tmp_path / "a.nii", dim=dim)
+    volume = nifti.read(path)
+    assert np.array_equal(volume.voxels.T, VOXELS)
+    nifti.write(tmp_path / "b.nii", volume)
+    assert np.array_equal(np.squeeze(nibabel.load(tmp_path / "b.nii").dataobj), VOXELS)
+
+
+def test_a_negative_sform_code_is_none(tmp_path):
+    path = write(tmp_path / "a.nii", sform_code=-1, srow_x=[0, 0, 0, 0])
+    np.testing.assert_allclose(nifti.read(path).affine[:, [2, 1, 0, 3]], AFFINE, atol=1e-4)
+
+
+def test_a_quaternion_that_rounding_made_too_long_is_a_rotation(tmp_path):
+    path = write(tmp_path / "a.nii", sform=False, quatern_b=0, quatern_c=0, quatern_d=1.00002)
+    np.testing.assert_allclose(nifti.read(path).affine[:, [2, 1, 0, 3]][:3, :3], AFFINE[:3, :3], atol=1e-2)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"pixdim": [1, 0, 0.7, 2.5, 0, 0, 0, 0]}, r"a spacing \(pixdim\) of 0x0.7x2.5 mm.*true spacing"),
+        ({"pixdim": [1, 0.8, -0.7, 2.5, 0, 0, 0, 0]}, r"a spacing \(pixdim\) of 0.8x-0.7x2.5 mm"),
+        ({"pixdim": [1, 0.8, 0.7, np.nan, 0, 0, 0, 0]}, r"a spacing \(pixdim\) of 0.8x0.7xnan mm"),
+        ({"quatern_b": 3}, r"its qform is not a rotation .*set its sform"),
+    ],
+)
+def test_a_qform_without_spacing_or_rotation_is_refused_in_our_words(tmp_path, fields, message):
+    with pytest.raises(GeometryError, match=rf"a\.nii: .*{message}"):
+        nifti.read(write(tmp_path / "a.nii", sform=False, **fields))
+
+
+@pytest.mark.parametrize(
+    ("factor", "guess"),
+    [
+        (1000, "larger than any body.*perhaps its header counts in micrometres"),
+        (1e-3, "finer than any scanner.*perhaps its header counts in metres"),
+        (1e-6, "finer than any scanner.*perhaps its spacing is damaged"),
+        (100, "larger than any body.*perhaps its header counts in micrometres"),
+        (1e12, "larger than any body.*perhaps its spacing is damaged"),
+    ],
+)
+def test_impossible_spacing_is_refused_with_what_it_probably_is(tmp_path, factor, guess):
+    affine = AFFINE @ np.diag([factor, factor, factor, 1])
+    with pytest.raises(GeometryError, match=rf"a\.nii: .*{guess}.*true spacing in millimetres"):
+        nifti.read(write(tmp_path / "a.nii", affine=affine))
+
+
+def test_a_scan_longer_than_a_table_is_refused_and_one_of_a_whole_body_is_not(tmp_path):
+    thin = np.zeros((2, 2, 900), np.int16)
+    for slice_mm, possible in ((2.2, True), (4.0, False)):
+        path = write(tmp_path / "a.nii", voxels=thin, affine=np.diag([-0.8, -0.8, slice_mm, 1]))
+        if possible:
+            assert nifti.read(path).shape == (900, 2, 2)
+        else:
+            with pytest.raises(GeometryError, match=r"3600x1\.6x1\.6 mm in all"):
+                nifti.read(path)
+
+
+@pytest.mark.parametrize(
+    "dim", [[3, 2**40, 2**40, 2**40], [3, 2**62, 2, 2], [3, 2**63 - 1, 2**63 - 1, 1], [3, 30000, 30000, 30000]]
+)
+def test_huge_sizes_are_refused_before_anything_is_allocated(tmp_path, dim):
+    path = write(tmp_path / "a.nii", kind=nibabel.Nifti2Header, dim=[*dim, 1, 1, 1, 1])
+    tracemalloc.start()
+    try:
+        with pytest.raises(FileError, match="more than the file holds"):
+            nifti.read(path)
+        assert tracemalloc.get_traced_memory()[1] < 4 << 20
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("dim", [[2**60, 5, 4, 3], [-3, 5, 4, 3], [3, -(2**63), 4, 3], [3, 5, 4, 0]])
+def test_sizes_that_are_none_are_refused(tmp_path, dim):
+    path = write(tmp_path / "a.nii", kind=nibabel.Nifti2Header, dim=[*dim, 1, 1, 1, 1])
+    with pytest.raises(FileError, match="impossible dimensions"):
+        nifti.read(path)
+
+
+def test_more_slices_in_the_file_than_in_the_header_are_told(tmp_path):
+    [note] = notes(write(tmp_path / "a.nii", dim=[3, 5, 4, 2, 1, 1, 1, 1]))
+    assert "40 bytes follow the 5x4x2 voxels of 2 bytes that its header promises: slices may be missing" in note
