@@ -11,7 +11,7 @@ from jaxtyping import Int16, Shaped
 
 from viscera.config import ForegroundScore, Intensity, RawHU, Window
 from viscera.errors import FileError, SettingError
-from viscera.preparation.histogram import Histogram
+from viscera.preparation.histogram import Histogram, Reason
 from viscera.volume import Volume
 
 TISSUE_HU = -200
@@ -185,31 +185,36 @@ class HounsfieldCheck:
             )
         reason = self._why_not_hu()
         if reason:
-            raise FileError(f"{self._where}: {reason}")
+            what, remedy = reason
+            raise FileError(f"{self._where}: {what}", remedy)
 
-    def _why_not_hu(self) -> str:
-        """Say why intensities cannot be HU and what to do, or give ""."""
+    def _why_not_hu(self) -> Reason | None:
+        """Say why intensities cannot be HU and what to do, or None."""
         low, high = self._low, self._high
         span = f"{low:g} to {high:g}"
         if low == high:
-            return f"every voxel is {low:g}, the scan is empty. Export it again, or take it out of the data set."
+            return (f"every voxel is {low:g}, the scan is empty", "Export it again, or take it out of the data set.")
         if high - low < LEAST_SPAN_HU:
-            return f"intensities from {span} are not HU, but {self._scaled()}. Export the CT in HU."
+            return (f"intensities from {span} are not HU, but {self._scaled()}", "Export the CT in HU.")
         if self._beyond / self._size > BEYOND_SHARE:
             return self._why_beyond(span)
         if low < 0 and (reason := self._histogram.why_not_hu()):
             return reason
         if high < TISSUE_HU:
-            return f"intensities from {span} HU hold nothing above {TISSUE_HU} HU, so no patient. Export the CT in HU."
+            return (
+                f"intensities from {span} HU hold nothing above {TISSUE_HU} HU, so no patient",
+                "Export the CT in HU.",
+            )
         if low >= 0:
             return self._why_not_negative(span)
         at_lowest = self._at_lowest / self._size
         if at_lowest > CLIPPED_SHARE:
             return (
                 f"{at_lowest:.0%} of the voxels are exactly {low:g}, the lowest value: the scan was clipped to a "
-                f"window ({span}), and air can no longer be told from tissue. Export the CT unclipped."
+                f"window ({span}), and air can no longer be told from tissue",
+                "Export the CT unclipped.",
             )
-        return self._why_no_fat(span) if low > CLIPPED_ABOVE_HU else ""
+        return self._why_no_fat(span) if low > CLIPPED_ABOVE_HU else None
 
     def _scaled(self) -> str:
         """Guess what holds a few units only."""
@@ -217,36 +222,37 @@ class HounsfieldCheck:
             return "a label map, or a scaled image"
         return "a scaled or standardised image" + (", or PET in SUV" if self._low >= 0 and self._high > 2 else "")
 
-    def _why_beyond(self, span: str) -> str:
+    def _why_beyond(self, span: str) -> Reason | None:
         """Say what a scan may be of which much lies outside int16."""
-        reason = f"{self._beyond / self._size:.1%} of the voxels lie outside -32768 to 32767 HU ({span})."
+        share = f"{self._beyond / self._size:.1%} of the voxels lie outside -32768 to 32767 HU ({span})"
         if self._low <= CLIPPED_ABOVE_HU:
-            return f"{reason} Export the CT as int16 HU."
+            return share, "Export the CT as int16 HU."
         if self._wrapped > 0.5 * self._beyond:
-            return f"{reason} Negative HU may have been stored as unsigned numbers. Export the CT as int16 HU."
-        return f"{reason} Perhaps PET in Bq/ml, or MR. {CT_ONLY}"
+            return f"{share}. Negative HU may have been stored as unsigned numbers", "Export the CT as int16 HU."
+        return f"{share}. Perhaps PET in Bq/ml, or MR", CT_ONLY
 
-    def _why_not_negative(self, span: str) -> str:
+    def _why_not_negative(self, span: str) -> Reason | None:
         """Say what a scan is that holds nothing below 0, where fat and air would be."""
         if self._high <= 255 and self._fractions:
-            return f"intensities from {span}, with fractions, are not HU: PET in SUV, or a scaled image. {CT_ONLY}"
+            return (f"intensities from {span}, with fractions, are not HU: PET in SUV, or a scaled image", CT_ONLY)
         if self._high <= 255:
-            return f"intensities from {span} look like an 8-bit picture, not HU. Export the CT in HU."
+            return (f"intensities from {span} look like an 8-bit picture, not HU", "Export the CT in HU.")
         near_1024 = self._near_1024 / self._size
         if near_1024 > 0.05 and self._near_1024 > WATER_SHARE * self._above_600:
             return (
                 f"intensities from {span} look stored with an offset of 1024 ({near_1024:.0%} of the voxels are "
-                "within 150 of 1024, where water would be). Set scl_inter to -1024 in the header, or export the CT in HU."
+                "within 150 of 1024, where water would be)",
+                "Set scl_inter to -1024 in the header, or export the CT in HU.",
             )
         perhaps = "PET in Bq/ml, or MR" if self._high > 4095 else "MR, PET, or a CT that was masked"
-        return f"no intensity is below 0 ({span}), so neither fat nor air: not HU, perhaps {perhaps}. {CT_ONLY}"
+        return (f"no intensity is below 0 ({span}), so neither fat nor air: not HU, perhaps {perhaps}", CT_ONLY)
 
-    def _why_no_fat(self, span: str) -> str:
-        """Say what a scan is that is not clipped and holds neither air nor fat, but what no crop of a CT holds; or ""."""
+    def _why_no_fat(self, span: str) -> Reason | None:
+        """Say what a scan is that is not clipped and holds neither air nor fat, but what no crop of a CT holds; or None."""
         fat, bright, dark, zero = (count / self._size for count in (self._fat, self._bright, self._dark, self._zero))
         glowing = bright > BRIGHT_SHARE and dark > DARK_SHARE
         if fat >= LEAST_FAT_SHARE or not (glowing or zero > EMPTY_SHARE):
-            return ""
+            return None
         what = (
             f"{bright:.0%} above {BRIGHT_HU}, where only bone is, beside {dark:.0%} within 20 of 0"
             if glowing
@@ -254,7 +260,8 @@ class HounsfieldCheck:
         )
         return (
             f"{fat:.1%} of the voxels are below {FAT_BELOW_HU}, so neither fat nor air, and {what} ({span}): not HU, "
-            f"perhaps MR, PET, or a CT that was masked. {CT_ONLY}"
+            "perhaps MR, PET, or a CT that was masked",
+            CT_ONLY,
         )
 
 
