@@ -32,7 +32,7 @@ def test_a_place_that_cannot_be_written_to_is_told_before_any_patient_is_made(tm
     (tmp_path / "file").touch()
     with pytest.raises(DataSetError, match=r"file is a file\. Give a new folder"):
         check_cohort(tmp_path / "file", Cohort("nnunet"))
-    with pytest.raises(FileError, match=r"cannot make .*out: Not a directory"):
+    with pytest.raises(FileError, match=r"cannot write .*out: Not a directory"):
         write_cohort(
             tmp_path / "file" / "out", Cohort("nnunet"), jobs=1, done=lambda: pytest.fail("a patient was made")
         )

@@ -395,7 +395,7 @@ def test_of_a_3d_network_the_region_is_told_by_name_and_other_settings_of_its_wi
     assert made_with(batches, []) == made_with(MODEL, [])
 
 
-@pytest.mark.parametrize("name", ["../x", "a/b", "", 3, None, "n" * 5000, "a\0b", "other.nii.gz"])
+@pytest.mark.parametrize("name", ["../x", "a/b", "", 3, None, "n" * 5000, "other.nii.gz"])
 def test_a_sidecar_that_names_no_file_beside_it_does_no_harm(tmp_path, name):
     write_scan(tmp_path / "a.nii.gz")
     outcome(tmp_path / "a.nii.gz", tmp_path / "out" / "a.nii.gz")

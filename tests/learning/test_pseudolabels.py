@@ -305,7 +305,11 @@ def pair(seen: Seen | None = ELSEWHERE, **changes) -> list[Teacher]:
 
 
 def files_of(store: Path) -> dict[str, bytes]:
-    return {str(file.relative_to(store)): file.read_bytes() for file in store.rglob("*") if file.is_file()}
+    return {
+        str(file.relative_to(store)): file.read_bytes()
+        for file in store.rglob("*")
+        if file.is_file() and file.name != ".lock"
+    }
 
 
 def test_the_spleen_is_filled_in_where_it_is_and_truth_stays_as_it_was(store_path):
@@ -577,7 +581,7 @@ def test_from_the_command_line_a_mistake_is_explained(runs, store_path, capsys):
     assert main(["pseudolabel", str(runs[0]), str(store_path)]) == 2
     assert "two or more different teachers" in capsys.readouterr().err
     assert main(["pseudolabel", *map(str, runs)]) == 2
-    assert "no prepared store" in capsys.readouterr().err
+    assert "not a prepared store" in capsys.readouterr().err
     assert main(["pseudolabel"]) == 2
     assert "RUN RUN STORE" in capsys.readouterr().err
     splits = json.loads((store_path / "splits.json").read_text())

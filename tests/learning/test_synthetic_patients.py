@@ -187,7 +187,7 @@ def test_overwriting_a_run_removes_its_fresh_patients_and_forgets_which_they_wer
     shutil.copytree(finished, run)
     (run / "fresh" / "epoch_0001" / "cases" / "fresh__000001").mkdir(parents=True)  # would be taken for a whole one
     claim_run(run, RECIPE, resume=False, overwrite=True)
-    assert {file.name for file in run.iterdir()} == {"recipe.json"}
+    assert {file.name for file in run.iterdir()} == {"recipe.json", ".lock"}
 
 
 def test_a_process_that_dies_ends_the_run_with_advice_and_without_a_hang(supply, tmp_path):

@@ -183,10 +183,10 @@ def test_a_word_that_is_no_split_in_a_stores_splits_is_refused_and_not_dropped(t
     content["cases"]["data__p0"] = "train"
     file.write_text(json.dumps(content))
     with pytest.raises(
-        StoreError, match=r"splits.json: case 'data__p0' is in 'train', which is no split\. Write training, val"
+        StoreError, match=r"splits.json: case 'data__p0' is in 'train', which is not a split\. Write training, val"
     ):
         open_store(tmp_path / "store")
-    with pytest.raises(StoreError, match=r"'train', which is no split"):
+    with pytest.raises(StoreError, match=r"'train', which is not a split"):
         prepare(tmp_path / "store", ("nnunet", ours))
 
 

@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from tests.makers import organ_volumes_ml
+from makers import organ_volumes_ml
 from viscera.errors import SettingError
 from viscera.labels import ZHANG12
 from viscera.synthesis.appearance.tissues import PHASES

@@ -5,9 +5,10 @@ from dataclasses import fields, replace
 import numpy as np
 import pytest
 
+from makers import organ_volumes_ml
 from viscera.errors import GeometryError, LabelError, SettingError
 from viscera.synthesis.canvas import ORGANS, VALUE, Tissue
-from viscera.synthesis.patient import organ_volumes_ml, synthesize
+from viscera.synthesis.patient import synthesize
 from viscera.synthesis.template.contents import gas_in_front
 from viscera.synthesis.template.label_maps import meaning
 from viscera.synthesis.template.patient import synthesize_from

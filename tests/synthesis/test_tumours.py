@@ -210,7 +210,7 @@ def test_the_command_writes_tumours_as_14_and_lists_them_as_annotated(tmp_path):
 def test_tumours_cannot_be_annotated_where_there_are_none_or_the_layout_has_no_label(tmp_path):
     with pytest.raises(SettingError, match="patients have none"):
         write_cohort(tmp_path / "a", Cohort("flare", annotate=("liver", "tumor"), shape=SMALL), jobs=1)
-    cohort = Cohort("abdomenct1k", annotate=("liver", "tumour"), cases=1, shape=(4, 16, 16), tumours=True)
+    cohort = Cohort("abdomenct1k", annotate=("liver", "tumour"), cases=1, shape=(16, 16, 16), tumours=True)
     with pytest.raises(LabelError, match="no label for 'tumour'"):
         write_cohort(tmp_path / "b", cohort, jobs=1)
 

@@ -5,7 +5,7 @@ from dataclasses import fields, replace
 import numpy as np
 import pytest
 
-from tests.makers import organ_volumes_ml
+from makers import organ_volumes_ml
 from viscera.cli.synth import main
 from viscera.datasets.synthetic import Cohort, make_patient
 from viscera.errors import SettingError

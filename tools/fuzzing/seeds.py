@@ -127,6 +127,7 @@ def _run(folder: Path, store: Path) -> None:
         "splits": splits,
     }
     write_json(folder / "run.json", facts)
+    (folder / "state.safetensors").touch()  # without which nothing is resumed
     rows = [EPOCH | {"epoch": number} for number in (1, 2)]
     write_text(folder / "log.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
     network = build_network(RECIPE.network, classes=len(ABDOMENCT1K.classes), softmax=RECIPE.softmax)

@@ -40,7 +40,7 @@ def farewell(verb: str, number: int) -> str:
 
     Example:
         >>> farewell("prepare", signal.SIGTERM)
-        'viscera: interrupted (SIGTERM). What was finished is kept; the same command goes on.\\n'
+        'viscera: interrupted (SIGTERM). What was finished is kept; the same command goes on.\n'
     """
     how = AGAIN.get(verb, "the same command goes on")
     return f"viscera: interrupted ({signal.Signals(number).name}). What was finished is kept; {how}.\n"

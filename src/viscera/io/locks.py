@@ -32,7 +32,7 @@ def locked(folder: Path, *, what: str, error: type[VisceraError] = FileError) ->
         True
     """
     lock = FileLock(folder / LOCK, blocking=False)
-    with writing(folder / LOCK):
+    with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         try:
             lock.acquire()

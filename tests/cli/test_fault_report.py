@@ -15,7 +15,7 @@ FAULTS = [
     ValueError("could not convert Miller in /data/Miller_Anna/ct.nii.gz"),
     RuntimeError('no "Miller" of Miller_Anna_19520101 (Miller/ct.nii.gz)'),
     RecursionError("maximum recursion depth exceeded"),
-    OSError(28, "No space left on device", "/data/Miller_Anna"),
+    OSError(71, "Protocol error", "/data/Miller_Anna"),
     MemoryError(),
 ]
 
