@@ -11,7 +11,7 @@ import numpy as np
 from safetensors.numpy import load_file
 
 from makers import call
-from viscera.config import Recipe, ResizedSlices, SliceInference, Training, UNetShape
+from viscera.config import PartialLoss, Recipe, ResizedSlices, SliceInference, Training, UNetShape
 from viscera.config.recipe_json import recipe_to_json
 from viscera.io import nifti
 from viscera.learning.training import train
@@ -80,7 +80,8 @@ def furnish(place: Path, store: Path) -> Path:
     (place / "recipe.json").write_text(recipe_to_json(RECIPE))
     shutil.copytree(store, place / "store")
     for number, name in enumerate(("run", "run1")):
-        recipe = replace(RECIPE, training=replace(RECIPE.training, seed=number, epochs=1))
+        training = replace(RECIPE.training, seed=number, epochs=1)
+        recipe = replace(RECIPE, loss=PartialLoss(), training=training)  # as teachers of pseudolabel must be
         train(recipe, open_store(place / "store"), place / name)
     affine = np.diag([5.0, -2.0, -2.0, 1.0])[[2, 1, 0, 3]]
     generator = np.random.default_rng(0)
