@@ -32,7 +32,11 @@ def test_a_process_that_dies_before_it_takes_up_work_ends_no_caller():
 
 def test_a_process_that_dies_takes_its_own_work_with_it():
     done = share_out(signal.raise_signal, [signal.SIGKILL, signal.SIGCONT, signal.SIGWINCH], jobs=2)
-    assert {item: died for item, _, died in done} == {signal.SIGKILL: True, signal.SIGCONT: False, signal.SIGWINCH: False}
+    assert {item: died for item, _, died in done} == {
+        signal.SIGKILL: True,
+        signal.SIGCONT: False,
+        signal.SIGWINCH: False,
+    }
 
 
 def test_a_system_that_starts_no_process_is_named_as_the_cause(monkeypatch, tmp_path):
@@ -40,7 +44,9 @@ def test_a_system_that_starts_no_process_is_named_as_the_cause(monkeypatch, tmp_
         raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
 
     monkeypatch.setattr(util, "spawnv_passfds", refuse)
-    with pytest.raises(RunError, match=r"no process can be started: Resource temporarily unavailable. Pass fewer --jobs"):
+    with pytest.raises(
+        RunError, match=r"no process can be started: Resource temporarily unavailable. Pass fewer --jobs"
+    ):
         list(share_out(abs, [-1], jobs=1))
     code, said = call(f"synth {tmp_path}/new --cases 1 --shape 16 16 16 --jobs 1")
     assert (code, "RunError: no process can be started" in said) == (2, True), said
