@@ -105,8 +105,8 @@ def test_what_killed_processes_left_is_removed_and_what_living_ones_write_is_not
     ended.wait()
     own = hidden_name("a[1].txt")
     other, alive = (own.replace(str(os.getpid()), str(pid), 1) for pid in (ended.pid, os.getppid()))
-    elsewhere = f".{ended.pid}-000000.a[1].txt"
-    for name in (other, alive, elsewhere, ".a[1].txt", f".{ended.pid}-x.b.txt", "a1.txt"):
+    elsewhere, twice = f".{ended.pid}-000000.a[1].txt", f"{other.removesuffix('a[1].txt')}{other}"
+    for name in (other, alive, elsewhere, twice, ".a[1].txt", f".{ended.pid}-x.b.txt", "a1.txt"):
         (tmp_path / name).touch()
     write_text(tmp_path / "a[1].txt", "whole")
     assert {file.name for file in tmp_path.iterdir()} == {

@@ -27,7 +27,7 @@ ABANDONED_S = 24 * 3600
 """A half-written file of another machine (on a shared disk) is a leftover when nobody touched it for so long."""
 
 HIDDEN = re.compile(r"^(\.\d+-[0-9a-f]{6}\.)+")
-"""How ``hidden_name`` begins names; the user knows the rest."""
+"""How ``hidden_name`` begins names, twice where what is hidden is written as such a file; the user knows the rest."""
 
 
 @contextmanager
@@ -115,11 +115,12 @@ def remove_abandoned(path: Path) -> None:
         OSError: The folder cannot be read.
     """
     for child in path.parent.glob(f".*-*.{_literal(path.name)}"):
-        pid, _, rest = child.name[1:].partition("-")
-        if not pid.isdecimal() or rest.partition(".")[2] != path.name:
+        begins = HIDDEN.match(child.name)
+        if begins is None or child.name[begins.end() :] != path.name:
             continue
+        pid, _, machine = begins[1].strip(".").partition("-")
         with suppress(OSError):  # a leftover is not worth a failure
-            if rest.partition(".")[0] == _machine():
+            if machine == _machine():
                 gone = int(pid) != os.getpid() and not psutil.pid_exists(int(pid))
             else:
                 gone = time.time() - child.stat().st_mtime > ABANDONED_S
