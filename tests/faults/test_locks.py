@@ -14,7 +14,7 @@ from faults.verbs import RECIPE
 from viscera.datasets.synthetic import Cohort, write_cohort
 from viscera.errors import DataSetError, FileError, RunError, StoreError, VisceraError
 from viscera.io.atomic import hidden_name, remove_abandoned, replacing, write_text
-from viscera.io.locks import locked
+from viscera.io.locks import locked, only_writer, remove_abandoned_lock
 from viscera.learning.pseudolabels.filling import remove_all
 from viscera.learning.study.grid import Cell
 from viscera.learning.study.runs import Plan, run_study
@@ -25,7 +25,7 @@ from viscera.preparation.store import open_store
 HOLDER = """
 import sys
 from pathlib import Path
-from viscera.io.locks import locked
+from viscera.io.locks import locked, only_writer, remove_abandoned_lock
 with locked(Path(sys.argv[1]), what="is taken"):
     print("held", flush=True)
     sys.stdin.read()
@@ -75,6 +75,19 @@ def test_a_lock_ends_with_its_process_and_with_an_error(tmp_path):
     assert killed.returncode == -9
     with locked(tmp_path, what="is taken"):
         pass
+
+
+def test_what_a_killed_process_left_of_the_lock_of_a_file_is_removed_and_one_that_is_held_is_not(tmp_path):
+    path, lock = tmp_path / "a.nii.gz", tmp_path / ".a.nii.gz.lock"
+    lock.touch()
+    remove_abandoned_lock(path)
+    assert not lock.exists()
+    with only_writer(path):
+        remove_abandoned_lock(path)
+        assert lock.exists()
+        with pytest.raises(FileError, match="is being written by another process"), only_writer(path):
+            pass
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path):

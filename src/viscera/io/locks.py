@@ -57,7 +57,7 @@ def only_writer(path: Path) -> Iterator[None]:
     Raises:
         FileError: Another process is writing the file, or no lock can be had in that folder.
     """
-    place = path.with_name(f".{path.name}.lock")
+    place = _lock_of(path)
     lock = FileLock(place, blocking=False, thread_local=False)
     try:
         lock.acquire()
@@ -76,6 +76,17 @@ def only_writer(path: Path) -> Iterator[None]:
         with suppress(OSError):  # while it is held, so that nobody else's is removed
             place.unlink(missing_ok=True)
         lock.release()
+
+
+def remove_abandoned_lock(path: Path) -> None:
+    """Remove what a killed process left of ``only_writer``; one that is held, or cannot be removed, stays."""
+    if _lock_of(path).exists():
+        with suppress(FileError), only_writer(path):
+            pass
+
+
+def _lock_of(path: Path) -> Path:
+    return path.with_name(f".{path.name}.lock")
 
 
 def _taken(path: Path) -> FileError:
