@@ -51,8 +51,11 @@ def disturb(verb: Verb, place: Path, expected: dict, *, number: int, code: int) 
     told = f"operation {number} ({', '.join(map(str, zip(met.fired, met.places, strict=True)))[:300]}): {said}"
     assert "Traceback" not in said, told
     assert met.fired, told
-    if ended == 0:  # what failed was of no consequence: nothing else may have changed
-        assert results(place, verb) == expected, told
+    noted = set()
+    if ended == 0:  # what failed was of no consequence, or it is an aid of which a note says that it is missing
+        found = results(place, verb)
+        noted = {name for name in expected if name not in found and f"{name} was not written" in said}
+        assert found == {name: content for name, content in expected.items() if name not in noted}, told
     else:
         assert ended == 2, told
         assert os.strerror(code) in said, told
@@ -62,7 +65,7 @@ def disturb(verb: Verb, place: Path, expected: dict, *, number: int, code: int) 
     assert again == 0, f"{told}\nsecond run: {said}"
     assert results(place, verb) == expected, told
     assert leftovers(place) == [], told
-    return "refused" if ended else "harmless"
+    return "refused" if ended else "noted" if noted else "harmless"
 
 
 def samples(count: int, *, most: int) -> list[int]:
@@ -95,7 +98,7 @@ def tell(capsys, verb: str, **counts: int) -> None:
 @pytest.mark.parametrize("verb", VERBS, ids=lambda verb: verb.name)
 def test_every_operation_of_every_verb_may_fail(verb, furnished, undisturbed, tmp_path, monkeypatch, capsys):
     expected, count = undisturbed(verb)
-    ended, wrong = Counter(refused=0, harmless=0, otherwise=0), []
+    ended, wrong = Counter(refused=0, noted=0, harmless=0, otherwise=0), []
     for turn, number in enumerate(samples(count, most=min(count, verb.most))):
         for cause, code in list(CODES.items())[turn % 3 :: 3] if verb.slow else CODES.items():
             place = tmp_path / f"{number}{cause}"

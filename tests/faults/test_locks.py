@@ -1,5 +1,6 @@
 """One writer at a time for a run, a store and a study."""
 
+import errno
 import os
 import stat
 import subprocess
@@ -88,6 +89,39 @@ def test_what_a_killed_process_left_of_the_lock_of_a_file_is_removed_and_one_tha
         with pytest.raises(FileError, match="is being written by another process"), only_writer(path):
             pass
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("code", [errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_disk_that_knows_no_locks_is_written_to_with_a_note(code, tmp_path, monkeypatch):
+    fcntl = pytest.importorskip("fcntl")
+
+    def refuse(*words):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    for begin in (lambda: locked(tmp_path, what="is taken"), lambda: only_writer(tmp_path / "a.nii.gz")):
+        done = False
+        with pytest.warns(UserWarning, match="knows no locks: let no second process write there"), begin():
+            done = True
+        assert done
+    assert not (tmp_path / ".a.nii.gz.lock").exists()
+
+
+def test_a_folder_in_which_no_lock_can_be_made_is_named(tmp_path, monkeypatch):
+    def refuse(path, *words, **more):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+
+    monkeypatch.setattr(os, "open", refuse)  # root may write anywhere
+    message = r"cannot write .*a.nii.gz: Permission denied. Choose a folder that you may write to"
+    with pytest.raises(FileError, match=message), only_writer(tmp_path / "a.nii.gz"):
+        pass
+
+
+def test_no_device_is_replaced_by_a_file(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(FileError, match="pipe is a device or a pipe, not a file"):
+        write_text(tmp_path / "pipe", "a")
+    assert (tmp_path / "pipe").is_fifo()
 
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path):

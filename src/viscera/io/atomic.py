@@ -42,10 +42,12 @@ def replacing(path: Path, *, overwrite: bool = True) -> Iterator[Path]:
         overwrite: Whether a file that stands there already may be replaced.
 
     Raises:
-        FileError: The file exists and must not be replaced, or it cannot be written.
+        FileError: The file exists and must not be replaced, is a device or a pipe, or cannot be written.
     """
     if not overwrite and path.exists():
         raise FileError(f"{path.name} exists already", "Choose another name or pass --overwrite.", file=path)
+    if path.exists() and not (path.is_file() or path.is_dir()):  # it would be replaced, even /dev/null
+        raise FileError(f"{path} is a device or a pipe, not a file", "Choose another name.", file=path)
     part = path.with_name(hidden_name(path.name))
     with writing(path):
         try:
@@ -56,7 +58,7 @@ def replacing(path: Path, *, overwrite: bool = True) -> Iterator[Path]:
             yield part
             if part.stat().st_mode != mode:  # safetensors makes its files readable for their owner only
                 part.chmod(mode)
-            with part.open("rb") as file:
+            with part.open("r+b") as file:  # Windows flushes only what may be written
                 os.fsync(file.fileno())
             part.replace(path)
         finally:
