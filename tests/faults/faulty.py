@@ -34,6 +34,8 @@ class Faults:
                 place = os.readlink(f"/proc/self/fd/{place}")  # noqa: PTH115  (as cheap as can be)
             except OSError:
                 return False
+            if not place.startswith(os.sep):  # a pipe, not a file
+                return False
         return os.path.abspath(os.fspath(place)).startswith(self.root)  # noqa: PTH100
 
     def meet(self, name: str, *places) -> None:

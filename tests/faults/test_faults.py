@@ -16,9 +16,6 @@ from faults.verbs import VERBS, Verb, furnish, leftovers, results, whole
 from makers import call
 
 CODES = {"ENOSPC": errno.ENOSPC, "EACCES": errno.EACCES, "EIO": errno.EIO}
-STRIDE = 1
-"""Of the operations that the full sweep tries."""
-FAST = [verb for verb in VERBS if not verb.slow]
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
 
@@ -54,8 +51,11 @@ def disturb(verb: Verb, place: Path, expected: dict, *, number: int, code: int) 
     told = f"operation {number} ({', '.join(map(str, zip(met.fired, met.places, strict=True)))[:300]}): {said}"
     assert "Traceback" not in said, told
     assert met.fired, told
-    if ended == 0:  # what failed was of no consequence: nothing else may have changed
-        assert results(place, verb) == expected, told
+    noted = set()
+    if ended == 0:  # what failed was of no consequence, or it is an aid of which a note says that it is missing
+        found = results(place, verb)
+        noted = {name for name in expected if name not in found and f"{name} was not written" in said}
+        assert found == {name: content for name, content in expected.items() if name not in noted}, told
     else:
         assert ended == 2, told
         assert os.strerror(code) in said, told
@@ -65,7 +65,7 @@ def disturb(verb: Verb, place: Path, expected: dict, *, number: int, code: int) 
     assert again == 0, f"{told}\nsecond run: {said}"
     assert results(place, verb) == expected, told
     assert leftovers(place) == [], told
-    return "refused" if ended else "went on"
+    return "refused" if ended else "noted" if noted else "harmless"
 
 
 def samples(count: int, *, most: int) -> list[int]:
@@ -73,7 +73,7 @@ def samples(count: int, *, most: int) -> list[int]:
     return sorted({1 + round(part * (count - 1) / (most - 1)) for part in range(most)})
 
 
-@pytest.mark.parametrize("verb", [verb for verb in FAST if verb.name in ("predict", "picture")],
+@pytest.mark.parametrize("verb", [verb for verb in VERBS if verb.name in ("predict", "page")],
                          ids=lambda verb: verb.name)  # fmt: skip
 @pytest.mark.parametrize("cause", CODES)
 def test_a_verb_that_meets_a_fault_says_so_and_leaves_nothing_half(
@@ -88,14 +88,19 @@ def test_a_verb_that_meets_a_fault_says_so_and_leaves_nothing_half(
         disturb(verb, place, expected, number=number + offset, code=CODES[cause])
 
 
+def tell(capsys, verb: str, **counts: int) -> None:
+    """Say what came of a sweep, for benchmarks/faults.py."""
+    with capsys.disabled():
+        print("\n" + json.dumps({"verb": verb, **counts}), flush=True)  # noqa: T201
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("verb", VERBS, ids=lambda verb: verb.name)
 def test_every_operation_of_every_verb_may_fail(verb, furnished, undisturbed, tmp_path, monkeypatch, capsys):
     expected, count = undisturbed(verb)
-    ended, wrong = Counter(), []
-    numbers = range(1, count + 1, STRIDE) if not verb.slow else samples(count, most=min(count, 8))
-    for number in numbers:
-        for cause, code in CODES.items():
+    ended, wrong = Counter(refused=0, noted=0, harmless=0, otherwise=0), []
+    for turn, number in enumerate(samples(count, most=min(count, verb.most))):
+        for cause, code in list(CODES.items())[turn % 3 :: 3] if verb.slow else CODES.items():
             place = tmp_path / f"{number}{cause}"
             shutil.copytree(furnished, place)
             monkeypatch.chdir(place)
@@ -108,8 +113,7 @@ def test_every_operation_of_every_verb_may_fail(verb, furnished, undisturbed, tm
                 wrong.append(f"{cause} {number}: {type(error).__name__}: {str(error)[:1500]}")
             monkeypatch.chdir(tmp_path)
             shutil.rmtree(place)
-    with capsys.disabled():
-        print(json.dumps({"verb": verb.name, "operations": count, "tried": sum(ended.values()), **ended}))  # noqa: T201
+    tell(capsys, verb.name, operations=count, tried=sum(ended.values()), **ended)
     assert not wrong, "\n\n".join(wrong)
 
 
@@ -150,13 +154,10 @@ def kill(verb: Verb, place: Path, expected: dict, *, number: int, server: Server
     assert leftovers(place) == [], number
 
 
-@pytest.mark.parametrize("verb", [verb for verb in FAST if verb.name in ("train", "predict")],
-                         ids=lambda verb: verb.name)  # fmt: skip
-def test_a_verb_that_is_killed_leaves_nothing_half_and_goes_on(
-    verb, furnished, undisturbed, tmp_path, monkeypatch, server
-):
+def test_a_verb_that_is_killed_leaves_nothing_half_and_goes_on(furnished, undisturbed, tmp_path, monkeypatch, server):
+    verb = next(verb for verb in VERBS if verb.name == "predict")
     expected, count = undisturbed(verb)
-    for number in samples(count, most=3)[1:-1]:
+    for number in samples(count, most=4)[1:-1]:
         place = tmp_path / str(number)
         shutil.copytree(furnished, place)
         monkeypatch.chdir(place)
@@ -164,13 +165,13 @@ def test_a_verb_that_is_killed_leaves_nothing_half_and_goes_on(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("verb", FAST, ids=lambda verb: verb.name)
+@pytest.mark.parametrize("verb", VERBS, ids=lambda verb: verb.name)
 def test_every_verb_may_be_killed_at_every_operation(
     verb, furnished, undisturbed, tmp_path, monkeypatch, server, capsys
 ):
     expected, count = undisturbed(verb)
-    wrong = []
-    for number in range(1, count + 1):
+    wrong, tried = [], 0
+    for tried, number in enumerate(samples(count, most=min(count, verb.most)), start=1):  # noqa: B007
         place = tmp_path / str(number)
         shutil.copytree(furnished, place)
         monkeypatch.chdir(place)
@@ -180,6 +181,5 @@ def test_every_verb_may_be_killed_at_every_operation(
             wrong.append(f"{number}: {type(error).__name__}: {str(error)[:800]}")
         monkeypatch.chdir(tmp_path)
         shutil.rmtree(place)
-    with capsys.disabled():
-        print(json.dumps({"verb": verb.name, "kills": count, "otherwise": len(wrong)}))  # noqa: T201
+    tell(capsys, verb.name, kills=tried, otherwise=len(wrong))
     assert not wrong, "\n\n".join(wrong)

@@ -15,13 +15,16 @@ from makers import call
 
 COMMAND = "import sys; from viscera.cli.command import main; sys.exit(main())"
 STUCK = """
-import hashlib, sys
+import hashlib
+from threading import Timer
 from viscera.cli.interrupts import interruptible
 with interruptible("train"):
-    print("begun", flush=True)
+    Timer(0.3, print, ("begun",), {"flush": True}).start()  # says so when this thread has long begun
     hashlib.pbkdf2_hmac("sha256", b"", b"", 10**9)  # an hour during which Python looks at no signal
 """
 BOTH = pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
+LATE_S = 3 * float(os.environ.get("VISCERA_TEST_PATIENCE", "1"))
+"""How long a verb may take to end: two seconds, and one for a busy machine; more where the variable says so."""
 LINE = "viscera: interrupted ({}). What was finished is kept; {}.\n"
 
 
@@ -52,7 +55,7 @@ def test_a_computation_that_heeds_no_signal_is_ended_all_the_same(number, tmp_pa
     process = begin("-c", STUCK, folder=tmp_path)
     assert process.stdout is not None
     assert process.stdout.readline() == "begun\n"
-    said = end(process, number, within_s=3)
+    said = end(process, number, within_s=LATE_S)
     assert said == LINE.format(number.name, "the same command with --resume goes on")
     assert process.returncode == 128 + number
 
@@ -66,7 +69,7 @@ def test_synth_is_interrupted_and_goes_on_to_the_same_data_set(number, tmp_path)
     while not (tmp_path / "new/labelsTr/case_0002.nii.gz").exists():
         time.sleep(0.01)
     assert process.poll() is None
-    said = end(process, number, within_s=3)
+    said = end(process, number, within_s=LATE_S)
     assert "Traceback" not in said
     assert said.endswith(LINE.format(number.name, "the same command goes on"))
     assert process.returncode == 128 + number
@@ -116,7 +119,7 @@ def test_an_interrupted_verb_keeps_what_is_finished(name, number, small_store, t
         time.sleep(0.01)
     kept = next(iter(tmp_path.glob(first)))
     before = kept.read_bytes()
-    said = end(process, number, within_s=3)
+    said = end(process, number, within_s=LATE_S)
     assert "Traceback" not in said
     how = "the same command with --resume goes on" if name == "train" else "the same command goes on"
     assert said.endswith(LINE.format(number.name, how)), said

@@ -1,5 +1,6 @@
 """One writer at a time for a run, a store and a study."""
 
+import errno
 import os
 import stat
 import subprocess
@@ -14,7 +15,7 @@ from faults.verbs import RECIPE
 from viscera.datasets.synthetic import Cohort, write_cohort
 from viscera.errors import DataSetError, FileError, RunError, StoreError, VisceraError
 from viscera.io.atomic import hidden_name, remove_abandoned, replacing, write_text
-from viscera.io.locks import locked
+from viscera.io.locks import locked, only_writer, remove_abandoned_lock
 from viscera.learning.pseudolabels.filling import remove_all
 from viscera.learning.study.grid import Cell
 from viscera.learning.study.runs import Plan, run_study
@@ -25,7 +26,7 @@ from viscera.preparation.store import open_store
 HOLDER = """
 import sys
 from pathlib import Path
-from viscera.io.locks import locked
+from viscera.io.locks import locked, only_writer, remove_abandoned_lock
 with locked(Path(sys.argv[1]), what="is taken"):
     print("held", flush=True)
     sys.stdin.read()
@@ -77,6 +78,52 @@ def test_a_lock_ends_with_its_process_and_with_an_error(tmp_path):
         pass
 
 
+def test_what_a_killed_process_left_of_the_lock_of_a_file_is_removed_and_one_that_is_held_is_not(tmp_path):
+    path, lock = tmp_path / "a.nii.gz", tmp_path / ".a.nii.gz.lock"
+    lock.touch()
+    remove_abandoned_lock(path)
+    assert not lock.exists()
+    with only_writer(path):
+        remove_abandoned_lock(path)
+        assert lock.exists()
+        with pytest.raises(FileError, match="is being written by another process"), only_writer(path):
+            pass
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("code", [errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_disk_that_knows_no_locks_is_written_to_with_a_note(code, tmp_path, monkeypatch):
+    fcntl = pytest.importorskip("fcntl")
+
+    def refuse(*words):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    for begin in (lambda: locked(tmp_path, what="is taken"), lambda: only_writer(tmp_path / "a.nii.gz")):
+        done = False
+        with pytest.warns(UserWarning, match="knows no locks: let no second process write there"), begin():
+            done = True
+        assert done
+    assert not (tmp_path / ".a.nii.gz.lock").exists()
+
+
+def test_a_folder_in_which_no_lock_can_be_made_is_named(tmp_path, monkeypatch):
+    def refuse(path, *words, **more):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+
+    monkeypatch.setattr(os, "open", refuse)  # root may write anywhere
+    message = r"cannot write .*a.nii.gz: Permission denied. Choose a folder that you may write to"
+    with pytest.raises(FileError, match=message), only_writer(tmp_path / "a.nii.gz"):
+        pass
+
+
+def test_no_device_is_replaced_by_a_file(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(FileError, match="pipe is a device or a pipe, not a file"):
+        write_text(tmp_path / "pipe", "a")
+    assert (tmp_path / "pipe").is_fifo()
+
+
 def test_a_folder_that_cannot_be_made_is_named(tmp_path):
     (tmp_path / "file").touch()
     message = r"cannot write .*file/run/.lock: Not a directory. Choose a folder"
@@ -105,8 +152,8 @@ def test_what_killed_processes_left_is_removed_and_what_living_ones_write_is_not
     ended.wait()
     own = hidden_name("a[1].txt")
     other, alive = (own.replace(str(os.getpid()), str(pid), 1) for pid in (ended.pid, os.getppid()))
-    elsewhere = f".{ended.pid}-000000.a[1].txt"
-    for name in (other, alive, elsewhere, ".a[1].txt", f".{ended.pid}-x.b.txt", "a1.txt"):
+    elsewhere, twice = f".{ended.pid}-000000.a[1].txt", f"{other.removesuffix('a[1].txt')}{other}"
+    for name in (other, alive, elsewhere, twice, ".a[1].txt", f".{ended.pid}-x.b.txt", "a1.txt"):
         (tmp_path / name).touch()
     write_text(tmp_path / "a[1].txt", "whole")
     assert {file.name for file in tmp_path.iterdir()} == {

@@ -11,7 +11,7 @@ import numpy as np
 from safetensors.numpy import load_file
 
 from makers import call
-from viscera.config import Recipe, ResizedSlices, SliceInference, Training, UNetShape
+from viscera.config import PartialLoss, Recipe, ResizedSlices, SliceInference, Training, UNetShape
 from viscera.config.recipe_json import recipe_to_json
 from viscera.io import nifti
 from viscera.learning.training import train
@@ -37,8 +37,8 @@ class Verb:
         command: From an undisturbed place.
         results: Files (patterns) that must end as those of an undisturbed run.
         again: What the second run says more: --resume or --overwrite.
-        facts: Names of JSON fields that differ from run to run: times, memory.
-        slow: Whether it starts processes.
+        slow: Whether it starts processes: each operation of the sweep meets one cause only, in turn.
+        most: Of its operations, as many as the sweep tries.
     """
 
     name: str
@@ -46,31 +46,36 @@ class Verb:
     results: tuple[str, ...]
     again: str = ""
     slow: bool = False
+    most: int = 1000
 
 
 VERBS = [
-    Verb("train", "train recipe.json store new", ("new/*.safetensors", "new/log.*"), "--resume"),
+    Verb("train", "train recipe.json store new", ("new/*.safetensors", "new/log.*"), "--resume", most=24),
     Verb("predict", "predict scans/a.nii.gz out/a.nii.gz --weights run --statistics", ("out/*",)),
     Verb("folder", "predict scans out --weights run", ("out/*",)),
     Verb("evaluate", "evaluate abdomenct1k=data found --json new.json", ("new.json",), "--overwrite"),
     Verb("report", "report run --out new.html", ("new.html",), "--overwrite"),
     Verb("page", "view scans/a.nii.gz found/Case_00001.nii.gz --html new.html", ("new.html",), "--overwrite"),
-    Verb("picture", "view scans/a.nii.gz found/Case_00001.nii.gz --png new.png", ("new.png",), "--overwrite"),
-    Verb("export", "export run new", ("new/*.onnx",), "--overwrite", slow=True),
-    Verb("pseudolabel", "pseudolabel run run1 store", ("store/cases/*/pseudo.*", "store/*.csv"), slow=True),
-    Verb("bench", "bench --weights run --rounds 1 --shape 8 16 16 --json new.json", (), "--overwrite", slow=True),
-    Verb("synth", "synth new --cases 2 --shape 16 32 32 --jobs 1", ("new/**/*",), slow=True),
+    Verb("picture", "view scans/a.nii.gz found/Case_00001.nii.gz --png new.png", ("new.png",), "--overwrite", most=16),
+    Verb("export", "export run new", ("new/*.onnx",), "--overwrite"),
+    Verb("pseudolabel", "pseudolabel run run1 store", ("store/cases/*/pseudo.*", "store/*.csv")),
+    Verb(
+        "bench", "bench --weights run --rounds 1 --shape 8 16 16 --json new.json", (), "--overwrite", slow=True, most=3
+    ),
+    Verb("synth", "synth new --cases 2 --shape 16 32 32 --jobs 1", ("new/**/*",), slow=True, most=36),
     Verb(
         "prepare",
         "prepare new --data abdomenct1k=data --recipe recipe.json --jobs 1",
         ("new/cases/*/*", "new/*.json"),
         slow=True,
+        most=36,
     ),
     Verb(
         "study",
         "study recipe.json store new --grid training.seed=0 --jobs 1",
         ("new/study.json", "new/table.csv", "new/cells/*/run/*.safetensors"),
         slow=True,
+        most=6,
     ),
 ]
 
@@ -80,7 +85,8 @@ def furnish(place: Path, store: Path) -> Path:
     (place / "recipe.json").write_text(recipe_to_json(RECIPE))
     shutil.copytree(store, place / "store")
     for number, name in enumerate(("run", "run1")):
-        recipe = replace(RECIPE, training=replace(RECIPE.training, seed=number, epochs=1))
+        training = replace(RECIPE.training, seed=number, epochs=1)
+        recipe = replace(RECIPE, loss=PartialLoss(), training=training)  # as teachers of pseudolabel must be
         train(recipe, open_store(place / "store"), place / name)
     affine = np.diag([5.0, -2.0, -2.0, 1.0])[[2, 1, 0, 3]]
     generator = np.random.default_rng(0)

@@ -10,14 +10,15 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from pebble import ProcessExpired
 
 from viscera.datasets.pairs import PAIRS
 from viscera.datasets.sources import read_json
 from viscera.datasets.writing import check_layout, remove_case, write_case
-from viscera.errors import DataSetError, LabelError, SettingError, did_you_mean
+from viscera.errors import DataSetError, LabelError, RunError, SettingError, did_you_mean
 from viscera.io.atomic import write_json, writing
 from viscera.io.locks import LOCK, locked
-from viscera.io.processes import process_pool
+from viscera.io.processes import process_pool, result_of
 from viscera.labels import FLARE13, PART_OF, SIDES, TUMOUR, ZHANG12, organ_name
 from viscera.synthesis.canvas import ORGANS
 from viscera.synthesis.patient import Patient, Scan, check_options, synthesize
@@ -73,6 +74,7 @@ def write_cohort(folder: Path, cohort: Cohort, *, jobs: int, done: Callable[[], 
     Raises:
         VisceraError: As ``check_cohort`` does.
         FileError: The disk is full, or the folder cannot be written to.
+        RunError: A process died, or none can be started.
     """
     check_cohort(folder, cohort)
     annotate = _annotated(cohort)
@@ -98,7 +100,13 @@ def _write_patients(
         tasks = deque(pool.schedule(make_patient, args=(cohort, number)) for number in numbers)
         write_json(folder / UNFINISHED, _facts(cohort) | {"written": first - 1})
         for number in numbers:
-            patient = tasks.popleft().result()
+            try:
+                patient = result_of(tasks.popleft(), pool)
+            except ProcessExpired as error:
+                raise RunError(
+                    f"the process that made case {number} died, probably for lack of memory",
+                    "The same command goes on; pass fewer --jobs to need less memory.",
+                ) from error
             write_case(
                 cohort.layout,
                 folder,

@@ -12,7 +12,7 @@ from viscera.inference.jobs import ScanJob, own_facts
 from viscera.inference.memory import Budget
 from viscera.inference.model import Model
 from viscera.io.atomic import cannot_write
-from viscera.io.locks import only_writer
+from viscera.io.locks import only_writer, remove_abandoned_lock
 from viscera.networks.device import release_freed_memory
 from viscera.quality.efficiency import Meter, sample_efficiency
 
@@ -51,7 +51,10 @@ def is_done(job: ScanJob, model: Model, options: PredictOptions) -> bool:
 def outcome_before(job: ScanJob, run: "Run") -> str | VisceraError | None:
     """Say why a scan needs no work, or must not be worked on; None where it is to be segmented."""
     try:
-        return "was done" if is_done(job, run.model, run.options) else None
+        if not is_done(job, run.model, run.options):
+            return None
+        remove_abandoned_lock(job.output)
+        return "was done"
     except Exception as error:  # as in pipeline.py: whatever a scan causes is that scan's
         return as_problem(job, error)
 

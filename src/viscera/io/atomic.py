@@ -27,7 +27,7 @@ ABANDONED_S = 24 * 3600
 """A half-written file of another machine (on a shared disk) is a leftover when nobody touched it for so long."""
 
 HIDDEN = re.compile(r"^(\.\d+-[0-9a-f]{6}\.)+")
-"""How ``hidden_name`` begins names; the user knows the rest."""
+"""How ``hidden_name`` begins names, twice where what is hidden is written as such a file; the user knows the rest."""
 
 
 @contextmanager
@@ -42,10 +42,12 @@ def replacing(path: Path, *, overwrite: bool = True) -> Iterator[Path]:
         overwrite: Whether a file that stands there already may be replaced.
 
     Raises:
-        FileError: The file exists and must not be replaced, or it cannot be written.
+        FileError: The file exists and must not be replaced, is a device or a pipe, or cannot be written.
     """
     if not overwrite and path.exists():
         raise FileError(f"{path.name} exists already", "Choose another name or pass --overwrite.", file=path)
+    if path.exists() and not (path.is_file() or path.is_dir()):  # it would be replaced, even /dev/null
+        raise FileError(f"{path} is a device or a pipe, not a file", "Choose another name.", file=path)
     part = path.with_name(hidden_name(path.name))
     with writing(path):
         try:
@@ -56,7 +58,7 @@ def replacing(path: Path, *, overwrite: bool = True) -> Iterator[Path]:
             yield part
             if part.stat().st_mode != mode:  # safetensors makes its files readable for their owner only
                 part.chmod(mode)
-            with part.open("rb") as file:
+            with part.open("r+b") as file:  # Windows flushes only what may be written
                 os.fsync(file.fileno())
             part.replace(path)
         finally:
@@ -115,11 +117,12 @@ def remove_abandoned(path: Path) -> None:
         OSError: The folder cannot be read.
     """
     for child in path.parent.glob(f".*-*.{_literal(path.name)}"):
-        pid, _, rest = child.name[1:].partition("-")
-        if not pid.isdecimal() or rest.partition(".")[2] != path.name:
+        begins = HIDDEN.match(child.name)
+        if begins is None or child.name[begins.end() :] != path.name:
             continue
+        pid, _, machine = begins[1].strip(".").partition("-")
         with suppress(OSError):  # a leftover is not worth a failure
-            if rest.partition(".")[0] == _machine():
+            if machine == _machine():
                 gone = int(pid) != os.getpid() and not psutil.pid_exists(int(pid))
             else:
                 gone = time.time() - child.stat().st_mtime > ABANDONED_S

@@ -1,5 +1,7 @@
 """One writer at a time, for a folder (a run, a store, a study) or for a file; a lock ends with its process, however that ends."""
 
+import errno
+import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -11,6 +13,8 @@ from viscera.errors import FileError, VisceraError
 from viscera.io.atomic import writing
 
 LOCK = ".lock"
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
+"""What disks answer that know no locks: some that are shared over a network."""
 
 
 @contextmanager
@@ -23,7 +27,8 @@ def locked(folder: Path, *, what: str, error: type[VisceraError] = FileError) ->
         error: What is raised where another process does so.
 
     Raises:
-        VisceraError: Another process holds the lock (``error``), or the folder cannot be written to (FileError).
+        VisceraError: Another process holds the lock (``error``), or the folder cannot be written to (FileError). A disk that
+            knows no locks is only warned of.
 
     Example:
         >>> from viscera.errors import RunError
@@ -40,8 +45,8 @@ def locked(folder: Path, *, what: str, error: type[VisceraError] = FileError) ->
             raise error(
                 f"{folder} {what} by another process", "Wait until it is done, or choose another folder.", file=folder
             ) from timeout
-        except NotImplementedError:
-            warnings.warn(f"the disk of {folder} knows no locks: let no second process write there", stacklevel=3)
+        except (NotImplementedError, OSError) as problem:
+            _go_on_without(folder, problem)
     try:
         yield
     finally:
@@ -55,27 +60,48 @@ def only_writer(path: Path) -> Iterator[None]:
     The lock is .NAME.lock in the folder of the file, which must exist; nothing of it is left afterwards.
 
     Raises:
-        FileError: Another process is writing the file, or no lock can be had in that folder.
+        FileError: Another process is writing the file, or the folder cannot be written to.
     """
-    place = path.with_name(f".{path.name}.lock")
+    place = _lock_of(path)
     lock = FileLock(place, blocking=False, thread_local=False)
+    with writing(path):
+        try:
+            lock.acquire()
+        except Timeout as error:
+            raise _taken(path) from error
+        except (OSError, NotImplementedError) as problem:
+            _go_on_without(path.parent, problem)
     try:
-        lock.acquire()
-    except Timeout as error:
-        raise _taken(path) from error
-    except (OSError, NotImplementedError) as error:
-        raise FileError(
-            f"cannot write {path}: {getattr(error, 'strerror', None) or error}",
-            "Choose a folder that you may write to, on a disk that knows locks.",
-        ) from error
-    try:
-        if not place.exists():  # another process ended its own between our opening of the file and our locking it
+        if (
+            lock.is_locked and not place.exists()
+        ):  # another process ended its own between our opening and our locking it
             raise _taken(path)
         yield
     finally:
         with suppress(OSError):  # while it is held, so that nobody else's is removed
             place.unlink(missing_ok=True)
         lock.release()
+        if os.name == "nt":  # where no open file can be removed
+            with suppress(OSError):
+                place.unlink(missing_ok=True)
+
+
+def _go_on_without(folder: Path, problem: OSError | NotImplementedError) -> None:
+    """Warn where a disk knows no locks; raise anything else."""
+    if isinstance(problem, OSError) and problem.errno not in NO_LOCKS:
+        raise problem
+    warnings.warn(f"the disk of {folder} knows no locks: let no second process write there", stacklevel=4)
+
+
+def remove_abandoned_lock(path: Path) -> None:
+    """Remove what a killed process left of ``only_writer``; one that is held, or cannot be removed, stays."""
+    if _lock_of(path).exists():
+        with suppress(FileError), only_writer(path):
+            pass
+
+
+def _lock_of(path: Path) -> Path:
+    return path.with_name(f".{path.name}.lock")
 
 
 def _taken(path: Path) -> FileError:

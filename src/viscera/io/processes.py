@@ -6,7 +6,8 @@ pebble's pool does that; the standard library's and loky's lose every pending pi
 import os
 import signal
 from collections.abc import Callable, Generator, Iterator, Sequence
-from concurrent.futures import Future, as_completed
+from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, wait
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from multiprocessing import get_context, parent_process, resource_tracker
 from threading import Thread
@@ -14,8 +15,14 @@ from typing import TypeVar
 
 from pebble import ProcessExpired, ProcessPool
 
+from viscera.errors import RunError
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+DIED = (ProcessExpired, BrokenProcessPool, CancelledError)
+"""What a task raises whose process died. One that dies before it takes up work ends the pool, and all tasks with it."""
+LOOK_S = 1.0
+"""How often it is looked whether the pool is still there; a task that is handed over as it ends would never be done."""
 
 
 def usable_cores() -> int:
@@ -30,17 +37,38 @@ def process_pool(jobs: int, *, niceness: int = 0) -> Iterator[ProcessPool]:
     Args:
         jobs: How many, at least 1.
         niceness: How far they stand back behind this process, where the system knows that.
+
+    Raises:
+        RunError: The system starts no further process.
     """
     # A fork would copy locks that other threads hold.
     context = get_context("spawn")
     pool = ProcessPool(jobs, context=context, initializer=_settle, initargs=(niceness,))  # pyright: ignore[reportArgumentType]
-    with _no_interrupts():
-        _ = pool.active  # starts what will start the processes
     try:
+        with _no_interrupts():
+            _ = pool.active  # starts what will start the processes
         yield pool
+    except BrokenProcessPool as error:
+        reason = f": {error.__cause__.strerror}" if isinstance(error.__cause__, OSError) else ""
+        raise RunError(f"no process can be started{reason}", "Pass fewer --jobs, or end other programs.") from error
     finally:
         pool.stop()
         pool.join()
+
+
+def result_of(task: Future[Result], pool: ProcessPool) -> Result:
+    """Return what a task of a pool gives, as soon as it is there.
+
+    Raises:
+        ProcessExpired: Its process died, or the pool ended.
+    """
+    while not wait([task], timeout=LOOK_S).done:
+        if not pool.active:
+            raise ProcessExpired("the pool ended")
+    try:
+        return task.result()
+    except (BrokenProcessPool, CancelledError) as error:
+        raise ProcessExpired("the pool ended") from error
 
 
 @contextmanager
@@ -71,10 +99,14 @@ def share_out(
         return
     with process_pool(min(jobs, len(items))) as pool:
         tasks: dict[Future[Result], Item] = {pool.schedule(work, args=(item,)): item for item in items}
-        for task in as_completed(tasks):
-            # A process killed in the instant in which it takes up work can end the pool, which cancels the rest.
-            died = task.cancelled() or isinstance(task.exception(), ProcessExpired)
-            yield tasks[task], None if died else task.result(), died
+        waiting = set(tasks)
+        while waiting:
+            done, waiting = wait(waiting, timeout=LOOK_S, return_when=FIRST_COMPLETED)
+            if not done and not pool.active:
+                done, waiting = waiting, set()
+            for task in done:
+                died = not task.done() or task.cancelled() or isinstance(task.exception(), DIED)
+                yield tasks[task], None if died else task.result(), died
 
 
 def _settle(niceness: int) -> None:

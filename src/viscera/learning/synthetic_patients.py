@@ -20,7 +20,7 @@ from pebble import ProcessExpired
 from viscera.datasets.sources import Source
 from viscera.datasets.synthetic import Cohort, make_patient
 from viscera.errors import RunError, SettingError
-from viscera.io.processes import process_pool, usable_cores
+from viscera.io.processes import process_pool, result_of, usable_cores
 from viscera.labels import LabelSpace, fit
 from viscera.preparation.case import prepare_image, prepare_labels
 from viscera.preparation.store import Case, Facts, SourceFacts, Store, remove_leftovers, write_case
@@ -161,7 +161,7 @@ class PatientWorker:
                 if number not in self.tasks:
                     self.tasks[number] = self._order(number)
             for task in self.tasks.pop(epoch):
-                task.result()
+                result_of(task, self.pool)
         except (ProcessExpired, CancelledError, RuntimeError) as error:
             raise RunError(
                 f"a process that made fresh patients for epoch {epoch + 1} died, probably for lack of memory",
