@@ -5,7 +5,7 @@ OUT ?= demo
 # pip shows its progress; in CI, where nobody watches, only what goes wrong.
 PIP := $(BIN)/pip install --disable-pip-version-check $(if $(CI),--quiet) -c constraints.txt
 
-.PHONY: demo test test-slow check docs bench tables fuzz clean
+.PHONY: demo test test-slow check docs bench tables fuzz mutation clean
 
 demo: .venv/installed
 	@echo 'The demo: about ten minutes on two cores; the report is in $(OUT)/.'
@@ -35,6 +35,11 @@ bench: .venv/installed-dev
 # 20,000 damaged NIfTI files, 6,000 descriptors, 3,000 other files, times N; ends with 1 if one is neither read nor refused
 fuzz: .venv/installed-dev
 	PYTHONPATH=tools OMP_NUM_THREADS=1 $(BIN)/python -m fuzzing $(or $(N),1)
+
+# small changes of the core, one at a time, that the tests should notice; MODULES="volume.py labels.py" for some, else hours
+mutation: .venv/installed-dev
+	$(PIP) -e '.[mutation]'
+	PYTHONPATH=. $(BIN)/python tools/mutation.py $(MODULES)
 
 tables: .venv/installed-dev
 	$(BIN)/python benchmarks/tables.py
