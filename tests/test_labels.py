@@ -18,7 +18,10 @@ from viscera.labels import (
     LabelSpace,
     fit,
     is_known,
+    label_space_from_json,
     organ_name,
+    readable,
+    whole_of,
 )
 from viscera.synthesis.canvas import ORGANS
 
@@ -60,7 +63,78 @@ def test_sides_are_parts_of_their_whole():
     assert all(PART_OF[side] == whole for whole, sides in SIDES.items() for side in sides)
 
 
+def test_people_read_names_without_underscores():
+    assert readable("inferior_vena_cava") == "inferior vena cava"
+
+
+@pytest.mark.parametrize(
+    ("name", "whole"),
+    [
+        ("kidney_left", "kidney"),
+        ("renal_cyst", "kidney"),
+        ("left_kidney_cyst", "kidney_left"),
+        ("hepatic_metastases", "liver"),
+        ("liver_tumour", "liver"),
+        ("cyst", ""),
+        ("arota_tumour", ""),
+        ("portal_vein_mass", ""),
+        ("liver", None),
+        ("cystic_duct", None),
+    ],
+)
+def test_the_whole_of_a_side_or_a_lesion_is_told_by_its_name(name, whole):
+    assert whole_of(name) == whole
+
+
+@pytest.mark.parametrize(
+    ("name", "known"),
+    [
+        ("kidney", True),
+        ("kidney_cyst", True),
+        ("adrenal_gland", True),
+        ("spinal_cord", True),
+        ("vertebrae_l5", True),
+        ("prostate/uterus", True),
+        ("rib", True),
+        ("ribcage", False),
+        ("left_rib", False),
+        ("arota", False),
+        ("", False),
+    ],
+)
+def test_a_name_is_known_as_a_whole_or_by_the_words_that_it_begins_with(name, known):
+    assert is_known(name) is known
+
+
 # --- spaces ---
+
+
+def test_a_space_comes_from_json_as_it_was_written():
+    assert label_space_from_json({"name": "two", "organs": ["liver", "kidney"]}) == TWO
+
+
+@pytest.mark.parametrize(
+    "found",
+    [
+        None,
+        [],
+        "two",
+        {},
+        {"name": "two"},
+        {"organs": ["liver"]},
+        {"name": 2, "organs": ["liver"]},
+        {"name": "two", "organs": "liver"},
+        {"name": "two", "organs": {"liver": 1}},
+        {"name": "two", "organs": ["liver", 2]},
+        {"name": "two", "organs": ["liver", ""]},
+        {"name": "two", "organs": ["liver", None]},
+    ],
+)
+def test_what_is_no_label_space_is_refused(found):
+    with pytest.raises(
+        LabelError, match=r"^a label space needs a name and a list of organs\. Write the file anew\.$"
+    ):
+        label_space_from_json(found)
 
 
 def test_the_published_spaces_have_their_indices():
