@@ -131,9 +131,7 @@ def test_a_space_comes_from_json_as_it_was_written():
     ],
 )
 def test_what_is_no_label_space_is_refused(found):
-    with pytest.raises(
-        LabelError, match=r"^a label space needs a name and a list of organs\. Write the file anew\.$"
-    ):
+    with pytest.raises(LabelError, match=r"^a label space needs a name and a list of organs\. Write the file anew\.$"):
         label_space_from_json(found)
 
 

@@ -297,12 +297,23 @@ def test_the_extent_of_a_grid_is_measured_along_its_own_axes_and_its_affine_is_c
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
-        (numbered(AXIAL @ np.diag([1.0005, 1, 1, 1]), (40, 4, 5)), r"\(SPL from \[100\.0, 90\.0, -300\.0\] mm against SPL"),
-        (numbered(AXIAL @ np.diag([1.002, 1, 1, 1]), (40, 4, 5)), r"\(2\.5050x0\.7000x0\.8000 mm against 2\.5000x0\.7000x0\.8000 mm"),
-        (numbered(AXIAL @ np.diag([1, 1, 1.01625, 1]), (40, 4, 5)), r"\(2\.50x0\.70x0\.81 mm against 2\.50x0\.70x0\.80 mm"),
+        (
+            numbered(AXIAL @ np.diag([1.0005, 1, 1, 1]), (40, 4, 5)),
+            r"\(SPL from \[100\.0, 90\.0, -300\.0\] mm against SPL",
+        ),
+        (
+            numbered(AXIAL @ np.diag([1.002, 1, 1, 1]), (40, 4, 5)),
+            r"\(2\.5050x0\.7000x0\.8000 mm against 2\.5000x0\.7000x0\.8000 mm",
+        ),
+        (
+            numbered(AXIAL @ np.diag([1, 1, 1.01625, 1]), (40, 4, 5)),
+            r"\(2\.50x0\.70x0\.81 mm against 2\.50x0\.70x0\.80 mm",
+        ),
     ],
 )
-def test_spacing_is_named_as_the_difference_if_it_is_more_than_a_thousandth_and_with_digits_that_show_it(labels, message):
+def test_spacing_is_named_as_the_difference_if_it_is_more_than_a_thousandth_and_with_digits_that_show_it(
+    labels, message
+):
     with pytest.raises(GeometryError, match=message):
         require_same_grid(numbered(shape=(40, 4, 5)), labels, where="liver_003")
 

@@ -100,7 +100,9 @@ def found(folder: Path, module: str) -> dict[str, object]:
     with chdir(folder):
         for name, code in codes.items():
             was, becomes = changed_lines(diff_of(name, path=str(path)))
-            function = name.partition("__mutmut_")[0].rpartition(".")[2].removeprefix("x").lstrip("_ǁ").replace("ǁ", ".")
+            function = (
+                name.partition("__mutmut_")[0].rpartition(".")[2].removeprefix("x").lstrip("_ǁ").replace("ǁ", ".")
+            )
             if is_wording(was, becomes):
                 counts["wording"] += 1
             elif code in KILLED:
@@ -167,7 +169,10 @@ def main() -> None:
         file = RESULTS / "mutation.json"
         known = json.loads(file.read_text(encoding="utf-8"))["modules"] if file.is_file() else {}
         known[module] = row
-        save("mutation", facts("mutmut", "pytest") | {"modules": {name: known[name] for name in MODULES if name in known}})
+        save(
+            "mutation",
+            facts("mutmut", "pytest") | {"modules": {name: known[name] for name in MODULES if name in known}},
+        )
         sys.stdout.write(f"{module}: {row['killed']} killed, {row['survived']} survived: {row['killed_fraction']}\n")
 
 
