@@ -56,7 +56,7 @@ source_paths = ["src"]
 only_mutate = ["src/viscera/{module}"]
 also_copy = {copied}
 pytest_add_cli_args_test_selection = {tests}
-pytest_add_cli_args = ["-p", "no:cacheprovider", "-W", "default", "--hypothesis-seed=0"]
+pytest_add_cli_args = ["-p", "no:cacheprovider", "-p", "forgetting", "-W", "default", "--hypothesis-seed=0"]
 timeout_constant = 3.0
 timeout_multiplier = 5.0
 use_git_change_detection = false
@@ -65,6 +65,14 @@ use_git_change_detection = false
 pythonpath = [".", "tools"]
 addopts = "--strict-markers -m 'not slow'"
 markers = ["slow: takes more than a few seconds"]
+"""
+FORGETTING = """import functools, gc
+
+def pytest_sessionstart():
+    # mutmut forks from a process that has run the tests: what a mutated function computes must not be remembered from there.
+    for found in gc.get_objects():
+        if isinstance(found, functools._lru_cache_wrapper) and str(found.__module__).startswith("viscera"):
+            found.cache_clear()
 """
 
 
@@ -80,7 +88,8 @@ def mutate(module: str, tests: Sequence[str], *, processes: int) -> dict[str, ob
         else:
             shutil.copy2(source, folder / name)
     chosen = [f"tests/{name}" for name in tests]
-    config = CONFIG.format(module=module, copied=json.dumps(COPIED), tests=json.dumps(chosen))
+    config = CONFIG.format(module=module, copied=json.dumps([*COPIED, "forgetting.py"]), tests=json.dumps(chosen))
+    (folder / "forgetting.py").write_text(FORGETTING, encoding="utf-8")
     (folder / "pyproject.toml").write_text(config, encoding="utf-8")
     start = time.monotonic()
     surroundings = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"} | {"OMP_NUM_THREADS": "1"}
