@@ -2,12 +2,13 @@
 
     PYTHONPATH=. python tools/mutation.py                  all of MODULES; half an hour to hours on one core
     PYTHONPATH=. python tools/mutation.py volume.py        some of them; what is known of the others stays
+    PYTHONPATH=. python tools/mutation.py --again labels.py  only the mutants that survived the last run, against today's tests
 
 mutmut makes the changes (mutants) in a copy of the checkout, in build/mutation. It mutates the bodies of functions that have no
-decorator but staticmethod and classmethod: no properties, no constants. benchmarks/results/mutation.json gets, per module, how many
-mutants there are, how many the tests killed (those that ran out of time included), and the others with their lines. Two kinds stay out of
-the score: those that only change the wording of a message (``is_wording``), and those in mutation_equivalents.json, which change
-nothing that a caller can see; each of these has its reason there.
+decorator but staticmethod and classmethod: no properties, no constants. benchmarks/results/mutation.json gets, per module, how
+many mutants there are, how many the tests killed (those that ran out of time included), and the others with their lines. Two kinds
+stay out of the score: those that only change the wording of a message (``is_wording``), and those in mutation_equivalents.json,
+which change nothing that a caller can see; each of these has its reason there.
 """
 
 import argparse
@@ -76,32 +77,47 @@ def pytest_sessionstart():
 """
 
 
-def mutate(module: str, tests: Sequence[str], *, processes: int) -> dict[str, object]:
-    """Run the mutants of one module and return its part of the results."""
+def mutate(module: str, tests: Sequence[str], *, processes: int, again: bool) -> dict[str, object]:
+    """Run the mutants of one module and return its part of the results.
+
+    Args:
+        module: Of MODULES.
+        tests: Files of tests/.
+        processes: How many at a time.
+        again: Whether to run only those that the last run, which must have been here, did not see killed.
+    """
     folder = SCRATCH / module.removesuffix(".py").replace("/", ".")
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
+    if not again:
+        shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True, exist_ok=True)
     for name in COPIED:
         source = ROOT / name
         if source.is_dir():
-            shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+            shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns("__pycache__"), dirs_exist_ok=True)
         else:
             shutil.copy2(source, folder / name)
     chosen = [f"tests/{name}" for name in tests]
     config = CONFIG.format(module=module, copied=json.dumps([*COPIED, "forgetting.py"]), tests=json.dumps(chosen))
     (folder / "forgetting.py").write_text(FORGETTING, encoding="utf-8")
     (folder / "pyproject.toml").write_text(config, encoding="utf-8")
+    names = [name for name, code in exit_codes(folder, module).items() if code not in KILLED] if again else []
     start = time.monotonic()
     surroundings = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"} | {"OMP_NUM_THREADS": "1"}
     mutmut = Path(sys.executable).with_name("mutmut")
-    subprocess.run([mutmut, "run", "--max-children", str(processes)], cwd=folder, env=surroundings, check=True)
+    command = [mutmut, "run", "--max-children", str(processes), *names]
+    subprocess.run(command, cwd=folder, env=surroundings, check=True)
     return {"tests": chosen, **found(folder, module), "seconds": round(time.monotonic() - start), "commit": commit()}
+
+
+def exit_codes(folder: Path, module: str) -> dict[str, int | None]:
+    """Return mutmut's results: {mutant: exit code of its tests, None where they did not run}."""
+    return json.loads((folder / f"mutants/src/viscera/{module}.meta").read_text(encoding="utf-8"))["exit_code_by_key"]
 
 
 def found(folder: Path, module: str) -> dict[str, object]:
     """Read mutmut's results from its folder."""
     path = Path("src") / "viscera" / module
-    codes = json.loads((folder / "mutants" / f"{path}.meta").read_text(encoding="utf-8"))["exit_code_by_key"]
+    codes = exit_codes(folder, module)
     counts: Counter[str] = Counter()
     survivors = []
     reasons = equivalents(module)
@@ -169,12 +185,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("modules", nargs="*", metavar="MODULE", help=f"of {', '.join(MODULES)}")
     parser.add_argument("--processes", type=int, default=1)
+    parser.add_argument("--again", action="store_true", help="only those that survived the last run")
     options = parser.parse_args()
     if unknown := set(options.modules) - set(MODULES):
         parser.error(f"{', '.join(sorted(unknown))}: not among {', '.join(MODULES)}")
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
     for module in options.modules or MODULES:
-        row = mutate(module, MODULES[module], processes=options.processes)
+        row = mutate(module, MODULES[module], processes=options.processes, again=options.again)
         file = RESULTS / "mutation.json"
         known = json.loads(file.read_text(encoding="utf-8"))["modules"] if file.is_file() else {}
         known[module] = row

@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
+
 from mutation import EQUIVALENTS, MODULES, changed_lines, is_wording
 
 ROOT = Path(__file__).parents[2]
