@@ -91,6 +91,25 @@ def test_the_interval_of_given_values_covers_the_given_level(options, resamples,
     assert high - low > 0.05
 
 
+def test_an_organ_that_no_drawn_patient_has_is_left_out_of_that_draws_mean():
+    scores = scores_of({"a": ("a", {"liver": 0.2}), "b": ("b", {"spleen": 0.8})})
+    mean = summarise(scores, np.random.default_rng(0))[-1]
+    # Twice a, once each, twice b: 0.2, 0.5, 0.8.
+    assert (mean.mean, mean.low, mean.high) == pytest.approx((0.5, 0.2, 0.8))
+
+
+def test_intervals_of_many_values_are_percentiles_of_2000_draws_to_the_last_digit():
+    values = dict(zip("abcdefghijklmnopqrst", np.random.default_rng(2).random(20).tolist(), strict=True))
+    draws = np.random.default_rng(3).multinomial(20, [1 / 20] * 20, size=2000)
+    means = draws @ list(values.values()) / 20
+    expected = np.percentile(means, [2.5, 97.5])
+    found = bootstrap_interval({patient: [value] for patient, value in values.items()}, np.random.default_rng(3))
+    assert found[1:] == pytest.approx(tuple(expected), rel=1e-12)
+    cohort = {patient: (patient, {"liver": value}) for patient, value in values.items()}
+    liver = summarise(scores_of(cohort), np.random.default_rng(3))[0]
+    assert (liver.low, liver.high) == pytest.approx(tuple(expected), rel=1e-12)
+
+
 def test_two_patients_have_an_interval_and_one_has_none():
     assert bootstrap_interval({"a": [0.2], "b": [0.6]}, np.random.default_rng(0)) == pytest.approx((0.4, 0.2, 0.6))
     mean, low, high = bootstrap_interval({"a": [0.2, 0.5], "b": []}, np.random.default_rng(0))
