@@ -188,6 +188,14 @@ def test_rounding_is_no_difference_and_what_is_above_it_is_one():
         assert compare(first, second, np.random.default_rng(0))[0].p_value == pytest.approx(p_value)
 
 
+def test_a_difference_of_one_millimetre_is_one():
+    first, second = (
+        scores_of({f"c{n}": (f"p{n}", {"liver": 3.0 + more}) for n in range(8)}, "hd95_mm") for more in (0, 1)
+    )
+    liver = compare(first, second, np.random.default_rng(0), metric="hd95_mm")[0]
+    assert (liver.difference, liver.p_value) == (1, pytest.approx(2 / 2**8))
+
+
 def test_organs_whose_differences_cancel_are_no_difference_in_the_mean():
     first = scores_of({f"c{n}": (f"p{n}", dict.fromkeys(("liver", "spleen", "kidney"), 0.0)) for n in range(8)})
     second = scores_of({f"c{n}": (f"p{n}", {"liver": 0.1, "spleen": 0.2, "kidney": -0.3}) for n in range(8)})
