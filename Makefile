@@ -37,8 +37,7 @@ fuzz: .venv/installed-dev
 	PYTHONPATH=tools OMP_NUM_THREADS=1 $(BIN)/python -m fuzzing $(or $(N),1)
 
 # small changes of the core, one at a time, that the tests should notice; MODULES="volume.py labels.py" for some, else hours
-mutation: .venv/installed-dev
-	$(PIP) -e '.[mutation]'
+mutation: .venv/installed-mutation
 	PYTHONPATH=. $(BIN)/python tools/mutation.py $(MODULES)
 
 tables: .venv/installed-dev
@@ -62,4 +61,8 @@ clean:
 	$(PIP) -e '.[dev]'
 	# nnU-Net's networks, for one oracle test; their dependencies (timm, torchvision) would replace torch and are not needed
 	$(PIP) --no-deps dynamic-network-architectures==0.4.4
+	touch $@
+
+.venv/installed-mutation: .venv/installed-dev
+	$(PIP) -e '.[mutation]'
 	touch $@

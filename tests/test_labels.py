@@ -165,6 +165,8 @@ def test_a_misspelt_organ_gets_the_right_name():
         LabelError, match=r"'zhang12' has no 'spleeen'\. Did you mean 'spleen'\? It holds urinary_bladder"
     ):
         ZHANG12.index("spleeen")
+    with pytest.raises(LabelError, match=r"It holds liver, kidney\.$"):
+        TWO.index("aorta")
 
 
 # --- colours ---
@@ -391,6 +393,28 @@ def test_a_lesion_of_one_of_two_sides_is_unknown_where_the_space_tells_them_apar
     assert (
         "kidney_tumour: of kidney_left or kidney_right, nothing says which; its voxels are unknown, not background"
         in (mapped.notes)
+    )
+
+
+def test_a_lesion_of_a_side_is_unknown_even_if_neither_side_is_annotated_and_a_whole_is_not():
+    mapped = fit(SIDED, {1: "liver", 2: "kidney_tumour", 3: "kidney"}, ["liver", "kidney_tumour", "kidney"])
+    assert (mapped.values, mapped.unknown) == ({1: 3, 3: 0}, {2})
+    assert "kidney: label space 'sided' tells its sides apart, so unknown in this case" in mapped.notes
+
+
+def test_an_organ_that_a_space_with_tumours_lacks_is_no_tumour():
+    labels = {1: "liver", 2: "urinary_bladder", 3: "tumour", 4: "kidney_cyst"}
+    mapped = fit(SPACES["flare14"], labels, list(labels.values()))
+    assert mapped.values == {1: 1, 2: 0, 3: 14}
+    assert mapped.unknown == {4}
+    assert "not in label space 'flare14', so background: urinary_bladder" in mapped.notes
+
+
+def test_an_unknown_name_that_is_near_none_gets_a_remedy_too():
+    [note] = fit(TWO, {1: "liver", 2: "qqqq_xyz"}, ["liver", "qqqq_xyz"]).notes
+    assert note == (
+        "qqqq_xyz: viscera does not know this name; its voxels are unknown, not background."
+        " If it is part of an organ, name it so"
     )
 
 
