@@ -40,6 +40,7 @@ KIDNEYS = {1: "kidney_left", 2: "kidney_right"}
         ("  LIVER ", "liver"),
         ("small-intestine", "small_bowel"),
         ("gall  bladder", "gallbladder"),
+        ("_gall__bladder_", "gallbladder"),
         ("Inferior_Vena-Cava", "inferior_vena_cava"),
         ("Oesophagus", "esophagus"),
         ("cancer", TUMOUR),
