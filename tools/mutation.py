@@ -33,7 +33,7 @@ MODULES: dict[str, tuple[str, ...]] = {
     "preparation/geometry.py": ("preparation/test_geometry.py",),
     "labels.py": ("test_labels.py",),
     "evaluation/metrics.py": ("evaluation/test_metrics.py",),
-    "preparation/splits.py": ("preparation/test_splits.py", "preparation/test_own_splits.py"),
+    "preparation/splits.py": ("preparation/test_splits.py",),
     "learning/losses.py": ("learning/test_losses.py", "learning/test_partial_losses.py"),
     "evaluation/statistics.py": ("evaluation/test_statistics.py", "evaluation/test_left_out.py"),
     "evaluation/comparing.py": ("evaluation/test_statistics.py", "evaluation/test_left_out.py"),
