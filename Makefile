@@ -5,7 +5,7 @@ OUT ?= demo
 # pip shows its progress; in CI, where nobody watches, only what goes wrong.
 PIP := $(BIN)/pip install --disable-pip-version-check $(if $(CI),--quiet) -c constraints.txt
 
-.PHONY: demo test test-slow check docs bench tables fuzz faults clean
+.PHONY: demo test test-slow check docs bench tables fuzz faults mutation clean
 
 demo: .venv/installed
 	@echo 'The demo: about ten minutes on two cores; the report is in $(OUT)/.'
@@ -40,6 +40,10 @@ fuzz: .venv/installed-dev
 faults: .venv/installed-dev
 	$(BIN)/python -m benchmarks.faults
 
+# small changes of the core, one at a time, that the tests should notice; MODULES="volume.py labels.py" for some, else hours
+mutation: .venv/installed-mutation
+	PYTHONPATH=. $(BIN)/python tools/mutation.py $(MODULES)
+
 tables: .venv/installed-dev
 	$(BIN)/python benchmarks/tables.py
 
@@ -61,4 +65,8 @@ clean:
 	$(PIP) -e '.[dev]'
 	# nnU-Net's networks, for one oracle test; their dependencies (timm, torchvision) would replace torch and are not needed
 	$(PIP) --no-deps dynamic-network-architectures==0.4.4
+	touch $@
+
+.venv/installed-mutation: .venv/installed-dev
+	$(PIP) -e '.[mutation]'
 	touch $@

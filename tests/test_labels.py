@@ -18,7 +18,10 @@ from viscera.labels import (
     LabelSpace,
     fit,
     is_known,
+    label_space_from_json,
     organ_name,
+    readable,
+    whole_of,
 )
 from viscera.synthesis.canvas import ORGANS
 
@@ -37,6 +40,7 @@ KIDNEYS = {1: "kidney_left", 2: "kidney_right"}
         ("  LIVER ", "liver"),
         ("small-intestine", "small_bowel"),
         ("gall  bladder", "gallbladder"),
+        ("_gall__bladder_", "gallbladder"),
         ("Inferior_Vena-Cava", "inferior_vena_cava"),
         ("Oesophagus", "esophagus"),
         ("cancer", TUMOUR),
@@ -60,7 +64,76 @@ def test_sides_are_parts_of_their_whole():
     assert all(PART_OF[side] == whole for whole, sides in SIDES.items() for side in sides)
 
 
+def test_people_read_names_without_underscores():
+    assert readable("inferior_vena_cava") == "inferior vena cava"
+
+
+@pytest.mark.parametrize(
+    ("name", "whole"),
+    [
+        ("kidney_left", "kidney"),
+        ("renal_cyst", "kidney"),
+        ("left_kidney_cyst", "kidney_left"),
+        ("hepatic_metastases", "liver"),
+        ("liver_tumour", "liver"),
+        ("cyst", ""),
+        ("arota_tumour", ""),
+        ("portal_vein_mass", ""),
+        ("liver", None),
+        ("cystic_duct", None),
+    ],
+)
+def test_the_whole_of_a_side_or_a_lesion_is_told_by_its_name(name, whole):
+    assert whole_of(name) == whole
+
+
+@pytest.mark.parametrize(
+    ("name", "known"),
+    [
+        ("kidney", True),
+        ("kidney_cyst", True),
+        ("adrenal_gland", True),
+        ("spinal_cord", True),
+        ("vertebrae_l5", True),
+        ("prostate/uterus", True),
+        ("rib", True),
+        ("ribcage", False),
+        ("left_rib", False),
+        ("arota", False),
+        ("", False),
+    ],
+)
+def test_a_name_is_known_as_a_whole_or_by_the_words_that_it_begins_with(name, known):
+    assert is_known(name) is known
+
+
 # --- spaces ---
+
+
+def test_a_space_comes_from_json_as_it_was_written():
+    assert label_space_from_json({"name": "two", "organs": ["liver", "kidney"]}) == TWO
+
+
+@pytest.mark.parametrize(
+    "found",
+    [
+        None,
+        [],
+        "two",
+        {},
+        {"name": "two"},
+        {"organs": ["liver"]},
+        {"name": 2, "organs": ["liver"]},
+        {"name": "two", "organs": "liver"},
+        {"name": "two", "organs": {"liver": 1}},
+        {"name": "two", "organs": ["liver", 2]},
+        {"name": "two", "organs": ["liver", ""]},
+        {"name": "two", "organs": ["liver", None]},
+    ],
+)
+def test_what_is_no_label_space_is_refused(found):
+    with pytest.raises(LabelError, match=r"^a label space needs a name and a list of organs\. Write the file anew\.$"):
+        label_space_from_json(found)
 
 
 def test_the_published_spaces_have_their_indices():
@@ -93,6 +166,8 @@ def test_a_misspelt_organ_gets_the_right_name():
         LabelError, match=r"'zhang12' has no 'spleeen'\. Did you mean 'spleen'\? It holds urinary_bladder"
     ):
         ZHANG12.index("spleeen")
+    with pytest.raises(LabelError, match=r"It holds liver, kidney\.$"):
+        TWO.index("aorta")
 
 
 # --- colours ---
@@ -319,6 +394,28 @@ def test_a_lesion_of_one_of_two_sides_is_unknown_where_the_space_tells_them_apar
     assert (
         "kidney_tumour: of kidney_left or kidney_right, nothing says which; its voxels are unknown, not background"
         in (mapped.notes)
+    )
+
+
+def test_a_lesion_of_a_side_is_unknown_even_if_neither_side_is_annotated_and_a_whole_is_not():
+    mapped = fit(SIDED, {1: "liver", 2: "kidney_tumour", 3: "kidney"}, ["liver", "kidney_tumour", "kidney"])
+    assert (mapped.values, mapped.unknown) == ({1: 3, 3: 0}, {2})
+    assert "kidney: label space 'sided' tells its sides apart, so unknown in this case" in mapped.notes
+
+
+def test_an_organ_that_a_space_with_tumours_lacks_is_no_tumour():
+    labels = {1: "liver", 2: "urinary_bladder", 3: "tumour", 4: "kidney_cyst"}
+    mapped = fit(SPACES["flare14"], labels, list(labels.values()))
+    assert mapped.values == {1: 1, 2: 0, 3: 14}
+    assert mapped.unknown == {4}
+    assert "not in label space 'flare14', so background: urinary_bladder" in mapped.notes
+
+
+def test_an_unknown_name_that_is_near_none_gets_a_remedy_too():
+    [note] = fit(TWO, {1: "liver", 2: "qqqq_xyz"}, ["liver", "qqqq_xyz"]).notes
+    assert note == (
+        "qqqq_xyz: viscera does not know this name; its voxels are unknown, not background."
+        " If it is part of an organ, name it so"
     )
 
 

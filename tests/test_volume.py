@@ -16,10 +16,12 @@ from viscera.volume import (
     axial_turn,
     axis_codes,
     check_affine,
+    check_extent,
     require_same_grid,
     same_grid,
     to_axial,
     turn_volume,
+    turned_onto,
     with_voxels,
 )
 
@@ -167,7 +169,8 @@ def test_zero_spacing_is_refused(column):
 def test_parallel_axes_are_refused_however_small_the_voxels():
     affine = AXIAL.copy()
     affine[:3, 0] = affine[:3, 1]
-    with pytest.raises(GeometryError, match="singular"):
+    message = r"singular \(spacing 0\.7x0\.7x0\.8 mm along z, y, x\)\. Rewrite the file with its true spacing"
+    with pytest.raises(GeometryError, match=message):
         check_affine(affine)
     check_affine(np.diag([1e-3, 1e-3, 1e-3, 1]))
 
@@ -189,6 +192,132 @@ def test_a_small_error_of_spacing_counts_at_the_far_corner():
     assert same_grid(numbered(), numbered(affine))
 
 
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_the_corners_that_count_are_those_of_the_grid_itself_along_every_axis(axis):
+    def moved(steps, at_start, at_end):
+        """Return whether a grid is the same if one axis, of so many steps, moves by parts of the tolerance at its ends."""
+        shape = tuple(steps if which == axis else 33 - steps for which in range(3))
+        affine = AXIAL.copy()
+        affine[1, 3] += at_start * GRID_TOLERANCE_MM
+        affine[1, axis] += (at_end - at_start) * GRID_TOLERANCE_MM / steps
+        return same_grid(numbered(shape=shape), numbered(affine, shape))
+
+    for steps in (3, 30):
+        assert moved(steps, 0, 0.9)
+        assert moved(steps, 0.9, 0)
+        assert not moved(steps, 0, 1.1)
+        assert not moved(steps, 1.1, 0)
+
+
+@pytest.mark.parametrize("turn", TURNS)
+def test_the_same_grid_in_another_order_is_turned_back_without_loss(turn):
+    grid = numbered(oblique((0.2, -0.1, 0.3)))
+    found = turned_onto(grid, turn_volume(grid, turn))
+    assert found is not None
+    assert np.array_equal(found.voxels, grid.voxels)
+    assert np.allclose(found.affine, grid.affine)
+
+
+def test_a_volume_on_the_grid_is_itself_and_one_elsewhere_is_not_turned():
+    grid = numbered()
+    assert turned_onto(grid, grid) is grid
+    flipped = turn_volume(grid, Turn((2, 0, 1), (True, False, True)))
+    for shift in (0.9 * GRID_TOLERANCE_MM, 1.1 * GRID_TOLERANCE_MM):
+        affine = flipped.affine.copy()
+        affine[2, 3] += shift
+        assert (turned_onto(grid, replace(flipped, affine=affine)) is None) == (shift > GRID_TOLERANCE_MM)
+    # Between two orders: each axis is as near to one as to another.
+    between = np.eye(4)
+    between[:3, :3] = Rotation.from_euler("z", 45, degrees=True).as_matrix()
+    assert turned_onto(numbered(np.eye(4)), numbered(between)) is None
+    assert turned_onto(grid, numbered(AXIAL @ np.diag([2, 1, 1, 1]))) is None
+
+
+def grid_of(spacing_mm, shape):
+    """Check a grid whose axes run along the world's."""
+    check_extent(np.diag([*spacing_mm, 1.0]), shape)
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (1, 2, 0), (2, 0, 1)])
+def test_a_grid_may_be_as_large_as_a_table_can_move_and_as_fine_as_a_scanners(order):
+    def sorted_as(values):
+        return tuple(values[place] for place in order)
+
+    grid_of((200.0, 200.0, 200.0), sorted_as((16, 8, 8)))
+    grid_of((0.01, 0.01, 0.01), (3, 3, 3))
+    for spacing_mm, shape in (((200.0,) * 3, (17, 8, 8)), ((200.0,) * 3, (16, 9, 8)), ((200.5, 1.0, 1.0), (1, 1, 1))):
+        with pytest.raises(GeometryError, match="larger than any body"):
+            grid_of(sorted_as(spacing_mm), sorted_as(shape))
+    with pytest.raises(GeometryError, match="finer than any scanner's"):
+        grid_of(sorted_as((0.0099, 5.0, 5.0)), (3, 3, 3))
+
+
+@pytest.mark.parametrize(
+    ("spacing_mm", "shape", "guess"),
+    [
+        # Divided by 1000: voxels of 0.01 mm or more, and 3.2 m at most.
+        ((10.0, 10.0, 10.0), (400, 4, 4), "micrometres"),
+        ((9.999, 10.0, 10.0), (400, 4, 4), "damaged"),
+        ((10.0, 9.0, 10.0), (400, 4, 4), "damaged"),
+        ((200.0, 200.0, 200.0), (16000, 1, 1), "micrometres"),
+        ((200.0, 200.0, 200.0), (16001, 1, 1), "damaged"),
+        ((200.0, 200.0, 200.0), (16000000, 1, 1), "damaged"),
+        # Times 1000: voxels of 0.01 mm or more.
+        ((1e-5, 1e-5, 1e-5), (4, 4, 4), "metres"),
+        ((9.995e-6, 1e-5, 1e-5), (4, 4, 4), "damaged"),
+        ((0.005, 0.001, 1e-7), (4, 4, 4), "damaged"),
+    ],
+)
+def test_an_impossible_grid_says_what_its_unit_may_be(spacing_mm, shape, guess):
+    what = "larger than any body" if max(spacing_mm) > 1 else "finer than any scanner's"
+    guess = "its spacing is damaged" if guess == "damaged" else f"its header counts in {guess}"
+    message = rf"it.* would be {what}: .* mm between voxels, .* mm in all \(z, y, x\); perhaps {guess}\. Rewrite"
+    with pytest.raises(GeometryError, match=message):
+        grid_of(spacing_mm, shape)
+
+
+def test_an_impossible_grid_is_described_in_four_digits():
+    with pytest.raises(GeometryError, match=r"body: 1234x0\.001235x2 mm between voxels, 1234x0\.002469x6 mm in all"):
+        grid_of((1234.4, 0.00123456, 2.0), (1, 2, 3))
+    with pytest.raises(GeometryError, match=r"0\.00000012x5x5 mm between voxels, 0\.00000024x5x5 mm in all"):
+        grid_of((0.00000012, 5.0, 5.0), (2, 1, 1))
+
+
+def test_the_extent_of_a_grid_is_measured_along_its_own_axes_and_its_affine_is_checked():
+    # 45 degrees about z: steps of 150 mm, whose parts along x and y are 106 mm each; eight rows are 1200 mm.
+    affine = np.eye(4)
+    affine[:3, :3] = Rotation.from_euler("z", 45, degrees=True).as_matrix() @ np.diag([150, 50, 1])
+    check_extent(affine, (8, 8, 8))
+    with pytest.raises(GeometryError, match=r"150x50x1 mm between voxels, 3300x400x8 mm in all"):
+        check_extent(affine, (22, 8, 8))
+    with pytest.raises(GeometryError, match="singular"):
+        check_extent(np.diag([1.0, 0.0, 1.0, 1.0]), (8, 8, 8))
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (
+            numbered(AXIAL @ np.diag([1.0005, 1, 1, 1]), (40, 4, 5)),
+            r"\(SPL from \[100\.0, 90\.0, -300\.0\] mm against SPL",
+        ),
+        (
+            numbered(AXIAL @ np.diag([1.002, 1, 1, 1]), (40, 4, 5)),
+            r"\(2\.5050x0\.7000x0\.8000 mm against 2\.5000x0\.7000x0\.8000 mm",
+        ),
+        (
+            numbered(AXIAL @ np.diag([1, 1, 1.01625, 1]), (40, 4, 5)),
+            r"\(2\.50x0\.70x0\.81 mm against 2\.50x0\.70x0\.80 mm",
+        ),
+    ],
+)
+def test_spacing_is_named_as_the_difference_if_it_is_more_than_a_thousandth_and_with_digits_that_show_it(
+    labels, message
+):
+    with pytest.raises(GeometryError, match=message):
+        require_same_grid(numbered(shape=(40, 4, 5)), labels, where="liver_003")
+
+
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
@@ -201,6 +330,12 @@ def test_labels_on_another_grid_are_refused_with_both_grids(labels, message):
     with pytest.raises(GeometryError, match=message):
         require_same_grid(numbered(), labels, where="liver_003")
     require_same_grid(numbered(), numbered(), where="liver_003")
+
+
+def test_other_voxels_on_the_same_grid_take_the_place_of_the_old():
+    other = with_voxels(numbered(), numbered().voxels[::-1])
+    assert np.array_equal(other.voxels, numbered().voxels[::-1])
+    assert np.array_equal(other.affine, AXIAL)
 
 
 def test_voxels_of_another_shape_do_not_fit():

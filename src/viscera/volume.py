@@ -220,7 +220,8 @@ def require_same_grid(
     if image.shape != labels.shape:
         got, expected = (f"{'x'.join(map(str, v.shape))} voxels (z, y, x)" for v in (labels, image))
     elif not np.allclose(image.spacing_mm, labels.spacing_mm, rtol=1e-3):
-        got, expected = ("x".join(f"{s:.2f}" for s in v.spacing_mm) + " mm" for v in (labels, image))
+        digits = 2 if np.abs(np.subtract(image.spacing_mm, labels.spacing_mm)).max() >= 0.01 else 4
+        got, expected = ("x".join(f"{s:.{digits}f}" for s in v.spacing_mm) + " mm" for v in (labels, image))
     else:
         got, expected = (
             f"{axis_codes(v.affine)} from {np.round(v.affine[:3, 3], 2).tolist()} mm" for v in (labels, image)

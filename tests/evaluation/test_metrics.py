@@ -79,6 +79,25 @@ def test_confusion_is_exact_over_several_chunks_of_mostly_background():
     assert np.array_equal(confusion(truth, prediction, 12).reshape(-1), np.bincount(codes.reshape(-1), minlength=144))
 
 
+@pytest.mark.parametrize("classes", [2, 12, 16, 17])
+def test_confusion_counts_a_single_voxel_among_a_million_wherever_it_is(classes):
+    # Eight voxels of background are counted at once, as one number.
+    nothing = np.zeros(metrics.CHUNK_VOXELS, np.uint8)
+    for place in (0, 1, 7, 8, nothing.size - 1):
+        for pair in {(0, 1), (1, 0), (classes - 1, 0), (min(8, classes - 1), 0), (classes - 2, 8 % classes)} - {(0, 0)}:
+            maps = nothing.copy(), nothing.copy()
+            for labels, value in zip(maps, pair, strict=True):
+                labels[place] = value
+            expected = np.zeros((classes, classes), int)
+            expected[0, 0], expected[pair] = nothing.size - 1, 1
+            assert np.array_equal(confusion(*maps, classes), expected), (place, pair)
+
+
+def test_confusion_of_one_voxel():
+    one = np.ones((1, 1, 1), np.uint8)
+    assert confusion(one, one, 3).tolist() == [[0, 0, 0], [0, 1, 0], [0, 0, 0]]
+
+
 def test_confusion_of_views_and_of_nothing():
     truth, prediction = blobs(1, (9, 20, 30), 4)
     flipped = confusion(truth[::-1, :, ::-1], prediction[::-1, :, ::-1], 4)
@@ -113,6 +132,11 @@ def test_overlap_of_two_empty_masks_is_no_score_as_in_monai_and_of_one_empty_is_
     empty = torch.zeros(1, 1, 4, 4, 4)
     assert math.isnan(both.dice)
     assert math.isnan(both.iou)
+    assert (both.truth_voxels, both.prediction_voxels) == (0, 0)
+    # As many voxels in truth as in the prediction: all, half and none of them the same.
+    for same in (4, 2, 0):
+        score = overlap(np.array([[9, 4 - same], [4 - same, same]]), 1)
+        assert score == metrics.Overlap(same / 4, same / (8 - same), 4, 4)
     assert math.isnan(float(compute_dice(empty, empty)))
 
 
@@ -225,6 +249,15 @@ def test_volumes_of_one_slice_equal_deepminds(deepmind):
     check(ours, deepmind(truth, prediction, (5.0, 0.7, 0.7), 2))
 
 
+def test_parts_that_lie_far_apart_along_z_all_count(deepmind):
+    truth, prediction = np.zeros((2, 90, 8, 9), bool)
+    truth[1:4, 2:6, 2:6] = truth[50:53, 2:6, 2:6] = truth[88:, 2:6, 2:6] = True
+    prediction[2:5, 2:6, 2:6] = prediction[50:53, 3:7, 2:6] = prediction[70:73, 2:6, 2:6] = True
+    for tolerance_mm in (0.0, 1.5, 20.0):
+        ours = surface_scores(truth, prediction, (2.5, 0.8, 0.8), tolerance_mm=tolerance_mm)
+        check(ours, deepmind(truth, prediction, (2.5, 0.8, 0.8), tolerance_mm))
+
+
 def test_empty_masks_give_no_score_or_zero_as_deepmind(deepmind):
     empty, full = np.zeros((2, 5, 6, 7), bool)
     full[2:4, 2:4, 2:4] = True
@@ -301,7 +334,10 @@ def test_boxes_of_organs_are_those_of_their_masks():
     expected = [bounding_box(labels == index) for index in range(1, 6)]
     assert expected[3] is expected[4] is None
     assert organ_boxes(labels, 5) == expected
-    assert organ_boxes(labels * 0, 2) == organ_boxes(labels[:0], 2) == [None, None]
+    assert organ_boxes(labels * 0, 2) == organ_boxes(labels[:0], 2) == organ_boxes(labels[:, :0], 2) == [None, None]
+    single = np.zeros((3, 4, 9), np.uint8)
+    single[1, :2, 7:] = 2
+    assert organ_boxes(single, 2) == [None, (slice(1, 2), slice(0, 2), slice(7, 9))]
 
 
 def test_bad_arguments_are_refused():

@@ -83,7 +83,7 @@ def test_whatever_a_scan_causes_is_its_row_and_the_others_go_on(tmp_path, monkey
     log = (tmp_path / "out" / LOG).read_text()
     assert "'b.nii.gz'" in log
     assert error.__name__ in log
-    assert " test_faults.py:" in log
+    assert " test_scan_faults.py:" in log
     assert SECRET not in log
     assert str(tmp_path) not in log
     assert len(log) < 10_000

@@ -2,6 +2,8 @@
 
 import tracemalloc
 import warnings
+from dataclasses import replace
+from pathlib import Path
 
 import nibabel
 import numpy as np
@@ -9,8 +11,9 @@ import pytest
 import SimpleITK as sitk
 
 from viscera.errors import FileError, GeometryError
-from viscera.io import nifti
+from viscera.io import nifti, nifti_header
 from viscera.io.nifti import GridWarning
+from viscera.volume import Volume
 
 VOXELS = np.random.default_rng(0).integers(0, 100, (5, 4, 3)).astype(np.int16)
 AFFINE = np.array([[-0.8, 0, 0, 120.5], [0, -0.7, 0, 90], [0, 0, 2.5, -300], [0, 0, 0, 1]])
@@ -177,3 +180,128 @@ def test_sizes_that_are_none_are_refused(tmp_path, dim):
 def test_more_slices_in_the_file_than_in_the_header_are_told(tmp_path):
     [note] = notes(write(tmp_path / "a.nii", dim=[3, 5, 4, 2, 1, 1, 1, 1]))
     assert "40 bytes follow the 5x4x2 voxels of 2 bytes that its header promises: slices may be missing" in note
+
+
+# What is written, and to the last digit what is read
+
+
+def header_of(volume, voxels=None, path="x.nii.gz"):
+    return nifti_header.header_for(volume, volume.voxels if voxels is None else voxels, Path(path))
+
+
+def test_a_new_header_is_nibabels_for_the_same_grid():
+    volume = Volume(VOXELS.T, AFFINE[:, [2, 1, 0, 3]])
+    header = header_of(volume)
+    image = nibabel.Nifti1Image(VOXELS, AFFINE)
+    image.set_qform(AFFINE, 1)
+    image.set_sform(AFFINE, 1)
+    image.header.set_xyzt_units("mm")
+    for field in ("dim", "pixdim", "datatype", "bitpix", "qform_code", "sform_code", "xyzt_units", "sizeof_hdr"):
+        np.testing.assert_array_equal(header[field], image.header[field], field)
+    for field in ("srow_x", "srow_y", "srow_z", "quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_z"):
+        np.testing.assert_allclose(header[field], image.header[field], atol=1e-6)
+    assert (header["scl_slope"], header["scl_inter"], header["vox_offset"]) == (1, 0, 352)
+    assert header.endianness == ("<" if np.little_endian else ">")
+
+
+@pytest.mark.parametrize(("longest", "size"), [(2**15 - 1, 348), (2**15, 540)])
+def test_axes_that_do_not_fit_into_int16_make_a_nifti2_header(longest, size):
+    volume = Volume(np.broadcast_to(np.int16(0), (2, 1, longest)), np.diag([1.0, 1, 1e-3, 1]))
+    header = header_of(volume)
+    assert (header.sizeof_hdr, int(header["vox_offset"])) == (size, size + 4)
+    assert header["dim"][:4].tolist() == [3, longest, 1, 2]
+
+
+def test_a_header_that_came_from_a_file_keeps_its_grid_and_loses_its_text_and_window(tmp_path):
+    path = write(
+        tmp_path / "a.nii",
+        descrip=b"somebody",
+        aux_file=b"b.txt",
+        intent_name=b"c",
+        db_name=b"d",
+        cal_min=-100,
+        cal_max=200,
+        scl_slope=2,
+        scl_inter=-5,
+        slice_duration=3,
+    )
+    volume = nifti.read(path)
+    header = header_of(replace(volume, voxels=volume.voxels.astype(np.uint8)))
+    assert {header[field].item() for field in ("descrip", "aux_file", "intent_name", "db_name")} == {b""}
+    assert [float(header[field]) for field in ("cal_min", "cal_max", "scl_slope", "scl_inter")] == [0, 0, 1, 0]
+    assert (float(header["slice_duration"]), header.get_data_dtype()) == (3, np.uint8)
+    np.testing.assert_array_equal(header.get_sform(), nibabel.load(path).header.get_sform())
+
+
+def test_voxels_that_nifti_cannot_hold_are_refused():
+    volume = Volume(VOXELS.T, AFFINE[:, [2, 1, 0, 3]])
+    with pytest.raises(
+        FileError, match=r"^x\.nii\.gz: NIfTI cannot hold voxels of type bool\. Use int16 or uint8\.$"
+    ) as caught:
+        header_of(volume, volume.voxels > 3)
+    assert caught.value.file == Path("x.nii.gz")
+
+
+def test_a_sheared_grid_is_written_with_its_sform_alone():
+    sheared = AFFINE[:, [2, 1, 0, 3]].copy()
+    sheared[0, 1] = 0.2
+    header = header_of(Volume(VOXELS.T, sheared))
+    assert (int(header["qform_code"]), int(header["sform_code"])) == (0, 1)
+    slightly = AFFINE[:, [2, 1, 0, 3]].copy()
+    slightly[0, 1] = 0.001  # 0.004 mm over four voxels, which the quaternion leaves out
+    assert int(header_of(Volume(VOXELS.T, slightly))["qform_code"]) == 1
+
+
+@pytest.mark.parametrize(("corner", "noted"), [(0, 0.99), (0, 1.01), (1, 0.99), (1, 1.01), (2, 0.99), (2, 1.01)])
+def test_sform_and_qform_may_be_a_millimetre_apart_at_the_farthest_corner(tmp_path, corner, noted):
+    # The qform keeps its place at one end of an axis and moves at the other: by a spacing that differs by less than 1 %.
+    voxels = np.zeros([200 if axis == corner else 2 for axis in range(3)], np.int16)
+    affine = np.diag([1.0, 1.0, 1.0, 1.0])
+    path = write(tmp_path / "a.nii", voxels=voxels, affine=affine)
+    raw = bytearray(path.read_bytes())
+    raw[76 + 4 * (corner + 1) : 80 + 4 * (corner + 1)] = np.array(1 + noted / 200, "<f4").tobytes()  # pixdim
+    path.write_bytes(raw)
+    found = notes(path)
+    assert len(found) == (noted > 1)
+    assert all(
+        "sform and qform place the volume up to 1.0 mm apart; the sform is used. Check" in note for note in found
+    )
+
+
+@pytest.mark.parametrize(("share", "noted"), [(0.0099, 0), (0.0104, 1)])
+def test_spacing_may_differ_by_a_hundredth(tmp_path, share, noted):
+    path = write(tmp_path / "a.nii", qform=False, pixdim=[1, 0.8 * (1 + share), 0.7, 2.5, 0, 0, 0, 0])
+    assert len(notes(path)) == noted
+
+
+@pytest.mark.parametrize(("length", "taken"), [(1.0049, True), (1.0051, False)])
+def test_a_quaternion_may_be_too_long_by_half_a_percent(tmp_path, length, taken):
+    parts = np.array([0.48, 0.6, 0.64]) * length
+    path = write(
+        tmp_path / "a.nii", sform=False, **dict(zip(("quatern_b", "quatern_c", "quatern_d"), parts, strict=True))
+    )
+    if not taken:
+        with pytest.raises(GeometryError, match=r"its qform is not a rotation \(quaternion \(0\.48"):
+            nifti.read(path)
+        return
+    # Half a turn about (b, c, d): 2 v v^T - 1. qfac 1.
+    axis = np.array([0.48, 0.6, 0.64])
+    affine = nifti.read(path).affine[:3, [2, 1, 0]]
+    np.testing.assert_allclose(
+        affine / [0.8, 0.7, 2.5],
+        (2 * np.outer(axis, axis) - np.eye(3)) * [1, 1, np.sign(np.linalg.det(affine))],
+        atol=2e-3,
+    )
+
+
+@pytest.mark.parametrize(("slope", "inter"), [(2, 0), (1, 3), (0.5, -1), (-1, 0)])
+def test_scaling_is_read_as_simpleitk_reads_it(tmp_path, slope, inter):
+    path = write(tmp_path / "a.nii", scl_slope=slope, scl_inter=inter)
+    np.testing.assert_allclose(nifti.read(path).voxels, sitk.GetArrayFromImage(sitk.ReadImage(str(path))), rtol=1e-6)
+
+
+@pytest.mark.parametrize(("slope", "inter"), [(1, 0), (0, 5), (np.nan, 5), (np.inf, 0)])
+def test_scaling_by_nothing_leaves_the_stored_numbers(tmp_path, slope, inter):
+    volume = nifti.read(write(tmp_path / "a.nii", scl_slope=slope, scl_inter=inter))
+    assert volume.voxels.dtype == np.int16
+    assert np.array_equal(volume.voxels.T, VOXELS)

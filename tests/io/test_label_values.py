@@ -24,6 +24,7 @@ def test_whole_types_are_returned_as_they_are(dtype):
         ([-1e-7, 255 * (1 - 1e-6)], [0, 255]),
         ([0, 65535.0005], [0, LARGEST_LABEL]),
         ([1 - ROUNDED_WITHIN / 2, 300], [1, 300]),
+        ([-ROUNDED_WITHIN, 1], [0, 1]),
     ],
 )
 def test_almost_whole_numbers_are_rounded_and_said_to_be(values, expected):
@@ -31,6 +32,23 @@ def test_almost_whole_numbers_are_rounded_and_said_to_be(values, expected):
     assert whole.dtype.kind == "u"
     assert whole[0, 0].tolist() == expected
     assert rounded
+
+
+@pytest.mark.parametrize(
+    ("largest", "dtype"), [(255.0, np.uint8), (255.0005, np.uint8), (255.9995, np.uint16), (256.0, np.uint16)]
+)
+def test_as_few_bytes_are_taken_as_hold_the_largest_label(largest, dtype):
+    whole, _ = whole_labels(np.array([[[0, largest]]]), where="x")
+    assert whole.dtype == dtype
+    assert whole.max() == round(largest)
+
+
+@pytest.mark.parametrize("values", [[0, 1.5], [0, np.nan], [-1, 3]])
+def test_a_refusal_names_the_file_and_says_what_to_do(tmp_path, values):
+    remedies = r"(Resample labels with nearest neighbour|Write the file anew|Is it a scan\?)"
+    with pytest.raises(LabelError, match=rf"^x holds .*\. {remedies}") as caught:
+        whole_labels(np.array([[values]]), where="x", file=tmp_path / "a.nii")
+    assert caught.value.file == tmp_path / "a.nii"
 
 
 @pytest.mark.parametrize("dtype", [bool, np.float16, np.float32, np.float64])

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import threading
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -280,8 +281,11 @@ def test_no_form_at_all_is_reported(tmp_path):
 @pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
 def test_bad_headers_are_named(tmp_path, fields, error, message, suffix):
     path = patched(saved(tmp_path / f"a{suffix}", scan()), **fields)
-    with pytest.raises(error, match=message):
+    with pytest.raises(error, match=message) as caught:
         nifti.read(path)
+    assert caught.value.file == path
+    assert str(path) in str(caught.value)
+    assert re.fullmatch(r"[A-Z].*\.", caught.value.remedy)
 
 
 def bytes_of(tmp_path):
@@ -369,8 +373,9 @@ def test_a_write_that_fails_leaves_the_old_file_alone(tmp_path):
 
 def test_a_header_of_another_grid_is_refused(tmp_path):
     volume = nifti.read(saved(tmp_path / "a.nii.gz", scan()))
-    with pytest.raises(GeometryError, match="header describes another grid"):
+    with pytest.raises(GeometryError, match="header describes another grid. Make a Volume without") as caught:
         nifti.write(tmp_path / "b.nii.gz", replace(volume, affine=volume.affine + np.eye(4)))
+    assert caught.value.file == tmp_path / "b.nii.gz"
     with pytest.raises(GeometryError, match="header describes another grid"):
         nifti.write(tmp_path / "b.nii.gz", replace(volume, voxels=volume.voxels[:, :, ::-1][:, :, 1:]))
 

@@ -1,11 +1,12 @@
 """zhang2d's losses against their formulas written out pixel by pixel."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 
-from viscera.config import AddedBoundaryLoss, SummedBoundaryLoss
+from viscera.config import AddedBoundaryLoss, PartialLoss, SummedBoundaryLoss
 from viscera.errors import SettingError
 from viscera.learning.losses import class_weights, loss_for
 from viscera.learning.sampling.batch import Batch
@@ -100,6 +101,77 @@ def test_class_weights_by_inverse_frequency_balance_the_classes():
     assert class_weights("uniform", [5, 1]).tolist() == [1, 1]
 
 
+def test_class_weights_that_are_given_are_taken_in_their_order():
+    weights = class_weights((1.0, 2.5), [7, 9])
+    assert weights.tolist() == [1, 2.5]
+    assert class_weights("uniform", [0, 5, 1]).dtype == weights.dtype == torch.float32
+    # 1/1000, 1/10, 1/1 over their mean; a class of a single voxel counts.
+    inverse = class_weights("inverse_frequency", [1000, 10, 1, 0])
+    assert inverse.dtype == torch.float32
+    assert inverse.tolist() == pytest.approx([0.001 / 0.367, 0.1 / 0.367, 1 / 0.367, 0])
+
+
+def deep_batch(distance: torch.Tensor) -> Batch:
+    """Two patches of 4x8x8 voxels."""
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.randint(0, 3, (2, 4, 8, 8), generator=generator).to(torch.uint8)
+    known = torch.rand(labels.shape, generator=generator) < 0.8
+    annotated = torch.ones((2, 3), dtype=torch.bool)
+    return Batch(labels[:, None].short(), labels, known, distance, annotated, torch.zeros_like(labels), ~annotated)
+
+
+@pytest.mark.parametrize("flat", [False, True])
+def test_coarser_outputs_learn_from_the_voxels_near_the_middle_of_their_own_along_each_axis(flat):
+    generator = torch.Generator().manual_seed(1)
+    distance = torch.rand((2, 1, 1, 1) if flat else (2, 4, 8, 8), generator=generator) * 10
+    batch = deep_batch(distance)
+    logits = [torch.randn(2, 3, *size, generator=generator) for size in ((4, 8, 8), (4, 4, 2), (2, 2, 2))]
+    # 4x4x2 of 4x8x8: every slice, every second row from 1, every fourth column from 2.
+    part = (slice(None), slice(None), slice(1, None, 2), slice(2, None, 4))
+    coarse = Batch(
+        batch.image[:, :, :, 1::2, 2::4],
+        batch.labels[part],
+        batch.known[part],
+        distance if flat else distance[part],
+        batch.annotated,
+        batch.pseudo[part],
+        batch.pseudo_annotated,
+    )
+    settings = AddedBoundaryLoss(alpha=3.0)
+    plain = loss_for(settings, class_weights=WEIGHTS)
+    expected = 2 / 3 * plain(logits[0], batch) + 1 / 3 * plain(logits[1], coarse)
+    deep = loss_for(settings, class_weights=WEIGHTS, deep=True)
+    assert deep(logits, batch).item() == pytest.approx(expected.item(), rel=1e-6)
+    assert (
+        deep(logits[0], batch).item() == deep(logits[:1], batch).item() == pytest.approx(plain(logits[0], batch).item())
+    )
+    assert deep(logits[:2], batch).item() == pytest.approx(plain(logits[0], batch).item())
+
+
+def test_coarser_outputs_see_the_pseudo_labels_of_their_voxels():
+    batch = deep_batch(torch.zeros(2, 1, 1, 1))
+    pseudo = torch.where(batch.labels == 0, 2, 0).to(torch.uint8)
+    annotated = torch.tensor([[True, True, False]] * 2)
+    labels = torch.where(batch.labels == 2, 0, batch.labels)
+    batch = replace(batch, labels=labels, pseudo=pseudo, annotated=annotated, pseudo_annotated=~annotated)
+    generator = torch.Generator().manual_seed(1)
+    logits = [torch.randn(2, 3, *size, generator=generator) for size in ((4, 8, 8), (2, 4, 4), (1, 2, 2))]
+    part = (slice(None), *[slice(1, None, 2)] * 3)
+    coarse = replace(
+        batch,
+        image=batch.image[:, :, 1::2, 1::2, 1::2],
+        labels=labels[part],
+        known=batch.known[part],
+        pseudo=pseudo[part],
+    )
+    settings = PartialLoss(pseudo=1.0, alpha=0.0)
+    plain = loss_for(settings, class_weights=WEIGHTS)
+    expected = 2 / 3 * plain(logits[0], batch) + 1 / 3 * plain(logits[1], coarse)
+    deep = loss_for(settings, class_weights=WEIGHTS, deep=True)
+    assert deep(logits, batch).item() == pytest.approx(expected.item(), rel=1e-6)
+
+
 def test_a_wrong_number_of_class_weights_is_refused():
-    with pytest.raises(SettingError, match="2 numbers, but background and organs make 3 classes"):
+    message = r"2 numbers, but background and organs make 3 classes\. Give one per class, background first\."
+    with pytest.raises(SettingError, match=message):
         class_weights((1.0, 2.0), [1, 1, 1])

@@ -1,5 +1,6 @@
 """Losses of partly annotated batches: what an unannotated organ must not change, gradients, oracles, pseudo-labels."""
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -125,6 +126,62 @@ def test_marginal_loss_is_its_formula_pixel_by_pixel():
     expected = entropy / weights + 1.3 * sum(dice) / len(dice) + 0.7 * exclusion / organ_pixels
     # Distances are float32.
     assert loss("partial", logits, PARTLY).item() == pytest.approx(expected.item(), rel=1e-7)
+
+
+def test_linear_dice_is_its_formula_over_every_organ_that_is_annotated():
+    # One slice annotates organ 1 and does not show it; the other annotates 1 and 2 and shows 2 only; 3 is of nobody.
+    labels = torch.zeros(2, 6, 5, dtype=torch.uint8)
+    labels[1, :2] = 2
+    annotated = torch.tensor([[True, True, False, False], [True, True, True, False]])
+    batch = replace(PARTLY, labels=labels, annotated=annotated)
+    logits = some_logits()
+    p, errors = logits.softmax(1), []
+    for c in (1, 2):
+        rows = annotated[:, c, None, None] & batch.known
+        truth, found = ((labels == c) & rows).double(), p[:, c] * rows
+        dice = (2 * (found * truth).sum() + 1e-5) / (found.sum() + truth.sum() + 1e-5)
+        errors.append(1 - dice)
+    settings = {"alpha": 0.0, "exclusion": 0.0, "dice_form": "linear"}
+    without, with_dice = (loss("partial", logits, batch, dice=share, **settings) for share in (0.0, 2.0))
+    assert (with_dice - without).item() == pytest.approx(2 * (sum(errors) / 2).item(), rel=1e-9)
+    # An organ that is neither there nor found has Dice 1.
+    sure = torch.full_like(logits, -1e3)
+    sure[:, 0] = 1e3
+    sure.scatter_(1, labels[:, None].long(), 2e3)
+    perfect = [loss("partial", sure, batch, dice=share, **settings).item() for share in (0.0, 1.0)]
+    assert perfect[1] - perfect[0] == pytest.approx(0, abs=1e-12)
+
+
+def test_pseudo_labels_of_half_weight_are_halfway_between_none_and_full():
+    batch = replace(
+        PARTLY,
+        pseudo=torch.where(PARTLY.labels == 0, 3, 0).to(torch.uint8),
+        pseudo_annotated=torch.tensor([[False, False, False, True]] * 2),
+    )
+    for kind in LOSSES:
+        none, quarter, full = (loss(kind, some_logits(), batch, pseudo=share).item() for share in (0.0, 0.25, 1.0))
+        assert none != pytest.approx(full, rel=1e-3)
+        assert quarter == pytest.approx(0.75 * none + 0.25 * full, rel=1e-12)
+        only_first = replace(batch, pseudo_annotated=torch.tensor([[False] * 3 + [True], [False] * 4]))
+        assert loss(kind, some_logits(), only_first, pseudo=1.0).item() != pytest.approx(none, rel=1e-6)
+
+
+@pytest.mark.parametrize("kind", LOSSES)
+def test_the_weight_of_a_pixel_is_its_classs_and_more_near_a_boundary(kind):
+    # Two known pixels: the loss is their weighted mean.
+    known = torch.zeros(2, 6, 5, dtype=torch.bool)
+    known[0, 0, 0] = known[1, 2, 3] = True
+    distance = torch.full((2, 6, 5), 50.0, dtype=torch.float64)
+    distance[0, 0, 0] = 1.5
+    labels = torch.zeros(2, 6, 5, dtype=torch.uint8)
+    labels[0, 0, 0], labels[1, 2, 3] = 1, 3
+    both = replace(WHOLLY, labels=labels, known=known, distance=distance)
+    first, second = (replace(both, known=known & (torch.arange(2) == n)[:, None, None]) for n in (0, 1))
+    settings = {"alpha": 2.0, "dice": 0.0, "sigma_pixels": 1.2} | ({"exclusion": 0.0} if kind == "partial" else {})
+    one, two = (loss(kind, some_logits(), batch, **settings).item() for batch in (first, second))
+    weights = 2.0 * (1 + 2 * math.exp(-(1.5**2) / (2 * 1.2**2))), 0.5
+    expected = (weights[0] * one + weights[1] * two) / sum(weights)
+    assert loss(kind, some_logits(), both, **settings).item() == pytest.approx(expected, rel=1e-6)
 
 
 @pytest.mark.parametrize("kind", LOSSES)

@@ -93,13 +93,13 @@ def geometry_from_json(found: Mapping) -> Geometry:
     Raises:
         ValueError, KeyError, TypeError, ZeroDivisionError: It is damaged.
     """
-    turn = Turn(tuple(found["axes"]), tuple(found["flips"]))
+    shape, axes, flips = (tuple(found[key]) for key in ("shape", "axes", "flips"))
     affine = np.array(found["affine"], dtype=float).reshape(4, 4)
     _, *size = found["prepared_shape"]
-    kinds = sorted(turn.axes) == [0, 1, 2] and len(turn.flips) == len(found["shape"]) == 3 and len(size) == 2
-    if not kinds or not all(isinstance(flip, bool) for flip in turn.flips) or not np.isfinite(affine).all():
+    kinds = sorted(axes) == [0, 1, 2] and len(flips) == len(shape) == 3 and len(size) == 2
+    if not kinds or not all(isinstance(flip, bool) for flip in flips) or not np.isfinite(affine).all():
         raise ValueError("not a grid of three axes")
-    grid = Geometry(tuple(found["shape"]), affine, turn, tuple(size))
+    grid = Geometry(shape, affine, Turn(axes, flips), tuple(size))
     if "step" not in found:
         return grid
     rows, columns = (Fraction(step) for step in found["step"])
@@ -107,4 +107,4 @@ def geometry_from_json(found: Mapping) -> Geometry:
     if "ladder" in found:
         size, start, step = found["ladder"]
         slice_grid = SliceGrid(int(size), Fraction(start), Fraction(step))
-    return Geometry(grid.shape, affine, turn, grid.size, tuple(found["start"]), (rows, columns), slice_grid)
+    return Geometry(shape, affine, grid.turn, grid.size, tuple(found["start"]), (rows, columns), slice_grid)
