@@ -1,10 +1,10 @@
 import gzip
 import itertools
 import os
+import re
 import subprocess
 import sys
 import threading
-import re
 from dataclasses import replace
 from pathlib import Path
 
