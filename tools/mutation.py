@@ -25,6 +25,7 @@ from collections import Counter
 from collections.abc import Sequence
 from contextlib import chdir
 from pathlib import Path
+from typing import Any
 
 from benchmarks.machine import RESULTS, ROOT, commit, facts, save
 
@@ -100,12 +101,13 @@ def mutate(module: str, tests: Sequence[str], *, processes: int, again: bool) ->
     config = CONFIG.format(module=module, copied=json.dumps([*COPIED, "forgetting.py"]), tests=json.dumps(chosen))
     (folder / "forgetting.py").write_text(FORGETTING, encoding="utf-8")
     (folder / "pyproject.toml").write_text(config, encoding="utf-8")
-    names = [name for name, code in exit_codes(folder, module).items() if code not in KILLED] if again else []
+    names = [survivor["mutant"] for survivor in found(folder, module)["survivors"]] if again else []
     start = time.monotonic()
     surroundings = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"} | {"OMP_NUM_THREADS": "1"}
     mutmut = Path(sys.executable).with_name("mutmut")
-    command = [mutmut, "run", "--max-children", str(processes), *names]
-    subprocess.run(command, cwd=folder, env=surroundings, check=True)
+    if names or not again:
+        command = [mutmut, "run", "--max-children", str(processes), *names]
+        subprocess.run(command, cwd=folder, env=surroundings, check=True)
     return {"tests": chosen, **found(folder, module), "seconds": round(time.monotonic() - start), "commit": commit()}
 
 
@@ -114,7 +116,7 @@ def exit_codes(folder: Path, module: str) -> dict[str, int | None]:
     return json.loads((folder / f"mutants/src/viscera/{module}.meta").read_text(encoding="utf-8"))["exit_code_by_key"]
 
 
-def found(folder: Path, module: str) -> dict[str, object]:
+def found(folder: Path, module: str) -> dict[str, Any]:
     """Read mutmut's results from its folder."""
     path = Path("src") / "viscera" / module
     codes = exit_codes(folder, module)
@@ -136,7 +138,7 @@ def found(folder: Path, module: str) -> dict[str, object]:
                 counts["equivalent"] += 1
             else:
                 counts["survived"] += 1
-                survivors.append({"function": function, "was": was, "becomes": becomes, "code": code})
+                survivors.append({"mutant": name, "function": function, "was": was, "becomes": becomes, "code": code})
     killed = counts["killed"] + counts["timeout"]
     return {
         "mutants": len(codes),

@@ -144,7 +144,9 @@ def test_labels_outside_the_classes_and_other_shapes_are_refused():
     labels = np.full((2, 3, 4), 12, np.uint8)
     with pytest.raises(LabelError, match="holds label 12, but there are 12 classes"):
         confusion(np.zeros_like(labels), labels, 12)
-    with pytest.raises(GeometryError, match="Resample one"):
+    with pytest.raises(
+        GeometryError, match=r"^truth has \(\d, 3, \d\) voxels \(z, y, x\), the prediction \(.*Resample one"
+    ):
         confusion(labels, labels[:1], 13)
 
 
@@ -281,6 +283,21 @@ def test_far_surfaces_equal_deepminds_by_distance_map_and_by_tree(deepmind, monk
         check(ours, deepmind(truth, prediction, spacing_mm, tolerance_mm))
 
 
+@pytest.mark.parametrize("spacing_mm", [(2.5, 0.7, 0.7), (1.0, 1.0, 0.3), (3.0, 0.9, 1.1)])
+def test_far_distances_that_equal_the_tolerance_are_within_it_whatever_float32_makes_of_them(
+    deepmind, monkeypatch, spacing_mm
+):
+    monkeypatch.setattr(metrics, "KD_POINTS_PER_VOXEL", 0.0)  # the distance map, of float32
+    for steps in range(9, 24):
+        truth, prediction = np.zeros((2, 8, 40, 60), bool)
+        truth[:, :, 3:5] = True
+        # Half at the tolerance; the other half, which holds the quantile, twice as far.
+        prediction[:, :20, 3 + steps : 5 + steps] = prediction[:, 20:, 3 + 2 * steps : 5 + 2 * steps] = True
+        tolerance_mm = steps * spacing_mm[2]
+        ours = surface_scores(truth, prediction, spacing_mm, tolerance_mm=tolerance_mm)
+        check(ours, deepmind(truth, prediction, spacing_mm, tolerance_mm))
+
+
 def test_far_flecks_equal_deepminds(deepmind):
     random = np.random.default_rng(4)
     truth, prediction = np.zeros((2, 40, 90, 90), bool)
@@ -342,7 +359,9 @@ def test_boxes_of_organs_are_those_of_their_masks():
 
 def test_bad_arguments_are_refused():
     mask = np.ones((3, 3, 3), bool)
-    with pytest.raises(GeometryError, match="Resample one"):
+    with pytest.raises(
+        GeometryError, match=r"^truth has \(\d, 3, \d\) voxels \(z, y, x\), the prediction \(.*Resample one"
+    ):
         surface_scores(mask, mask[1:], (1.0, 1.0, 1.0), tolerance_mm=1)
     for spacing_mm, tolerance_mm in (((1.0, 0.0, 1.0), 1.0), ((1.0, 1.0, 1.0), -1.0), ((1.0, 1.0, 1.0), math.nan)):
         with pytest.raises(SettingError, match="tolerance"):

@@ -268,6 +268,16 @@ def test_sform_and_qform_may_be_a_millimetre_apart_at_the_farthest_corner(tmp_pa
     )
 
 
+@pytest.mark.parametrize("axis", [0, 1, 2])
+@pytest.mark.parametrize(("apart_mm", "noted"), [(1.2, 1), (0.9, 0)])
+def test_sform_and_qform_may_be_apart_at_the_first_voxel_alone(tmp_path, axis, apart_mm, noted):
+    # Three steps of 50 mm, over which the two come together: they differ by two thirds of it at the second voxel.
+    voxels = np.zeros([3 if which == axis else 1 for which in range(3)], np.int16)
+    moved = {f"pixdim__{axis + 1}": 50 - apart_mm / 3, f"qoffset_{'xyz'[axis]}": apart_mm}
+    path = write(tmp_path / "a.nii", voxels=voxels, affine=np.diag([50.0, 50.0, 50.0, 1.0]), **moved)
+    assert len(notes(path)) == noted
+
+
 @pytest.mark.parametrize(("share", "noted"), [(0.0099, 0), (0.0104, 1)])
 def test_spacing_may_differ_by_a_hundredth(tmp_path, share, noted):
     path = write(tmp_path / "a.nii", qform=False, pixdim=[1, 0.8 * (1 + share), 0.7, 2.5, 0, 0, 0, 0])

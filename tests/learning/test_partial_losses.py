@@ -152,6 +152,26 @@ def test_linear_dice_is_its_formula_over_every_organ_that_is_annotated():
     assert perfect[1] - perfect[0] == pytest.approx(0, abs=1e-12)
 
 
+def test_a_single_known_pixel_of_little_weight_counts_in_full():
+    labels, known = torch.zeros(2, 6, 5, dtype=torch.uint8), torch.zeros(2, 6, 5, dtype=torch.bool)
+    labels[1, 2, 3], known[1, 2, 3] = 1, True
+    annotated = torch.tensor([[True, False, False, False], [True, True, False, False]])
+    batch = replace(PARTLY, labels=labels, known=known, annotated=annotated)
+    logits, weights = some_logits(), WEIGHTS / 100
+    own = logits[1, :, 2, 3]
+    p, s = own.softmax(0), own.sigmoid()
+    entropy, exclusion = -p[1].log(), -(1 - p[2] - p[3]).log()
+    log_dice = -(2 * p[1] / (p[1] + 1)).log()
+    linear_dice = 1 - (2 * p[1] + 1e-5) / (p[1] + 1 + 1e-5)
+    for form, dice in (("log", log_dice), ("linear", linear_dice)):
+        settings = PartialLoss(alpha=3.0, exclusion=0.7, dice=1.3, dice_form=form)
+        found = partial_loss(settings, logits, batch, class_weights=weights)
+        assert found.item() == pytest.approx((entropy + 1.3 * dice + 0.7 * exclusion).item(), rel=1e-9)
+    found = sigmoid_loss(SigmoidLoss(alpha=3.0, dice=1.3), logits, batch, class_weights=weights)
+    expected = -s[1].log() - 1.3 * (2 * s[1] / (s[1] + 1)).log()
+    assert found.item() == pytest.approx(expected.item(), rel=1e-9)
+
+
 def test_pseudo_labels_of_half_weight_are_halfway_between_none_and_full():
     batch = replace(
         PARTLY,

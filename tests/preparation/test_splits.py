@@ -119,6 +119,17 @@ def test_two_patients_that_turn_out_to_be_one_go_to_training():
     assert set(divide(cases, before={"a": "test", "b": "validation"}).values()) == {"validation"}
 
 
+def test_scans_of_which_nothing_is_known_are_not_the_same():
+    cases = [Member("a", "x", "1", ""), Member("b", "x", "2", ""), Member("c", "x", "1", "")]
+    assert [[member.name for member in group] for group in group_by_patient(cases)] == [["a", "c"], ["b"]]
+
+
+def test_the_seed_is_0_unless_another_is_given():
+    cases = cohort("amos", 40)
+    assert divide(cases) == divide(cases, seed=0)
+    assert fold_of(cases, folds=5) == fold_of(cases, folds=5, seed=0)
+
+
 def test_no_cases_give_no_splits():
     assert divide([]) == {}
 
@@ -194,6 +205,14 @@ def test_folds_begin_with_another_one_for_each_data_set_and_are_numbered_from_1(
     assert fold_of(cohort("a", 5), folds=2) == fold_of(cohort("a", 5), folds=2, seed=0)
 
 
+def test_folds_are_dealt_out_one_after_the_other_in_the_drawn_order():
+    folds = fold_of([*cohort("a", 7), *cohort("b", 7)], folds=3, seed=2)
+    for number, name in enumerate("ab"):
+        drawn = np.random.default_rng([2, ord(name)]).permutation(7)
+        dealt = [(1, 2, 3, 1, 2, 3, 1), (2, 3, 1, 2, 3, 1, 2)][number]
+        assert [folds[f"{name}__{chosen:03}"] for chosen in drawn] == list(dealt)
+
+
 def test_folds_of_a_data_set_depend_on_its_name():
     drawn = set()
     for name in ("a", "b", "c"):
@@ -229,7 +248,7 @@ LIVER = ("liver",)
 WHOLE, HALF = Fractions(1, 0, 0), Fractions(0.5, 0.25, 0.25)
 
 
-def test_unlabelled_cases_are_free_unless_they_show_a_labelled_patient_first_one_of_training(store_of):
+def test_unlabelled_cases_are_free_unless_they_show_a_labelled_patient_last_one_of_training(store_of):
     cases = {
         "a__1": ("p", "A", LIVER),
         "a__2": ("p", "B", LIVER),
@@ -240,9 +259,9 @@ def test_unlabelled_cases_are_free_unless_they_show_a_labelled_patient_first_one
         "c__1": ("q", "F", LIVER),
         "c__2": ("q", "G", ()),
     }
-    splits = {"a__1": "validation", "a__2": "training", "c__1": "test"}
+    splits = {"a__1": "training", "a__2": "validation", "c__1": "test"}
     # A copy of a test patient stands behind one of training only where there is none of another split.
-    shown = {"b__1": "a__1", "b__2": "a__1", "c__2": "c__1"}
+    shown = {"b__1": "a__2", "b__2": "a__2", "c__2": "c__1"}
     assert unlabelled_cases(store_of(cases, splits)) == (["b__3", "b__4"], shown)
 
 
@@ -269,6 +288,17 @@ def test_a_file_of_splits_is_written_only_if_it_changes(store_of):
     update_splits(again, fractions=HALF, seed=1)  # sides stay, the seed is another
     assert json.loads(file.read_text())["cases"] == json.loads(before[1])["cases"]
     assert json.loads(file.read_text())["seed"] == 1
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_the_seed_of_a_store_is_the_one_of_its_draw(store_of, seed):
+    cases = {f"a__{n:02}": (str(n), str(n), LIVER) for n in range(12)}
+    store = store_of(cases)
+    update_splits(store, fractions=HALF, seed=seed)
+    members = [Member(name, "a", patient, scan) for name, (patient, scan, _) in cases.items()]
+    drawn = [divide(members, fractions=HALF, seed=other) for other in range(3)]
+    assert drawn[0] != drawn[1] != drawn[2] != drawn[0]
+    assert json.loads((store.path / "splits.json").read_text())["cases"] == drawn[seed]
 
 
 def test_sides_that_are_brought_along_go_before_those_of_the_store(store_of):

@@ -93,7 +93,7 @@ def geometry_from_json(found: Mapping) -> Geometry:
     Raises:
         ValueError, KeyError, TypeError, ZeroDivisionError: It is damaged.
     """
-    shape, axes, flips = (tuple(found[key]) for key in ("shape", "axes", "flips"))
+    axes, flips, shape = (tuple(found[key]) for key in ("axes", "flips", "shape"))
     affine = np.array(found["affine"], dtype=float).reshape(4, 4)
     _, *size = found["prepared_shape"]
     kinds = sorted(axes) == [0, 1, 2] and len(flips) == len(shape) == 3 and len(size) == 2
