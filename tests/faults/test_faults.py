@@ -19,6 +19,12 @@ CODES = {"ENOSPC": errno.ENOSPC, "EACCES": errno.EACCES, "EIO": errno.EIO}
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
 
+@pytest.fixture(autouse=True)
+def wide(monkeypatch):
+    """Let no table break a cause that is looked for over two lines."""
+    monkeypatch.setenv("COLUMNS", "1000")
+
+
 @pytest.fixture(scope="module")
 def furnished(small_store, tmp_path_factory) -> Path:
     return furnish(tmp_path_factory.mktemp("furnished"), small_store)
