@@ -67,6 +67,8 @@ def disturb(verb: Verb, place: Path, expected: dict, *, number: int, code: int) 
         assert os.strerror(code) in said, told
         assert code != errno.ENOSPC or "MiB are free" in said, told
         whole(place)
+    if ended == 0 and verb.name == "synth":  # a data set that is finished is not begun again
+        return "harmless"
     again, said = call(f"{verb.command} {verb.again}")
     assert again == 0, f"{told}\nsecond run: {said}"
     assert results(place, verb) == expected, told
