@@ -19,6 +19,12 @@ CODES = {"ENOSPC": errno.ENOSPC, "EACCES": errno.EACCES, "EIO": errno.EIO}
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
 
+@pytest.fixture(autouse=True)
+def wide(monkeypatch):
+    """Let no table break a cause that is looked for over two lines."""
+    monkeypatch.setenv("COLUMNS", "1000")
+
+
 @pytest.fixture(scope="module")
 def furnished(small_store, tmp_path_factory) -> Path:
     return furnish(tmp_path_factory.mktemp("furnished"), small_store)
@@ -61,6 +67,8 @@ def disturb(verb: Verb, place: Path, expected: dict, *, number: int, code: int) 
         assert os.strerror(code) in said, told
         assert code != errno.ENOSPC or "MiB are free" in said, told
         whole(place)
+    if ended == 0 and verb.name == "synth":  # a data set that is finished is not begun again
+        return "harmless"
     again, said = call(f"{verb.command} {verb.again}")
     assert again == 0, f"{told}\nsecond run: {said}"
     assert results(place, verb) == expected, told

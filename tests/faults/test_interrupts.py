@@ -1,5 +1,6 @@
 """Ctrl-C and SIGTERM end a verb within two seconds, with one line, and what is finished is kept."""
 
+import errno
 import os
 import shutil
 import signal
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from faults.faulty import faults
 from faults.verbs import VERBS, furnish, results, whole
 from makers import call
 
@@ -82,6 +84,17 @@ def test_synth_is_interrupted_and_goes_on_to_the_same_data_set(number, tmp_path)
     assert files[0].keys() == files[1].keys()
     assert all(file.suffix == ".json" or file.read_bytes() == files[1][name].read_bytes()
                for name, file in files[0].items())  # fmt: skip
+
+
+def test_synth_goes_on_where_its_first_case_is_there_by_half(tmp_path):
+    (tmp_path / "new").mkdir()
+    command = f"synth {tmp_path}/new --cases 1 --shape 16 16 16 --jobs 1"
+    with faults(tmp_path, 46, errno.EIO):  # the labels, when the scan is written
+        assert call(command)[0] == 2
+    assert (tmp_path / "new/imagesTr/case_0001_0000.nii.gz").exists()
+    assert not (tmp_path / "new/labelsTr/case_0001.nii.gz").exists()
+    code, said = call(command)
+    assert code == 0, said
 
 
 def test_synth_does_not_go_on_with_another_data_set(tmp_path, monkeypatch):

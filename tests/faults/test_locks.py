@@ -13,6 +13,7 @@ import torch
 
 from faults.verbs import RECIPE
 from viscera.datasets.synthetic import Cohort, write_cohort
+from viscera.deployment.export import _folder
 from viscera.errors import DataSetError, FileError, RunError, StoreError, VisceraError
 from viscera.io.atomic import hidden_name, remove_abandoned, replacing, write_text
 from viscera.io.locks import locked, only_writer, remove_abandoned_lock
@@ -188,3 +189,16 @@ def test_a_full_disk_is_told_with_the_space_that_is_left(tmp_path):
     with pytest.raises(VisceraError, match=r"cannot write .*a.txt: No space left on device \([\d.]+ MiB are free in "):
         fail()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_killed_export_left_is_removed(tmp_path):
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    own = hidden_name("new")
+    old = hidden_name("old.new").replace(str(os.getpid()), str(ended.pid), 1)
+    for name in (own, old, own.replace(str(os.getpid()), str(ended.pid), 1)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "half").touch()
+    with _folder(tmp_path / "new") as part:
+        (part / "whole").touch()
+    assert [str(file.relative_to(tmp_path)) for file in tmp_path.rglob("*")] == ["new", "new/whole"]

@@ -102,7 +102,7 @@ def furnish(place: Path, store: Path) -> Path:
     return place
 
 
-VOLATILE = re.compile(r"(second|date|memory|efficiency|stamps|path|_mib|created|time)")
+VOLATILE = re.compile(r"(second|date|memory|efficiency|stamps|path|_mib|created|time|^plan$)")
 
 
 def steady(value: object) -> object:

@@ -93,7 +93,7 @@ def _write_patients(
     first = _written(folder, cohort) + 1
     for _ in range(1, first):
         done()
-    if first <= cohort.cases and first > 1:
+    if first <= cohort.cases:  # the first one, too, may be there by half
         remove_case(cohort.layout, folder, number=first)
     with process_pool(jobs) as pool:
         numbers = range(first, cohort.cases + 1)

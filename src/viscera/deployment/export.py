@@ -355,6 +355,7 @@ def _folder(out: Path) -> Iterator[Path]:
     part, old = (out.with_name(hidden_name(name)) for name in (out.name, f"old.{out.name}"))
     with writing(out):
         try:
+            shutil.rmtree(part, ignore_errors=True)  # in a container, the killed process may have had our number
             part.mkdir(parents=True)
             remove_abandoned(out)
             yield part
@@ -366,6 +367,7 @@ def _folder(out: Path) -> Iterator[Path]:
                 if old.exists():
                     old.rename(out)
                 raise
+            remove_abandoned(out.with_name(f"old.{out.name}"))
         finally:
             for folder in (part, old):
                 shutil.rmtree(folder, ignore_errors=True)
