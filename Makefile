@@ -38,7 +38,7 @@ fuzz: .venv/installed-dev
 
 # every verb with each file operation failing, and killed there: about 25 minutes; benchmarks/results/faults.json
 faults: .venv/installed-dev
-	$(BIN)/python -m benchmarks.faults
+	PYTHONPATH=. $(BIN)/python tools/fault_sweep.py
 
 # small changes of the core, one at a time, that the tests should notice; MODULES="volume.py labels.py" for some, else hours
 mutation: .venv/installed-mutation

@@ -97,7 +97,7 @@ def test_a_verb_that_meets_a_fault_says_so_and_leaves_nothing_half(
 
 
 def tell(capsys, verb: str, **counts: int) -> None:
-    """Say what came of a sweep, for benchmarks/faults.py."""
+    """Say what came of a sweep, for tools/fault_sweep.py."""
     with capsys.disabled():
         print("\n" + json.dumps({"verb": verb, **counts}), flush=True)  # noqa: T201
 

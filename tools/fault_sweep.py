@@ -1,6 +1,6 @@
 """What becomes of every verb when an operation on a file fails, or the process is killed there: the slow tests, counted.
 
-    python -m benchmarks.faults        about 25 minutes on one core
+    PYTHONPATH=. python tools/fault_sweep.py        about 25 minutes on one core
 
 The tests (tests/faults/) say what must hold; this only writes down how often it was tried, and how it ended.
 """
