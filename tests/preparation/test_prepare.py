@@ -298,7 +298,9 @@ def test_a_process_that_dies_takes_at_most_its_case_with_it(tmp_path, kills):
 
 
 SCRIPT = """
+import signal
 import sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's background jobs have not
 from pathlib import Path
 sys.path[:0] = {paths!r}
 import test_prepare as t
