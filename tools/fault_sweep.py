@@ -18,7 +18,7 @@ TESTS = "tests/faults/test_faults.py"
 def main() -> int:
     """Run the sweeps; write benchmarks/results/faults.json after each verb."""
     command = [sys.executable, "-m", "pytest", "-q", "-m", "slow", "--timeout", "3600", "-p", "no:cacheprovider", TESTS]
-    facts = machine.facts("torch", "pebble") | {"faults": [], "kills": []}
+    found_so_far: dict[str, list] = {"faults": [], "kills": []}
     process = subprocess.Popen(
         [*command, *sys.argv[1:]],
         cwd=machine.ROOT,
@@ -32,8 +32,8 @@ def main() -> int:
         sys.stdout.flush()
         if line.startswith('{"verb"'):
             found = json.loads(line)
-            facts["kills" if "kills" in found else "faults"].append(found)
-            machine.save("faults", facts)
+            found_so_far["kills" if "kills" in found else "faults"].append(found)
+            machine.save("faults", machine.facts("torch", "pebble") | found_so_far)
     return process.wait()
 
 

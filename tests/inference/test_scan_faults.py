@@ -6,13 +6,14 @@ from dataclasses import replace
 import nibabel
 import numpy as np
 import pytest
-from isal import igzip, igzip_threaded
+from isal import igzip_threaded
 
 from makers import nearest_model
 from viscera.errors import FileError
 from viscera.inference.faults import LOG, describe
 from viscera.inference.jobs import find_scan_jobs
 from viscera.inference.predict import predict_all
+from viscera.io import nifti_header
 
 MODEL = nearest_model()
 SECRET = "DOE^JANE"
@@ -51,11 +52,10 @@ OURS = (ZeroDivisionError, MemoryError, RecursionError, RuntimeError)
 def test_whatever_a_scan_causes_is_its_row_and_the_others_go_on(tmp_path, monkeypatch, stage, error):
     folder = tmp_path / SECRET
     write_scans(folder)
-    opened, threaded, calls, model = igzip.GzipFile, igzip_threaded.open, [], MODEL
+    described, threaded, calls, model = nifti_header.describe, igzip_threaded.open, [], MODEL
 
-    def bad_header(*args, **more):
-        name = more["fileobj"].name if "fileobj" in more else ""
-        return raising(error) if name.endswith("b.nii.gz") else opened(*args, **more)
+    def bad_header(stream, path):
+        return raising(error) if path.name == "b.nii.gz" else described(stream, path)
 
     def bad_voxels(file, *args, **more):
         return raising(error) if file.name.endswith("b.nii.gz") else threaded(file, *args, **more)
@@ -68,7 +68,7 @@ def test_whatever_a_scan_causes_is_its_row_and_the_others_go_on(tmp_path, monkey
     if stage == "read":
         monkeypatch.setattr(igzip_threaded, "open", bad_voxels)
     elif stage == "header":
-        monkeypatch.setattr(igzip, "GzipFile", bad_header)
+        monkeypatch.setattr(nifti_header, "describe", bad_header)
     else:
         model = replace(MODEL, network=Network(MODEL.module))
     told = []
