@@ -31,7 +31,7 @@ def test_what_fuzzing_found_is_refused_and_stays_refused(file, seeds):
 
 def test_damaged_files_of_every_kind_are_read_or_refused_in_time(tmp_path):
     found = fuzz(tmp_path, {"nifti": 500, "descriptor": 300, "metadata": 200}, seed=0)
-    assert {what: count for what, count in found.examples.items() if "no body has" not in what} == {}
+    assert found.examples == {}
     for group in ("nifti", "descriptor", "metadata"):  # else the damage would be too much, or none
         assert found.outcomes[group, "read"] > 10
         assert found.outcomes[group, "refused"] > 50

@@ -24,6 +24,9 @@ SMALLER = {
 """What is added to the page's commands: it overrides their sizes, and nothing else."""
 
 
+pytestmark = pytest.mark.slow  # two 3D networks are trained
+
+
 @pytest.fixture(scope="module")
 def way(tmp_path_factory) -> tuple[Path, dict[str, tuple[int, str]]]:
     """Type the page."""
