@@ -88,6 +88,13 @@ def test_only_the_organs_that_are_asked_for_come_back():
         viscera.segment(volume(), MODEL, organs="livr")
 
 
+def test_an_empty_label_map_is_warned_of():
+    air = viscera.Volume(np.where(volume().voxels > 0, 100, -90).astype(np.int16), volume().affine)
+    air.voxels[:, :4] = -1000
+    with pytest.warns(UserWarning, match="none of the organs was found, the label map is empty"):
+        assert not viscera.segment(air, MODEL, organs="pancreas").voxels.any()
+
+
 @pytest.mark.parametrize(
     ("image", "message"),
     [

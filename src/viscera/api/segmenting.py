@@ -1,6 +1,7 @@
 """Scans -> label maps: in memory (``segment``) and from files to files (``predict``)."""
 
 import os
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,10 @@ from viscera.preparation.intensity import hounsfield
 from viscera.volume import with_voxels
 
 PathLike = str | os.PathLike[str]
+
+
+class EmptyWarning(UserWarning):
+    """Nothing was found in a scan."""
 
 
 def load_model(
@@ -93,6 +98,9 @@ def segment(
     Returns:
         Labels (uint8): 0 is background, the rest is in ``load_model(...).labels``.
 
+    Warns:
+        EmptyWarning: No organ was found. Other doubts about a result need files: ``predict`` writes them into NAME.json.
+
     Raises:
         LabelError: The model does not know an organ.
         FileError: The voxels cannot be HU of a CT.
@@ -101,12 +109,12 @@ def segment(
         WeightsError: There are no such weights.
 
     Example:
-        >>> import numpy as np, viscera
-        >>> hu = np.full((64, 64, 8), -1000, np.int16)  # x, y, z: air ...
-        >>> hu[12:52, 16:48] = 40  # ... and a block like muscle, in which there is not any organ
-        >>> labels, affine = viscera.segment((hu, np.diag([-5.0, -5.0, 5.0, 1.0])), organs=["liver", "spleen"])
-        >>> labels.shape, labels.dtype
-        ((64, 64, 8), dtype('uint8'))
+        >>> import nibabel, viscera
+        >>> [case] = viscera.synthesize("patients", cases=1, shape=(48, 128, 128), annotate=["liver"])
+        >>> image = nibabel.load(case.image)
+        >>> labels = viscera.segment(image, organs=["liver", "spleen"])
+        >>> labels.shape, labels.get_data_dtype(), bool((labels.affine == image.affine).all())
+        ((128, 128, 48), dtype('uint8'), True)
     """
     volume = to_volume(image)
     ct = with_voxels(volume, hounsfield(volume, where=NAME))
@@ -116,6 +124,13 @@ def segment(
     labels = segment_prepared(prepare_scan(ct, loaded), loaded, organs=wanted, watch=watch).labels
     if wanted:
         labels = with_voxels(labels, only_organs(labels.voxels, wanted))
+    if not labels.voxels.any():
+        warnings.warn(
+            "none of the organs was found, the label map is empty. Check that it is a CT of the abdomen in HU, and that its "
+            "spacing and orientation are right.",
+            EmptyWarning,
+            stacklevel=2,
+        )
     return like(image, labels)
 
 
