@@ -7,7 +7,7 @@ import pytest
 from viscera.inference.jobs import ScanJob
 from viscera.inference.model import load_model
 from viscera.inference.predict import predict_file
-from viscera.networks.weights import find_weights
+from viscera.networks.cards import find_shipped
 
 pytestmark = pytest.mark.slow
 
@@ -22,7 +22,7 @@ def image(shared_data):
 @pytest.fixture(scope="module")
 def segment(tmp_path_factory):
     """Return what segments an image with the bundled weights and checks that the labels are on its grid."""
-    model, folder = load_model(find_weights("starter"), accelerator="cpu"), tmp_path_factory.mktemp("scans")
+    model, folder = load_model(find_shipped(), accelerator="cpu"), tmp_path_factory.mktemp("scans")
 
     def labels_of(copy):
         scan, out = folder / "scan.nii.gz", folder / "out" / "scan.nii.gz"
@@ -31,7 +31,7 @@ def segment(tmp_path_factory):
         labels = nibabel.load(out)
         for key in ("dim", "srow_x", "srow_y", "srow_z"):
             np.testing.assert_array_equal(labels.header[key][:4], nibabel.load(scan).header[key][:4])
-        voxels = np.array(labels.dataobj)
+        voxels = np.array(labels.dataobj.get_unscaled())
         out.unlink()
         out.with_name("scan.json").unlink()
         return voxels
