@@ -1,6 +1,5 @@
 """Damage files, read them, and count what came of it."""
 
-import platform
 import resource
 import shutil
 import signal
@@ -11,7 +10,6 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from pathlib import Path
 from random import Random
 
@@ -123,9 +121,9 @@ def write_results(findings: Findings, file: Path, *, seed: int) -> None:
         group: {outcome: count for (one, outcome), count in sorted(findings.outcomes.items()) if one == group}
         for group in groups
     }
-    facts = {
-        "viscera": version("viscera"),
-        "python": platform.python_version(),
+    from benchmarks.machine import facts as of_machine
+
+    facts = of_machine("viscera", "nibabel", "isal") | {
         "seed": seed,
         "limit_s": 2.0,
         "limit_mib": MOST_MIB,
