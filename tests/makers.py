@@ -16,7 +16,17 @@ import torch
 from torch import nn
 
 from viscera.cli.command import main
-from viscera.config import Postprocessing, Preparation, Recipe, ResizedSlices, SliceInference, Window
+from viscera.config import (
+    PartialLoss,
+    Postprocessing,
+    Preparation,
+    Recipe,
+    ResizedSlices,
+    SliceInference,
+    Training,
+    UNetShape,
+    Window,
+)
 from viscera.inference.model import Model
 from viscera.io import nifti
 from viscera.labels import ABDOMENCT1K
@@ -27,6 +37,19 @@ from viscera.volume import Volume
 
 LIVER, KIDNEY = 1, 2
 HU_OF = {0: -1000, LIVER: 0, KIDNEY: 200}
+
+
+PARTIAL_RECIPE = Recipe(
+    name="tiny",
+    label_space="abdomenct1k",
+    preparation=ResizedSlices(size=(16, 16)),
+    intensity=Window(-400, 400),
+    network=UNetShape(widths=(4, 8)),
+    loss=PartialLoss(),
+    training=Training(epochs=2, visits_per_slice=16, batch_size=4, learning_rate=2e-2, precision="32-true"),
+    inference=SliceInference(batch_size=3),
+)
+"""Of a network that learns conftest's small store from partial labels within seconds."""
 
 
 class Painted(nn.Module):

@@ -15,6 +15,7 @@ import torch
 from scipy.spatial import distance
 from torch import nn
 
+from makers import PARTIAL_RECIPE as RECIPE
 from viscera.cli.command import main
 from viscera.cli.pseudolabel import summary
 from viscera.config import (
@@ -24,9 +25,6 @@ from viscera.config import (
     ResizedSlices,
     SigmoidLoss,
     SliceInference,
-    Training,
-    UNetShape,
-    Window,
 )
 from viscera.errors import RunError, SettingError, StoreError
 from viscera.inference.model import Model
@@ -54,16 +52,6 @@ from viscera.networks.runners import TorchRunner
 from viscera.preparation.splits import unlabelled_cases
 from viscera.preparation.store import UNSURE, open_store, write_case
 
-RECIPE = Recipe(
-    name="tiny",
-    label_space="abdomenct1k",
-    preparation=ResizedSlices(size=(16, 16)),
-    intensity=Window(-400, 400),
-    network=UNetShape(widths=(4, 8)),
-    loss=PartialLoss(),
-    training=Training(epochs=2, visits_per_slice=16, batch_size=4, learning_rate=2e-2, precision="32-true"),
-    inference=SliceInference(batch_size=3),
-)
 LIVER, KIDNEY, SPLEEN, PANCREAS = (ABDOMENCT1K.index(organ) for organ in ABDOMENCT1K.organs[:4])
 LENIENT = Acceptance(min_dice=0, min_confident=0)
 FINDS = dict.fromkeys(ABDOMENCT1K.organs, 0.9)

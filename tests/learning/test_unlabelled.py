@@ -8,18 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from makers import PARTIAL_RECIPE as RECIPE
 from makers import call
 from viscera.config import (
     AddedBoundaryLoss,
     PartialLoss,
     PatchSampling,
-    Recipe,
-    ResizedSlices,
-    SliceInference,
     SliceSampling,
-    Training,
-    UNetShape,
-    Window,
 )
 from viscera.config.recipe_json import recipe_to_json
 from viscera.io import nifti
@@ -34,16 +29,6 @@ from viscera.preparation.store import UNSURE, Store, open_store, write_case
 from viscera.reports.store import store_page
 from viscera.volume import Volume
 
-RECIPE = Recipe(
-    name="tiny",
-    label_space="abdomenct1k",
-    preparation=ResizedSlices(size=(16, 16)),
-    intensity=Window(-400, 400),
-    network=UNetShape(widths=(4, 8)),
-    loss=PartialLoss(),
-    training=Training(epochs=2, visits_per_slice=16, batch_size=4, learning_rate=2e-2, precision="32-true"),
-    inference=SliceInference(batch_size=3),
-)
 ORGANS = ABDOMENCT1K.organs
 
 

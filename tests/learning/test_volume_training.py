@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from makers import rows, same, tensors
 from viscera.config import (
     AttentionUNetShape,
     ForegroundScore,
@@ -126,21 +127,6 @@ def finished(volumes, tmp_path_factory) -> Path:
     run = tmp_path_factory.mktemp("run") / "whole"
     train(RECIPE, open_store(volumes), run)
     return run
-
-
-def tensors(run: Path, name: str = "last") -> dict[str, torch.Tensor]:
-    return dict(load_weights(run / f"{name}.safetensors").tensors)
-
-
-def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
-    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
-
-
-def rows(run: Path) -> list[dict]:
-    return [
-        {key: value for key, value in json.loads(line).items() if key != "seconds"}
-        for line in (run / "log.jsonl").read_text().splitlines()
-    ]
 
 
 def dice(a: np.ndarray, b: np.ndarray) -> float:

@@ -30,6 +30,12 @@ class EmptyWarning(UserWarning):
     """Nothing was found in a scan."""
 
 
+EMPTY = (
+    "none of the organs was found, the label map is empty. Check that it is a CT of the abdomen in HU, and that its spacing "
+    "and orientation are right."
+)
+
+
 def load_model(
     weights: PathLike = STARTER,
     *,
@@ -125,12 +131,7 @@ def segment(
     if wanted:
         labels = with_voxels(labels, only_organs(labels.voxels, wanted))
     if not labels.voxels.any():
-        warnings.warn(
-            "none of the organs was found, the label map is empty. Check that it is a CT of the abdomen in HU, and that its "
-            "spacing and orientation are right.",
-            EmptyWarning,
-            stacklevel=2,
-        )
+        warnings.warn(EMPTY, EmptyWarning, stacklevel=2)
     return like(image, labels)
 
 

@@ -13,7 +13,9 @@ import time
 import traceback
 from collections.abc import Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path, PurePath
+from pathlib import Path
+
+from viscera.io.frames import causes, frame_lines, place
 
 PACKAGES = ("viscera", "torch", "numpy", "scipy", "nibabel", "opencv-python-headless", "pydantic", "safetensors")
 """Whose versions are said, and those of the runtimes where they are installed."""
@@ -53,15 +55,12 @@ def fault_text(error: BaseException, arguments: Sequence[str]) -> str:
         f"Python {platform.python_version()}, {platform.system()} {platform.machine()}",
         ", ".join(f"{name} {found}" for name, found in _versions()),
     ]
-    for one in _chain(error):
+    for one in causes(error):
         lines += ["", f"{type(one).__module__}.{type(one).__qualname__}: {without_values(str(one), arguments)}"]
-        lines += [
-            f"  {_place(frame.filename)}:{frame.lineno} {frame.name}"
-            for frame in traceback.extract_tb(one.__traceback__)
-        ]
+        lines += frame_lines(one)
         # what a process of its own raised has its frames in a text
         lines += [
-            f"  (in a process) {_place(file)}:{line} {name}"
+            f"  (in a process) {place(file)}:{line} {name}"
             for file, line, name in re.findall(r'File "([^"\n]+)", line (\d+), in (\w+|<\w+>)', str(one))
         ]
     return "\n".join(lines) + "\n"
@@ -94,25 +93,6 @@ def _kept(word: str, given: set[str]) -> str:
     ):
         return word
     return "..." + word[len(word.rstrip(",;:)!?")) :]
-
-
-def _chain(error: BaseException) -> Iterator[BaseException]:
-    """Yield an exception and what led to it, at most eight."""
-    one: BaseException | None = error
-    for _ in range(8):
-        if one is None:
-            return
-        yield one
-        one = one.__cause__ or (None if one.__suppress_context__ else one.__context__)
-
-
-def _place(file: str) -> str:
-    """Return a source file within its package; the folders before it may name a user."""
-    parts = PurePath(file.replace("\\", "/")).parts
-    for start in ("site-packages", "src"):
-        if start in parts:
-            return "/".join(parts[len(parts) - parts[::-1].index(start) :])
-    return "/".join(parts[-2:]) if "python" in file.lower() else parts[-1] if parts else "?"
 
 
 def _versions() -> Iterator[tuple[str, str]]:

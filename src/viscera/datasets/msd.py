@@ -8,10 +8,9 @@ from pathlib import Path
 
 from viscera.datasets.sources import (
     Found,
-    Problem,
     file_within,
     files_by_case,
-    is_there,
+    missing_files,
     named_organs,
     pair_files,
     read_json,
@@ -60,10 +59,8 @@ def find(folder: Path) -> Found | None:
         pair = [file_within(folder, entry[key], where=path) for key in ("image", "label")]
         name = nifti.stem(pair[1])
         require_case_name(name, where=path)
-        missing = [str(file.relative_to(folder)) for file in pair if not is_there(file)]
-        if missing:
-            remedy = "copy the file, or take the case out of dataset.json"
-            problems.append(Problem(name, ", ".join(missing), "listed in dataset.json, but not there", remedy))
+        if problem := missing_files(name, pair, folder=folder):
+            problems.append(problem)
         else:
             images.setdefault(name, []).append(pair[0])
             labels.setdefault(name, []).append(pair[1])

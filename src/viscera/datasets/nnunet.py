@@ -11,7 +11,7 @@ from viscera.datasets.sources import (
     Problem,
     file_within,
     files_by_case,
-    is_there,
+    missing_files,
     named_organs,
     pair_files,
     read_json,
@@ -121,10 +121,8 @@ def _listed(
         if len(listed) != 1:
             raise DataSetError(f"{where}: case '{name}' has {len(listed)} images; viscera reads CT alone", "Keep one.")
         pair = [file_within(folder, file, where=where) for file in (str(listed[0]), label)]
-        missing = [str(path.relative_to(folder)) for path in pair if not is_there(path)]
-        if missing:
-            remedy = "copy the file, or take the case out of dataset.json"
-            problems.append(Problem(name, ", ".join(missing), "listed in dataset.json, but not there", remedy))
+        if problem := missing_files(name, pair, folder=folder):
+            problems.append(problem)
         else:
             images[name], labels[name] = [pair[0]], [pair[1]]
     return images, labels, problems

@@ -5,7 +5,7 @@ Nothing here opens an image.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -169,6 +169,14 @@ def require_case_name(name: str, *, where: Path) -> None:
     """Raise DataSetError unless files can be named after a case that a descriptor lists."""
     if wrong := wrong_with_name(name):
         raise DataSetError(f"{where} lists case {name[:200]!a}: {wrong}", "Rename the case.", file=where)
+
+
+def missing_files(name: str, files: Sequence[Path], *, folder: Path) -> Problem | None:
+    """Return the problem of a case that a descriptor lists while some of its files are not in the folder; None if all are."""
+    missing = [str(file.relative_to(folder)) for file in files if not is_there(file)]
+    remedy = "copy the file, or take the case out of dataset.json"
+    what = "listed in dataset.json, but not there"
+    return Problem(name, ", ".join(missing), what, remedy) if missing else None
 
 
 def is_there(file: Path) -> bool:

@@ -127,10 +127,9 @@ def _written(folder: Path, cohort: Cohort) -> int:
     Raises:
         DataSetError: The folder holds something else.
     """
+    _require_own(folder)
     file = folder / UNFINISHED
     if not file.is_file():
-        if any(one.name != LOCK for one in folder.iterdir()):
-            raise DataSetError(f"{folder} is not empty", "Give a new folder for the synthetic data set.", file=folder)
         return 0
     found = read_json(file)
     written = found.pop("written", None)
@@ -141,6 +140,12 @@ def _written(folder: Path, cohort: Cohort) -> int:
             file=folder,
         )
     return written
+
+
+def _require_own(folder: Path) -> None:
+    """Raise DataSetError where a folder holds something, and no unfinished data set of ours."""
+    if folder.is_dir() and not (folder / UNFINISHED).is_file() and any(one.name != LOCK for one in folder.iterdir()):
+        raise DataSetError(f"{folder} is not empty", "Give a new folder for the synthetic data set.", file=folder)
 
 
 def _facts(cohort: Cohort) -> dict[str, object]:
@@ -169,8 +174,7 @@ def check_cohort(folder: Path, cohort: Cohort) -> None:
     """
     if folder.exists() and not folder.is_dir():
         raise DataSetError(f"{folder} is a file", "Give a new folder for the synthetic data set.", file=folder)
-    if folder.is_dir() and not (folder / UNFINISHED).is_file() and any(one.name != LOCK for one in folder.iterdir()):
-        raise DataSetError(f"{folder} is not empty", "Give a new folder for the synthetic data set.", file=folder)
+    _require_own(folder)
     if cohort.cases < 1 or min(cohort.shape) < 16 or math.prod(cohort.shape) > MOST_VOXELS:
         raise SettingError(
             f"there must be at least 1 case, and at least 16 voxels in each direction, {MOST_VOXELS} in all; "

@@ -5,7 +5,6 @@ comparing.py. Scores stand in two groups: of organs that the case's own data set
 where the truth knows more (source_annotations.py).
 """
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -157,7 +156,7 @@ def evaluation_from_json(text: str, *, where: str) -> Evaluation:
     found = from_json(
         Evaluation, text, what=f"{where} is not an evaluation", remedy="Write it with viscera evaluate --json."
     )
-    if any("left_out" in row for row in json.loads(text)["summary"]):
+    if '"left_out":' in text:
         return found
     return replace(found, summary=tuple(replace(row, left_out=_left_out(row, found.scores)) for row in found.summary))
 

@@ -3,14 +3,12 @@
 The log names functions, lines and the scan's file, and nothing else: messages of libraries may hold paths and headers.
 """
 
-import traceback
-from collections.abc import Iterator
 from datetime import datetime
 from importlib.metadata import version
-from pathlib import Path
 
 from viscera.errors import FileError, VisceraError
 from viscera.inference.jobs import ScanJob
+from viscera.io.frames import causes, frame_lines
 
 LOG = "viscera-faults.log"
 
@@ -49,33 +47,6 @@ def describe(scan: str, error: BaseException) -> str:
     """Return a traceback as text, with nothing in it that could name a patient but the scan's file name."""
     now = datetime.now().astimezone().isoformat(timespec="seconds")
     lines = [f"{now} viscera {version('viscera')}: {scan!r}"]
-    for one in _causes(error):
-        lines.append(f"{type(one).__module__}.{type(one).__qualname__}")
-        lines += [
-            f"  {_place(frame.filename)}:{frame.lineno} {frame.name}"
-            for frame in _ends(traceback.extract_tb(one.__traceback__))
-        ]
+    for one in causes(error):
+        lines += [f"{type(one).__module__}.{type(one).__qualname__}", *frame_lines(one)]
     return "\n".join(lines) + "\n\n"
-
-
-def _place(file: str) -> str:
-    """Return a file of code within its package, else its name alone."""
-    *folders, name = Path(file).parts
-    for top in ("site-packages", "src"):
-        if top in folders:
-            return "/".join([*folders[len(folders) - folders[::-1].index(top) :], name])
-    return name
-
-
-def _ends(frames: traceback.StackSummary, most: int = 20) -> list[traceback.FrameSummary]:
-    """Return the first and last frames: of a recursion without end there are a thousand."""
-    return [*frames] if len(frames) <= 2 * most else [*frames[:most], *frames[-most:]]
-
-
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    """Yield an error, and those that it came from."""
-    seen: set[int] = set()
-    while error is not None and id(error) not in seen:
-        seen.add(id(error))
-        yield error
-        error = error.__cause__ or error.__context__

@@ -263,7 +263,7 @@ def write_labels(scan: _Labelled, run: Run) -> dict[str, object]:
     facts["doubts"] = trust["scan"] if isinstance(trust, dict) else scan_doubts(scan.coarse, labels, names)
     with replacing(job.output) as hidden:
         with clock.stage("write"):
-            nifti.write(hidden, labels, overwrite=True)
+            nifti.write_part(hidden, labels, path=job.output)
         facts["run"] = {**_run_facts(scan, run), "labels_sha256": sha256(hidden)}
         write_json(job.sidecar, facts)
     run.written[disk_key(job.output)] = job.scan.name

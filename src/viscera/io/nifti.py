@@ -280,18 +280,42 @@ def write(path: str | Path, volume: Volume, *, overwrite: bool = False) -> None:
         >>> bone = dataclasses.replace(scan, voxels=scan.voxels > 300)  # on the same grid
         >>> viscera.write("bone.nii.gz", bone)
     """
-    from viscera.io.nifti_header import header_for
-
     path = Path(path)
     if not path.name.lower().endswith(SUFFIXES):
         raise FileError(f"{path}: the name must end in .nii.gz or .nii.")
+    content = _content(volume, path)
+    with replacing(path, overwrite=overwrite) as part:
+        _write_content(part, *content)
+
+
+def write_part(part: Path, volume: Volume, *, path: Path) -> None:
+    """Write a volume to the temporary file that ``replacing`` yields, for those who have more to do before it takes its place.
+
+    Args:
+        part: The temporary file.
+        volume: As for ``write``.
+        path: The file whose place it takes, which messages name.
+
+    Raises:
+        FileError, GeometryError: As ``write``.
+    """
+    _write_content(part, *_content(volume, path))
+
+
+def _content(volume: Volume, path: Path) -> tuple[bytes, Shaped[np.ndarray, "z y x"]]:
+    """Return the header and the voxels as they are written."""
+    from viscera.io.nifti_header import header_for
+
     voxels = np.ascontiguousarray(volume.voxels)
     if voxels.dtype == bool:
         voxels = voxels.view(np.uint8)
     voxels = voxels.astype(voxels.dtype.newbyteorder("="), copy=False)
-    header = header_for(volume, voxels, path).binaryblock
-    with replacing(path, overwrite=overwrite) as part, part.open("wb") as stream:
-        if path.name.lower().endswith(".gz"):
+    return header_for(volume, voxels, path).binaryblock, voxels
+
+
+def _write_content(part: Path, header: bytes, voxels: Shaped[np.ndarray, "z y x"]) -> None:
+    with part.open("wb") as stream:
+        if part.name.lower().endswith(".gz"):
             # No file name and no time in the gzip header: equal volumes give equal files.
             with igzip.GzipFile("", "wb", GZIP_LEVEL, stream, 0) as packed:
                 _write_parts(packed, header, voxels)

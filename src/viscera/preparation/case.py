@@ -20,6 +20,7 @@ from viscera.datasets.sources import Source
 from viscera.errors import LabelError, VisceraError
 from viscera.io import nifti
 from viscera.io.atomic import sha256
+from viscera.io.label_values import LARGEST_LABEL
 from viscera.labels import Fit, LabelSpace, fit
 from viscera.preparation.geometry import Geometry
 from viscera.preparation.image import prepare_file, prepare_image
@@ -41,9 +42,6 @@ __all__ = [
     "prepare_labels",
     "without_folders",
 ]
-
-MOST_VALUE = 65535
-"""Of labels; far above any label, and small enough to count each value."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,7 +73,7 @@ def prepare_labels(
         geometry: The image's.
 
     Raises:
-        LabelError: A value means nothing, is negative, or above MOST_VALUE.
+        LabelError: A value means nothing, is negative, or above LARGEST_LABEL.
     """
     values = fit(space, dict(source.organs), source.annotated, unknown=source.unknown)
     counts = _count_values(labels, where=source.name)
@@ -103,10 +101,10 @@ def prepare_labels(
 def _count_values(labels: Integer[np.ndarray, "z y x"], *, where: str) -> Int[np.ndarray, " value"]:
     """Count the voxels of each value from 0 to the largest."""
     low, high = int(labels.min()), int(labels.max())
-    if low < 0 or high > MOST_VALUE:
+    if low < 0 or high > LARGEST_LABEL:
         wrong = low if low < 0 else high
         raise LabelError(
-            f"{where}: the labels hold {wrong}, but labels are 0 to {MOST_VALUE}", "Correct the label file."
+            f"{where}: the labels hold {wrong}, but labels are 0 to {LARGEST_LABEL}", "Correct the label file."
         )
     counts = np.zeros(high + 1, np.int64)
     for part in labels:
