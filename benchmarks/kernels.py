@@ -27,8 +27,10 @@ from pathlib import Path
 from resource import RUSAGE_SELF, getrusage
 
 import cv2
+import nibabel
 import numpy as np
 import torch
+from isal import igzip
 from torch import nn
 
 from benchmarks.machine import DATA, RESULTS, ROOT, alternate, facts, rows, save
@@ -67,9 +69,7 @@ OURS = "openvino int8"
 
 def files(options: argparse.Namespace) -> dict[str, object]:
     """Time reading a scan and writing labels of it; noise of LIDC's size where the scan is missing."""
-    import nibabel
     import SimpleITK as Sitk
-    from isal import igzip
 
     with tempfile.TemporaryDirectory() as folder:
         scan, out = LIDC, Path(folder) / "labels.nii.gz"
@@ -83,7 +83,7 @@ def files(options: argparse.Namespace) -> dict[str, object]:
         third = Sitk.GetImageFromArray(labels.voxels)
         readers: dict[str, Callable] = {
             "viscera": lambda: nifti.read(scan),
-            "nibabel on isal": lambda: np.asarray(nibabel.Nifti1Image.from_stream(igzip.open(scan)).dataobj),
+            "nibabel on isal": lambda: on_isal(scan),
             "nibabel, as stored": lambda: np.asarray(nibabel.load(scan).dataobj),  # type: ignore[attr-defined]
             "nibabel, get_fdata": lambda: nibabel.load(scan).get_fdata(),  # type: ignore[attr-defined]
             "SimpleITK": lambda: Sitk.GetArrayFromImage(Sitk.ReadImage(str(scan))),
@@ -98,10 +98,22 @@ def files(options: argparse.Namespace) -> dict[str, object]:
             for rivals in (readers, writers)
         )
     shape = "x".join(map(str, ct.shape[::-1]))
+    cpu = {}
+    for real in filter(Path.exists, (LIDC, *sorted((DATA / "hcc_tace").glob("*_ct.nii.gz")))):
+        both = {"viscera": (partial(nifti.read, real), options.rounds)}
+        both["nibabel on isal"] = partial(on_isal, real), options.rounds
+        cpu[real.name] = rows(alternate(both, clock=time.process_time))
     return facts("nibabel", "isal", "simpleitk") | {
+        "read_cpu": cpu,
         "read": {"what": f"reading {scan.name} ({shape}, int16)", "rows": reading},
         "write": {"what": f"writing labels of it ({shape}, uint8)", "rows": writing},
     }
+
+
+def on_isal(scan: Path) -> np.ndarray:
+    """Read a scan as nibabel would if it unpacked with isal."""
+    with igzip.open(scan) as stream:
+        return np.asarray(nibabel.Nifti1Image.from_stream(stream).dataobj)
 
 
 def upsampling(options: argparse.Namespace) -> dict[str, object]:

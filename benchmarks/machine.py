@@ -61,11 +61,14 @@ def commit() -> str:
     return git("rev-parse", "--short", "HEAD") + ("+" if git("status", "--porcelain", "--", "src") else "")
 
 
-def alternate(rivals: Mapping[str, tuple[Callable[[], object], int]]) -> dict[str, list[float]]:
+def alternate(
+    rivals: Mapping[str, tuple[Callable[[], object], int]], *, clock: Callable[[], float] = time.perf_counter
+) -> dict[str, list[float]]:
     """Time rivals in turn, so that a busy machine slows all of them alike.
 
     Args:
         rivals: {name: (what to run, in how many rounds)}. Those with fewer rounds sit out the last ones.
+        clock: time.process_time for CPU seconds, which a busy machine hardly changes.
 
     Returns:
         {name: seconds of each round}.
@@ -74,9 +77,9 @@ def alternate(rivals: Mapping[str, tuple[Callable[[], object], int]]) -> dict[st
     for number in range(max(rounds for _, rounds in rivals.values())):
         for name, (run, rounds) in rivals.items():
             if number < rounds:
-                start = time.perf_counter()
+                start = clock()
                 run()
-                seconds[name].append(round(time.perf_counter() - start, 4))
+                seconds[name].append(round(clock() - start, 4))
     return seconds
 
 
