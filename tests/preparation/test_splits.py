@@ -1,3 +1,4 @@
+import hashlib
 import json
 from pathlib import Path
 
@@ -346,8 +347,8 @@ def test_cases_that_are_gone_are_noted(store_of):
 # Of a run
 
 
-def sources(*names):
-    return [Source(name, "amos", name, Path(f"{name}.nii.gz"), None, (), ()) for name in names]
+def sources(*names, folder=Path()):
+    return [Source(name, "amos", name, folder / f"{name}.nii.gz", None, (), ()) for name in names]
 
 
 def run_with(folder, content):
@@ -356,12 +357,42 @@ def run_with(folder, content):
 
 
 def test_the_cases_of_a_runs_split_are_kept_in_their_order(tmp_path):
-    run = run_with(tmp_path, {"splits": {"test": ["amos__c", "amos__a"], "training": ["amos__b"]}})
+    run = run_with(tmp_path, {"splits": {"test": ["amos__c", "amos__a"], "training": ["amos__b"]}, "scans": {}})
     assert [source.name for source in of_split(sources("a", "b", "c"), run, "test")] == ["a", "c"]
     assert [source.name for source in of_split(sources("a", "b", "c"), run, "training")] == ["b"]
     assert of_split(sources("a", "b"), None, "all") == sources("a", "b")
     with pytest.raises(SettingError, match=r"none of the 2 cases is in the split 'training' of"):
         of_split(sources("a", "c"), run, "training")
+
+
+def hospital(folder, **scans):
+    folder.mkdir()
+    for name, voxels in scans.items():
+        (folder / f"{name}.nii.gz").write_bytes(voxels)
+    return sources(*scans, folder=folder)
+
+
+def test_cases_of_another_hospital_with_the_names_of_a_runs_are_not_in_its_splits(tmp_path):
+    ours = hospital(tmp_path / "ours", a=b"1", b=b"2", c=b"3")
+    scans = {f"amos__{source.name}": hashlib.sha256(source.image.read_bytes()).hexdigest() for source in ours}
+    run = run_with(tmp_path, {"splits": {"test": ["amos__a", "amos__b"]}, "scans": scans})
+    assert of_split(ours, run, "test") == ours[:2]
+    assert of_split(hospital(tmp_path / "moved", a=b"1", b=b"2"), run, "test")  # the same scans in another place
+    other = hospital(tmp_path / "other", a=b"1", b=b"another patient")
+    with pytest.raises(
+        SettingError, match=r"amos__b is another scan file than the case of that name that .* knows\. Give"
+    ):
+        of_split(other, run, "test")
+    others = hospital(tmp_path / "others", a=b"one more", b=b"another patient", c=b"who is in no split")
+    with pytest.raises(SettingError, match=r"amos__a is another .* knows \(and 1 of the other 1 cases\)"):
+        of_split(others, run, "test")
+    assert of_split(others, run, "all") == others
+
+
+def test_a_run_of_an_older_viscera_cannot_tell_whose_scans_its_splits_are(tmp_path):
+    run = run_with(tmp_path, {"splits": {"test": ["amos__a"]}})
+    with pytest.warns(UserWarning, match="whether these are its scans is not checked"):
+        assert of_split(sources("a"), run, "test") == sources("a")
 
 
 def test_without_a_run_there_are_no_splits(tmp_path):

@@ -1,7 +1,7 @@
 """What a training run writes beside its weights: recipe, facts, one row per epoch.
 
     RUN/recipe.json       every setting, written once
-    RUN/run.json          versions, device, precision, cases of each split, which fresh patients
+    RUN/run.json          versions, device, precision, cases of each split with the hash of their scans, which fresh patients
     RUN/log.jsonl, .csv   one row per epoch; TensorBoard and Weights & Biases on request
 
 Case names stand in run.json only, not in the weights: weights travel, and a case may be named after a patient.
@@ -135,7 +135,8 @@ def write_facts(
                 file=store.path,
             )
         require_same(run, store, before.get("contents"), contents)
-    where = {"store": str(store.path.resolve()), "splits": splits, "contents": contents}
+    scans = {name: store.facts(name).source.image_sha256 for names in splits.values() for name in names}
+    where = {"store": str(store.path.resolve()), "splits": splits, "contents": contents, "scans": scans}
     write_json(run / "run.json", facts | where)
     filled = Counter(organ for case in training for organ in case.pseudo_annotated)
     return facts | {

@@ -5,7 +5,9 @@ contain one another). A patient never stands on two sides, and a case that has a
 are brought along are read in own_splits.py.
 """
 
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -13,11 +15,14 @@ import numpy as np
 
 from viscera.datasets.sources import Source
 from viscera.errors import RunError, SettingError
-from viscera.io.atomic import write_json
+from viscera.io.atomic import sha256, write_json
 from viscera.json_text import load_json
 from viscera.preparation.case import case_name
 from viscera.preparation.own_splits import require_same_side
 from viscera.preparation.store import Facts, Split, Store
+
+READERS = 4
+"""Files hashed at a time."""
 
 SPLITS: tuple[Split, ...] = ("training", "validation", "test")
 
@@ -238,7 +243,7 @@ def of_split(sources: Sequence[Source], run: Path | None, split: str) -> list[So
 
     Raises:
         RunError: The run does not say what its splits are.
-        SettingError: None of the cases is in the split.
+        SettingError: None of the cases is in the split, or one of them goes by the name of another scan.
     """
     if split == "all":
         return list(sources)
@@ -246,12 +251,51 @@ def of_split(sources: Sequence[Source], run: Path | None, split: str) -> list[So
     if facts is None or not facts.is_file():
         raise RunError(f"--split {split} needs the folder of a run, with its run.json; {run} is none.")
     try:
-        chosen = set(load_json(facts)["splits"][split])
-    except (ValueError, KeyError, TypeError) as error:
+        found = load_json(facts)
+        chosen, scans = set(found["splits"][split]), found.get("scans")
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise RunError(
             f"{facts} is damaged: it does not list the cases of '{split}'", "Copy it again, or train again."
         ) from error
     kept = [source for source in sources if case_name(source) in chosen]
     if not kept:
         raise SettingError(f"none of the {len(sources)} cases is in the split '{split}' of {run}.")
+    _require_same_scans(kept, scans, run=facts.parent)
     return kept
+
+
+def _require_same_scans(sources: Sequence[Source], scans: object, *, run: Path) -> None:
+    """Raise SettingError where a case is not the scan that its name stands for in a run; warn where that cannot be told.
+
+    Another hospital's data set may have the same folder and case names, and its cases be in no split of the run.
+
+    Args:
+        sources: Cases with names of the run's.
+        scans: What run.json says: {case: SHA-256 of its scan file}.
+        run: The run's folder.
+    """
+    if not isinstance(scans, dict):
+        warnings.warn(
+            f"{run} was trained by an older viscera: its splits go by the names of the cases, and whether these are its "
+            "scans is not checked",
+            stacklevel=3,
+        )
+        return
+    with ThreadPoolExecutor(READERS) as pool:
+        hashes = list(pool.map(_scan_hash, sources))
+    names = map(case_name, sources)
+    others = [name for name, now in zip(names, hashes, strict=True) if now is not None and now != scans.get(name)]
+    if others:
+        more = f" (and {len(others) - 1} of the other {len(sources) - 1} cases)" if len(others) > 1 else ""
+        raise SettingError(
+            f"{others[0]} is another scan file than the case of that name that {run} knows{more}",
+            "Give the data set that the run's store was made from, with its files as they were; or --split all.",
+        )
+
+
+def _scan_hash(source: Source) -> str | None:
+    """Return the SHA-256 of a case's scan file; None where it cannot be read, which is said when it is."""
+    try:
+        return sha256(source.image)
+    except OSError:
+        return None
