@@ -1,0 +1,10 @@
+"""DICOM: CT series in; segmentations, structure sets and reports out.
+
+    finding.py     which CT series a folder or a ZIP holds
+    series.py      a series: its slices in order, its place in the world, its voxels in HU
+    codes.py       what an organ is called in SNOMED CT, and its colour
+    seg.py         label maps as DICOM SEG, and back
+    rtstruct.py    label maps as RTSTRUCT, and back; contours.py draws the contours
+
+All else in viscera knows volumes only. pydicom and what it needs is an extra (viscera[dicom]), imported where a series is read.
+"""
