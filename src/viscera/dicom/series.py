@@ -61,6 +61,10 @@ class Series:
     tilt_degrees: float = 0.0
     notes: tuple[str, ...] = ()
 
+    def __str__(self) -> str:
+        """Return its name: messages may hold nothing else of it."""
+        return self.name
+
     @property
     def files(self) -> tuple[Path, ...]:
         """The files that hold the slices, each once, in their order."""
