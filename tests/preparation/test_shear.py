@@ -22,15 +22,6 @@ def tilted(degrees, *, turn=None):
     return volume if turn is None else turn_volume(volume, turn)
 
 
-def labels_straightened(labels, shear):
-    """Shift labels as `straighten` shifts their scan, each pixel the nearest's."""
-    axial = shear.turn.apply(labels)
-    straight = np.zeros((len(axial), *shear.size), labels.dtype)
-    for z, (down, along) in enumerate(np.rint(shear.shifts).astype(int) + shear.first):
-        straight[z, down : down + axial.shape[1], along : along + axial.shape[2]] = axial[z]
-    return straight
-
-
 @pytest.mark.parametrize("degrees", [15, -15, 30])
 @pytest.mark.parametrize("turn", [None, Turn((2, 0, 1), (True, False, True))])
 def test_a_tilted_scan_is_straightened_to_what_lies_at_each_place(degrees, turn):
@@ -43,7 +34,7 @@ def test_a_tilted_scan_is_straightened_to_what_lies_at_each_place(degrees, turn)
         np.tensordot(straight.affine[:3, :3], np.stack([z, y, x]), axes=1) + straight.affine[:3, 3, None, None, None]
     )
     # where the scanner measured nothing, there is the lowest value; beside it, the ends of the rows are repeated
-    inside = labels_straightened(np.ones(shear.grid.shape, np.uint8), shear) > 0
+    inside = shear.forth(np.ones(shear.grid.shape, np.uint8)) > 0
     inside[:, 1:-1, 1:-1] &= inside[:, :-2, 1:-1] & inside[:, 2:, 1:-1] & inside[:, 1:-1, :-2] & inside[:, 1:-1, 2:]
     inside[:, [0, 1, -2, -1]] = inside[:, :, [0, 1, -2, -1]] = False
     assert inside.mean() > 0.4
@@ -58,7 +49,7 @@ def test_labels_come_back_to_the_voxels_of_the_scanner(degrees, turn):
     shear = shear_of(scan)
     labels = np.random.default_rng(1).integers(0, 9, scan.shape, np.uint8)
     straight, _ = straighten(scan)
-    back = shear.back(Volume(labels_straightened(labels, shear), straight.affine))
+    back = shear.back(Volume(shear.forth(labels), straight.affine))
     assert (back.voxels == labels).all()
     assert (back.affine == scan.affine).all()
 

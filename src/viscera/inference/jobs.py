@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-from viscera.datasets.sources import Source
+from viscera.datasets.sources import Source, label_files
 from viscera.errors import FileError
 from viscera.io import nifti
 from viscera.io.same_file import refuse_inputs
@@ -137,8 +137,7 @@ def refuse_scans_as_outputs(jobs: Sequence[ScanJob], sources: Iterable[Source] =
     shared = [folder / name for folder in folders for name in COLOUR_FILES]
     inputs = [file for job in jobs for file in files_of(job.scan) if not os.path.isdir(file)]  # noqa: PTH112
     for source in sources:
-        masks = [source.labels] if isinstance(source.labels, Path) else [path for _, path in source.labels or ()]
-        inputs += [source.image, *masks]
+        inputs += [*files_of(source.image), *label_files(source)]
     refuse_inputs([*written, *shared], inputs)
 
 

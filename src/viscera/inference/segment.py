@@ -74,12 +74,7 @@ def prepare_scan(ct: Volume, model: Model) -> Prepared:
     """
     ct, shear = straighten(ct)
     if shear is not None:
-        warnings.warn(
-            f"the gantry was tilted by {shear.degrees:.1f} degrees: the slices are shifted above each other for the network, "
-            "and its labels back onto the scanner's grid",
-            GridWarning,
-            stacklevel=3,
-        )
+        warnings.warn(f"{shear.noted}, and its labels back onto the scanner's grid", GridWarning, stacklevel=3)
     preparations = dict.fromkeys(network.recipe.preparation for network in model.networks)
     images = {preparation: prepare_image(ct, preparation) for preparation in preparations}
     return Prepared(with_voxels(ct, np.broadcast_to(np.int16(0), ct.shape)), images, shear)

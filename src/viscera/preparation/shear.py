@@ -6,7 +6,7 @@
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float, Shaped
+from jaxtyping import Float, Integer, Shaped
 
 from viscera.volume import Turn, Volume, axial_turn, turn_volume, with_voxels
 
@@ -35,6 +35,19 @@ class Shear:
     shifts: Float[np.ndarray, "z 2"]
     first: tuple[int, int]
     size: tuple[int, int]
+
+    @property
+    def noted(self) -> str:
+        """What the user should know."""
+        return f"the gantry was tilted by {self.degrees:.1f} degrees: the slices are shifted above each other for the network"
+
+    def forth(self, labels: Integer[np.ndarray, "a b c"]) -> Integer[np.ndarray, "z row column"]:
+        """Return labels on the scanner's grid as ``straighten`` shifts their scan: of each voxel the nearest, 0 beside it."""
+        axial = self.turn.apply(labels)
+        straight = np.zeros((len(axial), *self.size), labels.dtype)
+        for z, (down, along) in enumerate(np.rint(self.shifts).astype(int) + self.first):
+            straight[z, down : down + axial.shape[1], along : along + axial.shape[2]] = axial[z]
+        return straight
 
     def back(self, labels: Volume) -> Volume:
         """Return the straight scan's labels (axial order) on the scanner's grid: of each voxel the nearest."""
