@@ -12,8 +12,9 @@ out (hip bone, subclavian artery). A name without a code gets a private one, nev
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 
-from viscera.labels import ALIASES, organ_name, readable, whole_of
+from viscera.labels import organ_name, readable, whole_of
 
 
 @dataclass(frozen=True)
@@ -129,20 +130,55 @@ PAIRED: dict[str, tuple[str, str]] = {
 TISSUES: dict[str, tuple[str, str]] = {"muscle": ("91727004", "Muscle"), "fat": ("55603005", "Fat")}
 
 VERTEBRAE: dict[str, str] = {
-    **{f"c{level}": code for level, code in enumerate(
-        ("14806007", "39976000", "113205007", "5329002", "36978003", "36054005", "87391001"), start=1)},
-    **{f"t{level}": code for level, code in enumerate(
-        ("64864005", "53733008", "1626008", "73071006", "56401006", "45296009", "62487009", "11068009", "82687006",
-         "7610001", "12989004", "23215003"), start=1)},
-    **{f"l{level}": code for level, code in enumerate(
-        ("66794005", "14293000", "36470004", "11994002", "49668003"), start=1)},
+    **{
+        f"c{level}": code
+        for level, code in enumerate(
+            ("14806007", "39976000", "113205007", "5329002", "36978003", "36054005", "87391001"), start=1
+        )
+    },
+    **{
+        f"t{level}": code
+        for level, code in enumerate(
+            (
+                "64864005",
+                "53733008",
+                "1626008",
+                "73071006",
+                "56401006",
+                "45296009",
+                "62487009",
+                "11068009",
+                "82687006",
+                "7610001",
+                "12989004",
+                "23215003",
+            ),
+            start=1,
+        )
+    },
+    **{
+        f"l{level}": code
+        for level, code in enumerate(("66794005", "14293000", "36470004", "11994002", "49668003"), start=1)
+    },
     "s1": "65985001",
 }
 """{level: code}, of the names vertebrae_l1 ..."""
 
 RIBS = (
-    *(("48535007", "First"), ("78247007", "Second"), ("25888004", "Third"), ("25523003", "Fourth"), ("15339008", "Fifth")),
-    *(("59558009", "Sixth"), ("24915002", "Seventh"), ("5953002", "Eighth"), ("22565002", "Ninth"), ("77644006", "Tenth")),
+    *(
+        ("48535007", "First"),
+        ("78247007", "Second"),
+        ("25888004", "Third"),
+        ("25523003", "Fourth"),
+        ("15339008", "Fifth"),
+    ),
+    *(
+        ("59558009", "Sixth"),
+        ("24915002", "Seventh"),
+        ("5953002", "Eighth"),
+        ("22565002", "Ninth"),
+        ("77644006", "Tenth"),
+    ),
     *(("58830002", "Eleventh"), ("43993008", "Twelfth")),
 )
 """Of the names rib_left_1 ..."""
@@ -150,6 +186,11 @@ RIBS = (
 TUMOR, CYST = Code("108369006", "Tumor"), Code("367643001", "Cyst")
 ABNORMALITIES = {"tumour": TUMOR, "cyst": CYST}
 """What the last word of a name may mean; the rest is the organ."""
+
+READ_AS_TUMOUR = frozenset(("4147007", "52988006", "372087000", "14799000", "86049000"))
+"""Mass, lesion, primary, secondary and malignant neoplasm: other programs' words for what viscera calls a tumour."""
+TELLS_NOTHING = frozenset(("123037004", "91723000", "85756007", "113343008", "91720002"))
+"""Body structure, anatomical structure, tissue, organ: types beside which the organ stands as the region."""
 
 SIDED: dict[str, str] = {
     "18639004": "kidney_left",
@@ -180,7 +221,7 @@ def concept(name: str) -> Concept:
     if known is not None:
         return known
     digest = hashlib.sha256(plain.encode()).hexdigest()[:12].upper()
-    return Concept(ANATOMY, Code(f"V{digest}", _ascii(readable(plain))[:64], PRIVATE))
+    return Concept(ANATOMY, Code(f"V{digest}", plain_text(readable(plain))[:64], PRIVATE))
 
 
 def _anatomy(name: str) -> Concept | None:
@@ -219,13 +260,14 @@ def _abnormality(name: str) -> Concept | None:
 
 
 def names_with_codes() -> tuple[str, ...]:
-    """Return the names that have a standard code, those of tumours and cysts left out but for viscera's own."""
+    """Return the names that have a standard code."""
     sides = [f"{organ}_{side}" for organ in PAIRED for side in SIDE_CODES]
     levels = [f"vertebrae_{level}" for level in VERTEBRAE]
     ribs = [f"rib_{side}_{number}" for side in SIDE_CODES for number in range(1, len(RIBS) + 1)]
-    tumours = ["liver_tumour", "kidney_tumour", "pancreas_tumour", "colon_tumour", "tumour", "cyst"]
-    cysts = ["kidney_cyst", "kidney_cyst_left", "kidney_cyst_right", "liver_cyst"]
-    return (*WHOLE, *PAIRED, *sides, *TISSUES, *levels, *ribs, *tumours, *cysts)
+    organs = [*WHOLE, *PAIRED]
+    ill = [f"{organ}_{word}" for organ in organs for word in ABNORMALITIES]
+    ill_sides = [f"{organ}_{word}_{side}" for organ in PAIRED for word in ABNORMALITIES for side in SIDE_CODES]
+    return (*organs, *sides, *TISSUES, *levels, *ribs, *ABNORMALITIES, *ill, *ill_sides)
 
 
 def _key(one: Concept) -> tuple[str, ...]:
@@ -234,7 +276,8 @@ def _key(one: Concept) -> tuple[str, ...]:
     return tuple("" if code is None else f"{code.scheme} {code.value}" for code in codes)
 
 
-def _by_key() -> Mapping[tuple[str, ...], str]:
+@cache
+def _names() -> Mapping[tuple[str, ...], str]:
     """Return {what tells the concept: name}."""
     return {_key(concept(name)): name for name in names_with_codes()}
 
@@ -250,21 +293,47 @@ def organ_named(found: Concept, label: str) -> str:
     Returns:
         The name as viscera uses it; "" where neither tells.
     """
-    by_label = organ_name("".join(letter if letter.isalnum() else " " for letter in label))[:64].strip("_")
-    name = _by_key().get(_key(found)) or SIDED.get(found.type.value if found.type.scheme == "SCT" else "")
-    if name is None or found.type.scheme == PRIVATE:
+    by_label = name_of_label(label)
+    name = _by_codes(found)
+    if not name:
         return by_label
-    whole = whole_of(by_label)
-    while whole:
+    whole = by_label
+    while whole := whole_of(whole) or "":
         if whole == name:
             return by_label
-        whole = whole_of(whole)
-    if by_label in ALIASES.values() or by_label.rpartition("_")[0] != name:
-        return name
-    return by_label if by_label.rpartition("_")[2] in SIDE_CODES else name
+    organ, _, side = by_label.rpartition("_")
+    return by_label if organ == name and side in SIDE_CODES else name
 
 
-def _ascii(text: str) -> str:
+def name_of_label(label: str) -> str:
+    """Return the organ that a segment's label means, as far as it is a name: letters, digits and underscores.
+
+    Example:
+        >>> name_of_label("Kidney, left"), name_of_label("Left kidney"), name_of_label("GTV-1")
+        ('kidney_left', 'kidney_left', 'gtv_1')
+    """
+    return organ_name("".join(letter if letter.isalnum() else " " for letter in label))[:64].strip("_")
+
+
+def _by_codes(found: Concept) -> str:
+    """Return the name of a concept by its codes alone, as other programs put them; "" for one that is not known."""
+    kind = found.type
+    if kind.scheme != "SCT":
+        return ""
+    if kind.value in SIDED:
+        return SIDED[kind.value]
+    if kind.value in TELLS_NOTHING and found.region is not None:
+        return _by_codes(Concept(found.category, found.region, found.region_side or found.side))
+    if kind.value in READ_AS_TUMOUR:
+        return _by_codes(Concept(found.category, TUMOR, found.side, found.region, found.region_side))
+    if kind in (TUMOR, CYST) or kind.value in (TUMOR.value, CYST.value):
+        exact = Concept(ABNORMAL, kind, None, found.region, found.region_side or found.side)
+        return _names().get(_key(exact), "")
+    plain = Concept(found.category, kind, found.side or found.region_side)
+    return _names().get(_key(plain)) or ""
+
+
+def plain_text(text: str) -> str:
     """Return a text that every character set of DICOM holds."""
     return "".join(letter if letter.isascii() and letter.isprintable() and letter != "\\" else "?" for letter in text)
 
