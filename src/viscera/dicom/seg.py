@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 SegKind = Literal["binary", "labelmap"]
 """Of SEG: "binary" is what every viewer reads; "labelmap" (2024) is far smaller."""
 
+BINARY_CLASS, LABELMAP_CLASS = "1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7"
+"""Segmentation Storage, Label Map Segmentation Storage."""
 SERIES_NUMBER = 7000
 """Added to the source's, so that the SEG stands beside it and clashes with no series of the scanner."""
 AI = Code("123110", "Artificial Intelligence", "DCM")
@@ -86,8 +88,10 @@ def write_seg(
         planes = [(number, int(z)) for number, value in enumerate(values, 1) for z in np.flatnonzero(present[:, value])]
     else:
         planes = [(0, int(z)) for z in np.flatnonzero(present[:, 1:].any(axis=1))]
-    _add_geometry(seg, series, planes, [_derivation(series, z, one) for z, one in enumerate(classes)], by_segment)
-    _add_pixels(seg, labels, planes, values, by_segment)
+    _add_geometry(
+        seg, series, planes, [_derivation(series, z, one) for z, one in enumerate(classes)], by_segment=by_segment
+    )
+    _add_pixels(seg, labels, planes, values, by_segment=by_segment)
     with replacing(file) as part:
         seg.save_as(part, enforce_file_format=True)
         check_seg(part, labels, names, series)
@@ -123,12 +127,12 @@ def _source(series: Series, headers: "Sequence[Dataset] | None") -> "tuple[Datas
 def _describe(seg: "Dataset", header: "Dataset", series: Series, maker: Maker, kind: SegKind) -> None:
     """Say what the object is, whose, by whom and since when."""
     from pydicom.dataset import FileMetaDataset
-    from pydicom.uid import ExplicitVRLittleEndian, LabelMapSegmentationStorage, RLELossless, SegmentationStorage
+    from pydicom.uid import ExplicitVRLittleEndian, RLELossless
 
     binary, now = kind == "binary", datetime.now()
     seg.file_meta = FileMetaDataset()
     seg.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian if binary else RLELossless
-    seg.SOPClassUID = SegmentationStorage if binary else LabelMapSegmentationStorage
+    seg.SOPClassUID = BINARY_CLASS if binary else LABELMAP_CLASS
     seg.SOPInstanceUID, seg.SeriesInstanceUID = _new_uid(), _new_uid()
     seg.file_meta.MediaStorageSOPClassUID = seg.SOPClassUID
     seg.file_meta.MediaStorageSOPInstanceUID = seg.SOPInstanceUID
@@ -251,7 +255,8 @@ def _add_geometry(
     series: Series,
     planes: Sequence[tuple[int, int]],
     derivations: "Sequence[Dataset]",
-    by_segment: bool,  # noqa: FBT001
+    *,
+    by_segment: bool,
 ) -> None:
     """Say where the frames lie, what they show, and in which order they come."""
     from pydicom import Dataset
@@ -290,7 +295,8 @@ def _add_pixels(
     labels: UInt8[np.ndarray, "z y x"],
     planes: Sequence[tuple[int, int]],
     values: Sequence[int],
-    by_segment: bool,  # noqa: FBT001
+    *,
+    by_segment: bool,
 ) -> None:
     """Add the pixels and what they are."""
     seg.Rows, seg.Columns = labels.shape[1:]

@@ -111,9 +111,14 @@ def run_lengths(labels: UInt8[np.ndarray, "z y x"], places: Sequence[int]) -> by
 
     rows, columns = labels.shape[1:]
     what = {
-        **{"rows": rows, "columns": columns, "samples_per_pixel": 1, "number_of_frames": 1},
-        **{"bits_allocated": 8, "bits_stored": 8, "pixel_representation": 0},
-        **{"photometric_interpretation": "MONOCHROME2"},
+        "rows": rows,
+        "columns": columns,
+        "samples_per_pixel": 1,
+        "number_of_frames": 1,
+        "bits_allocated": 8,
+        "bits_stored": 8,
+        "pixel_representation": 0,
+        "photometric_interpretation": "MONOCHROME2",
     }
     frames = [RLELosslessEncoder.encode(np.ascontiguousarray(labels[place]), **what) for place in places]
     return encapsulate(frames, has_bot=True)
