@@ -44,9 +44,10 @@ def _fault(file: Path, labels: UInt8[np.ndarray, "z y x"], names: Mapping[int, s
     seg = open_seg(file)
     if (seg.Rows, seg.Columns) != series.shape[1:]:
         return f"frames of {seg.Rows}x{seg.Columns} pixels"
-    values = np.flatnonzero(np.bincount(labels.ravel(), minlength=256)[1:]) + 1
+    held = [np.flatnonzero(np.bincount(plane.ravel(), minlength=256)) for plane in labels]
+    values = [value for value in np.unique(np.concatenate(held)).tolist() if value]
     segments = {int(item.SegmentNumber): str(item.SegmentLabel) for item in seg.SegmentSequence if item.SegmentNumber}
-    if list(segments.values()) != [plain_text(names[int(value)])[:64] for value in values]:
+    if list(segments.values()) != [plain_text(names[value])[:64] for value in values]:
         return "the organs are others"
     label_of = np.zeros(max(segments) + 1, np.uint8)
     label_of[list(segments)] = values
@@ -65,10 +66,10 @@ def _fault(file: Path, labels: UInt8[np.ndarray, "z y x"], names: Mapping[int, s
             same = np.array_equal(plane, labels[place] == label_of[frame.segment])
         if not same:
             return f"slice {place + 1} holds other voxels"
-    for place, plane in enumerate(labels):
-        held = (np.flatnonzero(np.bincount(plane.ravel(), minlength=256)[1:]) + 1).tolist()
-        wanted = {0} if label_map and held else {number for number, label in enumerate(label_of) if label in held}
-        if not {(number, place) for number in wanted} <= seen:
+    number_of = {label: number for number, label in enumerate(label_of.tolist()) if label}
+    for place, found in enumerate(held):
+        wanted = {number_of[label] for label in found.tolist() if label}
+        if not {(0 if label_map else number, place) for number in wanted} <= seen:
             return f"slice {place + 1} is missing"
     return ""
 

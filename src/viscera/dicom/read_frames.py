@@ -3,10 +3,10 @@
 This knows nothing of how viscera writes (seg_frames.py): check_seg.py proves by it what was written.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar, cast
 
 import numpy as np
 from jaxtyping import Float, Shaped
@@ -17,6 +17,7 @@ from viscera.errors import FileError
 if TYPE_CHECKING:
     from pydicom import Dataset
 
+T = TypeVar("T")
 SEG_CLASSES = {"1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7"}
 """SOP classes: Segmentation, and Label Map Segmentation."""
 NATIVE = {"1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.1.99"}
@@ -63,35 +64,65 @@ def open_seg(file: Path) -> "Dataset":
 def frames_of(seg: "Dataset") -> list[Frame]:
     """Return the frames in their order.
 
+    Args:
+        seg: As open_seg returns it.
+
     Raises:
         KeyError, AttributeError, IndexError, TypeError, ValueError: The file lacks what places or names a frame.
     """
-    shared = seg.SharedFunctionalGroupsSequence[0] if "SharedFunctionalGroupsSequence" in seg else {}
-    label_map = seg.SegmentationType == "LABELMAP"
-    found, planes = [], {}
+    from pydicom import Dataset
+
+    shared = seg.SharedFunctionalGroupsSequence[0] if "SharedFunctionalGroupsSequence" in seg else Dataset()
+    read, found = _Macros(shared), []
     for group in seg.PerFrameFunctionalGroupsSequence:
-        orientation = _macro("PlaneOrientationSequence", group, shared).ImageOrientationPatient
-        spacing = _macro("PixelMeasuresSequence", group, shared).PixelSpacing
-        key = (*orientation, *spacing)
-        if key not in planes:
-            turned = np.array(orientation, float).reshape(2, 3)
-            rows_mm, columns_mm = (float(value) for value in spacing)
-            planes[key] = LPS_TO_RAS[:3, :3] @ np.column_stack((turned[1] * rows_mm, turned[0] * columns_mm))
-        position = np.array(_macro("PlanePositionSequence", group, shared).ImagePositionPatient, float)
-        segment = 0
-        if not label_map:
-            segment = int(_macro("SegmentIdentificationSequence", group, shared).ReferencedSegmentNumber)
+        segment = 0 if seg.SegmentationType == "LABELMAP" else read.of(group, "SegmentIdentificationSequence", _segment)
+        orientation = read.of(group, "PlaneOrientationSequence", _orientation)
+        spacing = read.of(group, "PixelMeasuresSequence", _spacing)
         affine = np.eye(3)
-        affine[:, :2], affine[:, 2] = planes[key], LPS_TO_RAS[:3, :3] @ position
+        affine[:, :2] = orientation * spacing
+        affine[:, 2] = read.of(group, "PlanePositionSequence", _position)
         found.append(Frame(segment, affine))
     if len(found) != int(seg.NumberOfFrames):
         raise ValueError(f"{len(found)} frames are described, {int(seg.NumberOfFrames)} announced")
     return found
 
 
-def _macro(keyword: str, group: "Dataset", shared: "Dataset | dict") -> "Dataset":
-    """Return the functional group of a frame, its own or the shared one."""
-    return (group if keyword in group else shared)[keyword][0]
+class _Macros:
+    """Functional groups of frames, each decoded once where frames repeat it byte for byte."""
+
+    def __init__(self, shared: "Dataset") -> None:
+        self.shared = shared
+        self.decoded: dict[tuple[str, bytes], object] = {}
+
+    def of(self, group: "Dataset", keyword: str, decode: "Callable[[Dataset], T]") -> "T":
+        """Return what a frame's own group says, or the shared one."""
+        where = group if keyword in group else self.shared
+        raw = where.get_item(keyword)
+        if raw is None or not raw.is_raw or raw.value is None:
+            return decode(where[keyword][0])
+        key = keyword, raw.value
+        if key not in self.decoded:
+            self.decoded[key] = decode(where[keyword][0])
+        return cast("T", self.decoded[key])
+
+
+def _segment(item: "Dataset") -> int:
+    return int(item.ReferencedSegmentNumber)
+
+
+def _orientation(item: "Dataset") -> Float[np.ndarray, "3 2"]:
+    """Return the directions of a column (down) and of a row (across) in RAS+."""
+    across, down = np.array(item.ImageOrientationPatient, float).reshape(2, 3)
+    return LPS_TO_RAS[:3, :3] @ np.column_stack((down, across))
+
+
+def _spacing(item: "Dataset") -> Float[np.ndarray, " 2"]:
+    """Return the distance between rows and between columns in mm."""
+    return np.array(item.PixelSpacing, float)
+
+
+def _position(item: "Dataset") -> Float[np.ndarray, " 3"]:
+    return LPS_TO_RAS[:3, :3] @ np.array(item.ImagePositionPatient, float)
 
 
 def planes_of(seg: "Dataset") -> Iterator[Shaped[np.ndarray, "row column"]]:

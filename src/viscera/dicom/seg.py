@@ -19,7 +19,7 @@ from viscera.dicom import outputs
 from viscera.dicom.check_seg import check_seg
 from viscera.dicom.codes import Code, cielab, concept, plain_text
 from viscera.dicom.outputs import Maker
-from viscera.dicom.seg_frames import ds, frame_groups, packed_bits, present_in_slices, run_lengths
+from viscera.dicom.seg_frames import ds, element, frame_groups, packed_bits, present_in_slices, run_lengths
 from viscera.dicom.series import LPS_TO_RAS, Series
 from viscera.errors import FileError, GeometryError, LabelError
 from viscera.io.atomic import replacing
@@ -88,12 +88,15 @@ def write_seg(
         planes = [(number, int(z)) for number, value in enumerate(values, 1) for z in np.flatnonzero(present[:, value])]
     else:
         planes = [(0, int(z)) for z in np.flatnonzero(present[:, 1:].any(axis=1))]
-    _add_geometry(
+    groups = _add_geometry(
         seg, series, planes, [_derivation(series, z, one) for z, one in enumerate(classes)], by_segment=by_segment
     )
-    _add_pixels(seg, labels, planes, values, by_segment=by_segment)
+    pixels = _add_pixels(seg, labels, planes, values, by_segment=by_segment)
     with replacing(file) as part:
         seg.save_as(part, enforce_file_format=True)
+        with part.open("ab") as end:
+            end.write(element(0x5200, 0x9230, "SQ", groups))
+            end.write(element(0x7FE0, 0x0010, "OB", pixels, encapsulated=not by_segment))
         check_seg(part, labels, names, series)
 
 
@@ -257,10 +260,9 @@ def _add_geometry(
     derivations: "Sequence[Dataset]",
     *,
     by_segment: bool,
-) -> None:
-    """Say where the frames lie, what they show, and in which order they come."""
+) -> bytes:
+    """Say how the frames lie and in which order they come; return what is said of each, which stands last in the file."""
     from pydicom import Dataset
-    from pydicom.dataelem import RawDataElement
     from pydicom.tag import Tag
 
     lps = LPS_TO_RAS @ series.affine
@@ -284,10 +286,8 @@ def _add_geometry(
         item.DimensionIndexPointer, item.FunctionalGroupPointer = Tag(attribute), Tag(group)
         item.DimensionDescriptionLabel = label
     positions = lps[:3, 3] + np.arange(series.shape[0])[:, None] * lps[:3, 0]
-    value = frame_groups(planes, positions_mm=positions, derivations=derivations, by_segment=by_segment)
-    tag = Tag(0x52009230)
-    seg[tag] = RawDataElement(tag, "SQ", len(value), value, 0, False, True)
     seg.NumberOfFrames = len(planes)
+    return frame_groups(planes, positions_mm=positions, derivations=derivations, by_segment=by_segment)
 
 
 def _add_pixels(
@@ -297,21 +297,17 @@ def _add_pixels(
     values: Sequence[int],
     *,
     by_segment: bool,
-) -> None:
-    """Add the pixels and what they are."""
+) -> bytes:
+    """Say what the pixels are, and return them, which stand last in the file."""
     seg.Rows, seg.Columns = labels.shape[1:]
     seg.SamplesPerPixel, seg.PhotometricInterpretation, seg.PixelRepresentation = 1, "MONOCHROME2", 0
     seg.SegmentsOverlap = "NO"
     if by_segment:
         seg.SegmentationType = "BINARY"
         seg.BitsAllocated, seg.BitsStored, seg.HighBit = 1, 1, 0
-        seg.PixelData = packed_bits(labels, planes, values)
-        seg["PixelData"].VR = "OB"
-        return
+        return packed_bits(labels, planes, values)
     seg.SegmentationType, seg.PixelPaddingValue = "LABELMAP", 0
     seg.BitsAllocated, seg.BitsStored, seg.HighBit = 8, 8, 7
     numbers = np.zeros(256, np.uint8)
     numbers[values] = np.arange(1, len(values) + 1)
-    seg.PixelData = run_lengths(numbers[labels], [place for _, place in planes])
-    seg["PixelData"].VR = "OB"
-    seg["PixelData"].is_undefined_length = True
+    return run_lengths(numbers[labels], [place for _, place in planes])

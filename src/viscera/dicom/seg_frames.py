@@ -88,6 +88,21 @@ def _group(keyword: str, item: "Dataset") -> bytes:
     return buffer.getvalue()
 
 
+def element(group: int, number: int, kind: str, value: bytes, *, encapsulated: bool = False) -> bytes:
+    """Return an element of a data set as explicit little endian bytes.
+
+    Args:
+        group: Of its tag.
+        number: The other half of it.
+        kind: Its value representation, of those with four bytes for the length.
+        value: Of even length.
+        encapsulated: The value is a sequence of items, closed by a delimiter rather than told by its length.
+    """
+    length = 0xFFFFFFFF if encapsulated else len(value)
+    begin = struct.pack("<2H2s2xI", group, number, kind.encode(), length)
+    return begin + value + (struct.pack("<2HI", 0xFFFE, 0xE0DD, 0) if encapsulated else b"")
+
+
 def packed_bits(labels: UInt8[np.ndarray, "z y x"], planes: Sequence[tuple[int, int]], values: Sequence[int]) -> bytes:
     """Return the pixels of a BINARY SEG: one bit each, the first in the lowest bit, padded to an even number of bytes.
 
