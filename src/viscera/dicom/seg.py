@@ -310,4 +310,4 @@ def _add_pixels(
     seg.BitsAllocated, seg.BitsStored, seg.HighBit = 8, 8, 7
     numbers = np.zeros(256, np.uint8)
     numbers[values] = np.arange(1, len(values) + 1)
-    return run_lengths(numbers[labels], [place for _, place in planes])
+    return run_lengths(labels, [place for _, place in planes], numbers)

@@ -119,8 +119,14 @@ def packed_bits(labels: UInt8[np.ndarray, "z y x"], planes: Sequence[tuple[int, 
     return pixels + b"\0" * (len(pixels) % 2)
 
 
-def run_lengths(labels: UInt8[np.ndarray, "z y x"], places: Sequence[int]) -> bytes:
-    """Return slices of a label map as encapsulated RLE frames."""
+def run_lengths(labels: UInt8[np.ndarray, "z y x"], places: Sequence[int], numbers: UInt8[np.ndarray, " 256"]) -> bytes:
+    """Return slices of a label map as encapsulated RLE frames.
+
+    Args:
+        labels: The label map.
+        places: The slices to be written, in their order.
+        numbers: The segment number of each label.
+    """
     from pydicom.encaps import encapsulate
     from pydicom.pixels.encoders import RLELosslessEncoder
 
@@ -135,5 +141,5 @@ def run_lengths(labels: UInt8[np.ndarray, "z y x"], places: Sequence[int]) -> by
         "pixel_representation": 0,
         "photometric_interpretation": "MONOCHROME2",
     }
-    frames = [RLELosslessEncoder.encode(np.ascontiguousarray(labels[place]), **what) for place in places]
+    frames = [RLELosslessEncoder.encode(numbers[labels[place]], **what) for place in places]
     return encapsulate(frames, has_bot=True)
