@@ -333,6 +333,13 @@ def _by_codes(found: Concept) -> str:
     return _names().get(_key(plain)) or ""
 
 
+@cache
+def standard_codes() -> tuple[str, ...]:
+    """Return every SNOMED CT number that is read, organs and sides alike."""
+    found = [one for name in names_with_codes() for one in (concept(name).type, concept(name).side) if one]
+    return tuple(dict.fromkeys((*(one.value for one in found), *SIDED, *READ_AS_TUMOUR, *TELLS_NOTHING)))
+
+
 def plain_text(text: str) -> str:
     """Return a text that every character set of DICOM holds."""
     return "".join(letter if letter.isascii() and letter.isprintable() and letter != "\\" else "?" for letter in text)

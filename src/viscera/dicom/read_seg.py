@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Bool, Float, Shaped, UInt8
 
-from viscera.dicom.codes import Code, Concept, organ_named
+from viscera.dicom.codes import Code, Concept, organ_named, standard_codes
 from viscera.dicom.read_frames import Frame, frames_of, open_seg, planes_of
 from viscera.dicom.series import Series
 from viscera.errors import FileError, GeometryError, LabelError
@@ -80,7 +80,7 @@ def _read(seg: "Dataset", file: Path, series: Series) -> SegTruth:
     """Return the label map of a SEG that belongs to the series."""
     label_map = seg.SegmentationType == "LABELMAP"
     notes = []
-    values, names = _labels(seg, file, notes)
+    values, names, described = _labels(seg, file, notes)
     threshold = 0.0
     if seg.SegmentationType == "FRACTIONAL":
         threshold = float(seg.get("MaximumFractionalValue", 255)) / 2
@@ -94,6 +94,10 @@ def _read(seg: "Dataset", file: Path, series: Series) -> SegTruth:
                 f"{file.name} has a frame that lies off the grid of series {series.name}",
                 "Resample the SEG onto the series, or choose the series that it was drawn on.",
                 file=file,
+            )
+        if not described[np.unique(plane) if label_map else frame.segment].all():
+            raise FileError(
+                f"{file.name} has pixels of a segment that it does not describe", "Export the SEG again.", file=file
             )
         if label_map:
             target[...] = values[plane]
@@ -110,10 +114,14 @@ def _read(seg: "Dataset", file: Path, series: Series) -> SegTruth:
     return SegTruth(labels, names, tuple(notes))
 
 
-def _labels(seg: "Dataset", file: Path, notes: list[str]) -> tuple[UInt8[np.ndarray, " segment"], dict[int, str]]:
-    """Return the label of each segment number, and the organ of each label; say which segments share one."""
+def _labels(
+    seg: "Dataset", file: Path, notes: list[str]
+) -> tuple[UInt8[np.ndarray, " segment"], dict[int, str], Bool[np.ndarray, " segment"]]:
+    """Return the label of each segment number, the organ of each label, and which numbers are described; note shared ones."""
     segments = [item for item in seg.SegmentSequence if not _is_background(item)]
-    values, names = np.zeros(65536, np.uint8), {}
+    values, names, described = np.zeros(65536, np.uint8), {}, np.zeros(65536, bool)
+    described[[0, *(int(item.SegmentNumber) for item in seg.SegmentSequence)]] = True
+    described[0] = seg.SegmentationType == "LABELMAP"
     for item in segments:
         number, label = int(item.SegmentNumber), str(item.get("SegmentLabel", ""))
         name = organ_named(_concept(item), label)
@@ -129,7 +137,7 @@ def _labels(seg: "Dataset", file: Path, notes: list[str]) -> tuple[UInt8[np.ndar
             raise LabelError(f"{file.name} has more than 255 organs", "Split it into several files.")
         values[number] = known.get(name, len(names) + 1)
         names[int(values[number])] = name
-    return values, names
+    return values, names, described
 
 
 def _is_background(item: "Dataset") -> bool:
@@ -163,10 +171,9 @@ def _code(item: "Dataset") -> Code | None:
     scheme = str(item.get("CodingSchemeDesignator", ""))
     if not value:
         return None
-    if scheme in ("SRT", "SNM3", "99SDM"):
-        from pydicom.sr._snomed_dict import mapping
-
-        scheme, value = ("SCT", mapping["SRT"][value]) if value in mapping["SRT"] else (scheme, value)
+    if scheme == "SRT":
+        same = (code for code in standard_codes() if Known(value, scheme, "") == Known(code, "SCT", ""))
+        value, scheme = next(((code, "SCT") for code in same), (value, scheme))
     return Code(value, "", scheme)
 
 
