@@ -133,7 +133,7 @@ def planes_of(seg: "Dataset") -> Iterator[Shaped[np.ndarray, "row column"]]:
     """
     rows, columns, frames = int(seg.Rows), int(seg.Columns), int(seg.NumberOfFrames)
     if seg.BitsAllocated != 1 or seg.file_meta.TransferSyntaxUID not in NATIVE:
-        from pydicom.pixels import iter_pixels
+        from pydicom.pixels.utils import iter_pixels
 
         for plane in iter_pixels(seg):
             yield plane.astype(bool) if seg.SegmentationType == "BINARY" else plane

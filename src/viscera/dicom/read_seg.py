@@ -167,6 +167,8 @@ def _concept(item: "Dataset") -> Concept:
 
 def _code(item: "Dataset") -> Code | None:
     """Return a code, those of SNOMED RT (SRT, up to 2018) as the SNOMED CT that they became."""
+    from pydicom.sr.coding import Code as Known
+
     value = str(item.get("CodeValue", "") or item.get("LongCodeValue", ""))
     scheme = str(item.get("CodingSchemeDesignator", ""))
     if not value:

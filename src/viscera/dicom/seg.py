@@ -130,15 +130,15 @@ def _source(series: Series, headers: "Sequence[Dataset] | None") -> "tuple[Datas
 def _describe(seg: "Dataset", header: "Dataset", series: Series, maker: Maker, kind: SegKind) -> None:
     """Say what the object is, whose, by whom and since when."""
     from pydicom.dataset import FileMetaDataset
-    from pydicom.uid import ExplicitVRLittleEndian, RLELossless
+    from pydicom.uid import UID, ExplicitVRLittleEndian, RLELossless
 
     binary, now = kind == "binary", datetime.now()
     seg.file_meta = FileMetaDataset()
     seg.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian if binary else RLELossless
     seg.SOPClassUID = BINARY_CLASS if binary else LABELMAP_CLASS
     seg.SOPInstanceUID, seg.SeriesInstanceUID = _new_uid(), _new_uid()
-    seg.file_meta.MediaStorageSOPClassUID = seg.SOPClassUID
-    seg.file_meta.MediaStorageSOPInstanceUID = seg.SOPInstanceUID
+    seg.file_meta.MediaStorageSOPClassUID = UID(seg.SOPClassUID)
+    seg.file_meta.MediaStorageSOPInstanceUID = UID(seg.SOPInstanceUID)
     for keyword in ("PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime", "StudyID"):
         if keyword not in seg:
             setattr(seg, keyword, "")

@@ -128,7 +128,8 @@ def run_lengths(labels: UInt8[np.ndarray, "z y x"], places: Sequence[int], numbe
         numbers: The segment number of each label.
     """
     from pydicom.encaps import encapsulate
-    from pydicom.pixels.encoders import RLELosslessEncoder
+    from pydicom.pixels import get_encoder
+    from pydicom.uid import RLELossless
 
     rows, columns = labels.shape[1:]
     what = {
@@ -141,5 +142,6 @@ def run_lengths(labels: UInt8[np.ndarray, "z y x"], places: Sequence[int], numbe
         "pixel_representation": 0,
         "photometric_interpretation": "MONOCHROME2",
     }
-    frames = [RLELosslessEncoder.encode(numbers[labels[place]], **what) for place in places]
+    encoder = get_encoder(RLELossless)
+    frames = [encoder.encode(numbers[labels[place]], **what) for place in places]
     return encapsulate(frames, has_bot=True)
