@@ -92,7 +92,9 @@ def test_sides_and_categories():
     assert concept("rib_right_12") == Concept(ANATOMY, Code("43993008", "Twelfth rib"), RIGHT)
 
 
-@pytest.mark.parametrize("name", ["colon_left", "rib_left_13", "rib_left_01", "vertebrae_l7", "hip_left", "organ_2", "gills"])
+@pytest.mark.parametrize(
+    "name", ["colon_left", "rib_left_13", "rib_left_01", "vertebrae_l7", "hip_left", "organ_2", "gills"]
+)
 def test_a_name_without_a_code_gets_a_private_one_of_its_own(name):
     found = concept(name)
     assert found.type.scheme == PRIVATE

@@ -190,6 +190,42 @@ def test_patient_names_in_any_alphabet_stay_as_they_are(tmp_path):
     assert pydicom.dcmread(tmp_path / "a.dcm").PatientName == "Müller^Jörg"
 
 
+def test_strange_values_of_patient_and_study_are_passed_on_without_a_word(tmp_path, capfd):
+    """What a scanner wrote against the rules is not ours to refuse, nor to quote; a warning would fail the test."""
+    odd = {"PatientBirthDate": b"unknown1", "PatientSex": b"mal", "StudyDate": b"20.1.24 ", "PatientID": b"MARK" * 30}
+
+    def bend(dataset, index):
+        del dataset.ReferringPhysicianName
+
+    series = series_at(tmp_path / "ct", edit=bend)
+    file = series.slices[0].file
+    content = file.read_bytes()
+    tags = {
+        "PatientBirthDate": b"\x10\x00\x30\x00DA",
+        "PatientSex": b"\x10\x00\x40\x00CS",
+        "StudyDate": b"\x08\x00\x20\x00DA",
+    }
+    tags["PatientID"] = b"\x10\x00\x20\x00LO"
+    for keyword, value in odd.items():
+        begin = content.index(tags[keyword])
+        length = int.from_bytes(content[begin + 6 : begin + 8], "little")
+        value += b" " * (len(value) % 2)
+        content = content[: begin + 6] + len(value).to_bytes(2, "little") + value + content[begin + 8 + length :]
+    file.write_bytes(content)
+    for kind in KINDS:
+        write_seg(tmp_path / "a.dcm", shapes(), NAMES, series, MAKER, kind=kind)
+        require_same(read_seg(tmp_path / "a.dcm", series), shapes(), NAMES)
+        assert odd["PatientBirthDate"] in (tmp_path / "a.dcm").read_bytes()
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_reason_that_reading_found_against_references_is_told(tmp_path):
+    series = series_at(tmp_path / "ct")
+    object.__setattr__(series, "cannot_be_referenced", "has no valid SOP UID in its data sets")
+    with pytest.raises(FileError, match="series ct has no valid SOP UID in its data sets"):
+        write_seg(tmp_path / "a.dcm", shapes(), NAMES, series, MAKER)
+
+
 def test_no_organ_is_an_error(tmp_path):
     series = series_at(tmp_path / "ct")
     with pytest.raises(LabelError, match="no organ was found in ct, so there is nothing to write"):
@@ -214,8 +250,14 @@ def test_labels_of_another_shape_are_an_error(tmp_path):
     [
         (lambda series: replace(series, series_uid=""), "has no identifiers"),
         (lambda series: replace(series, study_uid=""), "has no identifiers"),
-        (lambda series: replace(series, slices=(replace(series.slices[0], sop_instance_uid=""), *series.slices[1:])), "no id"),
-        (lambda series: replace(series, slices=(series.slices[1], *series.slices[1:])), "several images of one identifier"),
+        (
+            lambda series: replace(series, slices=(replace(series.slices[0], sop_instance_uid=""), *series.slices[1:])),
+            "no id",
+        ),
+        (
+            lambda series: replace(series, slices=(series.slices[1], *series.slices[1:])),
+            "several images of one identifier",
+        ),
     ],
 )
 def test_a_series_that_cannot_be_referred_to_is_refused(tmp_path, change, why):
@@ -254,7 +296,10 @@ def spoil_label(seg):
 
 def spoil_order(seg):
     first, second = seg.PerFrameFunctionalGroupsSequence[:2]
-    first.PlanePositionSequence, second.PlanePositionSequence = second.PlanePositionSequence, first.PlanePositionSequence
+    first.PlanePositionSequence, second.PlanePositionSequence = (
+        second.PlanePositionSequence,
+        first.PlanePositionSequence,
+    )
 
 
 def spoil_number(seg):
@@ -391,7 +436,11 @@ def test_fractions_count_from_one_half(tmp_path):
     series = series_at(tmp_path / "ct")
 
     def fractional(seg):
-        seg.SegmentationType, seg.SegmentationFractionalType, seg.MaximumFractionalValue = "FRACTIONAL", "PROBABILITY", 200
+        seg.SegmentationType, seg.SegmentationFractionalType, seg.MaximumFractionalValue = (
+            "FRACTIONAL",
+            "PROBABILITY",
+            200,
+        )
         seg.BitsAllocated, seg.BitsStored, seg.HighBit = 8, 8, 7
         size = int(seg.NumberOfFrames) * SHAPE[1] * SHAPE[2]
         bits = np.unpackbits(np.frombuffer(seg.PixelData, np.uint8), bitorder="little")[:size]

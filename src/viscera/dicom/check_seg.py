@@ -7,13 +7,14 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from viscera.dicom.codes import plain_text
-from viscera.dicom.read_frames import Frame, frames_of, open_seg, planes_of
+from viscera.dicom.read_frames import Frame, frames_of, open_seg, planes_of, quiet
 from viscera.dicom.series import Series
 from viscera.errors import FileError
 from viscera.io.atomic import HIDDEN
 from viscera.volume import GRID_TOLERANCE_MM
 
 
+@quiet()
 def check_seg(file: Path, labels: UInt8[np.ndarray, "z y x"], names: Mapping[int, str], series: Series) -> None:
     """Raise FileError unless a SEG holds exactly the label map, where the series lies.
 

@@ -3,7 +3,9 @@
 This knows nothing of how viscera writes (seg_frames.py): check_seg.py proves by it what was written.
 """
 
+import warnings
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar, cast
@@ -35,6 +37,14 @@ class Frame:
 
     segment: int
     affine: Float[np.ndarray, "3 3"]
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep pydicom's warnings from being shown: they quote what headers hold. What they warn of is checked here."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 def open_seg(file: Path) -> "Dataset":

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Shaped, UInt8
 
 from viscera.dicom.codes import Code, Concept, organ_named, standard_codes
-from viscera.dicom.read_frames import Frame, frames_of, open_seg, planes_of
+from viscera.dicom.read_frames import Frame, frames_of, open_seg, planes_of, quiet
 from viscera.dicom.series import Series
 from viscera.errors import FileError, GeometryError, LabelError
 
@@ -38,6 +38,7 @@ class SegTruth:
     notes: tuple[str, ...] = ()
 
 
+@quiet()
 def read_seg(file: Path, series: Series) -> SegTruth:
     """Read a SEG of any program onto the grid of the series that it was drawn on.
 

@@ -7,6 +7,7 @@ The geometry is that of the series: a frame has its own position, so a tilted ga
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -19,6 +20,7 @@ from viscera.dicom import outputs
 from viscera.dicom.check_seg import check_seg
 from viscera.dicom.codes import Code, cielab, concept, plain_text
 from viscera.dicom.outputs import Maker
+from viscera.dicom.read_frames import quiet
 from viscera.dicom.seg_frames import ds, element, frame_groups, packed_bits, present_in_slices, run_lengths
 from viscera.dicom.series import LPS_TO_RAS, Series
 from viscera.errors import FileError, GeometryError, LabelError
@@ -40,6 +42,7 @@ SOURCE = Code("121322", "Source image for image processing operation", "DCM")
 BACKGROUND = Code("125040", "Background", "DCM")
 
 
+@quiet()
 def write_seg(
     file: Path,
     labels: UInt8[np.ndarray, "z y x"],
@@ -103,26 +106,22 @@ def write_seg(
 def require_referable(series: Series, file: Path) -> None:
     """Raise FileError where DICOM objects cannot refer to a series, since it lacks identifiers or its images share them."""
     images = [(one.sop_instance_uid, one.frame) for one in series.slices]
-    if not (series.series_uid and series.study_uid and all(uid for uid, _ in images)):
-        what = "has no identifiers (SOP, series or study UID empty)"
-    elif len(set(images)) < len(images):
-        what = "has several images of one identifier (SOP Instance UID)"
-    else:
-        return
-    raise FileError(
-        f"series {series.name} {what}, so no DICOM object can refer to it",
-        "Write NIfTI instead, or export the series again.",
-        file=file,
-    )
+    reason = getattr(series, "cannot_be_referenced", "")
+    if not reason and not (series.series_uid and series.study_uid and all(uid for uid, _ in images)):
+        reason = "has no identifiers (SOP, series or study UID empty), so no other DICOM object can refer to it"
+    if not reason and len(set(images)) < len(images):
+        reason = "has several images of one identifier (SOP Instance UID), so no other DICOM object can refer to it"
+    if reason:
+        remedy = "Write NIfTI instead, or export the series again."
+        raise FileError(f"series {series.name} {reason}", remedy, file=file)
 
 
 def _source(series: Series, headers: "Sequence[Dataset] | None") -> "tuple[Dataset, list[str]]":
     """Return the header of the first slice, and of each slice its SOP class."""
-    import pydicom
     from pydicom.uid import CTImageStorage
 
     if headers is None:
-        headers = [pydicom.dcmread(series.slices[0].file, stop_before_pixels=True)]
+        headers = replace(series, slices=series.slices[:1]).headers()
     classes = [str(header.get("SOPClassUID", "") or CTImageStorage) for header in headers]
     return headers[0], classes if len(classes) == len(series.slices) else classes[:1] * len(series.slices)
 
