@@ -19,6 +19,8 @@ from viscera.dicom.seg import write_seg
 KINDS = ["binary", "labelmap"]
 SEGMENTS = {1: 1, 2: 2, 3: 3, 4: 7, 5: 200, 6: 255}
 """{segment number: label of ``shapes``}."""
+# dcmqi 1.5.7 takes every stack for a straight one: at one sign of the tilt it shears the voxels without a word, at the other
+# it exits 0 without a file. highdicom makes no volume of it. Both are right frame by frame.
 UNTILTED = [name for name in ORIENTATIONS if "tilted" not in name]
 
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 SEG_CLASSES = {"1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7"}
 """SOP classes: Segmentation, and Label Map Segmentation."""
+RLE = "1.2.840.10008.1.2.5"
 NATIVE = {"1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.1.99"}
 """Transfer syntaxes of little endian pixels that are not compressed one by one."""
 
@@ -145,7 +146,8 @@ def planes_of(seg: "Dataset") -> Iterator[Shaped[np.ndarray, "row column"]]:
     if seg.BitsAllocated != 1 or seg.file_meta.TransferSyntaxUID not in NATIVE:
         from pydicom.pixels.utils import iter_pixels
 
-        for plane in iter_pixels(seg):
+        own = "pydicom" if seg.file_meta.TransferSyntaxUID == RLE else ""  # not the library that viscera writes it with
+        for plane in iter_pixels(seg, decoding_plugin=own):
             yield plane.astype(bool) if seg.SegmentationType == "BINARY" else plane
         return
     stream, size = np.frombuffer(seg.PixelData, np.uint8), rows * columns

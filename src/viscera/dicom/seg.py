@@ -21,7 +21,16 @@ from viscera.dicom.check_seg import check_seg
 from viscera.dicom.codes import Code, cielab, concept, plain_text
 from viscera.dicom.outputs import Maker
 from viscera.dicom.read_frames import quiet
-from viscera.dicom.seg_frames import ds, element, frame_groups, packed_bits, present_in_slices, run_lengths
+from viscera.dicom.seg_frames import (
+    FRAME_GROUPS,
+    PIXELS,
+    ds,
+    frame_groups,
+    packed_bits,
+    present_in_slices,
+    run_lengths,
+    write_element,
+)
 from viscera.dicom.series import LPS_TO_RAS, Series
 from viscera.errors import FileError, GeometryError, LabelError
 from viscera.io.atomic import replacing
@@ -98,8 +107,8 @@ def write_seg(
     with replacing(file) as part:
         seg.save_as(part, enforce_file_format=True)
         with part.open("ab") as end:
-            end.write(element(0x5200, 0x9230, "SQ", groups))
-            end.write(element(0x7FE0, 0x0010, "OB", pixels, encapsulated=not by_segment))
+            write_element(end, FRAME_GROUPS, "SQ", groups)
+            write_element(end, PIXELS, "OB", pixels, encapsulated=not by_segment)
         check_seg(part, labels, names, series)
 
 
@@ -296,7 +305,7 @@ def _add_pixels(
     values: Sequence[int],
     *,
     by_segment: bool,
-) -> bytes:
+) -> "bytes | UInt8[np.ndarray, ' byte']":
     """Say what the pixels are, and return them, which stand last in the file."""
     seg.Rows, seg.Columns = labels.shape[1:]
     seg.SamplesPerPixel, seg.PhotometricInterpretation, seg.PixelRepresentation = 1, "MONOCHROME2", 0

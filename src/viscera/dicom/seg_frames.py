@@ -6,7 +6,7 @@ are encoded once and joined. Reading is in read_frames.py, which shares nothing 
 
 import struct
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
@@ -14,7 +14,9 @@ from jaxtyping import Bool, Float, UInt8
 if TYPE_CHECKING:
     from pydicom import Dataset
 
-ITEM = 0xFFFE, 0xE000
+ITEM, END_OF_ITEMS = (0xFFFE, 0xE000), (0xFFFE, 0xE0DD)
+FRAME_GROUPS, PIXELS = (0x5200, 0x9230), (0x7FE0, 0x0010)
+"""Tags; the last two of a SEG, in this order, are per-frame functional groups and pixel data."""
 FRAMES_AT_ONCE = 8
 """Bits of frames follow each other without a gap, so only after eight frames does a byte surely begin with one."""
 
@@ -88,22 +90,33 @@ def _group(keyword: str, item: "Dataset") -> bytes:
     return buffer.getvalue()
 
 
-def element(group: int, number: int, kind: str, value: bytes, *, encapsulated: bool = False) -> bytes:
-    """Return an element of a data set as explicit little endian bytes.
+def write_element(
+    file: BinaryIO,
+    tag: tuple[int, int],
+    kind: str,
+    value: "bytes | UInt8[np.ndarray, ' byte']",
+    *,
+    encapsulated: bool = False,
+) -> None:
+    """Write an element of a data set as explicit little endian bytes.
 
     Args:
-        group: Of its tag.
-        number: The other half of it.
+        file: Where to.
+        tag: Its group and number.
         kind: Its value representation, of those with four bytes for the length.
         value: Of even length.
         encapsulated: The value is a sequence of items, closed by a delimiter rather than told by its length.
     """
     length = 0xFFFFFFFF if encapsulated else len(value)
-    begin = struct.pack("<2H2s2xI", group, number, kind.encode(), length)
-    return begin + value + (struct.pack("<2HI", 0xFFFE, 0xE0DD, 0) if encapsulated else b"")
+    file.write(struct.pack("<2H2s2xI", *tag, kind.encode(), length))
+    file.write(value)
+    if encapsulated:
+        file.write(struct.pack("<2HI", *END_OF_ITEMS, 0))
 
 
-def packed_bits(labels: UInt8[np.ndarray, "z y x"], planes: Sequence[tuple[int, int]], values: Sequence[int]) -> bytes:
+def packed_bits(
+    labels: UInt8[np.ndarray, "z y x"], planes: Sequence[tuple[int, int]], values: Sequence[int]
+) -> UInt8[np.ndarray, " byte"]:
     """Return the pixels of a BINARY SEG: one bit each, the first in the lowest bit, padded to an even number of bytes.
 
     Args:
@@ -111,12 +124,13 @@ def packed_bits(labels: UInt8[np.ndarray, "z y x"], planes: Sequence[tuple[int, 
         planes: (segment number, slice) of each frame, in their order.
         values: The label of each segment, segment 1 first.
     """
-    parts = []
+    size = labels.shape[1] * labels.shape[2]
+    pixels = np.zeros(-(-len(planes) * size // 16) * 2, np.uint8)
     for begin in range(0, len(planes), FRAMES_AT_ONCE):
         chunk = [labels[place] == values[segment - 1] for segment, place in planes[begin : begin + FRAMES_AT_ONCE]]
-        parts.append(np.packbits(np.array(chunk), bitorder="little").tobytes())
-    pixels = b"".join(parts)
-    return pixels + b"\0" * (len(pixels) % 2)
+        bits = np.packbits(np.array(chunk), bitorder="little")
+        pixels[begin * size // 8 :][: len(bits)] = bits
+    return pixels
 
 
 def run_lengths(labels: UInt8[np.ndarray, "z y x"], places: Sequence[int], numbers: UInt8[np.ndarray, " 256"]) -> bytes:
