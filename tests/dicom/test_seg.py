@@ -354,7 +354,7 @@ def test_what_does_not_read_back_leaves_the_old_file_and_nothing_else(tmp_path, 
     file = tmp_path / "out" / "a.dcm"
     file.write_text("old")
     true = seg_module.packed_bits
-    monkeypatch.setattr(seg_module, "packed_bits", lambda *given: true(*given)[::-1])
+    monkeypatch.setattr(seg_module, "packed_bits", lambda *given: bytes(true(*given))[::-1])
     with pytest.raises(FileError, match="what was written to a.dcm does not read back") as caught:
         write_seg(file, shapes(), NAMES, series, MAKER)
     assert caught.value.file == file

@@ -305,7 +305,7 @@ def _add_pixels(
     values: Sequence[int],
     *,
     by_segment: bool,
-) -> "bytes | UInt8[np.ndarray, ' byte']":
+) -> bytes | memoryview:
     """Say what the pixels are, and return them, which stand last in the file."""
     seg.Rows, seg.Columns = labels.shape[1:]
     seg.SamplesPerPixel, seg.PhotometricInterpretation, seg.PixelRepresentation = 1, "MONOCHROME2", 0

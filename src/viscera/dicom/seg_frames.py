@@ -94,7 +94,7 @@ def write_element(
     file: BinaryIO,
     tag: tuple[int, int],
     kind: str,
-    value: "bytes | UInt8[np.ndarray, ' byte']",
+    value: bytes | memoryview,
     *,
     encapsulated: bool = False,
 ) -> None:
@@ -116,7 +116,7 @@ def write_element(
 
 def packed_bits(
     labels: UInt8[np.ndarray, "z y x"], planes: Sequence[tuple[int, int]], values: Sequence[int]
-) -> UInt8[np.ndarray, " byte"]:
+) -> memoryview:
     """Return the pixels of a BINARY SEG: one bit each, the first in the lowest bit, padded to an even number of bytes.
 
     Args:
@@ -130,7 +130,7 @@ def packed_bits(
         chunk = [labels[place] == values[segment - 1] for segment, place in planes[begin : begin + FRAMES_AT_ONCE]]
         bits = np.packbits(np.array(chunk), bitorder="little")
         pixels[begin * size // 8 :][: len(bits)] = bits
-    return pixels
+    return pixels.data
 
 
 def run_lengths(labels: UInt8[np.ndarray, "z y x"], places: Sequence[int], numbers: UInt8[np.ndarray, " 256"]) -> bytes:
@@ -142,7 +142,7 @@ def run_lengths(labels: UInt8[np.ndarray, "z y x"], places: Sequence[int], numbe
         numbers: The segment number of each label.
     """
     from pydicom.encaps import encapsulate
-    from pydicom.pixels import get_encoder
+    from pydicom.pixels.encoders.base import get_encoder
     from pydicom.uid import RLELossless
 
     rows, columns = labels.shape[1:]
