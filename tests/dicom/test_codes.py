@@ -20,6 +20,7 @@ from viscera.dicom.codes import (
     names_with_codes,
     organ_named,
 )
+from viscera.dicom.seg import AI, BACKGROUND, SEGMENTATION, SOURCE
 from viscera.labels import SPACES
 
 SNOMED = {code: meaning for entries in concepts["SCT"].values() for code, (meaning, _) in entries.items()}
@@ -71,6 +72,14 @@ def test_every_code_that_pydicom_knows_shares_a_word_with_its_meaning_there():
                 assert there & set(code.meaning.lower().split()), (name, SNOMED[code.value])
                 compared += 1
     assert compared > 150
+
+
+def test_sides_categories_and_words_of_dicom_are_what_the_standard_says():
+    dicom = {code: meaning for entries in concepts["DCM"].values() for code, (meaning, _) in entries.items()}
+    assert [SNOMED[code.value] for code in (LEFT, RIGHT, TISSUE)] == ["Left", "Right", "Tissue"]
+    assert SNOMED[ABNORMAL.value] == "Morphologically Abnormal Structure"
+    for code in (AI, SEGMENTATION, SOURCE, BACKGROUND):
+        assert dicom[code.value].lower() == code.meaning.lower()
 
 
 def test_no_two_names_mean_the_same():
