@@ -14,8 +14,10 @@ import math
 import uuid
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from viscera.dicom.series import Series
 from viscera.errors import FileError, SettingError
 
 if TYPE_CHECKING:
@@ -33,10 +35,10 @@ IMAGES = {
 
 UIDS = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "FrameOfReferenceUID", "DimensionOrganizationUID")
 NUMBERS = (
-    *("Rows", "Columns", "NumberOfFrames", "InstanceNumber", "PixelSpacing", "SliceThickness", "SpacingBetweenSlices"),
+    *("Rows", "Columns", "NumberOfFrames", "PixelSpacing", "SliceThickness", "SpacingBetweenSlices"),
     *("ImagePositionPatient", "ImageOrientationPatient", "RescaleSlope", "RescaleIntercept", "SamplesPerPixel"),
     *("BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "DimensionIndexValues", "DimensionIndexPointer"),
-    *("FunctionalGroupPointer", "InStackPositionNumber"),
+    *("FunctionalGroupPointer", "InStackPositionNumber", "LossyImageCompressionRatio"),
 )
 WORDS: Mapping[str, tuple[str, ...]] = {
     "Modality": ("CT",),
@@ -44,6 +46,8 @@ WORDS: Mapping[str, tuple[str, ...]] = {
     "PatientPosition": ("HFS", "HFP", "HFDR", "HFDL", "FFS", "FFP", "FFDR", "FFDL"),
     "ImageType": (*("ORIGINAL", "DERIVED", "PRIMARY", "SECONDARY", "AXIAL", "VOLUME", "NONE", "LOCALIZER"),),
     "RescaleType": ("HU", "US"),
+    "LossyImageCompression": ("00", "01"),
+    "LossyImageCompressionMethod": ("ISO_10918_1", "ISO_14495_1", "ISO_15444_1", "ISO_15444_15"),
 }
 """{attribute: the words that it may hold}; another word is no longer the standard's, and may be anything."""
 GROUPS = (
@@ -82,14 +86,43 @@ def deidentified(headers: "Sequence[Dataset]", *, secret: bytes) -> "list[Datase
     Source:
         PS3.15 annex E, table E.1-1, column "Basic Prof."; codes from PS3.16 CID 7050.
     """
+    _require_long(secret)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # pydicom's warnings quote the values that they complain about
+        return [_deidentified(header, secret) for header in headers]
+
+
+def deidentified_series(series: Series, *, secret: bytes) -> Series:
+    """Return a series with the UIDs that ``deidentified`` puts in its headers: what outputs refer to.
+
+    Args:
+        series: Its files, and what is read from them, stay.
+        secret: As for the headers.
+
+    Raises:
+        SettingError: The secret is too short.
+    """
+    _require_long(secret)
+
+    def other(uid: str) -> str:
+        return replaced_uid(uid, secret=secret) if _plain(uid) else ""
+
+    return replace(
+        series,
+        slices=tuple(replace(one, sop_instance_uid=other(one.sop_instance_uid)) for one in series.slices),
+        series_uid=other(series.series_uid),
+        study_uid=other(series.study_uid),
+        frame_of_reference_uid=other(series.frame_of_reference_uid),
+    )
+
+
+def _require_long(secret: bytes) -> None:
+    """Raise SettingError where a secret could be guessed."""
     if len(secret) < SHORTEST_SECRET:
         raise SettingError(
             f"the secret for replacing UIDs has {len(secret)} bytes, fewer than {SHORTEST_SECRET}",
             "Give at least 16 random bytes.",
         )
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # pydicom's warnings quote the values that they complain about
-        return [_deidentified(header, secret) for header in headers]
 
 
 def replaced_uid(uid: str, *, secret: bytes) -> str:
