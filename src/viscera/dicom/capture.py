@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pydicom import Dataset
 
 SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
-SERIES_NUMBER = 9400
+SERIES_NUMBER = 9004
 """Of captures: far from a scanner's."""
 LARGEST = 65535
 """Rows or columns of a DICOM image."""
@@ -52,7 +52,8 @@ def write_capture(
     """
     if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8:
         raise SettingError(
-            f"a capture needs a picture of (y, x, 3) in uint8, got {picture.shape} in {picture.dtype}", "Convert it to RGB."
+            f"a capture needs a picture of (y, x, 3) in uint8, got {picture.shape} in {picture.dtype}",
+            "Convert it to RGB.",
         )
     if not 0 < min(picture.shape) <= max(picture.shape) <= LARGEST:
         raise SettingError(f"a picture of {picture.shape[:2]} pixels does not fit a DICOM image", "Draw it smaller.")

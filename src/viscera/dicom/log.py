@@ -41,7 +41,9 @@ def append_result(file: Path, row: Mapping[str, object]) -> None:
         line = json.dumps({"time": now, **row}, allow_nan=False).encode() + b"\n"
     except (TypeError, ValueError) as error:
         raise SettingError(
-            "a result cannot be written as a line of JSON", "Give it text, finite numbers, lists and objects.", file=file
+            "a result cannot be written as a line of JSON",
+            "Give it text, finite numbers, lists and objects.",
+            file=file,
         ) from error
     with writing(file):
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -50,7 +52,9 @@ def append_result(file: Path, row: Mapping[str, object]) -> None:
             lock.acquire()
         except TimeoutError as error:
             raise FileError(
-                f"{file} is held by another process", "Wait until it is done, then run the same command again.", file=file
+                f"{file} is held by another process",
+                "Wait until it is done, then run the same command again.",
+                file=file,
             ) from error
         except (NotImplementedError, OSError) as problem:
             if isinstance(problem, OSError) and problem.errno not in NO_LOCKS:

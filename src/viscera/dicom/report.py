@@ -1,0 +1,382 @@
+"""Measurement reports: the volumes of organs, their HU and what speaks against them, as a structured report (TID 1500).
+
+A report says what ``quality`` measured; it measures nothing. How it is laid out: PS3.16 TID 1500, whose measurement groups are
+TID 1411 where a SEG holds the organ, and TID 1501 of the images of the series where none does.
+"""
+
+import math
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from viscera.dicom import outputs
+from viscera.dicom.composing import begun, cannot_be_read_back, check_patient, references, source_header
+from viscera.dicom.outputs import Maker
+from viscera.dicom.series import Series
+from viscera.errors import FileError, SettingError
+from viscera.io.atomic import replacing
+from viscera.labels import organ_name, readable
+
+if TYPE_CHECKING:
+    from highdicom.sr import AlgorithmIdentification, Measurement, MeasurementReport
+    from pydicom import Dataset
+    from pydicom.sr.coding import Code
+
+COMPREHENSIVE_3D_SR = "1.2.840.10008.5.1.4.1.1.88.34"
+SEGMENTATIONS = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")
+"""Segmentation Storage and Label Map Segmentation Storage."""
+SERIES_NUMBER = 9003
+"""Of reports: far from a scanner's."""
+DEVICE_UID = f"2.25.{uuid.uuid5(uuid.NAMESPACE_URL, 'https://github.com/viscera/viscera').int}"
+"""Of the observer, which is the program wherever it runs."""
+OURS = "99VISCERA"
+"""The coding scheme of what no standard has a code for."""
+BORDER = ("TouchesBorder", OURS, "Touches the edge of the scan")
+UNKNOWN_ORGAN = ("91723000", "SCT", "Anatomical Structure")
+
+OrganCode = tuple["Code", "Code | None"]
+"""What an organ is, and on which side, where it has one."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What was measured of one organ.
+
+    Attributes:
+        volume_ml: Of its voxels.
+        mean_hu: None where it has none.
+        sd_hu: Standard deviation; None where it has none.
+        touches_border: Whether it goes on outside the scan, as far as one can tell.
+        flags: What speaks against the result, a sentence each.
+    """
+
+    volume_ml: float
+    mean_hu: float | None
+    sd_hu: float | None
+    touches_border: bool
+    flags: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Segmentation:
+    """What a report says of a SEG: its header, and {organ: item} and {organ: codes} of its segments."""
+
+    header: "Dataset"
+    segments: "Mapping[str, Dataset]"
+    codes: Mapping[str, OrganCode]
+
+
+def write_report(
+    file: Path,
+    measurements: Mapping[str, Measured],
+    series: Series,
+    maker: Maker,
+    *,
+    seg: Path | None = None,
+    headers: "Sequence[Dataset] | None" = None,
+    codes: Mapping[str, OrganCode] | None = None,
+) -> None:
+    """Write a measurement report (Comprehensive 3D SR, TID 1500), unverified and preliminary, and read it back.
+
+    Args:
+        file: Is replaced.
+        measurements: {organ: what was measured}, in the order of the report.
+        series: What was measured.
+        maker: By what.
+        seg: The SEG of the same result, whose segments the report refers to, and whose codes it takes.
+        headers: Of the slices; read where None.
+        codes: {organ: its code and its side's} of organs that are in no SEG; without a code an organ is an anatomical
+            structure with a name.
+
+    Raises:
+        SettingError: There is nothing to report, a number is none, or the SEG or the headers are of another series.
+        FileError: The SEG cannot be read, the file cannot be written, or it does not read back as it was meant.
+
+    Source:
+        PS3.16 TID 1500, 1411 and 1501; PS3.3 A.35.13 for the object.
+    """
+    _require_numbers(measurements, file)
+    header = source_header(series, headers, file)
+    segmentation = None if seg is None else _read_seg(seg, series)
+    known = {**(codes or {}), **(segmentation.codes if segmentation else {})}
+    content = _content(measurements, known, series, header, maker, segmentation)
+    report = begun(header, series, maker, COMPREHENSIVE_3D_SR)
+    report.Modality, report.SeriesNumber = "SR", SERIES_NUMBER
+    report.CompletionFlag, report.VerificationFlag, report.PreliminaryFlag = "COMPLETE", "UNVERIFIED", "PRELIMINARY"
+    report.PerformedProcedureCodeSequence, report.ReferencedPerformedProcedureStepSequence = [], []
+    report.CurrentRequestedProcedureEvidenceSequence = [_evidence(header, series, segmentation)]
+    report.update(content[0])
+    with replacing(file) as part:
+        report.save_as(part, enforce_file_format=True)
+        _check(part, measurements, header, file)
+
+
+def _require_numbers(measurements: Mapping[str, Measured], file: Path) -> None:
+    """Raise SettingError where there is nothing to report, or something that is not a measurement."""
+    if not measurements:
+        raise SettingError("a report without a measurement says nothing", "Write none.", file=file)
+    for organ, one in measurements.items():
+        numbers = [one.volume_ml, *(value for value in (one.mean_hu, one.sd_hu) if value is not None)]
+        if not all(math.isfinite(number) for number in numbers) or one.volume_ml < 0 or (one.sd_hu or 0) < 0:
+            raise SettingError(
+                f"{organ} has {one.volume_ml} ml, mean {one.mean_hu} HU, SD {one.sd_hu} HU, which cannot be reported",
+                "Give finite numbers, volumes and deviations of at least 0; None where there is none.",
+                file=file,
+            )
+
+
+def _read_seg(seg: Path, series: Series) -> _Segmentation:
+    """Return what a report refers to in a SEG.
+
+    Raises:
+        FileError: It cannot be read, or is something else.
+        SettingError: It is of another series.
+    """
+    import pydicom
+    from pydicom.errors import InvalidDicomError
+
+    try:
+        header = pydicom.dcmread(seg, stop_before_pixels=True)
+    except (OSError, InvalidDicomError) as error:
+        raise FileError(f"{seg.name} cannot be read as DICOM", "Write the SEG again.", file=seg) from error
+    if header.get("SOPClassUID") not in SEGMENTATIONS:
+        raise FileError(f"{seg.name} is not a DICOM SEG", "Give the SEG of the same result.", file=seg)
+    of = [str(item.get("SeriesInstanceUID")) for item in header.get("ReferencedSeriesSequence") or []]
+    if series.series_uid not in of or header.get("StudyInstanceUID") != series.study_uid:
+        raise SettingError(
+            f"{seg.name} is of another series than {series.name}", "Give the SEG of the same result.", file=seg
+        )
+    segments = {organ_name(str(one.SegmentLabel)): one for one in header.SegmentSequence if one.SegmentNumber}
+    return _Segmentation(
+        header,
+        segments,
+        {organ: _code_of_segment(one) for organ, one in segments.items()},
+    )
+
+
+def _code_of_segment(segment: "Dataset") -> OrganCode:
+    kind = segment.SegmentedPropertyTypeCodeSequence[0]
+    sides = kind.get("SegmentedPropertyTypeModifierCodeSequence") or [None]
+    return _code(kind), None if sides[0] is None else _code(sides[0])
+
+
+def _code(item: "Dataset") -> "Code":
+    from pydicom.sr.coding import Code
+
+    return Code(str(item.CodeValue), str(item.CodingSchemeDesignator), str(item.CodeMeaning))
+
+
+def code_of(organ: str, codes: Mapping[str, OrganCode]) -> OrganCode:
+    """Return an organ's code and its side's; that of any anatomical structure where it has none."""
+    from pydicom.sr.coding import Code
+
+    return codes.get(organ, (Code(*UNKNOWN_ORGAN), None))
+
+
+def _content(
+    measurements: Mapping[str, Measured],
+    known: Mapping[str, OrganCode],
+    series: Series,
+    header: "Dataset",
+    maker: Maker,
+    segmentation: _Segmentation | None,
+) -> "MeasurementReport":
+    """Return the tree of a report: who observed, what was examined, a group for each organ."""
+    from highdicom import sr
+    from pydicom.sr.codedict import codes
+
+    device = sr.DeviceObserverIdentifyingAttributes(
+        DEVICE_UID,
+        name=f"{outputs.MANUFACTURER} {maker.viscera}",
+        manufacturer_name=outputs.MANUFACTURER,
+        model_name=f"weights {maker.weights}",
+    )
+    algorithm = sr.AlgorithmIdentification(
+        outputs.MANUFACTURER,
+        maker.viscera,
+        parameters=[f"weights: {maker.weights}", f"SHA-256 of the weights: {maker.weights_sha256}"],
+    )
+    groups = [
+        group
+        for organ, one in measurements.items()
+        for group in _group(organ, one, code_of(organ, known), algorithm, series, segmentation)
+    ]
+    tree = sr.MeasurementReport(
+        sr.ObservationContext(
+            observer_device_context=sr.ObserverContext(
+                observer_type=codes.DCM.Device, observer_identifying_attributes=device
+            )
+        ),
+        codes.LN.CTUnspecifiedBodyRegion,
+        groups,
+    )
+    tree[0].ContentSequence.insert(-1, _library(header, series))  # the measurements come last
+    return tree
+
+
+def _group(
+    organ: str,
+    one: Measured,
+    code: OrganCode,
+    algorithm: "AlgorithmIdentification",
+    series: Series,
+    segmentation: _Segmentation | None,
+) -> "Sequence[Dataset]":
+    """Return the measurement group of one organ, which refers to its segment where there is one."""
+    from highdicom import sr
+    from pydicom.sr.codedict import codes
+    from pydicom.sr.coding import Code
+
+    organ_code, side = code
+    segment = segmentation.segments.get(organ) if segmentation else None
+    touches = codes.SCT.Yes if one.touches_border else codes.SCT.No
+    shared = {
+        "tracking_identifier": sr.TrackingIdentifier(
+            uid=(segment and segment.get("TrackingUID")) or None, identifier=readable(organ)
+        ),
+        "finding_category": codes.SCT.AnatomicalStructure,
+        "finding_type": organ_code,
+        "finding_sites": [sr.FindingSite(organ_code, laterality=side)],
+        "algorithm_id": algorithm,
+        "measurements": _numbers(one),
+        "qualitative_evaluations": [sr.QualitativeEvaluation(Code(*BORDER), touches)],
+    }
+    if segmentation is None or segment is None:
+        group = sr.MeasurementsAndQualitativeEvaluations(**shared)
+    else:
+        referenced = sr.ReferencedSegment(
+            segmentation.header.SOPClassUID,
+            segmentation.header.SOPInstanceUID,
+            int(segment.SegmentNumber),
+            source_series=sr.SourceSeriesForSegmentation(series.series_uid),
+        )
+        group = sr.VolumetricROIMeasurementsAndQualitativeEvaluations(referenced_segment=referenced, **shared)
+    contains = sr.RelationshipTypeValues.CONTAINS
+    for sentence in (f"{outputs.CONTENT_LABEL}: {outputs.CONTENT_DESCRIPTION}", *one.flags):
+        group[0].ContentSequence.append(sr.TextContentItem(codes.DCM.Comment, sentence, contains))
+    return group
+
+
+def _numbers(one: Measured) -> "list[Measurement]":
+    """Return volume, and mean and standard deviation of the attenuation where there are any."""
+    from highdicom import sr
+    from pydicom.sr.codedict import codes
+
+    found = [sr.Measurement(codes.SCT.Volume, float(one.volume_ml), codes.UCUM.CubicCentimeter)]
+    for value, derivation in ((one.mean_hu, codes.SCT.Mean), (one.sd_hu, codes.SCT.StandardDeviation)):
+        if value is not None:
+            unit = codes.UCUM.HounsfieldUnit
+            found.append(sr.Measurement(codes.DCM.AttenuationCoefficient, float(value), unit, derivation=derivation))
+    return found
+
+
+def _library(header: "Dataset", series: Series) -> "Dataset":
+    """Return the images that were measured, without what else their headers say (TID 1600)."""
+    from highdicom import sr
+    from pydicom.sr.codedict import codes
+
+    contains, about = sr.RelationshipTypeValues.CONTAINS, sr.RelationshipTypeValues.HAS_ACQ_CONTEXT
+    group = sr.ContainerContentItem(codes.DCM.ImageLibraryGroup, relationship_type=contains)
+    items: list[Dataset] = [sr.CodeContentItem(codes.DCM.Modality, codes.DCM.ComputedTomography, about)]
+    if series.frame_of_reference_uid:
+        items.append(sr.UIDRefContentItem(codes.DCM.FrameOfReferenceUID, series.frame_of_reference_uid, about))
+    for image in references(header, series):
+        name = sr.CodedConcept("260753009", "SCT", "Source")
+        items.append(
+            sr.ImageContentItem(
+                name, image.ReferencedSOPClassUID, image.ReferencedSOPInstanceUID, relationship_type=contains
+            )
+        )
+    group.ContentSequence = sr.ContentSequence(items)
+    library = sr.ContainerContentItem(codes.DCM.ImageLibrary, relationship_type=contains)
+    library.ContentSequence = sr.ContentSequence([group])
+    return library
+
+
+def _evidence(header: "Dataset", series: Series, segmentation: _Segmentation | None) -> "Dataset":
+    """Return the item that lists what the report refers to: the images, and the SEG."""
+    from pydicom import Dataset
+
+    images, study = Dataset(), Dataset()
+    images.SeriesInstanceUID, images.ReferencedSOPSequence = series.series_uid, references(header, series)
+    listed = [images]
+    if segmentation:
+        one, of = Dataset(), Dataset()
+        one.ReferencedSOPClassUID = segmentation.header.SOPClassUID
+        one.ReferencedSOPInstanceUID = segmentation.header.SOPInstanceUID
+        of.SeriesInstanceUID, of.ReferencedSOPSequence = segmentation.header.SeriesInstanceUID, [one]
+        listed.append(of)
+    study.StudyInstanceUID, study.ReferencedSeriesSequence = series.study_uid, listed
+    return study
+
+
+def read_report(file: Path) -> dict[str, Measured]:
+    """Return {organ: what was measured} of a report that viscera wrote.
+
+    Raises:
+        FileError: It is not one.
+    """
+    import pydicom
+    from pydicom.errors import InvalidDicomError
+
+    try:
+        report = pydicom.dcmread(file)
+        groups = [item for item in _items(report) if _name(item) == "125007"]
+        return dict(_measured(group) for group in groups)
+    except (OSError, InvalidDicomError, AttributeError, KeyError, IndexError) as error:
+        raise FileError(
+            f"{file.name} is not a measurement report of viscera's", "Write it again.", file=file
+        ) from error
+
+
+def _items(item: "Dataset") -> "Iterator[Dataset]":
+    """Yield all content items below one."""
+    for child in item.get("ContentSequence") or []:
+        yield child
+        yield from _items(child)
+
+
+def _name(item: "Dataset") -> str:
+    return str(item.ConceptNameCodeSequence[0].CodeValue) if "ConceptNameCodeSequence" in item else ""
+
+
+def _measured(group: "Dataset") -> tuple[str, Measured]:
+    """Return what a measurement group says: organ, measurements."""
+    texts = {"112039": [], "121106": []}
+    numbers: dict[str, float] = {}
+    touches = None
+    for item in group.ContentSequence:
+        name = _name(item)
+        if item.ValueType == "TEXT" and name in texts:
+            texts[name].append(str(item.TextValue))
+        elif item.ValueType == "NUM":
+            derivations = [str(one.ConceptCodeSequence[0].CodeValue) for one in item.get("ContentSequence") or []]
+            numbers[derivations[0] if derivations else name] = float(item.MeasuredValueSequence[0].FloatingPointValue)
+        elif name == BORDER[0]:
+            touches = str(item.ConceptCodeSequence[0].CodeValue) == "373066001"
+    if touches is None:
+        raise KeyError(BORDER[0])
+    [label], [_, *flags] = texts["112039"], texts["121106"]
+    return organ_name(label), Measured(
+        numbers["118565006"], numbers.get("373098007"), numbers.get("386136009"), touches, tuple(flags)
+    )
+
+
+def _check(part: Path, measurements: Mapping[str, Measured], header: "Dataset", file: Path) -> None:
+    """Raise FileError where a report does not say what it was meant to: to the last bit, and to the eye.
+
+    A number is written twice, as a double and in up to 16 letters, for readers that know only those.
+    """
+    import pydicom
+
+    report = pydicom.dcmread(part)
+    check_patient(report, header, file)
+    if read_report(part) != dict(measurements):
+        raise cannot_be_read_back(file, "its measurements")
+    for item in _items(report):
+        if item.ValueType == "NUM":
+            value = item.MeasuredValueSequence[0]
+            if not math.isclose(float(value.NumericValue), value.FloatingPointValue, rel_tol=1e-8, abs_tol=1e-12):
+                raise cannot_be_read_back(file, "its numbers")
