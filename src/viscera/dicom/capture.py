@@ -64,7 +64,7 @@ def write_capture(
     capture.SecondaryCaptureDeviceManufacturerModelName = outputs.MANUFACTURER
     capture.SecondaryCaptureDeviceSoftwareVersions = capture.SoftwareVersions
     capture.DateOfSecondaryCapture, capture.TimeOfSecondaryCapture = capture.ContentDate, capture.ContentTime
-    capture.ImageType, capture.PatientOrientation = ["DERIVED", "SECONDARY"], ""
+    capture.ImageType, capture.PatientOrientation, capture.Laterality = ["DERIVED", "SECONDARY"], "", ""
     capture.BurnedInAnnotation = "YES" if burnt_in else "NO"
     capture.DerivationDescription = f"Overview of a segmentation, {outputs.CONTENT_DESCRIPTION}"
     capture.ImageComments = f"{outputs.CONTENT_LABEL}: {outputs.CONTENT_DESCRIPTION}"

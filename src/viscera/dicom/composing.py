@@ -59,7 +59,7 @@ def source_header(series: Series, headers: "Sequence[Dataset] | None", file: Pat
 def begun(header: "Dataset", series: Series, maker: Maker, sop_class: str) -> "Dataset":
     """Return an object of a new series in the study of the images, without what makes it a report or a picture."""
     from pydicom.dataset import FileMetaDataset
-    from pydicom.uid import ExplicitVRLittleEndian, generate_uid
+    from pydicom.uid import UID, ExplicitVRLittleEndian, generate_uid
 
     dataset, now = outputs.patient_and_study(header), datetime.now()
     for keyword in TYPE_2:
@@ -77,7 +77,7 @@ def begun(header: "Dataset", series: Series, maker: Maker, sop_class: str) -> "D
     dataset.DeviceSerialNumber = maker.weights_sha256[:LONGEST]
     dataset.file_meta = FileMetaDataset()
     dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    dataset.file_meta.MediaStorageSOPClassUID = dataset.SOPClassUID
+    dataset.file_meta.MediaStorageSOPClassUID = UID(sop_class)
     dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
     return dataset
 

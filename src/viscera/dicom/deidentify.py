@@ -146,7 +146,7 @@ def _plain(uid: str) -> str:
 def _deidentified(header: "Dataset", secret: bytes) -> "Dataset":
     from pydicom import Dataset
     from pydicom.dataset import FileMetaDataset
-    from pydicom.uid import ExplicitVRLittleEndian
+    from pydicom.uid import UID, ExplicitVRLittleEndian
 
     image = _kept(header, secret)
     of_file = getattr(header, "file_meta", FileMetaDataset())
@@ -170,8 +170,8 @@ def _deidentified(header: "Dataset", secret: bytes) -> "Dataset":
     image.LongitudinalTemporalInformationModified = "REMOVED"
     image.file_meta = FileMetaDataset()
     image.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    image.file_meta.MediaStorageSOPClassUID = kind
-    image.file_meta.MediaStorageSOPInstanceUID = image.SOPInstanceUID
+    image.file_meta.MediaStorageSOPClassUID = UID(kind)
+    image.file_meta.MediaStorageSOPInstanceUID = UID(image.SOPInstanceUID)
     return image
 
 

@@ -17,7 +17,7 @@ WAIT_S = 60.0
 
 
 def append_result(file: Path, row: Mapping[str, object]) -> None:
-    """Append one result to a log, on the disk before this returns.
+    r"""Append one result to a log, on the disk before this returns.
 
     A line is written by a single call to a file opened for appending, under a lock, so that lines of several processes
     never mix. What a killed process or a full disk left of a line stays as it is (it is evidence), but on a line of its own.
@@ -34,7 +34,7 @@ def append_result(file: Path, row: Mapping[str, object]) -> None:
     Example:
         >>> append_result(Path("results.jsonl"), {"time": "now", "outcome": "done"})
         >>> Path("results.jsonl").read_text()
-        '{"time": "now", "outcome": "done"}\\n'
+        '{"time": "now", "outcome": "done"}\n'
     """
     now = datetime.now(UTC).isoformat(timespec="milliseconds")
     try:

@@ -17,10 +17,17 @@ from viscera.dicom.outputs import Maker
 from viscera.dicom.series import Series
 from viscera.errors import FileError, SettingError
 from viscera.io.atomic import replacing
-from viscera.labels import organ_name, readable
+from viscera.labels import organ_name
 
 if TYPE_CHECKING:
-    from highdicom.sr import AlgorithmIdentification, Measurement, MeasurementReport
+    from highdicom.sr import (
+        AlgorithmIdentification,
+        ContentItem,
+        Measurement,
+        MeasurementReport,
+        MeasurementsAndQualitativeEvaluations,
+        VolumetricROIMeasurementsAndQualitativeEvaluations,
+    )
     from pydicom import Dataset
     from pydicom.sr.coding import Code
 
@@ -100,13 +107,17 @@ def write_report(
     _require_numbers(measurements, file)
     header = source_header(series, headers, file)
     segmentation = None if seg is None else _read_seg(seg, series)
-    known = {**(codes or {}), **(segmentation.codes if segmentation else {})}
+    known = {
+        **{organ_name(organ): code for organ, code in (codes or {}).items()},
+        **(segmentation.codes if segmentation else {}),
+    }
     content = _content(measurements, known, series, header, maker, segmentation)
     report = begun(header, series, maker, COMPREHENSIVE_3D_SR)
     report.Modality, report.SeriesNumber = "SR", SERIES_NUMBER
     report.CompletionFlag, report.VerificationFlag, report.PreliminaryFlag = "COMPLETE", "UNVERIFIED", "PRELIMINARY"
     report.PerformedProcedureCodeSequence, report.ReferencedPerformedProcedureStepSequence = [], []
     report.CurrentRequestedProcedureEvidenceSequence = [_evidence(header, series, segmentation)]
+    report.CodingSchemeIdentificationSequence = [_our_scheme()]
     report.update(content[0])
     with replacing(file) as part:
         report.save_as(part, enforce_file_format=True)
@@ -158,8 +169,8 @@ def _read_seg(seg: Path, series: Series) -> _Segmentation:
 
 def _code_of_segment(segment: "Dataset") -> OrganCode:
     kind = segment.SegmentedPropertyTypeCodeSequence[0]
-    sides = kind.get("SegmentedPropertyTypeModifierCodeSequence") or [None]
-    return _code(kind), None if sides[0] is None else _code(sides[0])
+    sides = kind.get("SegmentedPropertyTypeModifierCodeSequence") or []
+    return _code(kind), _code(sides[0]) if sides else None
 
 
 def _code(item: "Dataset") -> "Code":
@@ -172,7 +183,7 @@ def code_of(organ: str, codes: Mapping[str, OrganCode]) -> OrganCode:
     """Return an organ's code and its side's; that of any anatomical structure where it has none."""
     from pydicom.sr.coding import Code
 
-    return codes.get(organ, (Code(*UNKNOWN_ORGAN), None))
+    return codes.get(organ_name(organ), (Code(*UNKNOWN_ORGAN), None))
 
 
 def _content(
@@ -199,9 +210,8 @@ def _content(
         parameters=[f"weights: {maker.weights}", f"SHA-256 of the weights: {maker.weights_sha256}"],
     )
     groups = [
-        group
+        _group(organ, one, code_of(organ, known), algorithm, series, segmentation)
         for organ, one in measurements.items()
-        for group in _group(organ, one, code_of(organ, known), algorithm, series, segmentation)
     ]
     tree = sr.MeasurementReport(
         sr.ObservationContext(
@@ -216,6 +226,14 @@ def _content(
     return tree
 
 
+def _our_scheme() -> "Dataset":
+    from pydicom import Dataset
+
+    scheme = Dataset()
+    scheme.CodingSchemeDesignator, scheme.CodingSchemeName = OURS, outputs.MANUFACTURER
+    return scheme
+
+
 def _group(
     organ: str,
     one: Measured,
@@ -223,18 +241,20 @@ def _group(
     algorithm: "AlgorithmIdentification",
     series: Series,
     segmentation: _Segmentation | None,
-) -> "Sequence[Dataset]":
+) -> "MeasurementsAndQualitativeEvaluations | VolumetricROIMeasurementsAndQualitativeEvaluations":
     """Return the measurement group of one organ, which refers to its segment where there is one."""
     from highdicom import sr
     from pydicom.sr.codedict import codes
     from pydicom.sr.coding import Code
+    from pydicom.uid import generate_uid
 
     organ_code, side = code
-    segment = segmentation.segments.get(organ) if segmentation else None
+    segment = segmentation.segments.get(organ_name(organ)) if segmentation else None
     touches = codes.SCT.Yes if one.touches_border else codes.SCT.No
     shared = {
         "tracking_identifier": sr.TrackingIdentifier(
-            uid=(segment and segment.get("TrackingUID")) or None, identifier=readable(organ)
+            uid=str(segment.get("TrackingUID") or generate_uid(prefix=None)) if segment else generate_uid(prefix=None),
+            identifier=organ,
         ),
         "finding_category": codes.SCT.AnatomicalStructure,
         "finding_type": organ_code,
@@ -254,7 +274,7 @@ def _group(
         )
         group = sr.VolumetricROIMeasurementsAndQualitativeEvaluations(referenced_segment=referenced, **shared)
     contains = sr.RelationshipTypeValues.CONTAINS
-    for sentence in (f"{outputs.CONTENT_LABEL}: {outputs.CONTENT_DESCRIPTION}", *one.flags):
+    for sentence in (f"{outputs.CONTENT_LABEL}: {outputs.CONTENT_DESCRIPTION}", *_as_written(one).flags):
         group[0].ContentSequence.append(sr.TextContentItem(codes.DCM.Comment, sentence, contains))
     return group
 
@@ -279,7 +299,7 @@ def _library(header: "Dataset", series: Series) -> "Dataset":
 
     contains, about = sr.RelationshipTypeValues.CONTAINS, sr.RelationshipTypeValues.HAS_ACQ_CONTEXT
     group = sr.ContainerContentItem(codes.DCM.ImageLibraryGroup, relationship_type=contains)
-    items: list[Dataset] = [sr.CodeContentItem(codes.DCM.Modality, codes.DCM.ComputedTomography, about)]
+    items: list[ContentItem] = [sr.CodeContentItem(codes.DCM.Modality, codes.DCM.ComputedTomography, about)]
     if series.frame_of_reference_uid:
         items.append(sr.UIDRefContentItem(codes.DCM.FrameOfReferenceUID, series.frame_of_reference_uid, about))
     for image in references(header, series):
@@ -359,9 +379,16 @@ def _measured(group: "Dataset") -> tuple[str, Measured]:
     if touches is None:
         raise KeyError(BORDER[0])
     [label], [_, *flags] = texts["112039"], texts["121106"]
-    return organ_name(label), Measured(
+    return label, Measured(
         numbers["118565006"], numbers.get("373098007"), numbers.get("386136009"), touches, tuple(flags)
     )
+
+
+def _as_written(one: Measured) -> Measured:
+    """Return measurements as a report holds them: plain numbers, sentences without the spaces that DICOM pads with."""
+    mean, sd = (None if value is None else float(value) for value in (one.mean_hu, one.sd_hu))
+    flags = tuple(flag.strip() for flag in one.flags if flag.strip())
+    return Measured(float(one.volume_ml), mean, sd, bool(one.touches_border), flags)
 
 
 def _check(part: Path, measurements: Mapping[str, Measured], header: "Dataset", file: Path) -> None:
@@ -373,7 +400,7 @@ def _check(part: Path, measurements: Mapping[str, Measured], header: "Dataset", 
 
     report = pydicom.dcmread(part)
     check_patient(report, header, file)
-    if read_report(part) != dict(measurements):
+    if read_report(part) != {organ: _as_written(one) for organ, one in measurements.items()}:
         raise cannot_be_read_back(file, "its measurements")
     for item in _items(report):
         if item.ValueType == "NUM":
