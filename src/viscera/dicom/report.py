@@ -6,7 +6,7 @@ TID 1411 where a SEG holds the organ, and TID 1501 of the images of the series w
 
 import math
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from viscera.dicom import outputs
 from viscera.dicom.composing import begun, cannot_be_read_back, check_patient, references, source_header
 from viscera.dicom.outputs import Maker
+from viscera.dicom.read_report import BORDER, OURS, Measured, items_below, read_report
 from viscera.dicom.series import Series
 from viscera.errors import FileError, SettingError
 from viscera.io.atomic import replacing
@@ -38,32 +39,10 @@ SERIES_NUMBER = 9003
 """Of reports: far from a scanner's."""
 DEVICE_UID = f"2.25.{uuid.uuid5(uuid.NAMESPACE_URL, 'https://github.com/viscera/viscera').int}"
 """Of the observer, which is the program wherever it runs."""
-OURS = "99VISCERA"
-"""The coding scheme of what no standard has a code for."""
-BORDER = ("TouchesBorder", OURS, "Touches the edge of the scan")
 UNKNOWN_ORGAN = ("91723000", "SCT", "Anatomical Structure")
 
 OrganCode = tuple["Code", "Code | None"]
 """What an organ is, and on which side, where it has one."""
-
-
-@dataclass(frozen=True)
-class Measured:
-    """What was measured of one organ.
-
-    Attributes:
-        volume_ml: Of its voxels.
-        mean_hu: None where it has none.
-        sd_hu: Standard deviation; None where it has none.
-        touches_border: Whether it goes on outside the scan, as far as one can tell.
-        flags: What speaks against the result, a sentence each.
-    """
-
-    volume_ml: float
-    mean_hu: float | None
-    sd_hu: float | None
-    touches_border: bool
-    flags: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -332,58 +311,6 @@ def _evidence(header: "Dataset", series: Series, segmentation: _Segmentation | N
     return study
 
 
-def read_report(file: Path) -> dict[str, Measured]:
-    """Return {organ: what was measured} of a report that viscera wrote.
-
-    Raises:
-        FileError: It is not one.
-    """
-    import pydicom
-    from pydicom.errors import InvalidDicomError
-
-    try:
-        report = pydicom.dcmread(file)
-        groups = [item for item in _items(report) if _name(item) == "125007"]
-        return dict(_measured(group) for group in groups)
-    except (OSError, InvalidDicomError, AttributeError, KeyError, IndexError) as error:
-        raise FileError(
-            f"{file.name} is not a measurement report of viscera's", "Write it again.", file=file
-        ) from error
-
-
-def _items(item: "Dataset") -> "Iterator[Dataset]":
-    """Yield all content items below one."""
-    for child in item.get("ContentSequence") or []:
-        yield child
-        yield from _items(child)
-
-
-def _name(item: "Dataset") -> str:
-    return str(item.ConceptNameCodeSequence[0].CodeValue) if "ConceptNameCodeSequence" in item else ""
-
-
-def _measured(group: "Dataset") -> tuple[str, Measured]:
-    """Return what a measurement group says: organ, measurements."""
-    texts = {"112039": [], "121106": []}
-    numbers: dict[str, float] = {}
-    touches = None
-    for item in group.ContentSequence:
-        name = _name(item)
-        if item.ValueType == "TEXT" and name in texts:
-            texts[name].append(str(item.TextValue))
-        elif item.ValueType == "NUM":
-            derivations = [str(one.ConceptCodeSequence[0].CodeValue) for one in item.get("ContentSequence") or []]
-            numbers[derivations[0] if derivations else name] = float(item.MeasuredValueSequence[0].FloatingPointValue)
-        elif name == BORDER[0]:
-            touches = str(item.ConceptCodeSequence[0].CodeValue) == "373066001"
-    if touches is None:
-        raise KeyError(BORDER[0])
-    [label], [_, *flags] = texts["112039"], texts["121106"]
-    return label, Measured(
-        numbers["118565006"], numbers.get("373098007"), numbers.get("386136009"), touches, tuple(flags)
-    )
-
-
 def _as_written(one: Measured) -> Measured:
     """Return measurements as a report holds them: plain numbers, sentences without the spaces that DICOM pads with."""
     mean, sd = (None if value is None else float(value) for value in (one.mean_hu, one.sd_hu))
@@ -402,7 +329,7 @@ def _check(part: Path, measurements: Mapping[str, Measured], header: "Dataset", 
     check_patient(report, header, file)
     if read_report(part) != {organ: _as_written(one) for organ, one in measurements.items()}:
         raise cannot_be_read_back(file, "its measurements")
-    for item in _items(report):
+    for item in items_below(report):
         if item.ValueType == "NUM":
             value = item.MeasuredValueSequence[0]
             if not math.isclose(float(value.NumericValue), value.FloatingPointValue, rel_tol=1e-8, abs_tol=1e-12):
