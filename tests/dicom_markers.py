@@ -17,12 +17,13 @@ UID = "1.2.826.0.4711.4711"
 OF_VR = {
     **dict.fromkeys(("AE", "CS", "LO", "LT", "PN", "SH", "ST", "UC", "UR", "UT"), TEXT),
     **dict.fromkeys(("OB", "UN", "OW", "OV", "OD", "OF", "OL"), b"MARKERMARKERMARKERMARKER"),
-    **{"AS": "471Y", "DA": "19471104", "TM": "044711.4711", "DT": "19471104044711", "UI": UID},
+    **{"AS": "471Y", "DA": "19471104", "TM": "044711.471147", "DT": "19471104044711", "UI": UID},
     **{"DS": "47114711", "IS": str(NUMBER), "FL": NUMBER, "FD": NUMBER, "SL": NUMBER, "UL": NUMBER, "SV": NUMBER},
     **{"UV": NUMBER, "SS": 4711, "US": 4711, "AT": 0x47114711},
 }
-MARKS = re.compile(rb"MARKER|4711|1947-?11|" + b"|".join(re.escape(np.array(NUMBER, kind).tobytes()) for kind in ("<f4", "<f8", "<i4")))
-"""What is looked for in bytes. The date and the time hold one of them, as everything else."""
+IN_BYTES = [re.escape(np.array(NUMBER, kind).tobytes()) for kind in ("<f4", "<f8", "<i4", "<i8")]
+MARKS = re.compile(b"|".join((rb"MARKER|4711[.]?4711|19471104|471Y", *IN_BYTES)))
+"""What is looked for in bytes: long enough not to turn up in new UIDs and times by chance."""
 GEOMETRY = {
     *("Rows", "Columns", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "SamplesPerPixel"),
     *("PixelSpacing", "ImagePositionPatient", "ImageOrientationPatient", "RescaleSlope", "RescaleIntercept"),
@@ -48,7 +49,14 @@ def mark(dataset: Dataset, *, nested: bool = True) -> None:
             continue
         if first == "SQ" and nested:
             item = Dataset()
-            for child in ("PatientName", "TextValue", "InstitutionName", "StudyDate", "ReferencedSOPInstanceUID", "LensMake"):
+            for child in (
+                "PatientName",
+                "TextValue",
+                "InstitutionName",
+                "StudyDate",
+                "ReferencedSOPInstanceUID",
+                "LensMake",
+            ):
                 item.add(_marked(Tag(child)))
             item.private_block(0x0011, TEXT, create=True).add_new(1, "LO", TEXT)
             dataset.add(DataElement(tag, "SQ", [item]))

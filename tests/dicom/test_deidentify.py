@@ -63,11 +63,13 @@ def test_nothing_of_what_any_attribute_says_is_left(marked):
 
 def test_nothing_of_it_is_in_a_report_or_a_capture(marked, tmp_path):
     headers, series = deidentified(marked.headers(), secret=SECRET), deidentified_series(marked, secret=SECRET)
-    write_report(tmp_path / "report.dcm", {"liver": Measured(1, 2, 3, False, ("Look.",))}, series, MAKER, headers=headers)
+    write_report(
+        tmp_path / "report.dcm", {"liver": Measured(1, 2, 3, False, ("Look.",))}, series, MAKER, headers=headers
+    )
     write_capture(tmp_path / "capture.dcm", np.zeros((4, 6, 3), np.uint8), series, MAKER, headers=headers)
     for file in (tmp_path / "report.dcm", tmp_path / "capture.dcm"):
         content = file.read_bytes()
-        assert [mark for mark in marks_in(content) if mark != b"4711"] == []  # four digits also stand in new UIDs
+        assert marks_in(content) == []
         found = pydicom.dcmread(file)
         assert (found.PatientName, found.PatientID, found.StudyDate, found.AccessionNumber) == ("", "", "", "")
         assert (found.PatientIdentityRemoved, found.LongitudinalTemporalInformationModified) == ("YES", "REMOVED")
@@ -107,7 +109,14 @@ def test_the_geometry_stays_and_the_headers_given_are_not_changed(tmp_path):
     headers = series.headers()
     before = [header.to_json() for header in headers]
     for old, new in zip(headers, deidentified(headers, secret=SECRET), strict=True):
-        for keyword in ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "Rows", "Columns", "Modality"):
+        for keyword in (
+            "ImagePositionPatient",
+            "ImageOrientationPatient",
+            "PixelSpacing",
+            "Rows",
+            "Columns",
+            "Modality",
+        ):
             assert new[keyword] == old[keyword]
         assert (new.SOPClassUID, new.PatientPosition, new.RescaleType) == (old.SOPClassUID, "HFS", "HU")
     assert [header.to_json() for header in headers] == before
@@ -115,7 +124,9 @@ def test_the_geometry_stays_and_the_headers_given_are_not_changed(tmp_path):
 
 def test_words_and_numbers_that_are_not_the_standards_are_gone(marked):
     [header, *_] = deidentified(marked.headers(), secret=SECRET)
-    assert not {"ImageType", "RescaleType", "LossyImageCompressionRatio", "SeriesNumber"} & {one.keyword for one in header}
+    assert not {"ImageType", "RescaleType", "LossyImageCompressionRatio", "SeriesNumber"} & {
+        one.keyword for one in header
+    }
 
 
 def test_of_a_multi_frame_image_the_places_of_frames_stay_and_nothing_else(marked):
@@ -156,7 +167,9 @@ def test_what_cannot_be_deidentified_is_refused(marked):
         deidentified([header], secret=SECRET)
 
 
-def test_deidentified_headers_beside_the_original_series_are_refused_since_the_output_would_tell_its_uids(marked, tmp_path):
+def test_deidentified_headers_beside_the_original_series_are_refused_since_the_output_would_tell_its_uids(
+    marked, tmp_path
+):
     headers = deidentified(marked.headers(), secret=SECRET)
     with pytest.raises(SettingError, match="differ in StudyInstanceUID. De-identify both with the same secret"):
         write_capture(tmp_path / "c.dcm", np.zeros((4, 6, 3), np.uint8), marked, MAKER, headers=headers)

@@ -9,7 +9,7 @@ import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from viscera.dicom import outputs
 from viscera.dicom.composing import begun, cannot_be_read_back, check_patient, references, source_header
@@ -39,10 +39,26 @@ SERIES_NUMBER = 9003
 """Of reports: far from a scanner's."""
 DEVICE_UID = f"2.25.{uuid.uuid5(uuid.NAMESPACE_URL, 'https://github.com/viscera/viscera').int}"
 """Of the observer, which is the program wherever it runs."""
-UNKNOWN_ORGAN = ("91723000", "SCT", "Anatomical Structure")
+ANATOMICAL_STRUCTURE = ("123037004", "SCT", "Anatomical Structure")
+"""The category that SEGs are written with, and what an organ without a code is."""
 
-OrganCode = tuple["Code", "Code | None"]
-"""What an organ is, and on which side, where it has one."""
+
+class OrganCode(NamedTuple):
+    """How DICOM names an organ.
+
+    Attributes:
+        category: An anatomical structure or an abnormal one.
+        type: The organ, or the abnormality.
+        side: Of the body, where the organ has one.
+        region: Of an abnormality, the organ that it lies in.
+        region_side: Which side of it.
+    """
+
+    category: "Code"
+    type: "Code"
+    side: "Code | None" = None
+    region: "Code | None" = None
+    region_side: "Code | None" = None
 
 
 @dataclass(frozen=True)
@@ -73,8 +89,7 @@ def write_report(
         maker: By what.
         seg: The SEG of the same result, whose segments the report refers to, and whose codes it takes.
         headers: Of the slices; read where None.
-        codes: {organ: its code and its side's} of organs that are in no SEG; without a code an organ is an anatomical
-            structure with a name.
+        codes: {organ: its codes} of organs that are in no SEG; without codes an organ is an anatomical structure with a name.
 
     Raises:
         SettingError: There is nothing to report, a number is none, or the SEG or the headers are of another series.
@@ -148,8 +163,19 @@ def _read_seg(seg: Path, series: Series) -> _Segmentation:
 
 def _code_of_segment(segment: "Dataset") -> OrganCode:
     kind = segment.SegmentedPropertyTypeCodeSequence[0]
-    sides = kind.get("SegmentedPropertyTypeModifierCodeSequence") or []
-    return _code(kind), _code(sides[0]) if sides else None
+    regions = segment.get("AnatomicRegionSequence") or []
+    return OrganCode(
+        _code(segment.SegmentedPropertyCategoryCodeSequence[0]),
+        _code(kind),
+        _modifier(kind, "SegmentedPropertyTypeModifierCodeSequence"),
+        _code(regions[0]) if regions else None,
+        _modifier(regions[0], "AnatomicRegionModifierSequence") if regions else None,
+    )
+
+
+def _modifier(item: "Dataset", keyword: str) -> "Code | None":
+    modifiers = item.get(keyword) or []
+    return _code(modifiers[0]) if modifiers else None
 
 
 def _code(item: "Dataset") -> "Code":
@@ -159,10 +185,10 @@ def _code(item: "Dataset") -> "Code":
 
 
 def code_of(organ: str, codes: Mapping[str, OrganCode]) -> OrganCode:
-    """Return an organ's code and its side's; that of any anatomical structure where it has none."""
+    """Return an organ's codes; those of any anatomical structure where it has none."""
     from pydicom.sr.coding import Code
 
-    return codes.get(organ_name(organ), (Code(*UNKNOWN_ORGAN), None))
+    return codes.get(organ_name(organ), OrganCode(Code(*ANATOMICAL_STRUCTURE), Code(*ANATOMICAL_STRUCTURE)))
 
 
 def _content(
@@ -227,17 +253,17 @@ def _group(
     from pydicom.sr.coding import Code
     from pydicom.uid import generate_uid
 
-    organ_code, side = code
     segment = segmentation.segments.get(organ_name(organ)) if segmentation else None
+    site = sr.FindingSite(code.region or code.type, laterality=code.region_side if code.region else code.side)
     touches = codes.SCT.Yes if one.touches_border else codes.SCT.No
     shared = {
         "tracking_identifier": sr.TrackingIdentifier(
             uid=str(segment.get("TrackingUID") or generate_uid(prefix=None)) if segment else generate_uid(prefix=None),
             identifier=organ,
         ),
-        "finding_category": codes.SCT.AnatomicalStructure,
-        "finding_type": organ_code,
-        "finding_sites": [sr.FindingSite(organ_code, laterality=side)],
+        "finding_category": code.category,
+        "finding_type": code.type,
+        "finding_sites": [site],
         "algorithm_id": algorithm,
         "measurements": _numbers(one),
         "qualitative_evaluations": [sr.QualitativeEvaluation(Code(*BORDER), touches)],
