@@ -17,9 +17,22 @@ UID = "1.2.826.0.4711.4711"
 OF_VR = {
     **dict.fromkeys(("AE", "CS", "LO", "LT", "PN", "SH", "ST", "UC", "UR", "UT"), TEXT),
     **dict.fromkeys(("OB", "UN", "OW", "OV", "OD", "OF", "OL"), b"MARKERMARKERMARKERMARKER"),
-    **{"AS": "471Y", "DA": "19471104", "TM": "044711.471147", "DT": "19471104044711", "UI": UID},
-    **{"DS": "47114711", "IS": str(NUMBER), "FL": NUMBER, "FD": NUMBER, "SL": NUMBER, "UL": NUMBER, "SV": NUMBER},
-    **{"UV": NUMBER, "SS": 4711, "US": 4711, "AT": 0x47114711},
+    "AS": "471Y",
+    "DA": "19471104",
+    "TM": "044711.471147",
+    "DT": "19471104044711",
+    "UI": UID,
+    "DS": "47114711",
+    "IS": str(NUMBER),
+    "FL": NUMBER,
+    "FD": NUMBER,
+    "SL": NUMBER,
+    "UL": NUMBER,
+    "SV": NUMBER,
+    "UV": NUMBER,
+    "SS": 4711,
+    "US": 4711,
+    "AT": 0x47114711,
 }
 IN_BYTES = [re.escape(np.array(NUMBER, kind).tobytes()) for kind in ("<f4", "<f8", "<i4", "<i8")]
 MARKS = re.compile(b"|".join((rb"MARKER|4711[.]?4711|19471104|471Y", *IN_BYTES)))

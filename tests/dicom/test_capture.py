@@ -52,14 +52,11 @@ def test_a_picture_with_text_that_may_tell_the_patient_says_so(tmp_path, series)
 @pytest.mark.parametrize(
     ("picture", "message"),
     [
-        (PICTURE[..., 0], r"picture of \(y, x, 3\) in uint8"),
-        (PICTURE[..., :2], r"got \(31, 33, 2\) in uint8"),
-        (PICTURE / 255, "got .* in float64"),
         (PICTURE[:0], r"\(0, 33\) pixels does not fit"),
         (np.zeros((1, 65536, 3), np.uint8), "does not fit a DICOM image. Draw it smaller"),
     ],
 )
-def test_what_is_not_a_picture_is_refused(tmp_path, series, picture, message):
+def test_a_picture_that_dicom_cannot_hold_is_refused(tmp_path, series, picture, message):
     with pytest.raises(SettingError, match=message):
         write_capture(tmp_path / "c.dcm", picture, series, MAKER)
     assert not (tmp_path / "c.dcm").exists()

@@ -44,17 +44,12 @@ def write_capture(
         burnt_in: Whether text in the picture could tell who the patient is: the name of a folder of the user's, for instance.
 
     Raises:
-        SettingError: The picture is empty, too large or not RGB, or the headers are of another series.
+        SettingError: The picture is empty or too large, or the headers are of another series.
         FileError: The file cannot be written, or does not read back as it was meant.
 
     Source:
         PS3.3 A.8.1, Secondary Capture Image.
     """
-    if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8:
-        raise SettingError(
-            f"a capture needs a picture of (y, x, 3) in uint8, got {picture.shape} in {picture.dtype}",
-            "Convert it to RGB.",
-        )
     if not 0 < min(picture.shape) <= max(picture.shape) <= LARGEST:
         raise SettingError(f"a picture of {picture.shape[:2]} pixels does not fit a DICOM image", "Draw it smaller.")
     header = source_header(series, headers, file)
