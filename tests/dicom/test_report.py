@@ -17,7 +17,7 @@ from dicom_series import write_series
 from viscera.dicom.capture import write_capture
 from viscera.dicom.finding import find_series
 from viscera.dicom.outputs import PATIENT_AND_STUDY, Maker
-from viscera.dicom.read_report import Measured, read_report
+from viscera.dicom.read_report import Measured, items_below, read_report
 from viscera.dicom.report import OrganCode, write_report
 from viscera.errors import FileError, SettingError
 
@@ -101,7 +101,9 @@ def test_a_report_is_unverified_marked_as_research_and_lists_the_images(tmp_path
     found, header = pydicom.dcmread(tmp_path / "report.dcm"), series.headers()[0]
     assert (found.VerificationFlag, found.PreliminaryFlag) == ("UNVERIFIED", "PRELIMINARY")
     assert found.SeriesDescription == "viscera RESEARCH ONLY"
-    assert str(found).count("RESEARCH: not for clinical use") == len(MEASURED)
+    texts = [item.TextValue for item in items_below(found) if item.ValueType == "TEXT"]
+    assert texts.count("RESEARCH: not for clinical use") == len(MEASURED)
+    assert texts.count("SHA-256 of the weights: " + "ab" * 32) == len(MEASURED)
     for keyword in ("PatientName", "PatientID", "StudyInstanceUID", "StudyDate"):
         assert found[keyword].value == header[keyword].value
     [study] = found.CurrentRequestedProcedureEvidenceSequence
@@ -109,7 +111,6 @@ def test_a_report_is_unverified_marked_as_research_and_lists_the_images(tmp_path
     uids = [one.sop_instance_uid for one in series.slices]
     assert images.SeriesInstanceUID == series.series_uid
     assert [one.ReferencedSOPInstanceUID for one in images.ReferencedSOPSequence] == uids
-    assert "SHA-256 of the weights: " + "ab" * 32 in str(found)
 
 
 def test_with_a_seg_each_organ_refers_to_its_segment_and_has_its_codes(tmp_path, series):
@@ -179,10 +180,8 @@ def test_what_is_not_a_measurement_is_refused(tmp_path, series, measured):
 
 @pytest.mark.parametrize("name", ["GTV", "Leber (groß)", "a_b c"])
 def test_an_organ_of_the_users_own_keeps_its_name(tmp_path, series, name):
-    write_report(
-        tmp_path / "r.dcm", {name: Measured(np.float32(0.1), None, None, np.bool_(True), ("  padded ",))}, series, MAKER
-    )
-    assert read_report(tmp_path / "r.dcm") == {name: Measured(float(np.float32(0.1)), None, None, True, ("padded",))}
+    write_report(tmp_path / "r.dcm", {name: Measured(0.1, None, None, True, ("  padded ", " "))}, series, MAKER)
+    assert read_report(tmp_path / "r.dcm") == {name: Measured(0.1, None, None, True, ("padded",))}
 
 
 @pytest.mark.parametrize(
@@ -199,6 +198,16 @@ def test_a_patients_name_in_any_character_set_is_the_same_beside_sentences_in_an
     write_capture(tmp_path / "capture.dcm", np.zeros((4, 4, 3), np.uint8), series, MAKER)
     for file in ("report.dcm", "capture.dcm"):
         assert pydicom.dcmread(tmp_path / file).PatientName == name
+
+
+def test_the_headers_given_are_not_changed(tmp_path, series):
+    headers = series.headers()
+    for header in headers:
+        header.SpecificCharacterSet = "ISO_IR 100"
+    before = [header.to_json() for header in headers]
+    write_report(tmp_path / "report.dcm", MEASURED, series, MAKER, headers=headers)
+    write_capture(tmp_path / "capture.dcm", np.zeros((4, 4, 3), np.uint8), series, MAKER, headers=headers)
+    assert [header.to_json() for header in headers] == before
 
 
 def test_an_output_for_another_patient_is_not_kept(tmp_path, series, monkeypatch):
