@@ -154,10 +154,19 @@ def test_a_seg_of_another_series_or_study_is_refused(tmp_path, series):
     for other in (replace(series, series_uid="2.25.1"), replace(series, study_uid="2.25.2")):
         with pytest.raises(SettingError, match=r"seg\.dcm is of another series than series"):
             write_report(tmp_path / "r.dcm", MEASURED, other, MAKER, seg=seg)
+    broken = pydicom.dcmread(seg)
+    del broken.SegmentSequence[0].SegmentLabel
+    broken.save_as(tmp_path / "broken.dcm")
+    with pytest.raises(FileError, match=r"broken\.dcm cannot be read as a DICOM SEG"):
+        write_report(tmp_path / "r.dcm", MEASURED, series, MAKER, seg=tmp_path / "broken.dcm")
+    broken.SegmentSequence[0].SegmentLabel = "kidney left"
+    broken.save_as(tmp_path / "broken.dcm")
+    with pytest.raises(FileError, match=r"broken\.dcm has several segments of one name"):
+        write_report(tmp_path / "r.dcm", MEASURED, series, MAKER, seg=tmp_path / "broken.dcm")
     with pytest.raises(FileError, match="IM0000 is not a DICOM SEG"):
         write_report(tmp_path / "r.dcm", MEASURED, series, MAKER, seg=series.files[0])
     (tmp_path / "text").write_text("text")
-    with pytest.raises(FileError, match="text cannot be read as DICOM"):
+    with pytest.raises(FileError, match="text cannot be read as a DICOM SEG"):
         write_report(tmp_path / "r.dcm", MEASURED, series, MAKER, seg=tmp_path / "text")
     assert not (tmp_path / "r.dcm").exists()
 

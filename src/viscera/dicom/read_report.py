@@ -16,6 +16,8 @@ BORDER = ("TouchesBorder", OURS, "Touches the edge of the scan")
 GROUP, VOLUME, MEAN, DEVIATION, YES = "125007", "118565006", "373098007", "386136009", "373066001"
 TRACKED_AS, COMMENT = "112039", "121106"
 """Codes of DCM and SNOMED CT, by which content items are told apart."""
+DAMAGED = (AttributeError, KeyError, IndexError, ValueError, TypeError, NotImplementedError)
+"""What a file raises that lacks what it should have, or holds something else there."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ def read_report(file: Path) -> dict[str, Measured]:
         report = pydicom.dcmread(file)
         groups = [item for item in items_below(report) if _name(item) == GROUP]
         return dict(_measured(group) for group in groups)
-    except (OSError, InvalidDicomError, AttributeError, KeyError, IndexError) as error:
+    except (OSError, InvalidDicomError, *DAMAGED) as error:
         raise FileError(
             f"{file.name} is not a measurement report of viscera's", "Write it again.", file=file
         ) from error

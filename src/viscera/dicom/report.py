@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from viscera.dicom import outputs
 from viscera.dicom.composing import begun, cannot_be_read_back, check_patient, references, source_header
 from viscera.dicom.outputs import Maker
-from viscera.dicom.read_report import BORDER, OURS, Measured, items_below, read_report
+from viscera.dicom.read_report import BORDER, DAMAGED, OURS, Measured, items_below, read_report
 from viscera.dicom.series import Series
 from viscera.errors import FileError, SettingError
 from viscera.io.atomic import replacing
@@ -144,21 +144,22 @@ def _read_seg(seg: Path, series: Series) -> _Segmentation:
 
     try:
         header = pydicom.dcmread(seg, stop_before_pixels=True)
-    except (OSError, InvalidDicomError) as error:
-        raise FileError(f"{seg.name} cannot be read as DICOM", "Write the SEG again.", file=seg) from error
-    if header.get("SOPClassUID") not in SEGMENTATIONS:
+        kind, study = header.get("SOPClassUID"), header.get("StudyInstanceUID")
+        of = [str(item.get("SeriesInstanceUID")) for item in header.get("ReferencedSeriesSequence") or []]
+        items = [item for item in header.get("SegmentSequence") or [] if item.SegmentNumber]
+        segments = {organ_name(str(item.SegmentLabel)): item for item in items}
+        codes = {organ: _code_of_segment(item) for organ, item in segments.items()}
+    except (OSError, InvalidDicomError, *DAMAGED) as error:
+        raise FileError(f"{seg.name} cannot be read as a DICOM SEG", "Write the SEG again.", file=seg) from error
+    if kind not in SEGMENTATIONS:
         raise FileError(f"{seg.name} is not a DICOM SEG", "Give the SEG of the same result.", file=seg)
-    of = [str(item.get("SeriesInstanceUID")) for item in header.get("ReferencedSeriesSequence") or []]
-    if series.series_uid not in of or header.get("StudyInstanceUID") != series.study_uid:
+    if len(segments) < len(items):
+        raise FileError(f"{seg.name} has several segments of one name", "Give the SEG of the same result.", file=seg)
+    if series.series_uid not in of or study != series.study_uid:
         raise SettingError(
             f"{seg.name} is of another series than {series.name}", "Give the SEG of the same result.", file=seg
         )
-    segments = {organ_name(str(one.SegmentLabel)): one for one in header.SegmentSequence if one.SegmentNumber}
-    return _Segmentation(
-        header,
-        segments,
-        {organ: _code_of_segment(one) for organ, one in segments.items()},
-    )
+    return _Segmentation(header, segments, codes)
 
 
 def _code_of_segment(segment: "Dataset") -> OrganCode:
