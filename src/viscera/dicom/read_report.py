@@ -49,13 +49,16 @@ def read_report(file: Path) -> dict[str, Measured]:
     from pydicom.errors import InvalidDicomError
 
     try:
-        report = pydicom.dcmread(file)
-        groups = [item for item in items_below(report) if _name(item) == GROUP]
-        return dict(_measured(group) for group in groups)
+        return measured_in(pydicom.dcmread(file))
     except (OSError, InvalidDicomError, *DAMAGED) as error:
         raise FileError(
             f"{file.name} is not a measurement report of viscera's", "Write it again.", file=file
         ) from error
+
+
+def measured_in(report: "Dataset") -> dict[str, Measured]:
+    """Return {organ: what was measured} of a report that was read; one of the ``DAMAGED`` where something is missing."""
+    return dict(_measured(item) for item in items_below(report) if _name(item) == GROUP)
 
 
 def items_below(item: "Dataset") -> "Iterator[Dataset]":

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from viscera.dicom import outputs
 from viscera.dicom.composing import begun, cannot_be_read_back, check_patient, references, source_header
 from viscera.dicom.outputs import Maker
-from viscera.dicom.read_report import BORDER, DAMAGED, OURS, Measured, items_below, read_report
+from viscera.dicom.read_report import BORDER, DAMAGED, OURS, Measured, items_below, measured_in
 from viscera.dicom.series import Series
 from viscera.errors import FileError, SettingError
 from viscera.io.atomic import replacing
@@ -354,7 +354,7 @@ def _check(part: Path, measurements: Mapping[str, Measured], header: "Dataset", 
 
     report = pydicom.dcmread(part)
     check_patient(report, header, file)
-    if read_report(part) != {organ: _as_written(one) for organ, one in measurements.items()}:
+    if measured_in(report) != {organ: _as_written(one) for organ, one in measurements.items()}:
         raise cannot_be_read_back(file, "its measurements")
     for item in items_below(report):
         if item.ValueType == "NUM":
