@@ -46,6 +46,7 @@ GEOMETRY = {
     *("SpacingBetweenSlices", "LossyImageCompressionRatio", "InStackPositionNumber", "DimensionIndexValues"),
     *("DimensionIndexPointer", "FunctionalGroupPointer", "ImageType", "RescaleType", "LossyImageCompression"),
     *("FloatPixelData", "DoubleFloatPixelData", "LossyImageCompressionMethod", "PixelPaddingValue"),
+    *("PixelPaddingRangeLimit", "GantryDetectorTilt"),
 }
 """What stays as it is, so that the images can still be read."""
 
@@ -79,7 +80,6 @@ def mark(dataset: Dataset, *, nested: bool = True) -> None:
     for place, (vr, value) in enumerate(OF_VR.items(), start=1):
         block.add_new(place, vr, value)
     dataset.ImageType = ["ORIGINAL", "PRIMARY", TEXT]
-    dataset.RescaleType = TEXT
     # as a file may hold it, though no writer would let it pass
     dataset[Tag("LossyImageCompressionRatio")] = RawDataElement(
         Tag("LossyImageCompressionRatio"), "DS", 6, TEXT.encode(), 0, False, True
