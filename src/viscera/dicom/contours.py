@@ -11,10 +11,15 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 
+from viscera.errors import GeometryError
+
 TOLERANCE_VOXELS = 1e-3
 """A centre so near to an outline lies on it: coordinates in files are rounded."""
-EDGES_AT_ONCE = 4_000_000
-"""Crossings of outlines and rows that are held in memory at the same time."""
+SLICES_AT_ONCE = 16
+CROSSINGS_AT_ONCE = 4_000_000
+"""Slices, and crossings of outlines and rows of voxels in them, that are in memory at the same time."""
+MOST_CROSSINGS = 50_000_000
+"""In one slice; a chessboard of 4096 x 4096 voxels has 17 million."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -249,6 +254,9 @@ def rasterise(contours: Sequence[Contour], shape: tuple[int, int, int]) -> Bool[
     Args:
         contours: Of any program, in voxels; what lies outside the grid is cut off.
         shape: Of the grid.
+
+    Raises:
+        GeometryError: The contours of a slice are so many or so long that no program drew an organ so.
     """
     mask = np.zeros(shape, bool)
     place, inside = filled(contours, shape)
@@ -291,7 +299,7 @@ def _fill_(
 
     Args:
         mask: Changed in place.
-        plane: Of each edge.
+        plane: Of each edge, ascending or not.
         edges: (y, x) of one end, then of the other; a row's own end belongs to the edge below it.
     """
     height = mask.shape[1]
@@ -302,16 +310,20 @@ def _fill_(
     plane, edges, first, rows = plane[crossing], edges[crossing], first[crossing], rows[crossing]
     order = np.argsort(plane, kind="stable")
     plane, edges, first, rows = plane[order], edges[order], first[order], rows[order]
-    ends = np.cumsum(rows)
+    total = np.bincount(plane, rows, minlength=len(mask))
     begin = 0
-    while begin < len(rows):  # whole slices at a time
-        limit = np.searchsorted(ends, (ends[begin - 1] if begin else 0) + EDGES_AT_ONCE, side="right")
-        last = plane[max(begin, min(int(limit), len(rows)) - 1)]
-        stop = int(np.searchsorted(plane, last, side="left"))
-        if stop <= begin or limit >= len(rows):
-            stop = int(np.searchsorted(plane, last, side="right"))
-        part = slice(begin, stop)
-        _fill_slices_(mask, plane[part], edges[part], first[part], rows[part])
+    while begin < len(mask):  # as many slices as need little memory
+        stop = begin + 1
+        while stop < min(begin + SLICES_AT_ONCE, len(mask)) and total[begin : stop + 1].sum() <= CROSSINGS_AT_ONCE:
+            stop += 1
+        if total[begin] > MOST_CROSSINGS:
+            raise GeometryError(
+                f"the contours of one slice cross its rows {total[begin]:.0f} times, which no outline of an organ does"
+            )
+        low, high = np.searchsorted(plane, [begin, stop])
+        if high > low:
+            part = slice(low, high)
+            _fill_slices_(mask[begin:stop], plane[part] - begin, edges[part], first[part], rows[part])
         begin = stop
 
 
@@ -323,21 +335,19 @@ def _fill_slices_(
     rows: Int[np.ndarray, " edges"],
 ) -> None:
     """Do the work of ``_fill_`` for some slices: each edge crosses ``rows`` rows from ``first`` on."""
-    _, height, width = mask.shape
+    planes, height, width = mask.shape
     begins = np.cumsum(rows) - rows
     of = np.repeat(np.arange(len(rows)), rows)
     row = first[of] + np.arange(len(of)) - begins[of]
     y0, x0, y1, x1 = edges[of].T
     x = x0 + (row - y0) * ((x1 - x0) / (y1 - y0))
-    line = (plane[of] - plane[0]) * height + row
+    line = plane[of] * height + row
     order = np.lexsort((x, line))
     x, line = x[order].reshape(-1, 2), line[order][::2]  # closed polygons: an even number in every row
     wide = x[:, 1] - x[:, 0] > TOLERANCE_VOXELS
     left = np.clip(np.ceil(x[wide, 0] - TOLERANCE_VOXELS), 0, width).astype(np.int64)
     right = np.clip(np.floor(x[wide, 1] + TOLERANCE_VOXELS) + 1, left, width).astype(np.int64)
-    planes = plane[-1] - plane[0] + 1
-    change = np.zeros(int(planes) * height * (width + 1), np.int32)
+    change = np.zeros(planes * height * (width + 1), np.int32)
     np.add.at(change, line[wide] * (width + 1) + left, 1)
     np.subtract.at(change, line[wide] * (width + 1) + right, 1)
-    inside = np.cumsum(change.reshape(planes, height, width + 1), axis=2, dtype=np.int32)[:, :, :-1] > 0
-    mask[plane[0] : plane[0] + planes] |= inside
+    mask |= np.cumsum(change.reshape(planes, height, width + 1), axis=2)[:, :, :-1] > 0
