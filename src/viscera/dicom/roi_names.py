@@ -1,6 +1,7 @@
 """What organs are called in structure sets: by a table of the user's, else as AAPM's TG-263 says, else by their own name."""
 
 import csv
+import difflib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -160,10 +161,10 @@ def organ_of(roi_name: str, table: Mapping[str, str] | None = None) -> str | Non
 
 
 def near_organ(roi_name: str) -> str:
-    """Return " Did you mean 'liver'?" for an ROI's name that is like an organ's, else ""."""
+    """Return " Did you mean 'liver'?" for an ROI's name that is like an organ's, or "" where none is."""
     names = {name.casefold(): organ for organ, name in TG263.items()} | ALIASES | {organ: organ for organ in COLOURS}
-    near = did_you_mean(organ_name(roi_name[:LONGEST_NAME]), names)
-    return near and f" Did you mean '{names[near.split("'")[1]]}'?"
+    near = difflib.get_close_matches(organ_name(roi_name[:LONGEST_NAME]), names, n=1)
+    return f" Did you mean '{names[near[0]]}'?" if near else ""
 
 
 def _is_organ(name: str) -> bool:
