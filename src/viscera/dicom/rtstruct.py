@@ -1,0 +1,394 @@
+"""Label maps as RT Structure Sets: written whole, read back and compared before they stand; rtstruct_reading.py reads others'.
+
+Each organ is an ROI whose contours (contours.py) lie in the planes of the series' slices and refer to them. Coordinates are
+LPS mm with ten significant digits, which fit the 16 characters of a decimal string. The transfer syntax is Implicit VR Little
+Endian, because explicit VR has no room for the length of a long contour.
+"""
+
+import datetime
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from viscera.colours import colour
+from viscera.dicom import outputs
+from viscera.dicom.contours import Contour, filled, trace
+from viscera.dicom.outputs import Maker
+from viscera.dicom.roi_names import roi_names_of
+from viscera.dicom.series import LPS_TO_RAS, Series
+from viscera.errors import FileError, GeometryError, LabelError
+from viscera.io.atomic import replacing
+from viscera.labels import LESION_WORDS
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
+
+DETACHED_STUDY = "1.2.840.10008.3.1.2.3.1"
+"""The (retired) SOP class by which RTSTRUCT refers to a study, PS3.3 C.8.8.5."""
+REQUIRED = (
+    *("PatientName", "PatientID", "PatientBirthDate", "PatientSex"),
+    *("StudyDate", "StudyTime", "StudyID", "AccessionNumber", "ReferringPhysicianName"),
+)
+"""Attributes that must be there, if only empty (type 2)."""
+OFF_PLANE_FRACTION = 0.1
+"""Of the distance between slices, by which a contour may lie off its slice."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Image:
+    """What contours refer to: one slice.
+
+    Attributes:
+        class_uid: SOP class.
+        instance_uid: SOP instance.
+        frame: From 1 in a multi-frame file; None in a file of one image.
+        origin: LPS mm of the centre of its first voxel.
+    """
+
+    class_uid: str
+    instance_uid: str
+    frame: int | None
+    origin: Float[np.ndarray, " 3"]
+
+
+def write_rtstruct(
+    file: Path,
+    labels: UInt8[np.ndarray, "z y x"],
+    names: Mapping[int, str],
+    series: Series,
+    maker: Maker,
+    *,
+    roi_names: Mapping[str, str] | None = None,
+    headers: "Sequence[Dataset] | None" = None,
+) -> None:
+    """Write the organs of a label map as an RT Structure Set that refers to the series, and check it before it stands.
+
+    Args:
+        file: Replaced where it exists.
+        labels: On the grid of the series; 0 is background.
+        names: {value: organ}; organs without a voxel are left out.
+        series: What the labels were made from.
+        maker: By what they were made.
+        roi_names: The user's {organ: ROI name}; TG-263's names for the others.
+        headers: Of each slice, where others than the series' are to be referred to (after de-identification).
+
+    Raises:
+        LabelError: No organ has a voxel, a value has no name, or ROI names are not allowed.
+        GeometryError: The labels lie on another grid, or slices elsewhere than the series says.
+        FileError: The series cannot be referred to, the file cannot be written, or does not read back as the labels.
+    """
+    import pydicom
+
+    if labels.shape != series.shape:
+        raise GeometryError(f"labels of {labels.shape} voxels do not fit the series' {series.shape}")
+    present = [int(value) for value in np.flatnonzero(_counts(labels)) if value > 0]
+    if not present:
+        raise LabelError("no organ was found, so there is nothing to write as a structure set", "Look at the scan.")
+    if nameless := [value for value in present if value not in names]:
+        raise LabelError(f"label {nameless[0]} has no name", "Name it.")
+    found = {value: names[value] for value in present}
+    called = roi_names_of(found.values(), roi_names or {})
+    headers = headers or series.headers()
+    images = _images(series, headers)
+    dataset = _structure_set(found, called, maker, headers[0])
+    dataset.StudyInstanceUID = headers[0].get("StudyInstanceUID") or series.study_uid
+    frame_of_reference = str(headers[0].get("FrameOfReferenceUID") or series.frame_of_reference_uid)
+    series_uid = str(headers[0].get("SeriesInstanceUID") or series.series_uid)
+    dataset.ReferencedFrameOfReferenceSequence = [
+        _references(str(dataset.StudyInstanceUID), series_uid, frame_of_reference, images)
+    ]
+    for roi in dataset.StructureSetROISequence:
+        roi.ReferencedFrameOfReferenceUID = frame_of_reference
+    axes = (LPS_TO_RAS @ series.affine)[:3, 1:3]
+    for roi, contours in zip(dataset.ROIContourSequence, trace(labels, found).values(), strict=True):
+        roi.ContourSequence = [
+            _contour(number, one, images[one.plane], axes) for number, one in enumerate(contours, start=1)
+        ]
+    with replacing(file) as part:
+        pydicom.dcmwrite(part, dataset, enforce_file_format=True)
+        check_rtstruct(part, labels, names, series, roi_names=roi_names, headers=headers)
+
+
+def _images(series: Series, headers: "Sequence[Dataset]") -> list[_Image]:
+    """Return what the contours of each slice refer to.
+
+    Raises:
+        FileError: The series cannot be referred to.
+        GeometryError: A slice lies elsewhere than the series says.
+    """
+    reason = getattr(series, "can_be_referenced", "")
+    if isinstance(reason, str) and reason:
+        raise FileError(f"{series.name}: {reason}, so no structure set can refer to it", "Write NIfTI or SEG.")
+    if not (headers[0].get("FrameOfReferenceUID") or series.frame_of_reference_uid):
+        raise FileError(
+            f"{series.name} has no frame of reference (0020,0052), which a structure set must name",
+            "Export the series anew, or write NIfTI.",
+        )
+    if len(headers) != len(series.slices):
+        headers = [headers[series.files.index(one.file)] for one in series.slices]
+    affine = LPS_TO_RAS @ series.affine
+    images = []
+    for place, (one, header) in enumerate(zip(series.slices, headers, strict=True)):
+        instance = str(header.get("SOPInstanceUID") or one.sop_instance_uid)
+        class_uid = str(header.get("SOPClassUID") or header.file_meta.get("MediaStorageSOPClassUID", ""))
+        if not instance or not class_uid:
+            raise FileError(
+                f"{series.name}: a slice has no SOP Instance UID, so no structure set can refer to it", "Write NIfTI."
+            )
+        expected = affine[:3, 3] + place * affine[:3, 0]
+        origin = _position(header, one.frame, expected)
+        if np.abs(origin - expected).max() > OFF_PLANE_FRACTION * np.linalg.norm(affine[:3, 0]):
+            raise GeometryError(
+                f"{series.name}: slice {place + 1} lies elsewhere than its series says", "Export the series anew."
+            )
+        images.append(_Image(class_uid, instance, None if one.frame is None else one.frame + 1, origin))
+    if len({(image.instance_uid, image.frame) for image in images}) != len(images):
+        raise FileError(
+            f"{series.name}: two slices have one SOP Instance UID, so no structure set can refer to them",
+            "Export the series anew, or write NIfTI.",
+        )
+    return images
+
+
+def _position(header: "Dataset", frame: int | None, expected: Float[np.ndarray, " 3"]) -> Float[np.ndarray, " 3"]:
+    """Return where an image's first voxel is, as its own header says (LPS mm), or what is expected where it does not."""
+    if frame is not None:
+        groups = header.get("PerFrameFunctionalGroupsSequence")
+        position = groups[frame].get("PlanePositionSequence") if groups else None
+        header = position[0] if position else header
+    position = header.get("ImagePositionPatient")
+    return expected if not position else np.array(position, float)
+
+
+def _structure_set(organs: Mapping[int, str], called: Mapping[str, str], maker: Maker, header: "Dataset") -> "Dataset":
+    """Return a structure set without contours and references.
+
+    Args:
+        organs: {value: organ}; the value becomes the ROI's number.
+        called: {organ: ROI name}.
+        maker: By what it was made.
+        header: Of an image of the series.
+    """
+    from pydicom.dataset import FileMetaDataset
+    from pydicom.uid import ImplicitVRLittleEndian, RTStructureSetStorage, generate_uid
+
+    dataset = outputs.patient_and_study(header)
+    for keyword in REQUIRED:
+        if keyword not in dataset:
+            setattr(dataset, keyword, "")
+    if not all(name.isascii() for name in called.values()):
+        dataset = _in_utf8(dataset)
+    now = _now(str(header.get("TimezoneOffsetFromUTC", "")))
+    date, time = now.strftime("%Y%m%d"), now.strftime("%H%M%S")
+    dataset.SOPClassUID, dataset.SOPInstanceUID = RTStructureSetStorage, generate_uid(prefix=None)
+    dataset.InstanceCreationDate, dataset.InstanceCreationTime = date, time
+    dataset.Modality, dataset.SeriesInstanceUID = "RTSTRUCT", generate_uid(prefix=None)
+    dataset.SeriesDate, dataset.SeriesTime = date, time
+    dataset.SeriesNumber, dataset.SeriesDescription, dataset.OperatorsName = None, outputs.SERIES_DESCRIPTION, ""
+    dataset.Manufacturer = dataset.ManufacturerModelName = outputs.MANUFACTURER
+    dataset.SoftwareVersions = maker.viscera[:64]
+    dataset.DeviceSerialNumber = maker.weights_sha256[:64]
+    dataset.StructureSetLabel, dataset.StructureSetName = outputs.CONTENT_LABEL, outputs.SERIES_DESCRIPTION
+    dataset.StructureSetDescription = outputs.CONTENT_DESCRIPTION
+    dataset.StructureSetDate, dataset.StructureSetTime = date, time
+    dataset.ApprovalStatus = "UNAPPROVED"
+    made_by = f"{outputs.MANUFACTURER} {maker.viscera}, weights {maker.weights}"[:64]
+    numbered = [(value, organ) for value, organ in organs.items()]
+    dataset.StructureSetROISequence = [_roi(value, called[organ], made_by) for value, organ in numbered]
+    dataset.ROIContourSequence = [_coloured(value, organ) for value, organ in numbered]
+    dataset.RTROIObservationsSequence = [_observation(value, organ) for value, organ in numbered]
+    dataset.file_meta = FileMetaDataset()
+    dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian
+    return dataset
+
+
+def _in_utf8(dataset: "Dataset") -> "Dataset":
+    """Return a dataset whose texts are to be written as UTF-8, which holds every ROI's name."""
+    dataset.decode()
+    dataset.SpecificCharacterSet = "ISO_IR 192"
+    return dataset
+
+
+def _now(offset: str) -> datetime.datetime:
+    """Return the time in the zone that the images name (as +0100), since dates of a dataset share it; else the local one."""
+    if len(offset) == 5 and offset[0] in "+-" and offset[1:].isdecimal():
+        minutes = int(offset[1:3]) * 60 + int(offset[3:])
+        zone = datetime.timezone(datetime.timedelta(minutes=-minutes if offset[0] == "-" else minutes))
+        return datetime.datetime.now(zone)
+    return datetime.datetime.now().astimezone()
+
+
+def _roi(number: int, name: str, made_by: str) -> "Dataset":
+    from pydicom import Dataset
+
+    roi = Dataset()
+    roi.ROINumber, roi.ROIName = number, name
+    roi.ROIGenerationAlgorithm, roi.ROIGenerationDescription = "AUTOMATIC", made_by
+    return roi
+
+
+def _coloured(number: int, organ: str) -> "Dataset":
+    from pydicom import Dataset
+
+    roi = Dataset()
+    roi.ROIDisplayColor, roi.ReferencedROINumber = list(colour(organ)), number
+    return roi
+
+
+def _observation(number: int, organ: str) -> "Dataset":
+    """Return what an ROI is taken for: an organ; nothing for a lesion, since a target is for a physician to declare."""
+    from pydicom import Dataset
+
+    observation = Dataset()
+    observation.ObservationNumber = observation.ReferencedROINumber = number
+    observation.RTROIInterpretedType = "" if LESION_WORDS & set(organ.split("_")) else "ORGAN"
+    observation.ROIInterpreter = ""
+    return observation
+
+
+def _reference(image: _Image) -> "Dataset":
+    from pydicom import Dataset
+
+    item = Dataset()
+    item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = image.class_uid, image.instance_uid
+    if image.frame is not None:
+        item.ReferencedFrameNumber = image.frame
+    return item
+
+
+def _references(study_uid: str, series_uid: str, frame_of_reference: str, images: Sequence[_Image]) -> "Dataset":
+    """Return the frame of reference with the study, the series and all its images; a multi-frame file stands once."""
+    from pydicom import Dataset
+
+    series, study, frame = Dataset(), Dataset(), Dataset()
+    series.SeriesInstanceUID = series_uid
+    files = {image.instance_uid: _Image(image.class_uid, image.instance_uid, None, image.origin) for image in images}
+    series.ContourImageSequence = [_reference(image) for image in files.values()]
+    study.ReferencedSOPClassUID, study.ReferencedSOPInstanceUID = DETACHED_STUDY, study_uid
+    study.RTReferencedSeriesSequence = [series]
+    frame.FrameOfReferenceUID, frame.RTReferencedStudySequence = frame_of_reference, [study]
+    return frame
+
+
+def _contour(number: int, contour: Contour, image: _Image, axes: Float[np.ndarray, "3 2"]) -> "Dataset":
+    """Return a contour in the plane of its slice.
+
+    Args:
+        number: Of the contour in its ROI.
+        contour: In voxels.
+        image: The slice.
+        axes: LPS mm from a voxel to the next along y and along x.
+    """
+    from pydicom import Dataset
+    from pydicom.dataelem import RawDataElement
+    from pydicom.tag import Tag
+
+    item = Dataset()
+    item.ContourImageSequence = [_reference(image)]
+    item.ContourGeometricType, item.NumberOfContourPoints = "CLOSED_PLANAR", len(contour.points)
+    item.ContourNumber = number
+    text = decimal_strings(image.origin + contour.points @ axes.T)
+    # Raw, since pydicom would make an object of each number.
+    item[Tag("ContourData")] = RawDataElement(Tag("ContourData"), "DS", len(text), text, 0, True, True)
+    return item
+
+
+def decimal_strings(points: Float[np.ndarray, "points 3"]) -> bytes:
+    r"""Return coordinates as DICOM writes them: at most 16 characters each, between backslashes, of even length.
+
+    Example:
+        >>> decimal_strings(np.array([[-0.0, 1 / 3, -123456.7890123]]))
+        b'0\\0.3333333333\\-123456.789 '
+    """
+    values = (points + 0.0).ravel().tolist()  # -0.0 becomes 0.0
+    text = ("%.10g\\" * len(values) % tuple(values))[:-1].encode()
+    return text + b" " * (len(text) % 2)
+
+
+def check_rtstruct(
+    file: Path,
+    labels: UInt8[np.ndarray, "z y x"],
+    names: Mapping[int, str],
+    series: Series,
+    *,
+    roi_names: Mapping[str, str] | None = None,
+    headers: "Sequence[Dataset] | None" = None,
+) -> None:
+    """Raise unless a structure set of viscera's own holds a label map voxel for voxel, each contour on its slice.
+
+    Contours are read from the world by the inverse of the series' affine, another way than they went.
+
+    Args:
+        file: The structure set; an ROI's number is the organ's value.
+        labels: On the grid of the series.
+        names: {value: organ}.
+        series: What it must refer to.
+        roi_names: The user's {organ: ROI name}.
+        headers: As for ``write_rtstruct``.
+
+    Raises:
+        FileError: It does not.
+    """
+    import pydicom
+
+    dataset = pydicom.dcmread(file)
+    images = _images(series, headers or series.headers())
+    slice_of = {(image.instance_uid, image.frame): place for place, image in enumerate(images)}
+    counts = _counts(labels)
+    present = [value for value in range(1, 256) if counts[value]]
+    called = roi_names_of([names[value] for value in present], roi_names or {})
+    rois = {int(roi.ROINumber): str(roi.ROIName) for roi in dataset.StructureSetROISequence}
+    if rois != {value: called[names[value]] for value in present}:
+        raise _differs("its ROIs are not the organs of the label map")
+    to_voxels = np.linalg.inv(LPS_TO_RAS @ series.affine)
+    for roi in dataset.ROIContourSequence:
+        value = int(roi.ReferencedROINumber)
+        contours = []
+        for item in roi.ContourSequence:
+            points = world_points(item) @ to_voxels[:3, :3].T + to_voxels[:3, 3]
+            plane = int(np.rint(points[0, 0]))
+            image = item.ContourImageSequence[0]
+            frame = image.get("ReferencedFrameNumber")
+            referred = slice_of.get((str(image.ReferencedSOPInstanceUID), None if frame is None else int(frame)))
+            if referred != plane or np.abs(points[:, 0] - plane).max() > OFF_PLANE_FRACTION:
+                raise _differs(f"a contour of {names[value]} does not lie on the slice that it refers to")
+            contours.append(Contour(plane, points[:, 1:]))
+        place, inside = filled(contours, labels.shape)
+        right = int((inside & (labels[place] == value)).sum())
+        wrong = int(counts[value]) - right + int(inside.sum()) - right
+        if wrong:
+            raise _differs(f"{names[value]} differs from the label map in {wrong} voxels")
+
+
+def world_points(item: "Dataset") -> Float[np.ndarray, "points 3"]:
+    """Return the points of a contour, LPS mm.
+
+    Raises:
+        ValueError: They are not points.
+    """
+    raw = item.get_item("ContourData")
+    value = None if raw is None else raw.value
+    if isinstance(value, bytes):
+        value = value.decode("ascii").strip(" \0").split("\\")
+    if isinstance(value, (str, float, int)):
+        value = [value]
+    points = np.array([float(number) for number in value or []])
+    if points.size == 0 or points.size % 3 or not np.isfinite(points).all():
+        raise ValueError("not three finite numbers for every point")
+    return points.reshape(-1, 3)
+
+
+def _counts(labels: UInt8[np.ndarray, "z y x"]) -> np.ndarray:
+    """Return how many voxels each value has (0 to 255)."""
+    return sum((np.bincount(plane.ravel(), minlength=256) for plane in labels), np.zeros(256, np.int64))
+
+
+def _differs(what: str) -> FileError:
+    return FileError(
+        f"the structure set does not read back as it was meant: {what}; nothing was written",
+        "Write NIfTI, and report this.",
+    )
