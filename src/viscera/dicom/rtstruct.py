@@ -7,7 +7,6 @@ Endian, because explicit VR has no room for the length of a long contour.
 
 import datetime
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +15,7 @@ from jaxtyping import Float, UInt8
 
 from viscera.colours import colour
 from viscera.dicom import outputs
+from viscera.dicom.contour_images import OFF_PLANE_FRACTION, Image, contour_images, world_points
 from viscera.dicom.contours import Contour, filled, trace
 from viscera.dicom.outputs import Maker
 from viscera.dicom.roi_names import roi_names_of
@@ -34,25 +34,8 @@ REQUIRED = (
     *("StudyDate", "StudyTime", "StudyID", "AccessionNumber", "ReferringPhysicianName"),
 )
 """Attributes that must be there, if only empty (type 2)."""
-OFF_PLANE_FRACTION = 0.1
-"""Of the distance between slices, by which a contour may lie off its slice."""
-
-
-@dataclass(frozen=True, eq=False)
-class _Image:
-    """What contours refer to: one slice.
-
-    Attributes:
-        class_uid: SOP class.
-        instance_uid: SOP instance.
-        frame: From 1 in a multi-frame file; None in a file of one image.
-        origin: LPS mm of the centre of its first voxel.
-    """
-
-    class_uid: str
-    instance_uid: str
-    frame: int | None
-    origin: Float[np.ndarray, " 3"]
+SERIES_NUMBER = 9002
+"""High, so that lists show structure sets after the images."""
 
 
 def write_rtstruct(
@@ -93,7 +76,7 @@ def write_rtstruct(
     found = {value: names[value] for value in present}
     called = roi_names_of(found.values(), roi_names or {})
     headers = headers or series.headers()
-    images = _images(series, headers)
+    images = contour_images(series, headers)
     dataset = _structure_set(found, called, maker, headers[0])
     dataset.StudyInstanceUID = headers[0].get("StudyInstanceUID") or series.study_uid
     frame_of_reference = str(headers[0].get("FrameOfReferenceUID") or series.frame_of_reference_uid)
@@ -101,6 +84,8 @@ def write_rtstruct(
     dataset.ReferencedFrameOfReferenceSequence = [
         _references(str(dataset.StudyInstanceUID), series_uid, frame_of_reference, images)
     ]
+    dataset.FrameOfReferenceUID = frame_of_reference
+    dataset.PositionReferenceIndicator = str(headers[0].get("PositionReferenceIndicator") or "")
     for roi in dataset.StructureSetROISequence:
         roi.ReferencedFrameOfReferenceUID = frame_of_reference
     axes = (LPS_TO_RAS @ series.affine)[:3, 1:3]
@@ -111,57 +96,6 @@ def write_rtstruct(
     with replacing(file) as part:
         pydicom.dcmwrite(part, dataset, enforce_file_format=True)
         check_rtstruct(part, labels, names, series, roi_names=roi_names, headers=headers)
-
-
-def _images(series: Series, headers: "Sequence[Dataset]") -> list[_Image]:
-    """Return what the contours of each slice refer to.
-
-    Raises:
-        FileError: The series cannot be referred to.
-        GeometryError: A slice lies elsewhere than the series says.
-    """
-    reason = getattr(series, "can_be_referenced", "")
-    if isinstance(reason, str) and reason:
-        raise FileError(f"{series.name}: {reason}, so no structure set can refer to it", "Write NIfTI or SEG.")
-    if not (headers[0].get("FrameOfReferenceUID") or series.frame_of_reference_uid):
-        raise FileError(
-            f"{series.name} has no frame of reference (0020,0052), which a structure set must name",
-            "Export the series anew, or write NIfTI.",
-        )
-    if len(headers) != len(series.slices):
-        headers = [headers[series.files.index(one.file)] for one in series.slices]
-    affine = LPS_TO_RAS @ series.affine
-    images = []
-    for place, (one, header) in enumerate(zip(series.slices, headers, strict=True)):
-        instance = str(header.get("SOPInstanceUID") or one.sop_instance_uid)
-        class_uid = str(header.get("SOPClassUID") or header.file_meta.get("MediaStorageSOPClassUID", ""))
-        if not instance or not class_uid:
-            raise FileError(
-                f"{series.name}: a slice has no SOP Instance UID, so no structure set can refer to it", "Write NIfTI."
-            )
-        expected = affine[:3, 3] + place * affine[:3, 0]
-        origin = _position(header, one.frame, expected)
-        if np.abs(origin - expected).max() > OFF_PLANE_FRACTION * np.linalg.norm(affine[:3, 0]):
-            raise GeometryError(
-                f"{series.name}: slice {place + 1} lies elsewhere than its series says", "Export the series anew."
-            )
-        images.append(_Image(class_uid, instance, None if one.frame is None else one.frame + 1, origin))
-    if len({(image.instance_uid, image.frame) for image in images}) != len(images):
-        raise FileError(
-            f"{series.name}: two slices have one SOP Instance UID, so no structure set can refer to them",
-            "Export the series anew, or write NIfTI.",
-        )
-    return images
-
-
-def _position(header: "Dataset", frame: int | None, expected: Float[np.ndarray, " 3"]) -> Float[np.ndarray, " 3"]:
-    """Return where an image's first voxel is, as its own header says (LPS mm), or what is expected where it does not."""
-    if frame is not None:
-        groups = header.get("PerFrameFunctionalGroupsSequence")
-        position = groups[frame].get("PlanePositionSequence") if groups else None
-        header = position[0] if position else header
-    position = header.get("ImagePositionPatient")
-    return expected if not position else np.array(position, float)
 
 
 def _structure_set(organs: Mapping[int, str], called: Mapping[str, str], maker: Maker, header: "Dataset") -> "Dataset":
@@ -188,7 +122,11 @@ def _structure_set(organs: Mapping[int, str], called: Mapping[str, str], maker: 
     dataset.InstanceCreationDate, dataset.InstanceCreationTime = date, time
     dataset.Modality, dataset.SeriesInstanceUID = "RTSTRUCT", generate_uid(prefix=None)
     dataset.SeriesDate, dataset.SeriesTime = date, time
-    dataset.SeriesNumber, dataset.SeriesDescription, dataset.OperatorsName = None, outputs.SERIES_DESCRIPTION, ""
+    dataset.SeriesNumber, dataset.SeriesDescription, dataset.OperatorsName = (
+        SERIES_NUMBER,
+        outputs.SERIES_DESCRIPTION,
+        "",
+    )
     dataset.Manufacturer = dataset.ManufacturerModelName = outputs.MANUFACTURER
     dataset.SoftwareVersions = maker.viscera[:64]
     dataset.DeviceSerialNumber = maker.weights_sha256[:64]
@@ -250,7 +188,7 @@ def _observation(number: int, organ: str) -> "Dataset":
     return observation
 
 
-def _reference(image: _Image) -> "Dataset":
+def _reference(image: Image) -> "Dataset":
     from pydicom import Dataset
 
     item = Dataset()
@@ -260,13 +198,13 @@ def _reference(image: _Image) -> "Dataset":
     return item
 
 
-def _references(study_uid: str, series_uid: str, frame_of_reference: str, images: Sequence[_Image]) -> "Dataset":
+def _references(study_uid: str, series_uid: str, frame_of_reference: str, images: Sequence[Image]) -> "Dataset":
     """Return the frame of reference with the study, the series and all its images; a multi-frame file stands once."""
     from pydicom import Dataset
 
     series, study, frame = Dataset(), Dataset(), Dataset()
     series.SeriesInstanceUID = series_uid
-    files = {image.instance_uid: _Image(image.class_uid, image.instance_uid, None, image.origin) for image in images}
+    files = {image.instance_uid: Image(image.class_uid, image.instance_uid, None, image.origin) for image in images}
     series.ContourImageSequence = [_reference(image) for image in files.values()]
     study.ReferencedSOPClassUID, study.ReferencedSOPInstanceUID = DETACHED_STUDY, study_uid
     study.RTReferencedSeriesSequence = [series]
@@ -274,7 +212,7 @@ def _references(study_uid: str, series_uid: str, frame_of_reference: str, images
     return frame
 
 
-def _contour(number: int, contour: Contour, image: _Image, axes: Float[np.ndarray, "3 2"]) -> "Dataset":
+def _contour(number: int, contour: Contour, image: Image, axes: Float[np.ndarray, "3 2"]) -> "Dataset":
     """Return a contour in the plane of its slice.
 
     Args:
@@ -336,7 +274,7 @@ def check_rtstruct(
     import pydicom
 
     dataset = pydicom.dcmread(file)
-    images = _images(series, headers or series.headers())
+    images = contour_images(series, headers or series.headers())
     slice_of = {(image.instance_uid, image.frame): place for place, image in enumerate(images)}
     counts = _counts(labels)
     present = [value for value in range(1, 256) if counts[value]]
@@ -362,24 +300,6 @@ def check_rtstruct(
         wrong = int(counts[value]) - right + int(inside.sum()) - right
         if wrong:
             raise _differs(f"{names[value]} differs from the label map in {wrong} voxels")
-
-
-def world_points(item: "Dataset") -> Float[np.ndarray, "points 3"]:
-    """Return the points of a contour, LPS mm.
-
-    Raises:
-        ValueError: They are not points.
-    """
-    raw = item.get_item("ContourData")
-    value = None if raw is None else raw.value
-    if isinstance(value, bytes):
-        value = value.decode("ascii").strip(" \0").split("\\")
-    if isinstance(value, (str, float, int)):
-        value = [value]
-    points = np.array([float(number) for number in value or []])
-    if points.size == 0 or points.size % 3 or not np.isfinite(points).all():
-        raise ValueError("not three finite numbers for every point")
-    return points.reshape(-1, 3)
 
 
 def _counts(labels: UInt8[np.ndarray, "z y x"]) -> np.ndarray:
