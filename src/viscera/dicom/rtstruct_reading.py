@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 CLOSED = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR")
 LARGEST_MM = 100_000
 """No coordinate is farther away: a table is 2 m long."""
-MOST_NESTED = 300
-"""Contours of one slice that are compared with each other."""
+MOST_COMPARED = 100
+"""Contours of one slice that are compared with each other; more are combined by the even-odd rule."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -218,6 +218,8 @@ def _contours(item: "Dataset", organ: str, series: Series, file: Path) -> _Roi:
             left_out[what] = left_out.get(what, 0) + 1
             continue
         world = world_points(contour)
+        if int(contour.get("NumberOfContourPoints") or len(world)) != len(world):
+            raise ValueError("the number of points is another one")
         if np.abs(world).max() > LARGEST_MM:
             raise ValueError("a coordinate is beyond any scanner")
         points = world @ to_voxels[:3, :3].T + to_voxels[:3, 3]
@@ -262,13 +264,15 @@ def _paint_(labels: UInt8[np.ndarray, "z y x"], value: int, roi: _Roi, names: Ma
     """Set an ROI's voxels to a value, over what is there; return notes."""
     organ = names[value]
     place, inside = filled(roi.contours, labels.shape)
-    nested = overlapping = 0
+    nested = overlapping = crowded = 0
     by_plane: dict[int, list[Contour]] = {}
     for contour in roi.contours:
         by_plane.setdefault(contour.plane, []).append(contour)
     for plane, contours in by_plane.items():
-        if len(contours) > 1 and plane not in roi.apart:
-            together = _together(contours, labels.shape[1:])
+        if len(contours) > MOST_COMPARED:
+            crowded += 1
+        elif len(contours) > 1 and plane not in roi.apart:
+            together = _together(contours, (labels.shape[1], labels.shape[2]))
             if together is not None:
                 mask, holes, crossing = together
                 inside[plane - place[0].start] = mask[place[1:]]
@@ -276,6 +280,10 @@ def _paint_(labels: UInt8[np.ndarray, "z y x"], value: int, roi: _Roi, names: Ma
     notes = []
     if nested:
         notes.append(f"{organ}: {nested} contours within others were read as holes")
+    if crowded:
+        notes.append(
+            f"{organ}: {crowded} slices have more than {MOST_COMPARED} contours, combined by the even-odd rule"
+        )
     if overlapping:
         notes.append(f"{organ}: {overlapping} pairs of contours overlap; they were taken together")
     before = labels[place][inside]
@@ -289,7 +297,7 @@ def _paint_(labels: UInt8[np.ndarray, "z y x"], value: int, roi: _Roi, names: Ma
     return notes
 
 
-def _together(contours: list[Contour], shape: tuple[int, ...]) -> tuple[Bool[np.ndarray, "y x"], int, int] | None:
+def _together(contours: list[Contour], shape: tuple[int, int]) -> tuple[Bool[np.ndarray, "y x"], int, int] | None:
     """Combine the contours of one slice: one within another is a hole in it, others count together.
 
     Args:
@@ -301,17 +309,14 @@ def _together(contours: list[Contour], shape: tuple[int, ...]) -> tuple[Bool[np.
     """
     low = np.array([contour.points.min(axis=0) for contour in contours])
     high = np.array([contour.points.max(axis=0) for contour in contours])
-    if len(contours) > MOST_NESTED:
-        return None
-    near = ((low[:, None] <= high[None]) & (low[None] <= high[:, None])).all(axis=2)
-    np.fill_diagonal(near, val=False)
+    near = np.triu(np.all((low[:, None] <= high[None]) & (low[None] <= high[:, None]), axis=2), 1)
     if not near.any():
         return None
     masks = [_plane_of([contour], shape) for contour in contours]
     sizes = [int(mask.sum()) for mask in masks]
     within: dict[int, list[int]] = {}
     holes, same, crossing = set(), set(), 0
-    for first, second in zip(*np.nonzero(np.triu(near)), strict=True):
+    for first, second in zip(*np.nonzero(near), strict=True):
         shared = int((masks[first] & masks[second]).sum())
         small, large = (first, second) if sizes[first] < sizes[second] else (second, first)
         if shared and sizes[first] == sizes[second] == shared:
@@ -329,10 +334,10 @@ def _together(contours: list[Contour], shape: tuple[int, ...]) -> tuple[Bool[np.
     return mask, len(holes - same), crossing + len(same)
 
 
-def _plane_of(contours: Iterable[Contour], shape: tuple[int, ...]) -> Bool[np.ndarray, "y x"]:
+def _plane_of(contours: Iterable[Contour], shape: tuple[int, int]) -> Bool[np.ndarray, "y x"]:
     """Return what contours fill of a slice."""
     mask = np.zeros((1, *shape), bool)
-    place, inside = filled([Contour(0, contour.points) for contour in contours], mask.shape)
+    place, inside = filled([Contour(0, contour.points) for contour in contours], (1, *shape))
     mask[place] = inside
     return mask[0]
 
