@@ -145,7 +145,11 @@ def test_voxels_whose_centres_lie_on_an_outline_are_inside_however_it_was_rounde
 
 def test_what_lies_outside_of_the_grid_is_cut_off():
     far = np.array([[-1e5, -1e5], [-1e5, 1e5], [1e5, 1e5], [1e5, -1e5]])
-    assert rasterise([Contour(1, far), Contour(7, far), Contour(-1, far)], (3, 4, 5)).sum(axis=(1, 2)).tolist() == [0, 20, 0]
+    assert rasterise([Contour(1, far), Contour(7, far), Contour(-1, far)], (3, 4, 5)).sum(axis=(1, 2)).tolist() == [
+        0,
+        20,
+        0,
+    ]
 
 
 def test_contours_that_would_fill_the_memory_are_refused():

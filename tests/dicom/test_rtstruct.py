@@ -71,7 +71,9 @@ def test_a_structure_set_holds_the_label_map_in_every_orientation(tmp_path, plac
         for contour in roi.ContourSequence:
             image = headers[contour.ContourImageSequence[0].ReferencedSOPInstanceUID]
             row, column = np.reshape(np.array(image.ImageOrientationPatient, float), (2, 3))
-            points = np.reshape(np.array(contour.ContourData, float), (-1, 3)) - np.array(image.ImagePositionPatient, float)
+            points = np.reshape(np.array(contour.ContourData, float), (-1, 3)) - np.array(
+                image.ImagePositionPatient, float
+            )
             assert len(points) == contour.NumberOfContourPoints
             assert points @ np.cross(row, column) == pytest.approx(0, abs=1e-5)  # in the plane of its slice
             for along, spacing in ((row, image.PixelSpacing[1]), (column, image.PixelSpacing[0])):
@@ -94,7 +96,11 @@ def test_what_a_structure_set_says_of_itself(tmp_path, series):
     assert (dataset.Modality, dataset.ApprovalStatus) == ("RTSTRUCT", "UNAPPROVED")
     assert dataset.SeriesDescription == dataset.StructureSetName == outputs.SERIES_DESCRIPTION
     assert (dataset.StructureSetLabel, dataset.StructureSetDescription) == ("RESEARCH", "not for clinical use")
-    assert (dataset.PatientName, dataset.PatientID, dataset.StudyInstanceUID) == ("Test^Patient", "T1", series.study_uid)
+    assert (dataset.PatientName, dataset.PatientID, dataset.StudyInstanceUID) == (
+        "Test^Patient",
+        "T1",
+        series.study_uid,
+    )
     assert dataset.FrameOfReferenceUID == series.frame_of_reference_uid
     assert dataset.SOPInstanceUID.startswith("2.25.")
     assert dataset.SeriesInstanceUID != series.series_uid
@@ -204,12 +210,16 @@ def edited(file, edit):
 
 def moved(dataset):
     contour = dataset.ROIContourSequence[0].ContourSequence[0]
-    contour.ContourData = [value + 0.8 * (place % 3 == 1) for place, value in enumerate(map(float, contour.ContourData))]
+    contour.ContourData = [
+        value + 0.8 * (place % 3 == 1) for place, value in enumerate(map(float, contour.ContourData))
+    ]
 
 
 def lifted(dataset):
     contour = dataset.ROIContourSequence[0].ContourSequence[0]
-    contour.ContourData = [value + 2.5 * (place % 3 == 2) for place, value in enumerate(map(float, contour.ContourData))]
+    contour.ContourData = [
+        value + 2.5 * (place % 3 == 2) for place, value in enumerate(map(float, contour.ContourData))
+    ]
 
 
 def lost(dataset):

@@ -6,7 +6,7 @@ import subprocess
 import numpy as np
 import pydicom
 import pytest
-import SimpleITK as sitk  # noqa: N813
+import SimpleITK as sitk
 
 from dicom_series import write_series
 from viscera.dicom.finding import find_series

@@ -78,7 +78,9 @@ def test_what_viscera_writes_it_reads_without_a_note(tmp_path, step):
 
 
 def test_rois_are_matched_by_the_table_then_tg263_and_the_rest_is_told(tmp_path, series):
-    rois = {name: [contour(series, plane, SQUARE)] for plane, name in enumerate(("Leber", "SPLEEN", "Pancreaz", "PTV1"))}
+    rois = {
+        name: [contour(series, plane, SQUARE)] for plane, name in enumerate(("Leber", "SPLEEN", "Pancreaz", "PTV1"))
+    }
     found = read_rtstruct(structure_set(series, rois, tmp_path / "a.dcm"), series, names={"leber": "liver"})
     assert found.names == {1: "liver", 2: "spleen"}
     assert (found.labels == square(series.shape, 0) + square(series.shape, 1, value=2)).all()

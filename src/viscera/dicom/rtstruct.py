@@ -68,7 +68,7 @@ def write_rtstruct(
 
     if labels.shape != series.shape:
         raise GeometryError(f"labels of {labels.shape} voxels do not fit the series' {series.shape}")
-    present = [int(value) for value in np.flatnonzero(_counts(labels)) if value > 0]
+    present = _present(labels)
     if not present:
         raise LabelError("no organ was found, so there is nothing to write as a structure set", "Look at the scan.")
     if nameless := [value for value in present if value not in names]:
@@ -222,6 +222,7 @@ def _contour(number: int, contour: Contour, image: Image, axes: Float[np.ndarray
         axes: LPS mm from a voxel to the next along y and along x.
     """
     from pydicom import Dataset
+    from pydicom.charset import default_encoding
     from pydicom.dataelem import RawDataElement
     from pydicom.tag import Tag
 
@@ -230,7 +231,8 @@ def _contour(number: int, contour: Contour, image: Image, axes: Float[np.ndarray
     item.ContourGeometricType, item.NumberOfContourPoints = "CLOSED_PLANAR", len(contour.points)
     item.ContourNumber = number
     text = decimal_strings(image.origin + contour.points @ axes.T)
-    # Raw, since pydicom would make an object of each number.
+    # Raw, and written as it is, since pydicom would make an object of each number.
+    item.set_original_encoding(is_implicit_vr=True, is_little_endian=True, character_encoding=default_encoding)
     item[Tag("ContourData")] = RawDataElement(Tag("ContourData"), "DS", len(text), text, 0, True, True)
     return item
 
@@ -276,13 +278,13 @@ def check_rtstruct(
     dataset = pydicom.dcmread(file)
     images = contour_images(series, headers or series.headers())
     slice_of = {(image.instance_uid, image.frame): place for place, image in enumerate(images)}
-    counts = _counts(labels)
-    present = [value for value in range(1, 256) if counts[value]]
+    present = _present(labels)
     called = roi_names_of([names[value] for value in present], roi_names or {})
     rois = {int(roi.ROINumber): str(roi.ROIName) for roi in dataset.StructureSetROISequence}
     if rois != {value: called[names[value]] for value in present}:
         raise _differs("its ROIs are not the organs of the label map")
     to_voxels = np.linalg.inv(LPS_TO_RAS @ series.affine)
+    found = np.zeros_like(labels)
     for roi in dataset.ROIContourSequence:
         value = int(roi.ReferencedROINumber)
         contours = []
@@ -296,15 +298,20 @@ def check_rtstruct(
                 raise _differs(f"a contour of {names[value]} does not lie on the slice that it refers to")
             contours.append(Contour(plane, points[:, 1:]))
         place, inside = filled(contours, labels.shape)
-        right = int((inside & (labels[place] == value)).sum())
-        wrong = int(counts[value]) - right + int(inside.sum()) - right
-        if wrong:
-            raise _differs(f"{names[value]} differs from the label map in {wrong} voxels")
+        if found[place][inside].any():
+            raise _differs(f"{names[value]} overlaps another organ")
+        found[place][inside] = value
+    if not np.array_equal(found, labels):
+        wrong, count = np.unique(np.maximum(found, labels)[found != labels], return_counts=True)
+        raise _differs(f"{names[int(wrong[0])]} differs from the label map in {count[0]} voxels")
 
 
-def _counts(labels: UInt8[np.ndarray, "z y x"]) -> np.ndarray:
-    """Return how many voxels each value has (0 to 255)."""
-    return sum((np.bincount(plane.ravel(), minlength=256) for plane in labels), np.zeros(256, np.int64))
+def _present(labels: UInt8[np.ndarray, "z y x"]) -> list[int]:
+    """Return the values that occur, without 0."""
+    seen = np.zeros(256, bool)
+    for plane in labels:
+        seen[plane.ravel()] = True
+    return [int(value) for value in np.flatnonzero(seen) if value > 0]
 
 
 def _differs(what: str) -> FileError:
