@@ -40,14 +40,14 @@ def contours_of(mask: Bool[np.ndarray, "z y x"]) -> list[Contour]:
     return trace(mask.view(np.uint8), [1])[1]
 
 
-def trace(labels: UInt8[np.ndarray, "z y x"], values: Iterable[int]) -> dict[int, list[Contour]]:
+def trace(labels: UInt8[np.ndarray, "z y x"], values: Iterable[int] | None = None) -> dict[int, list[Contour]]:
     """Return the contours of each organ along the edges of its voxels.
 
     Voxels that touch by a corner only stand in contours of their own. Islands in a hole do too. Only corners are kept.
 
     Args:
         labels: 0 is background.
-        values: Of the organs.
+        values: Of the organs; all that occur where None.
 
     Returns:
         {value: contours in the order of the slices}; no contours where the value does not occur.
@@ -55,7 +55,8 @@ def trace(labels: UInt8[np.ndarray, "z y x"], values: Iterable[int]) -> dict[int
     keys, around = _vertices(labels)
     width = labels.shape[2] + 1
     found = {}
-    for value in values:
+    occurring = np.flatnonzero(np.bincount(around.ravel())).tolist()
+    for value in [value for value in occurring if value > 0] if values is None else values:
         inside = around == value
         here = inside.any(axis=0) & ~inside.all(axis=0)
         found[value] = _trace(keys[here], inside[:, here], labels.shape[1] + 1, width)

@@ -6,6 +6,7 @@ Endian, because explicit VR has no room for the length of a long contour.
 """
 
 import datetime
+import struct
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,7 +27,10 @@ from viscera.labels import LESION_WORDS
 
 if TYPE_CHECKING:
     from pydicom import Dataset
+    from pydicom.dataelem import RawDataElement
 
+ITEM = (0xFFFE, 0xE000)
+"""The tag of an item of a sequence."""
 DETACHED_STUDY = "1.2.840.10008.3.1.2.3.1"
 """The (retired) SOP class by which RTSTRUCT refers to a study, PS3.3 C.8.8.5."""
 REQUIRED = (
@@ -65,15 +69,16 @@ def write_rtstruct(
         FileError: The series cannot be referred to, the file cannot be written, or does not read back as the labels.
     """
     import pydicom
+    from pydicom.charset import default_encoding
 
     if labels.shape != series.shape:
         raise GeometryError(f"labels of {labels.shape} voxels do not fit the series' {series.shape}")
-    present = _present(labels)
-    if not present:
+    contours = trace(labels)
+    if not contours:
         raise LabelError("no organ was found, so there is nothing to write as a structure set", "Look at the scan.")
-    if nameless := [value for value in present if value not in names]:
+    if nameless := [value for value in contours if value not in names]:
         raise LabelError(f"label {nameless[0]} has no name", "Name it.")
-    found = {value: names[value] for value in present}
+    found = {value: names[value] for value in contours}
     called = roi_names_of(found.values(), roi_names or {})
     headers = headers or series.headers()
     images = contour_images(series, headers)
@@ -89,10 +94,9 @@ def write_rtstruct(
     for roi in dataset.StructureSetROISequence:
         roi.ReferencedFrameOfReferenceUID = frame_of_reference
     axes = (LPS_TO_RAS @ series.affine)[:3, 1:3]
-    for roi, contours in zip(dataset.ROIContourSequence, trace(labels, found).values(), strict=True):
-        roi.ContourSequence = [
-            _contour(number, one, images[one.plane], axes) for number, one in enumerate(contours, start=1)
-        ]
+    for roi in dataset.ROIContourSequence:
+        roi[0x30060040] = _contour_sequence(contours[int(roi.ReferencedROINumber)], images, axes)
+        roi.set_original_encoding(is_implicit_vr=True, is_little_endian=True, character_encoding=default_encoding)
     with replacing(file) as part:
         pydicom.dcmwrite(part, dataset, enforce_file_format=True)
         check_rtstruct(part, labels, names, series, roi_names=roi_names, headers=headers)
@@ -212,41 +216,59 @@ def _references(study_uid: str, series_uid: str, frame_of_reference: str, images
     return frame
 
 
-def _contour(number: int, contour: Contour, image: Image, axes: Float[np.ndarray, "3 2"]) -> "Dataset":
-    """Return a contour in the plane of its slice.
+def _contour_sequence(
+    contours: Sequence[Contour], images: Sequence[Image], axes: Float[np.ndarray, "3 2"]
+) -> "RawDataElement":
+    """Return contours in the planes of their slices, encoded: pydicom takes a millisecond for each, and an object a number.
 
     Args:
-        number: Of the contour in its ROI.
-        contour: In voxels.
-        image: The slice.
+        contours: In voxels.
+        images: The slices.
         axes: LPS mm from a voxel to the next along y and along x.
     """
-    from pydicom import Dataset
-    from pydicom.charset import default_encoding
     from pydicom.dataelem import RawDataElement
     from pydicom.tag import Tag
 
-    item = Dataset()
-    item.ContourImageSequence = [_reference(image)]
-    item.ContourGeometricType, item.NumberOfContourPoints = "CLOSED_PLANAR", len(contour.points)
-    item.ContourNumber = number
-    text = decimal_strings(image.origin + contour.points @ axes.T)
-    # Raw, and written as it is, since pydicom would make an object of each number.
-    item.set_original_encoding(is_implicit_vr=True, is_little_endian=True, character_encoding=default_encoding)
-    item[Tag("ContourData")] = RawDataElement(Tag("ContourData"), "DS", len(text), text, 0, True, True)
-    return item
+    items = []
+    for number, contour in enumerate(contours, start=1):
+        image = images[contour.plane]
+        reference = _element(0x0008, 0x1150, image.class_uid, b"\0") + _element(
+            0x0008, 0x1155, image.instance_uid, b"\0"
+        )
+        if image.frame is not None:
+            reference += _element(0x0008, 0x1160, str(image.frame))
+        items.append(
+            _element(0x3006, 0x0016, _element(*ITEM, reference))
+            + _element(0x3006, 0x0042, "CLOSED_PLANAR")
+            + _element(0x3006, 0x0046, str(len(contour.points)))
+            + _element(0x3006, 0x0048, str(number))
+            + _element(0x3006, 0x0050, decimal_strings(image.origin + contour.points @ axes.T))
+        )
+    value = b"".join(_element(*ITEM, item) for item in items)
+    return RawDataElement(Tag("ContourSequence"), "SQ", len(value), value, 0, True, True)
+
+
+def _element(group: int, element: int, value: bytes | str, padding: bytes = b" ") -> bytes:
+    r"""Return a data element in Implicit VR Little Endian (PS3.5 7.1.3), of even length.
+
+    Example:
+        >>> _element(0x3006, 0x0046, "4")
+        b'\x060F\x00\x02\x00\x00\x004 '
+    """
+    content = value.encode("ascii") if isinstance(value, str) else value
+    content += padding * (len(content) % 2)
+    return struct.pack("<HHI", group, element, len(content)) + content
 
 
 def decimal_strings(points: Float[np.ndarray, "points 3"]) -> bytes:
-    r"""Return coordinates as DICOM writes them: at most 16 characters each, between backslashes, of even length.
+    r"""Return coordinates as DICOM writes them: at most 16 characters each, between backslashes.
 
     Example:
         >>> decimal_strings(np.array([[-0.0, 1 / 3, -123456.7890123]]))
-        b'0\\0.3333333333\\-123456.789 '
+        b'0\\0.3333333333\\-123456.789'
     """
     values = (points + 0.0).ravel().tolist()  # -0.0 becomes 0.0
-    text = ("%.10g\\" * len(values) % tuple(values))[:-1].encode()
-    return text + b" " * (len(text) % 2)
+    return ("%.10g\\" * len(values) % tuple(values))[:-1].encode()
 
 
 def check_rtstruct(
@@ -278,10 +300,9 @@ def check_rtstruct(
     dataset = pydicom.dcmread(file)
     images = contour_images(series, headers or series.headers())
     slice_of = {(image.instance_uid, image.frame): place for place, image in enumerate(images)}
-    present = _present(labels)
-    called = roi_names_of([names[value] for value in present], roi_names or {})
     rois = {int(roi.ROINumber): str(roi.ROIName) for roi in dataset.StructureSetROISequence}
-    if rois != {value: called[names[value]] for value in present}:
+    called = roi_names_of([names[value] for value in rois if value in names], roi_names or {})
+    if rois != {value: called.get(names.get(value, "")) for value in rois}:
         raise _differs("its ROIs are not the organs of the label map")
     to_voxels = np.linalg.inv(LPS_TO_RAS @ series.affine)
     found = np.zeros_like(labels)
@@ -304,14 +325,6 @@ def check_rtstruct(
     if not np.array_equal(found, labels):
         wrong, count = np.unique(np.maximum(found, labels)[found != labels], return_counts=True)
         raise _differs(f"{names[int(wrong[0])]} differs from the label map in {count[0]} voxels")
-
-
-def _present(labels: UInt8[np.ndarray, "z y x"]) -> list[int]:
-    """Return the values that occur, without 0."""
-    seen = np.zeros(256, bool)
-    for plane in labels:
-        seen[plane.ravel()] = True
-    return [int(value) for value in np.flatnonzero(seen) if value > 0]
 
 
 def _differs(what: str) -> FileError:
