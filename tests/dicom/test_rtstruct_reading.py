@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pydicom
 import pytest
@@ -182,7 +184,42 @@ def test_a_contour_that_refers_to_another_slice_is_refused(tmp_path, series):
         read_rtstruct(structure_set(series, {"Liver": [one]}, tmp_path / "a.dcm"), series)
 
 
+def test_rois_drawn_in_another_frame_of_reference_are_left_out(tmp_path, series):
+    def edit(dataset):
+        dataset.StructureSetROISequence[1].ReferencedFrameOfReferenceUID = "1.2.3"
+
+    rois = {"Liver": [contour(series, 3, SQUARE)], "Spleen": [contour(series, 4, SQUARE)]}
+    found = read_rtstruct(structure_set(series, rois, tmp_path / "a.dcm", edit), series)
+    assert found.names == {1: "liver"}
+    assert found.notes == ("ROI 'Spleen': drawn in another frame of reference, so left out.",)
+
+
+def test_a_contour_that_refers_to_another_frame_of_a_file_is_refused(tmp_path, series):
+    uid = series.slices[0].sop_instance_uid
+    frames = replace(
+        series, slices=tuple(replace(one, sop_instance_uid=uid, frame=n) for n, one in enumerate(series.slices))
+    )
+    one, image = contour(series, 3, SQUARE), Dataset()
+    image.ReferencedSOPClassUID, image.ReferencedSOPInstanceUID, image.ReferencedFrameNumber = "1.2", uid, 4
+    one.ContourImageSequence = [image]
+    file = structure_set(series, {"Liver": [one]}, tmp_path / "a.dcm")
+    assert (read_rtstruct(file, frames).labels == square(series.shape, 3)).all()
+    image.ReferencedFrameNumber = 5
+    file = structure_set(series, {"Liver": [one]}, tmp_path / "a.dcm")
+    with pytest.raises(GeometryError, match="lies on slice 4 but refers to slice 5"):
+        read_rtstruct(file, frames)
+
+
+def test_more_contours_than_are_compared_are_combined_by_the_even_odd_rule_with_a_note(tmp_path, series):
+    corners = [(y, x) for y in range(1, 40, 3) for x in range(1, 35, 3)]
+    cells = [contour(series, 3, (SQUARE - 15) / 11 + corner) for corner in corners]
+    found = read_rtstruct(structure_set(series, {"Liver": cells}, tmp_path / "a.dcm"), series)
+    assert (np.argwhere(found.labels[3]) == corners).all()
+    assert found.notes == ("liver: 1 slices have more than 100 contours, combined by the even-odd rule",)
+
+
 def other_frame(dataset):
+    dataset.ReferencedFrameOfReferenceSequence[0].FrameOfReferenceUID = "1.2.3"
     dataset.StructureSetROISequence[0].ReferencedFrameOfReferenceUID = "1.2.3"
 
 

@@ -79,6 +79,8 @@ def write_rtstruct(
     if nameless := [value for value in contours if value not in names]:
         raise LabelError(f"label {nameless[0]} has no name", "Name it.")
     found = {value: names[value] for value in contours}
+    if len(set(found.values())) != len(found):
+        raise LabelError("two labels are the same organ, which no structure set can tell apart", "Name each otherwise.")
     called = roi_names_of(found.values(), roi_names or {})
     headers = headers or series.headers()
     images = contour_images(series, headers)

@@ -66,7 +66,7 @@ def read_rtstruct(file: Path, series: Series, *, names: Mapping[str, str] | None
     with _readable(file):
         dataset = _load(file)
         _require_series(dataset, series, file)
-        organs, notes = _organs(dataset, names or {}, file)
+        organs, notes = _organs(dataset, names or {}, series.frame_of_reference_uid, file)
         found: dict[int, _Roi] = {}
         for item in dataset.get("ROIContourSequence") or []:
             number = int(item.ReferencedROINumber)
@@ -142,8 +142,7 @@ def _require_series(dataset: "Dataset", series: Series, file: Path) -> None:
     frames = dataset.get("ReferencedFrameOfReferenceSequence") or []
     uids = {str(frame.get("FrameOfReferenceUID", "")) for frame in frames}
     uids |= {str(roi.get("ReferencedFrameOfReferenceUID", "")) for roi in dataset.StructureSetROISequence}
-    uids.discard("")
-    if not uids or uids != {series.frame_of_reference_uid}:
+    if not series.frame_of_reference_uid or series.frame_of_reference_uid not in uids:
         raise FileError(
             f"{file.name} and {series.name} have different frames of reference, so it was not drawn on this series",
             "Choose the structure set of this series.",
@@ -163,7 +162,9 @@ def _require_series(dataset: "Dataset", series: Series, file: Path) -> None:
         )
 
 
-def _organs(dataset: "Dataset", table: Mapping[str, str], file: Path) -> tuple[dict[int, str], list[str]]:
+def _organs(
+    dataset: "Dataset", table: Mapping[str, str], frame_of_reference: str, file: Path
+) -> tuple[dict[int, str], list[str]]:
     """Return {ROI number: organ} for the ROIs that are understood, and a note on each other.
 
     Raises:
@@ -171,13 +172,18 @@ def _organs(dataset: "Dataset", table: Mapping[str, str], file: Path) -> tuple[d
         FileError: Two ROIs have one number.
     """
     by_table = {name.strip().casefold() for name in table}
-    rois = [(int(roi.ROINumber), str(roi.get("ROIName") or "").strip()) for roi in dataset.StructureSetROISequence]
-    if len({number for number, _ in rois}) != len(rois):
+    rois = [
+        (int(roi.ROINumber), str(roi.get("ROIName") or "").strip(), str(roi.get("ReferencedFrameOfReferenceUID") or ""))
+        for roi in dataset.StructureSetROISequence
+    ]
+    if len({number for number, _, _ in rois}) != len(rois):
         raise FileError(f"{file.name}: two ROIs have one number", "Export it anew.", file=file)
     notes, claims = [], {}
-    for number, name in rois:
+    for number, name, drawn_in in rois:
         organ = organ_of(name, table)
-        if organ is None:
+        if drawn_in not in ("", frame_of_reference):
+            notes.append(f"ROI '{name[:64]}': drawn in another frame of reference, so left out.")
+        elif organ is None:
             notes.append(f"ROI '{name[:64]}': not the name of an organ, so left out.{near_organ(name)}")
         else:
             claims.setdefault(organ, []).append((number, name))
@@ -205,9 +211,6 @@ def _contours(item: "Dataset", organ: str, series: Series, file: Path) -> _Roi:
         GeometryError: A contour lies between slices, or on another one than it refers to.
     """
     to_voxels = np.linalg.inv(LPS_TO_RAS @ series.affine)
-    places: dict[str, list[int]] = {}
-    for place, one in enumerate(series.slices):
-        places.setdefault(one.sop_instance_uid, []).append(place)
     contours: list[Contour] = []
     left_out: dict[str, int] = {}
     apart = set()
@@ -236,7 +239,7 @@ def _contours(item: "Dataset", organ: str, series: Series, file: Path) -> _Roi:
         if reason:
             left_out[reason] = left_out.get(reason, 0) + 1
             continue
-        _require_slice(contour, places, plane, organ, file)
+        _require_slice(contour, series, plane, organ, file)
         contours.append(Contour(plane, points[:, 1:]))
         if kind != "CLOSED_PLANAR":
             apart.add(plane)
@@ -248,11 +251,16 @@ def _contours(item: "Dataset", organ: str, series: Series, file: Path) -> _Roi:
     return _Roi(contours, frozenset(apart), notes)
 
 
-def _require_slice(contour: "Dataset", places: Mapping[str, list[int]], plane: int, organ: str, file: Path) -> None:
+def _require_slice(contour: "Dataset", series: Series, plane: int, organ: str, file: Path) -> None:
     """Raise GeometryError where a contour refers to another slice of the series than it lies on."""
     for image in contour.get("ContourImageSequence") or []:
-        referred = places.get(str(image.get("ReferencedSOPInstanceUID", "")), [plane])
-        if plane not in referred:
+        uid, frame = str(image.get("ReferencedSOPInstanceUID", "")), image.get("ReferencedFrameNumber")
+        referred = [
+            place
+            for place, one in enumerate(series.slices)
+            if one.sop_instance_uid == uid and (frame is None or one.frame is None or one.frame + 1 == int(frame))
+        ]
+        if referred and plane not in referred:
             raise GeometryError(
                 f"{file.name}: a contour of {organ} lies on slice {plane + 1} but refers to slice {referred[0] + 1}",
                 "Export the structure set anew.",
