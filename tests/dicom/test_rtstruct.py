@@ -1,11 +1,10 @@
-
 import numpy as np
 import pydicom
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from pydicom import Dataset
+from pydicom import Dataset, config
 
 from dicom_series import write_series
 from viscera.colours import colour
@@ -174,6 +173,18 @@ def test_headers_given_go_before_those_of_the_files(tmp_path, series):
     for uid in (series.study_uid, series.series_uid, series.frame_of_reference_uid, series.slices[0].sop_instance_uid):
         assert uid.encode() not in text
     assert b"2.25.411" in text
+
+
+def test_headers_that_break_the_rules_of_dicom_are_copied_in_silence(tmp_path, series):
+    headers = series.headers()
+    with config.disable_value_validation():
+        for header in headers:
+            header.StudyInstanceUID, header.PatientID, header.PatientAge = "1.2.03.4", 70 * "x", "45"
+            header.PatientBirthDate, header.StudyTime, header.PatientSex = "1950.01.01", "03:04:05", "weiblich"
+    write_rtstruct(tmp_path / "out.dcm", shapes(), NAMES, series, MAKER, headers=headers)  # a warning would be an error
+    with config.disable_value_validation():
+        dataset = pydicom.dcmread(tmp_path / "out.dcm")
+        assert (dataset.StudyInstanceUID, dataset.PatientID, dataset.PatientAge) == ("1.2.03.4", 70 * "x", "45")
 
 
 def test_frames_of_a_multi_frame_file_are_referred_to_by_number(tmp_path, series):

@@ -68,8 +68,7 @@ def write_rtstruct(
         GeometryError: The labels lie on another grid, or slices elsewhere than the series says.
         FileError: The series cannot be referred to, the file cannot be written, or does not read back as the labels.
     """
-    import pydicom
-    from pydicom.charset import default_encoding
+    from pydicom import config, dcmwrite
 
     if labels.shape != series.shape:
         raise GeometryError(f"labels of {labels.shape} voxels do not fit the series' {series.shape}")
@@ -82,26 +81,15 @@ def write_rtstruct(
     if len(set(found.values())) != len(found):
         raise LabelError("two labels are the same organ, which no structure set can tell apart", "Name each otherwise.")
     called = roi_names_of(found.values(), roi_names or {})
-    headers = headers or series.headers()
-    images = contour_images(series, headers)
-    dataset = _structure_set(found, called, maker, headers[0])
-    dataset.StudyInstanceUID = headers[0].get("StudyInstanceUID") or series.study_uid
-    frame_of_reference = str(headers[0].get("FrameOfReferenceUID") or series.frame_of_reference_uid)
-    series_uid = str(headers[0].get("SeriesInstanceUID") or series.series_uid)
-    dataset.ReferencedFrameOfReferenceSequence = [
-        _references(str(dataset.StudyInstanceUID), series_uid, frame_of_reference, images)
-    ]
-    dataset.FrameOfReferenceUID = frame_of_reference
-    dataset.PositionReferenceIndicator = str(headers[0].get("PositionReferenceIndicator") or "")
-    for roi in dataset.StructureSetROISequence:
-        roi.ReferencedFrameOfReferenceUID = frame_of_reference
-    axes = (LPS_TO_RAS @ series.affine)[:3, 1:3]
-    for roi in dataset.ROIContourSequence:
-        roi[0x30060040] = _contour_sequence(contours[int(roi.ReferencedROINumber)], images, axes)
-        roi.set_original_encoding(is_implicit_vr=True, is_little_endian=True, character_encoding=default_encoding)
-    with replacing(file) as part:
-        pydicom.dcmwrite(part, dataset, enforce_file_format=True)
-        check_rtstruct(part, labels, names, series, roi_names=roi_names, headers=headers)
+    with config.disable_value_validation():  # what images say of the patient is copied, well-formed or not
+        headers = headers or series.headers()
+        images = contour_images(series, headers)
+        dataset = _structure_set(found, called, maker, headers[0])
+        _refer_(dataset, series, headers[0], images)
+        _draw_(dataset, contours, images, (LPS_TO_RAS @ series.affine)[:3, 1:3])
+        with replacing(file) as part:
+            dcmwrite(part, dataset, enforce_file_format=True)
+            check_rtstruct(part, labels, names, series, roi_names=roi_names, headers=headers)
 
 
 def _structure_set(organs: Mapping[int, str], called: Mapping[str, str], maker: Maker, header: "Dataset") -> "Dataset":
@@ -199,23 +187,54 @@ def _reference(image: Image) -> "Dataset":
 
     item = Dataset()
     item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = image.class_uid, image.instance_uid
-    if image.frame is not None:
-        item.ReferencedFrameNumber = image.frame
     return item
 
 
-def _references(study_uid: str, series_uid: str, frame_of_reference: str, images: Sequence[Image]) -> "Dataset":
-    """Return the frame of reference with the study, the series and all its images; a multi-frame file stands once."""
+def _refer_(dataset: "Dataset", series: Series, header: "Dataset", images: Sequence[Image]) -> None:
+    """Let a structure set refer to the frame of reference, the study, the series and all its images.
+
+    Args:
+        dataset: Changed in place.
+        series: Whose UIDs stand in for those that the header lacks.
+        header: Of an image.
+        images: A multi-frame file stands once.
+    """
     from pydicom import Dataset
 
-    series, study, frame = Dataset(), Dataset(), Dataset()
-    series.SeriesInstanceUID = series_uid
-    files = {image.instance_uid: Image(image.class_uid, image.instance_uid, None, image.origin) for image in images}
-    series.ContourImageSequence = [_reference(image) for image in files.values()]
-    study.ReferencedSOPClassUID, study.ReferencedSOPInstanceUID = DETACHED_STUDY, study_uid
-    study.RTReferencedSeriesSequence = [series]
-    frame.FrameOfReferenceUID, frame.RTReferencedStudySequence = frame_of_reference, [study]
-    return frame
+    of_series, study, frame = Dataset(), Dataset(), Dataset()
+    files = {image.instance_uid: image for image in images}
+    of_series.SeriesInstanceUID = str(header.get("SeriesInstanceUID") or series.series_uid)
+    of_series.ContourImageSequence = [_reference(image) for image in files.values()]
+    dataset.StudyInstanceUID = str(header.get("StudyInstanceUID") or series.study_uid)
+    study.ReferencedSOPClassUID, study.ReferencedSOPInstanceUID = DETACHED_STUDY, dataset.StudyInstanceUID
+    study.RTReferencedSeriesSequence = [of_series]
+    dataset.FrameOfReferenceUID = str(header.get("FrameOfReferenceUID") or series.frame_of_reference_uid)
+    dataset.PositionReferenceIndicator = str(header.get("PositionReferenceIndicator") or "")
+    frame.FrameOfReferenceUID, frame.RTReferencedStudySequence = dataset.FrameOfReferenceUID, [study]
+    dataset.ReferencedFrameOfReferenceSequence = [frame]
+    for roi in dataset.StructureSetROISequence:
+        roi.ReferencedFrameOfReferenceUID = dataset.FrameOfReferenceUID
+
+
+def _draw_(
+    dataset: "Dataset",
+    contours: Mapping[int, Sequence[Contour]],
+    images: Sequence[Image],
+    axes: Float[np.ndarray, "3 2"],
+) -> None:
+    """Give every ROI of a structure set its contours, encoded as the file will be.
+
+    Args:
+        dataset: Changed in place.
+        contours: {ROI number: contours in voxels}.
+        images: The slices.
+        axes: LPS mm from a voxel to the next along y and along x.
+    """
+    from pydicom.charset import default_encoding
+
+    for roi in dataset.ROIContourSequence:
+        roi[0x30060040] = _contour_sequence(contours[int(roi.ReferencedROINumber)], images, axes)
+        roi.set_original_encoding(is_implicit_vr=True, is_little_endian=True, character_encoding=default_encoding)
 
 
 def _contour_sequence(
