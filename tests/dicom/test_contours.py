@@ -98,8 +98,27 @@ def test_any_mask_comes_back_and_each_contour_has_only_corners(mask):
     for contour in contours:
         step = np.roll(contour.points, -1, axis=0) - contour.points
         assert ((step == 0).sum(axis=1) == 1).all()  # along y or along x
-        assert ((np.sign(step) != np.sign(np.roll(step, 1, axis=0))).any(axis=1)).all()  # and it turns
+        assert ((step == 0) != (np.roll(step, 1, axis=0) == 0)).all()  # in turn: at every corner by a right angle
         assert area(contour) >= 1
+
+
+@settings(max_examples=200, deadline=None)
+@given(arrays(bool, st.tuples(st.just(1), st.integers(3, 9), st.integers(3, 9)), fill=st.just(True)))
+def test_outlines_run_between_inside_and_outside_once_and_keyholes_twice_within(mask):
+    padded = np.pad(mask[0], 1)
+    rows = np.zeros((padded.shape[0] - 1, padded.shape[1]), int)  # how often the edge below a voxel is walked
+    columns = np.zeros((padded.shape[0], padded.shape[1] - 1), int)
+    for contour in contours_of(mask):
+        corners = (contour.points + 0.5).astype(int)
+        for (y0, x0), (y1, x1) in zip(corners, np.roll(corners, -1, axis=0), strict=True):
+            if y0 == y1:
+                rows[y0, min(x0, x1) + 1 : max(x0, x1) + 1] += 1
+            else:
+                columns[min(y0, y1) + 1 : max(y0, y1) + 1, x0] += 1
+    for walked, one, other in ((rows, padded[:-1], padded[1:]), (columns, padded[:, :-1], padded[:, 1:])):
+        assert (walked[one != other] == 1).all()
+        assert (walked[~one & ~other] == 0).all()
+        assert np.isin(walked[one & other], (0, 2)).all()
 
 
 def even_odd(points, y, x):
