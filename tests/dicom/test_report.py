@@ -18,7 +18,7 @@ from viscera.dicom.capture import write_capture
 from viscera.dicom.finding import find_series
 from viscera.dicom.outputs import PATIENT_AND_STUDY, Maker
 from viscera.dicom.read_report import Measured, items_below, read_report
-from viscera.dicom.report import OrganCode, write_report
+from viscera.dicom.report import write_report
 from viscera.errors import FileError, SettingError
 
 MAKER = Maker("0.2.0", "starter 2", "ab" * 32)
@@ -131,21 +131,18 @@ def test_with_a_seg_each_organ_refers_to_its_segment_and_has_its_codes(tmp_path,
     assert read_report(tmp_path / "report.dcm") == MEASURED
 
 
-def test_codes_of_the_callers_are_used_where_no_seg_has_any(tmp_path, series):
-    codes = {"liver": OrganCode(STRUCTURE, LIVER), "left kidney": OrganCode(STRUCTURE, KIDNEY, LEFT)}
-    write_report(tmp_path / "report.dcm", MEASURED, series, MAKER, codes=codes)
+def test_without_a_seg_organs_have_visceras_own_codes(tmp_path, series):
+    write_report(tmp_path / "report.dcm", MEASURED, series, MAKER)
     liver, kidney, spleen = highdicom.sr.srread(tmp_path / "report.dcm").content.get_image_measurement_groups()
-    assert [one.finding_type for one in (liver, kidney, spleen)] == [LIVER, KIDNEY, STRUCTURE]
+    assert [one.finding_type.value for one in (liver, kidney, spleen)] == ["10200004", "64033007", "78961009"]
     assert kidney.finding_sites[0].laterality == LEFT
 
 
 def test_a_tumour_is_found_in_its_organ(tmp_path, series):
-    abnormal, tumour = Code("49755003", "SCT", "Morphologically Abnormal Structure"), Code("4147007", "SCT", "Mass")
-    codes = {"kidney_tumour": OrganCode(abnormal, tumour, None, KIDNEY, LEFT)}
-    write_report(tmp_path / "report.dcm", {"kidney_tumour": Measured(1, 2, 3, False)}, series, MAKER, codes=codes)
+    write_report(tmp_path / "report.dcm", {"kidney_tumour": Measured(1, 2, 3, False)}, series, MAKER)
     [group] = highdicom.sr.srread(tmp_path / "report.dcm").content.get_image_measurement_groups()
-    assert (group.finding_category, group.finding_type) == (abnormal, tumour)
-    assert (group.finding_sites[0].topographical_modifier, group.finding_sites[0].laterality) == (None, LEFT)
+    assert group.finding_category.value == "49755003"
+    assert group.finding_type.value == concept("kidney_tumour").type.value
     assert group.finding_sites[0].value == KIDNEY
 
 

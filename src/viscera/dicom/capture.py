@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from pydicom import Dataset
 
 SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
-SERIES_NUMBER = 9004
 """Of captures: far from a scanner's."""
 LARGEST = 65535
 """Rows or columns of a DICOM image."""
@@ -54,7 +53,7 @@ def write_capture(
         raise SettingError(f"a picture of {picture.shape[:2]} pixels does not fit a DICOM image", "Draw it smaller.")
     header = source_header(series, headers, file)
     capture = begun(header, series, maker, SECONDARY_CAPTURE)
-    capture.Modality, capture.SeriesNumber, capture.ConversionType = "OT", SERIES_NUMBER, "WSD"
+    capture.Modality, capture.SeriesNumber, capture.ConversionType = "OT", outputs.SERIES_NUMBERS["capture"], "WSD"
     capture.SecondaryCaptureDeviceManufacturer = outputs.MANUFACTURER
     capture.SecondaryCaptureDeviceManufacturerModelName = outputs.MANUFACTURER
     capture.SecondaryCaptureDeviceSoftwareVersions = capture.SoftwareVersions

@@ -37,12 +37,7 @@ def source_header(series: Series, headers: "Sequence[Dataset] | None", file: Pat
     """
     import pydicom
 
-    if not (series.series_uid and series.study_uid and all(one.sop_instance_uid for one in series.slices)):
-        raise FileError(
-            f"series {series.name} has no identifiers (SOP, series or study UID empty), so no DICOM object can refer to it",
-            "Write NIfTI instead, or export the series again.",
-            file=file,
-        )
+    outputs.require_referable(series, file)
     if headers is None:
         return pydicom.dcmread(series.slices[0].file, stop_before_pixels=True)
     for keyword, expected in (("StudyInstanceUID", series.study_uid), ("SeriesInstanceUID", series.series_uid)):

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Float
 
+from viscera.dicom.outputs import require_referable
 from viscera.dicom.series import LPS_TO_RAS, Series
 from viscera.errors import FileError, GeometryError
 
@@ -41,9 +42,7 @@ def contour_images(series: Series, headers: "Sequence[Dataset]") -> list[Image]:
         FileError: The series cannot be referred to.
         GeometryError: A slice lies elsewhere than the series says.
     """
-    reason = getattr(series, "can_be_referenced", "")
-    if isinstance(reason, str) and reason:
-        raise FileError(f"{series.name}: {reason}, so no structure set can refer to it", "Write NIfTI or SEG.")
+    require_referable(series, None)
     if not (headers[0].get("FrameOfReferenceUID") or series.frame_of_reference_uid):
         raise FileError(
             f"{series.name} has no frame of reference (0020,0052), which a structure set must name",
@@ -67,11 +66,6 @@ def contour_images(series: Series, headers: "Sequence[Dataset]") -> list[Image]:
                 f"{series.name}: slice {place + 1} lies elsewhere than its series says", "Export the series anew."
             )
         images.append(Image(class_uid, instance, None if one.frame is None else one.frame + 1, origin))
-    if len({(image.instance_uid, image.frame) for image in images}) != len(images):
-        raise FileError(
-            f"{series.name}: two slices have one SOP Instance UID, so no structure set can refer to them",
-            "Export the series anew, or write NIfTI.",
-        )
     return images
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from viscera.dicom import outputs
+from viscera.dicom.codes import concept
 from viscera.dicom.composing import begun, cannot_be_read_back, check_patient, references, source_header
 from viscera.dicom.outputs import Maker
 from viscera.dicom.read_report import BORDER, DAMAGED, OURS, Measured, items_below, measured_in
@@ -35,12 +36,9 @@ if TYPE_CHECKING:
 COMPREHENSIVE_3D_SR = "1.2.840.10008.5.1.4.1.1.88.34"
 SEGMENTATIONS = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")
 """Segmentation Storage and Label Map Segmentation Storage."""
-SERIES_NUMBER = 9003
 """Of reports: far from a scanner's."""
 DEVICE_UID = f"2.25.{uuid.uuid5(uuid.NAMESPACE_URL, 'https://github.com/viscera/viscera').int}"
 """Of the observer, which is the program wherever it runs."""
-ANATOMICAL_STRUCTURE = ("123037004", "SCT", "Anatomical Structure")
-"""The category that SEGs are written with, and what an organ without a code is."""
 
 
 class OrganCode(NamedTuple):
@@ -78,7 +76,6 @@ def write_report(
     *,
     seg: Path | None = None,
     headers: "Sequence[Dataset] | None" = None,
-    codes: Mapping[str, OrganCode] | None = None,
 ) -> None:
     """Write a measurement report (Comprehensive 3D SR, TID 1500), unverified and preliminary, and read it back.
 
@@ -89,7 +86,6 @@ def write_report(
         maker: By what.
         seg: The SEG of the same result, whose segments the report refers to, and whose codes it takes.
         headers: Of the slices; read where None.
-        codes: {organ: its codes} of organs that are in no SEG; without codes an organ is an anatomical structure with a name.
 
     Raises:
         SettingError: There is nothing to report, a number is none, or the SEG or the headers are of another series.
@@ -101,13 +97,10 @@ def write_report(
     _require_numbers(measurements, file)
     header = source_header(series, headers, file)
     segmentation = None if seg is None else _read_seg(seg, series)
-    known = {
-        **{organ_name(organ): code for organ, code in (codes or {}).items()},
-        **(segmentation.codes if segmentation else {}),
-    }
+    known = segmentation.codes if segmentation else {}
     content = _content(measurements, known, series, header, maker, segmentation)
     report = begun(header, series, maker, COMPREHENSIVE_3D_SR)
-    report.Modality, report.SeriesNumber = "SR", SERIES_NUMBER
+    report.Modality, report.SeriesNumber = "SR", outputs.SERIES_NUMBERS["report"]
     report.CompletionFlag, report.VerificationFlag, report.PreliminaryFlag = "COMPLETE", "UNVERIFIED", "PRELIMINARY"
     report.PerformedProcedureCodeSequence, report.ReferencedPerformedProcedureStepSequence = [], []
     report.CurrentRequestedProcedureEvidenceSequence = [_evidence(header, series, segmentation)]
@@ -186,10 +179,20 @@ def _code(item: "Dataset") -> "Code":
 
 
 def code_of(organ: str, codes: Mapping[str, OrganCode]) -> OrganCode:
-    """Return an organ's codes; those of any anatomical structure where it has none."""
+    """Return the codes of an organ: the SEG's, else viscera's own."""
     from pydicom.sr.coding import Code
 
-    return codes.get(organ_name(organ), OrganCode(Code(*ANATOMICAL_STRUCTURE), Code(*ANATOMICAL_STRUCTURE)))
+    known = codes.get(organ_name(organ))
+    if known is not None:
+        return known
+    own = concept(organ)
+    category, kind, *more = (
+        None if code is None else Code(code.value, code.scheme, code.meaning)
+        for code in (own.category, own.type, own.side, own.region, own.region_side)
+    )
+    assert category is not None
+    assert kind is not None
+    return OrganCode(category, kind, *more)
 
 
 def _content(

@@ -38,7 +38,6 @@ REQUIRED = (
     *("StudyDate", "StudyTime", "StudyID", "AccessionNumber", "ReferringPhysicianName"),
 )
 """Attributes that must be there, if only empty (type 2)."""
-SERIES_NUMBER = 9002
 """High, so that lists show structure sets after the images."""
 
 
@@ -117,7 +116,7 @@ def _structure_set(organs: Mapping[int, str], called: Mapping[str, str], maker: 
     dataset.Modality, dataset.SeriesInstanceUID = "RTSTRUCT", generate_uid(prefix=None)
     dataset.SeriesDate, dataset.SeriesTime = date, time
     dataset.SeriesNumber, dataset.SeriesDescription, dataset.OperatorsName = (
-        SERIES_NUMBER,
+        outputs.SERIES_NUMBERS["rtstruct"],
         outputs.SERIES_DESCRIPTION,
         "",
     )
@@ -209,7 +208,7 @@ def _refer_(dataset: "Dataset", series: Series, header: "Dataset", images: Seque
     study.ReferencedSOPClassUID, study.ReferencedSOPInstanceUID = DETACHED_STUDY, dataset.StudyInstanceUID
     study.RTReferencedSeriesSequence = [of_series]
     dataset.FrameOfReferenceUID = str(header.get("FrameOfReferenceUID") or series.frame_of_reference_uid)
-    dataset.PositionReferenceIndicator = str(header.get("PositionReferenceIndicator") or "")
+    dataset.PositionReferenceIndicator = ""
     frame.FrameOfReferenceUID, frame.RTReferencedStudySequence = dataset.FrameOfReferenceUID, [study]
     dataset.ReferencedFrameOfReferenceSequence = [frame]
     for roi in dataset.StructureSetROISequence:

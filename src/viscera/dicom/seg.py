@@ -32,7 +32,7 @@ from viscera.dicom.seg_frames import (
     write_element,
 )
 from viscera.dicom.series import LPS_TO_RAS, Series
-from viscera.errors import FileError, GeometryError, LabelError
+from viscera.errors import GeometryError, LabelError
 from viscera.io.atomic import replacing
 
 if TYPE_CHECKING:
@@ -43,7 +43,6 @@ SegKind = Literal["binary", "labelmap"]
 
 BINARY_CLASS, LABELMAP_CLASS = "1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7"
 """Segmentation Storage, Label Map Segmentation Storage."""
-SERIES_NUMBER = 7000
 """Added to the source's, so that the SEG stands beside it and clashes with no series of the scanner."""
 AI = Code("123110", "Artificial Intelligence", "DCM")
 SEGMENTATION = Code("113076", "Segmentation", "DCM")
@@ -78,7 +77,7 @@ def write_seg(
         GeometryError: The labels are not on the grid of the series.
         FileError: The series lacks the UIDs that a SEG refers to, the file cannot be written, or does not read back.
     """
-    require_referable(series, file)
+    outputs.require_referable(series, file)
     if labels.shape != series.shape:
         raise GeometryError(f"labels of {labels.shape} voxels do not fit the series {series.name} of {series.shape}.")
     present = present_in_slices(labels)
@@ -112,19 +111,6 @@ def write_seg(
         check_seg(part, labels, names, series)
 
 
-def require_referable(series: Series, file: Path) -> None:
-    """Raise FileError where DICOM objects cannot refer to a series, since it lacks identifiers or its images share them."""
-    images = [(one.sop_instance_uid, one.frame) for one in series.slices]
-    reason = getattr(series, "cannot_be_referenced", "")
-    if not reason and not (series.series_uid and series.study_uid and all(uid for uid, _ in images)):
-        reason = "has no identifiers (SOP, series or study UID empty), so no other DICOM object can refer to it"
-    if not reason and len(set(images)) < len(images):
-        reason = "has several images of one identifier (SOP Instance UID), so no other DICOM object can refer to it"
-    if reason:
-        remedy = "Write NIfTI instead, or export the series again."
-        raise FileError(f"series {series.name} {reason}", remedy, file=file)
-
-
 def _source(series: Series, headers: "Sequence[Dataset] | None") -> "tuple[Dataset, list[str]]":
     """Return the header of the first slice, and of each slice its SOP class."""
     from pydicom.uid import CTImageStorage
@@ -155,7 +141,7 @@ def _describe(seg: "Dataset", header: "Dataset", series: Series, maker: Maker, k
             setattr(seg, keyword, "")
     seg.StudyInstanceUID = series.study_uid
     seg.Modality, seg.SeriesDescription = "SEG", outputs.SERIES_DESCRIPTION
-    seg.SeriesNumber, seg.InstanceNumber = _series_number(header), 1
+    seg.SeriesNumber, seg.InstanceNumber = outputs.SERIES_NUMBERS["seg"], 1
     seg.SeriesDate = seg.ContentDate = seg.InstanceCreationDate = f"{now:%Y%m%d}"
     seg.SeriesTime = seg.ContentTime = seg.InstanceCreationTime = f"{now:%H%M%S}"
     seg.Manufacturer = seg.ManufacturerModelName = outputs.MANUFACTURER
@@ -178,15 +164,6 @@ def _new_uid() -> str:
     from pydicom.uid import generate_uid
 
     return str(generate_uid(prefix=None))
-
-
-def _series_number(header: "Dataset") -> int:
-    """Return a series number that follows from the source's."""
-    try:
-        number = int(header.get("SeriesNumber") or 0)
-    except (TypeError, ValueError):
-        number = 0
-    return SERIES_NUMBER + (number if 0 <= number < 1_000_000 else 0)
 
 
 def _coded(code: Code) -> "Dataset":

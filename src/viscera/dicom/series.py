@@ -60,6 +60,7 @@ class Series:
     frame_of_reference_uid: str
     tilt_degrees: float = 0.0
     notes: tuple[str, ...] = ()
+    cannot_be_referenced: str = ""
 
     def __str__(self) -> str:
         """Return its name: messages may hold nothing else of it."""

@@ -86,9 +86,11 @@ def require_series(job: ScanJob, options: DicomOptions) -> None:
             f"--write {' '.join(options.kinds)}: these refer to the images of a DICOM series, which {job.scan.name} is not",
             "Give the series, or leave --write out.",
         )
-    reason = getattr(job.scan, "can_be_referenced", "")
-    if reason:
-        raise FileError(f"{job.scan.name}: {reason}", "Export the series again, or leave --write out.")
+    from viscera.dicom.outputs import require_referable
+    from viscera.dicom.series import Series
+
+    if isinstance(job.scan, Series):
+        require_referable(job.scan, job.scan.files[0])
 
 
 def stand(job: ScanJob, run_facts: Mapping[str, object], options: DicomOptions) -> bool:
@@ -155,7 +157,7 @@ def write_objects(
     Raises:
         VisceraError: One cannot be written, or does not read back.
     """
-    from viscera.dicom.deidentify import deidentified
+    from viscera.dicom.deidentify import deidentified, deidentified_series
     from viscera.dicom.series import Series
 
     series = job.scan
@@ -164,6 +166,7 @@ def write_objects(
     headers = series.headers()
     if options.secret is not None:
         headers = deidentified(headers, secret=options.secret)
+        series = deidentified_series(series, secret=options.secret)
     who = maker(model)
     hashes: dict[str, str] = {}
     for kind in OBJECTS:
