@@ -50,7 +50,17 @@ START = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from viscera.d
 DONE, FAILED, MISSING = b"D", b"F", b"M"
 EXPORT_AGAIN = "Export the series again, if possible without compression."
 PARSING = (
-    *(ValueError, TypeError, KeyError, IndexError, AttributeError, NotImplementedError, RuntimeError, OSError, EOFError),
+    *(
+        ValueError,
+        TypeError,
+        KeyError,
+        IndexError,
+        AttributeError,
+        NotImplementedError,
+        RuntimeError,
+        OSError,
+        EOFError,
+    ),
     *(AssertionError, ArithmeticError, MemoryError, BufferError),
 )
 """What pydicom and decoders raise over damaged files."""

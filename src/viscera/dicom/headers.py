@@ -123,9 +123,7 @@ def _read(stream: BinaryIO, file: Path, head: bytes) -> tuple[str, list[Image]]:
         implicit, little, size = False, True, len(stream.getbuffer())
     else:
         stream.seek(0)
-        dataset = dcmread(
-            stream, force=True, stop_before_pixels=True, defer_size=LONGEST, specific_tags=list(TAGS)
-        )
+        dataset = dcmread(stream, force=True, stop_before_pixels=True, defer_size=LONGEST, specific_tags=list(TAGS))
         meta = dataset.file_meta
         implicit, little = dataset.original_encoding
         size = file.stat().st_size
@@ -139,7 +137,9 @@ def _read(stream: BinaryIO, file: Path, head: bytes) -> tuple[str, list[Image]]:
         if value in image_type(dataset):
             return name, []
     syntax = text(meta, "TransferSyntaxUID")
-    storage = _storage(stream, place, size, deflated=is_deflated(head), little=little is not False, implicit=implicit is True)
+    storage = _storage(
+        stream, place, size, deflated=is_deflated(head), little=little is not False, implicit=implicit is True
+    )
     first = _image(file, dataset, meta)
     if kind == CT:
         if (integer(dataset, "NumberOfFrames") or 1) != 1:
@@ -205,7 +205,9 @@ def _image(file: Path, dataset: "Dataset", meta: "Dataset") -> Image:
     )
 
 
-def _with_pixels(image: Image, dataset: "Dataset", stored: tuple[str, _Storage], groups: "Dataset | None" = None) -> Image:
+def _with_pixels(
+    image: Image, dataset: "Dataset", stored: tuple[str, _Storage], groups: "Dataset | None" = None
+) -> Image:
     """Return an image with how its pixels are stored, or with what is wrong with them.
 
     Args:
@@ -268,6 +270,8 @@ def _unsupported(image: Image, dataset: "Dataset", stored: tuple[str, _Storage])
         return "its pixels are not integers of 8, 16 or 32 bits"
     if storage.fault:
         return storage.fault
+    if allocated == 8 and not storage.little:  # whether bytes are swapped in pairs depends on who wrote it
+        return "its transfer syntax is not supported for 8 bits"
     if syntax in COMPRESSED:
         return "" if storage.promised is None else "its compressed pixel data are not in fragments"
     size = image.shape[0] * image.shape[1] * allocated // 8 * max(1, integer(dataset, "NumberOfFrames") or 1)

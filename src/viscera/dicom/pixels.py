@@ -22,6 +22,8 @@ AIR_HU = -1024
 """What is read where an image says that it shows nothing: as dark as 12 bits go, which quality flags take for air."""
 PADDING_IS_BEYOND_HU = (-1024.0, 4000.0)
 """A padding value within these is a HU that air, tissue or metal has, too: voxels that hold it stay as they are."""
+AIR_ENDS_HU = -900.0
+"""Padding up to here is air's own value, and nothing needs to be said."""
 EXPORT_AGAIN = "Export the series again."
 
 
@@ -53,6 +55,11 @@ class Pixels:
             return None
         low, high = sorted(self.slope * value + self.intercept for value in self.padding)
         return low, high
+
+    def padding_within(self) -> bool:
+        """Tell whether padding has a HU that a body may have, too."""
+        hu = self.padding_hu()
+        return hu is not None and not self.padding_shows() and hu[1] > AIR_ENDS_HU
 
     def padding_shows(self) -> bool:
         """Tell whether padding is told from what was measured by its value."""
