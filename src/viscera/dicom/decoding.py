@@ -6,7 +6,7 @@ and takes nothing with it when it dies. It also spreads the work over the cores 
 
 Which decoder decodes what is fixed here, whatever else is installed, for pydicom would take whichever comes first: GDCM has an
 open advisory of 2026, and pylibjpeg-libjpeg is under the GPL. All JPEG of 1992 (baseline, extended, lossless) goes to libjpeg-turbo
-by way of imagecodecs (BSD), which decodes lossless JPEG and 12 bits; JPEG 2000 to OpenJPEG, JPEG-LS to CharLS, RLE to pylibjpeg-rle.
+by way of imagecodecs (BSD), with 12 bits, too; JPEG 2000 to OpenJPEG, JPEG-LS to CharLS, RLE to pylibjpeg-rle.
 """
 
 import json

@@ -1,6 +1,6 @@
 """ZIP files of DICOM: unpacked into a folder that only this user can read, which goes when nobody needs it any more.
 
-What a ZIP says is not believed. Members are unpacked under numbers, never under their names, so that no name leads out of the folder;
+What a ZIP says is not believed. Members are unpacked under numbers, never under their names, so that no name leads out of it;
 sizes, counts and ratios have limits, which are checked before anything is written and while it is.
 """
 
@@ -9,8 +9,8 @@ import tempfile
 import weakref
 import zipfile
 import zlib
-from lzma import LZMAError
 from dataclasses import dataclass, field
+from lzma import LZMAError
 from pathlib import Path, PurePosixPath
 
 from viscera.dicom.headers import looks_like_dicom
