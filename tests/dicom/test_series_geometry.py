@@ -61,7 +61,7 @@ def test_a_volume_lies_where_the_scanner_said(tmp_path, name):
     assert np.abs(at(volume.voxels, volume.affine, world) - at(ball(), truth, world)).max() == 0
     assert series.tilt_degrees == 0
     # Along the normal, that is to the side to which rows x columns points.
-    assert np.linalg.det(volume.affine[:3, ::-1][:, 1:] if volume.affine.shape[1] == 3 else lps_axes(volume.affine)) > 0
+    assert np.linalg.det(lps_axes(volume.affine)) > 0
 
 
 def lps_axes(affine):
@@ -169,11 +169,6 @@ def problem(folder, **arguments):
     return str(error)
 
 
-def without(*missing):
-    """Return HU and a step such that slices are missing: an edit would not do, for they must not be written."""
-    return [index for index in range(12) if index not in missing]
-
-
 @pytest.mark.parametrize(
     ("missing", "said"),
     [
@@ -257,22 +252,14 @@ def test_slices_that_differ_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize("keyword", ["ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing"])
-@pytest.mark.parametrize("value", [None, "", ["1", "2"], "nonsense", ["nan"] * 6])
+@pytest.mark.parametrize("value", [None, "", ["1", "2", "3", "4"]])
 def test_images_that_do_not_say_where_they_lie_are_refused(tmp_path, keyword, value):
     def edit(dataset, index):
         if index == 3:
             del dataset[keyword]
             if value is not None:
-                element = pydicom_element(keyword, value)
-                dataset[keyword] = element
+                setattr(dataset, keyword, value)
 
-    from pydicom import config, dataelem, datadict
-
-    def pydicom_element(keyword, value):
-        return dataelem.DataElement(datadict.tag_for_keyword(keyword), "DS", value, validation_mode=config.IGNORE)
-
-    if value == "nonsense" or value == ["nan"] * 6:
-        pytest.skip("pydicom does not write it; see test_finding for bytes")
     assert "1 of its 12 images have no" in problem(tmp_path / "x", edit=edit)
 
 

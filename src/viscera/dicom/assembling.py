@@ -112,7 +112,7 @@ def _in_order(images: Sequence[Image]) -> tuple[list[_Placed], int]:
         elif not _same_content(before.image, one.image):
             where = ", ".join(f"{value:.1f}" for value in one.place.position)
             raise GeometryError(
-                f"it has {len(double) + 1} images too many: different ones lie at the same position, first at ({where}) mm; "
+                f"it has {len(double)} images too many: different ones lie at the same position, first at ({where}) mm; "
                 "perhaps it holds several phases or reconstructions"
                 if len(double) > 1
                 else f"two different images lie at the same position, ({where}) mm",

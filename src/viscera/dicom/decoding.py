@@ -155,7 +155,7 @@ def serve() -> None:
 def _decode(dataset: "Dataset", frame: int) -> Integer[np.ndarray, "y x"]:
     """Return the stored values of one frame."""
     from pydicom.encaps import get_frame
-    from pydicom.pixels import get_decoder
+    from pydicom.pixels.decoders.base import get_decoder
 
     syntax = dataset.file_meta.TransferSyntaxUID
     count = int(dataset.get("NumberOfFrames") or 1)

@@ -18,8 +18,9 @@ DIRECTION_TOLERANCE = 2e-4
 """Of direction cosines: 0.1 mm at the far end of 500 mm. Headers have six digits."""
 TOLERANCE_MM, TOLERANCE_FRACTION = 0.01, 0.01
 """By how much an image may lie off the regular grid: the greater of so many mm and this part of the distance of slices."""
-ROUNDING_MM, ROUNDING_FRACTION = 0.06, 0.05
-"""The lesser of these is forgiven with a note: positions rounded to a tenth of a millimetre are off by up to 0.05 mm."""
+ROUNDING_MM, ROUNDING_FRACTION = 0.08, 0.08
+"""The lesser of these is forgiven with a note: positions rounded to a tenth of a millimetre are off by 0.05 mm, a little more
+from the grid that fits them best."""
 MOST_TILT_DEGREES = 60.0
 """Gantries tilt by 30; beyond this, positions are not of slices of one stack."""
 SAME_PLACE_MM = 0.005
@@ -95,9 +96,12 @@ def grid_of(places: Sequence[Place]) -> Grid:
     positions = np.array([one.position for one in places])
     if count < 2:
         raise GeometryError("it is a single slice, of which nobody knows how thick it is", REMEDY)
-    step = (positions[-1] - positions[0]) / (count - 1)
+    # The regular grid nearest to all positions, by least squares.
+    number = np.arange(count) - (count - 1) / 2
+    step = number @ positions / (number @ number)
+    origin = positions.mean(axis=0) - step * (count - 1) / 2
     distance = float(normal @ step)
-    off_mm = np.linalg.norm(positions - positions[0] - np.arange(count)[:, None] * step, axis=1)
+    off_mm = np.linalg.norm(positions - origin - np.arange(count)[:, None] * step, axis=1)
     forgiven = min(ROUNDING_MM, ROUNDING_FRACTION * distance)
     allowed = max(TOLERANCE_MM, TOLERANCE_FRACTION * distance)
     if off_mm.max() > max(allowed, forgiven):
@@ -115,7 +119,7 @@ def grid_of(places: Sequence[Place]) -> Grid:
     tilted = np.linalg.norm(aside) * (count - 1) > 0.1 * min(first.spacing)
     lps = np.eye(4)
     lps[:3, 0] = step if tilted else distance * normal
-    lps[:3, 1], lps[:3, 2], lps[:3, 3] = column * first.spacing[0], row * first.spacing[1], positions[0]
+    lps[:3, 1], lps[:3, 2], lps[:3, 3] = column * first.spacing[0], row * first.spacing[1], origin
     affine = LPS_TO_RAS @ lps
     check_extent(affine, (count, *first.shape))
     tilt = 0.0 if not tilted else angle if aside @ column >= 0 else -angle
@@ -128,8 +132,10 @@ def _irregular(positions: Float[np.ndarray, "image axis"], normal: Float[np.ndar
     """Return what is wrong with the distances of images."""
     steps = np.diff(positions, axis=0)
     gaps = steps @ normal
-    usual = float(np.median(gaps))
-    near = min(usual, float(gaps.min()) if np.isclose(gaps, gaps.min(), rtol=0.02).sum() * 2 > len(gaps) else usual)
+    least = float(gaps.min())
+    multiples = np.rint(gaps / least)
+    missing = bool((np.abs(gaps / least - multiples) <= 0.05 * multiples).all())
+    near = least if missing else float(np.median(gaps))
     allowed = max(TOLERANCE_MM, TOLERANCE_FRACTION * near, min(ROUNDING_MM, ROUNDING_FRACTION * near)) * 2
     wide = np.flatnonzero(np.abs(gaps - near) > allowed)
     if len(wide) == 0:
@@ -140,10 +146,9 @@ def _irregular(positions: Float[np.ndarray, "image axis"], normal: Float[np.ndar
     first = int(wide[0])
     here = ", ".join(f"{value:.1f}" for value in positions[first])
     where = f"after slice {first + 1} of {len(positions)}, at ({here}) mm"
-    counts = gaps[wide] / near
-    if (np.abs(counts - np.rint(counts)) <= 0.05 * np.rint(counts)).all() and counts.min() > 1.5:
-        missing = int(np.rint(counts).sum()) - len(wide)
-        are = "1 slice is missing" if missing == 1 else f"{missing} slices are missing"
+    if missing and multiples.max() > 1:
+        lacking = int(multiples.sum()) - len(gaps)
+        are = "1 slice is missing" if lacking == 1 else f"{lacking} slices are missing"
         return GeometryError(
             f"{are}: slices are {near:.4g} mm apart, but {gaps[first]:.4g} mm {where}",
             "Export the series again, complete.",

@@ -3,6 +3,7 @@
 Only what is needed is read, and never the pixels. What a header says goes into no message: it may name the patient.
 """
 
+import io
 import struct
 import sys
 from collections.abc import Iterator
@@ -164,7 +165,9 @@ class _Storage:
     fault: str = ""
 
 
-def _storage(stream: BinaryIO, place: int, size: int, *, deflated: bool, little: bool, implicit: bool) -> _Storage:
+def _storage(
+    stream: BinaryIO | io.BytesIO, place: int, size: int, *, deflated: bool, little: bool, implicit: bool
+) -> _Storage:
     """Read the first bytes of the pixel data element, at which the stream stands."""
     head = stream.read(12)
     end = "<" if little else ">"

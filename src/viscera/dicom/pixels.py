@@ -114,7 +114,7 @@ def _from_file(file: Path, pixels: Pixels, shape: tuple[int, int]) -> Integer[np
     try:
         with file.open("rb", buffering=0) as stream:
             stream.seek(pixels.offset)
-            count = stream.readinto(memoryview(values).cast("B"))
+            count = stream.readinto(values.view(np.uint8).reshape(-1).data)
     except OSError as error:
         raise FileError(f"{file}: cannot be read ({error.strerror})", "Check the disk.", file=file) from error
     if count != values.nbytes:
