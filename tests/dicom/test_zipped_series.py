@@ -18,7 +18,9 @@ from viscera.errors import FileError
 def zip_of(folder, file, names=None, *, compression=zipfile.ZIP_DEFLATED):
     with zipfile.ZipFile(file, "w", compression) as target:
         for index, member in enumerate(sorted(one for one in folder.rglob("*") if one.is_file())):
-            target.write(member, names(index) if names else member.relative_to(folder))
+            info = zipfile.ZipInfo("x")
+            info.filename = names(index) if names else str(member.relative_to(folder))
+            target.writestr(info, member.read_bytes(), compression)
     return file
 
 

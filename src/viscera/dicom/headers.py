@@ -111,7 +111,7 @@ def read_images(file: Path) -> tuple[str, list[Image]]:
         return DAMAGED if marked else NOT_DICOM, []
 
 
-def _read(stream: BinaryIO, file: Path, head: bytes) -> tuple[str, list[Image]]:
+def _read(stream: BinaryIO | io.BytesIO, file: Path, head: bytes) -> tuple[str, list[Image]]:
     """Read an open file that looks like DICOM."""
     from pydicom import dcmread
     from pydicom.filereader import read_dataset, read_file_meta_info

@@ -128,7 +128,7 @@ def _check(place: Path, members: list[zipfile.ZipInfo], folder: Path) -> None:
 
 
 def _write(packed: zipfile.ZipFile, member: zipfile.ZipInfo, file: Path) -> bool:
-    """Write a member if it looks like DICOM, and at most the bytes that it promised; tell whether it does."""
+    """Write a member if it looks like DICOM, and just the bytes that it promised; tell whether it does."""
     with packed.open(member) as source:
         head = source.read(1024)
         if not looks_like_dicom(head):
@@ -138,7 +138,7 @@ def _write(packed: zipfile.ZipFile, member: zipfile.ZipInfo, file: Path) -> bool
             written = len(head)
             while part := source.read(PART):
                 written += len(part)
-                if written > member.file_size:
-                    raise zipfile.BadZipFile
                 target.write(part)
+    if written != member.file_size:  # zipfile itself stops at this many
+        raise zipfile.BadZipFile
     return True
