@@ -59,9 +59,7 @@ def test_series_of_one_folder_are_called_like_their_numbers_and_else_counted(tmp
     numbers = (3, 12, 3, None, -4, 99999999)
     for index, number in enumerate(numbers):
         put(tmp_path / "in", edit=setting(SeriesNumber=number), name=lambda i, index=index: f"{index}{i}")
-    assert names(tmp_path / "in") == ["in_3", "in_4", "in_5", "in_series12", "in_series3", "in_series3_2"] or sorted(
-        names(tmp_path / "in")
-    ) == sorted(["in_series3", "in_series3_2", "in_series12", "in_4", "in_5", "in_6"])
+    assert names(tmp_path / "in") == ["in_4", "in_5", "in_6", "in_series12", "in_series3", "in_series3_2"]
 
 
 def test_names_never_come_from_headers(tmp_path):
@@ -136,7 +134,7 @@ def test_what_is_no_ct_slice_is_left_out_and_counted_by_kind(tmp_path):
     other(tmp_path, "seg2", pydicom.uid.SegmentationStorage)
     other(tmp_path, "pet", pydicom.uid.PositronEmissionTomographyImageStorage)
     other(tmp_path, "sc", pydicom.uid.SecondaryCaptureImageStorage)
-    other(tmp_path, "private", "1.2.3.4.MARKER"[:8])
+    other(tmp_path, "private", "1.2.3.4")
     other(tmp_path, "scout", pydicom.uid.CTImageStorage, ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER", "CT_SOM5 TOP"])
     other(tmp_path, "screen", pydicom.uid.CTImageStorage, ImageType=["DERIVED", "SECONDARY", "SCREEN SAVE"])
     other(tmp_path, "DICOMDIR", pydicom.uid.MediaStorageDirectoryStorage)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
-from viscera.dicom.decoding import PARSING
+from viscera.dicom.decoding import parsing_errors
 from viscera.dicom.geometry import SAME_PLACE_MM, Grid, Place, along_normal, grid_of
 from viscera.dicom.headers import Image
 from viscera.dicom.pixels import AIR_HU
@@ -135,7 +135,7 @@ def _same_content(a: Image, b: Image) -> bool:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return bool(pydicom.dcmread(a.file, force=True) == pydicom.dcmread(b.file, force=True))
-    except PARSING:
+    except parsing_errors():
         return False
 
 

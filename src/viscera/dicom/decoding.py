@@ -11,8 +11,10 @@ by way of imagecodecs (BSD), with 12 bits, too; JPEG 2000 to OpenJPEG, JPEG-LS t
 
 import json
 import os
+import struct
 import subprocess
 import sys
+import zlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -61,9 +63,16 @@ PARSING = (
         OSError,
         EOFError,
     ),
-    *(AssertionError, ArithmeticError, MemoryError, BufferError),
+    *(AssertionError, ArithmeticError, MemoryError, BufferError, struct.error, zlib.error),
 )
-"""What pydicom and decoders raise over damaged files."""
+"""What pydicom and decoders raise over damaged files, but for pydicom's own."""
+
+
+def parsing_errors() -> tuple[type[Exception], ...]:
+    """Return what pydicom and decoders raise over damaged files."""
+    from pydicom.errors import BytesLengthException, InvalidDicomError
+
+    return (*PARSING, BytesLengthException, InvalidDicomError)
 
 
 def decoded(images: Sequence[tuple[Path, int]], shape: tuple[int, int]) -> list[Integer[np.ndarray, "y x"]]:
@@ -125,17 +134,21 @@ def serve() -> None:
     import warnings
 
     warnings.simplefilter("ignore")
+    warnings.filterwarnings("error", "End of file reached before delimiter")
     if sys.platform != "win32":
         import resource
 
         most = MEMORY_GIB << 30
         resource.setrlimit(resource.RLIMIT_AS, (most, resource.getrlimit(resource.RLIMIT_AS)[1]))
     output = sys.stdout.buffer
+    try:
+        import pydicom
+    except ImportError:
+        output.write(MISSING)
+        return
     last: tuple[str, Dataset] | None = None
     for file, frame, rows, columns in json.loads(sys.stdin.buffer.read()):
         try:
-            import pydicom
-
             if last is None or last[0] != file:
                 last = (file, pydicom.dcmread(file, force=True))
             values = _decode(last[1], frame)
@@ -144,7 +157,7 @@ def serve() -> None:
         except ImportError:
             output.write(MISSING)
             break
-        except PARSING as error:
+        except parsing_errors() as error:
             # Its text may quote the header.
             output.write(FAILED + type(error).__name__.encode())
             break

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 
-from viscera.dicom.decoding import COMPRESSED, PARSING
+from viscera.dicom.decoding import COMPRESSED, parsing_errors
 from viscera.dicom.inflating import inflated, is_deflated
 from viscera.dicom.pixels import Pixels
 from viscera.errors import FileError, VisceraError
@@ -98,15 +98,13 @@ def read_images(file: Path) -> tuple[str, list[Image]]:
 
     The caller silences pydicom's warnings, which quote what headers hold.
     """
-    from pydicom.errors import InvalidDicomError
-
     try:
         with file.open("rb") as stream:
             head = stream.read(1024)
             if not looks_like_dicom(head):
                 return NOT_DICOM, []
             return _read(stream, file, head)
-    except (*PARSING, InvalidDicomError, VisceraError):
+    except (*parsing_errors(), VisceraError):
         marked = "head" in locals() and head[128:132] == b"DICM"  # pyright: ignore[reportPossiblyUnboundVariable]
         return DAMAGED if marked else NOT_DICOM, []
 
@@ -131,7 +129,7 @@ def _read(stream: BinaryIO | io.BytesIO, file: Path, head: bytes) -> tuple[str, 
     place = stream.tell()
     kind = text(dataset, "SOPClassUID") or text(meta, "MediaStorageSOPClassUID")
     if not kind:
-        return DAMAGED, []
+        return DAMAGED if head[128:132] == b"DICM" else NOT_DICOM, []
     if kind != CT and kind not in ENHANCED_CT:
         return (DICOMDIR if kind == DICOMDIR else UID(kind).keyword or "unknown SOP class"), []
     for value, name in LEFT_OUT_TYPES.items():
@@ -350,7 +348,7 @@ def numbers(dataset: "Dataset", keyword: str, count: int) -> tuple[float, ...] |
         if value is None:
             return None
         values = np.atleast_1d(np.asarray(value, float))
-    except (ValueError, TypeError, ArithmeticError, NotImplementedError):
+    except parsing_errors():
         return None
     return tuple(values.tolist()) if values.shape == (count,) and np.isfinite(values).all() else None
 

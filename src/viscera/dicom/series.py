@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Float
 
-from viscera.dicom.decoding import PARSING
+from viscera.dicom.decoding import parsing_errors
 from viscera.dicom.geometry import LPS_TO_RAS as LPS_TO_RAS
 from viscera.dicom.pixels import Pixels, read_slices
 from viscera.errors import FileError
@@ -111,13 +111,12 @@ class Series:
 
 def _header(file: Path) -> "Dataset":
     import pydicom
-    from pydicom.errors import InvalidDicomError
 
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return pydicom.dcmread(file, stop_before_pixels=True, force=True)
-    except (*PARSING, InvalidDicomError) as error:
+    except parsing_errors() as error:
         raise FileError(f"{file}: its header is damaged", "Export the series again.", file=file) from error
 
 
