@@ -99,10 +99,10 @@ def test_names_that_differ_in_case_only_are_told_apart(tmp_path):
 
 def test_links_that_lead_around_in_circles_are_followed_once(tmp_path):
     put(tmp_path / "in" / "a")
-    os.symlink(tmp_path / "in", tmp_path / "in" / "a" / "loop")
-    os.symlink(tmp_path / "in" / "a", tmp_path / "in" / "again")
-    os.symlink(tmp_path / "nowhere", tmp_path / "in" / "broken")
-    os.symlink(tmp_path / "in" / "a" / "IM0000", tmp_path / "in" / "twice")
+    (tmp_path / "in" / "a" / "loop").symlink_to(tmp_path / "in")
+    (tmp_path / "in" / "again").symlink_to(tmp_path / "in" / "a")
+    (tmp_path / "in" / "broken").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "in" / "twice").symlink_to(tmp_path / "in" / "a" / "IM0000")
     os.link(tmp_path / "in" / "a" / "IM0001", tmp_path / "in" / "hard")
     found = find_series(tmp_path / "in")
     assert len(found.series[0].files) == 4
@@ -294,7 +294,7 @@ def test_no_damage_raises_anything_but_our_own_errors_and_no_header_text_is_told
     edit = setting(PatientName="MARKER^M", PatientID="MARKER", SeriesDescription="MARKER", PatientComments="MARKER" * 9)
     files = put(tmp_path / "x", edit=edit)
     good = files[1].read_bytes()
-    for trial in range(250):
+    for trial in range(120):
         content = bytearray(good[: random.integers(100, len(good))] if trial % 3 == 0 else good)
         if trial % 3:
             for at in random.integers(132, 1000, 3 if trial % 3 == 1 else 40):

@@ -140,11 +140,14 @@ def serve() -> None:
 
         most = MEMORY_GIB << 30
         resource.setrlimit(resource.RLIMIT_AS, (most, resource.getrlimit(resource.RLIMIT_AS)[1]))
-    output = sys.stdout.buffer
+    # What a decoder prints must not get into the answer.
+    output = os.fdopen(os.dup(1), "wb")
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     try:
         import pydicom
     except ImportError:
         output.write(MISSING)
+        output.flush()
         return
     last: tuple[str, Dataset] | None = None
     for file, frame, rows, columns in json.loads(sys.stdin.buffer.read()):

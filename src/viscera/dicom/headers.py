@@ -238,8 +238,8 @@ def _with_pixels(
     pixels = Pixels(
         storage.offset + (image.frame or 0) * size if native else -1,
         storage.deflated,
-        dtype if native else "<i4",
-        (high + 1 - bits, high + 1) if native else (0, 32),
+        dtype if native else f"<{'i' if signed else 'u'}4",
+        (high + 1 - bits, high + 1),
         slope[0],
         intercept[0],
         _padding(dataset, allocated, signed=bool(signed)),

@@ -34,7 +34,7 @@ class Pixels:
     Attributes:
         offset: Of the first byte, in the file, or in what a deflated file inflates to; -1 where they are compressed.
         deflated: All of the file but its first part is.
-        dtype: Of an uncompressed value, such as "<u2".
+        dtype: Of a value, such as "<u2"; of compressed ones only the sign counts.
         bits: Of a value which hold it, from the lowest: (first, behind the last).
         slope: HU = slope * stored + intercept.
         intercept: See slope.
