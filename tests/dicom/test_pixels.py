@@ -99,7 +99,8 @@ def test_every_number_of_bits_and_both_signs_are_read(tmp_path, bits, intercept,
     write_series(tmp_path, SMALL, intercept=intercept, edit=edit)
     voxels = series_of(tmp_path).read().voxels
     assert (voxels == values + intercept).all()
-    assert voxels.dtype == (np.int16 if (values + intercept).max() < 2**15 else np.float32)
+    fits = -(2**15) <= (values + intercept).min() and (values + intercept).max() < 2**15
+    assert voxels.dtype == (np.int16 if fits else np.float32)
 
 
 @pytest.mark.parametrize("signed", [False, True])

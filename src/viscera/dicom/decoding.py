@@ -187,7 +187,9 @@ def _decode(dataset: "Dataset", frame: int) -> Integer[np.ndarray, "y x"]:
     decoder = get_decoder(syntax)
     if PLUGIN_OF[syntax] not in decoder.available_plugins:
         raise ImportError(PLUGIN_OF[syntax])
-    return decoder.as_array(dataset, index=frame, decoding_plugin=PLUGIN_OF[syntax])[0]
+    # Bits that are not of the value are dropped in pixels.py: padding may be told by them.
+    plugin = PLUGIN_OF[syntax]
+    return decoder.as_array(dataset, index=frame, decoding_plugin=plugin, correct_unused_bits=False)[0]
 
 
 def _signed(values: Integer[np.ndarray, "y x"], dataset: "Dataset") -> Integer[np.ndarray, "y x"]:
