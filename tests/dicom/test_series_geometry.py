@@ -288,6 +288,34 @@ def test_two_images_at_a_position_are_one_if_they_are_the_same_and_refused_if_no
     assert "several phases or reconstructions" in str(found.problems["phases"])
 
 
+def test_phases_that_take_turns_are_no_volume_even_on_a_regular_grid_and_regions_one_after_another_are(tmp_path):
+    uids = ("1.2.3", "1.2.4", "1.2.5")
+    for keyword, values in (
+        ("AcquisitionNumber", (1, 2)),
+        ("ConvolutionKernel", ("B30f", "B60f")),
+        ("TemporalPositionIdentifier", (1, 2)),
+    ):
+        for value, z in zip(values, (-300.0, -298.75), strict=True):
+            write_series(
+                tmp_path / keyword,
+                origin=(-100.0, -120.0, z),
+                uids=uids,
+                edit=lambda dataset, _, k=keyword, v=value: setattr(dataset, k, v),
+                name=lambda index, v=value: f"{v}{index}",
+            )
+        found = find_series(tmp_path / keyword)
+        assert "phases or reconstructions are mixed in it" in str(found.problems[keyword])
+    rotations = tmp_path / "rotations"
+    write_series(rotations, edit=lambda dataset, index: setattr(dataset, "AcquisitionNumber", 9 - index // 4))
+    assert (read(rotations)[1].voxels == ball()).all()
+
+
+def test_positions_that_almost_meet_are_uneven_and_not_thousands_of_missing_slices(tmp_path):
+    assert "unevenly spaced: 2.5 mm apart, but 0.02 mm after slice 5" in problem(
+        tmp_path / "x", edit=moved(s5=(0, 0, -2.48))
+    )
+
+
 def test_the_real_series_is_where_its_nifti_says(tmp_path):
     folder = Path("/work/shared/data/totalsegmentator_example")
     if not folder.is_dir():

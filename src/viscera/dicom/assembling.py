@@ -47,6 +47,7 @@ def assemble(name: str, images: Sequence[Image], kept: object = None) -> Series:
     except VisceraError as error:
         raise type(error)(f"{name}: {error.what}", error.remedy) from error
     ordered = [one.image for one in placed]
+    _check_not_interleaved(name, ordered)
     uids = [(one.sop_instance_uid, one.frame) for one in ordered if one.sop_instance_uid]
     if len(set(uids)) < len(uids):
         raise FileError(f"{name}: several of its images have the same SOP Instance UID", REMEDY)
@@ -86,6 +87,21 @@ def _check_same(name: str, images: Sequence[Image]) -> None:
     for attribute, word in wanted.items():
         if len({getattr(one, attribute) for one in images}) > 1:
             raise FileError(f"{name}: its images are not all of the same {word}", "Separate them.")
+
+
+def _check_not_interleaved(name: str, images: Sequence[Image]) -> None:
+    """Raise FileError if acquisitions, kernels or times take turns from slice to slice.
+
+    Two phases whose slices lie half a distance off each other make a regular grid, and no volume. Scanners that count an acquisition
+    for each rotation or region do so in the order of the slices.
+    """
+    parts = [one.part for one in images]
+    runs = 1 + sum(a != b for a, b in pairwise(parts))
+    if runs > len(set(parts)):
+        raise FileError(
+            f"{name}: several acquisitions, phases or reconstructions are mixed in it",
+            "Export each phase, acquisition or reconstruction as a series of its own.",
+        )
 
 
 def _in_order(images: Sequence[Image]) -> tuple[list[_Placed], int]:

@@ -134,7 +134,7 @@ def _irregular(positions: Float[np.ndarray, "image axis"], normal: Float[np.ndar
     gaps = steps @ normal
     least = float(gaps.min())
     multiples = np.rint(gaps / least)
-    missing = bool((np.abs(gaps / least - multiples) <= 0.05 * multiples).all())
+    missing = np.abs(gaps / least - multiples).max() <= 0.1 and (multiples == 1).mean() >= 0.3
     near = least if missing else float(np.median(gaps))
     allowed = max(TOLERANCE_MM, TOLERANCE_FRACTION * near, min(ROUNDING_MM, ROUNDING_FRACTION * near)) * 2
     wide = np.flatnonzero(np.abs(gaps - near) > allowed)

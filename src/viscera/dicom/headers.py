@@ -26,7 +26,19 @@ DICOMDIR = "1.2.840.10008.1.3.10"
 NATIVE = ("", "1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.2")
 """Transfer syntaxes without compression of pixels; files without file meta information name none."""
 TAGS = (
-    *(0x00080008, 0x00080016, 0x00080018, 0x00100020, 0x00181120, 0x0020000D, 0x0020000E, 0x00200011, 0x00200012),
+    *(
+        0x00080008,
+        0x00080016,
+        0x00080018,
+        0x00100020,
+        0x00181120,
+        0x00181210,
+        0x00200100,
+        0x0020000D,
+        0x0020000E,
+        0x00200011,
+        0x00200012,
+    ),
     *(0x00200032, 0x00200037, 0x00200052, 0x00280002, 0x00280004, 0x00280008, 0x00280010, 0x00280011, 0x00280030),
     *(0x00280100, 0x00280101, 0x00280102, 0x00280103, 0x00280120, 0x00280121, 0x00281052, 0x00281053, 0x00281054),
     *(0x52009229, 0x52009230),
@@ -38,6 +50,7 @@ MOST_PIXELS = 4096
 """Along a side: CT has 512, at times 1024 or 2048."""
 LEFT_OUT_TYPES = {"LOCALIZER": "localizer", "SCREEN SAVE": "screenshot", "DOSE_INFO": "dose report"}
 """Values of ImageType by which scanners mark what is filed as a CT image and shows no slice."""
+PARTS = ("AcquisitionNumber", "ConvolutionKernel", "TemporalPositionIdentifier")
 DAMAGED, NOT_DICOM = "damaged", "not DICOM"
 EXPORT_AGAIN = "Export the series again."
 
@@ -56,6 +69,7 @@ class Image:
         frame_of_reference_uid: In which its position is given.
         patient: Whose: to be compared, never shown.
         series_number: As the scanner counts.
+        part: Acquisition, reconstruction kernel and time within the series: to be compared, never shown.
         position: Of the first pixel's centre, LPS mm.
         orientation: Directions of rows and of columns.
         spacing: Between rows, between columns, in mm.
@@ -75,6 +89,7 @@ class Image:
     frame_of_reference_uid: str
     patient: str
     series_number: int | None
+    part: tuple[str, ...]
     position: tuple[float, ...] | None
     orientation: tuple[float, ...] | None
     spacing: tuple[float, ...] | None
@@ -196,6 +211,7 @@ def _image(file: Path, dataset: "Dataset", meta: "Dataset") -> Image:
         text(dataset, "FrameOfReferenceUID"),
         text(dataset, "PatientID"),
         integer(dataset, "SeriesNumber"),
+        tuple(text(dataset, keyword) for keyword in PARTS),
         numbers(dataset, "ImagePositionPatient", 3),
         numbers(dataset, "ImageOrientationPatient", 6),
         numbers(dataset, "PixelSpacing", 2),
