@@ -99,7 +99,7 @@ def test_every_number_of_bits_and_both_signs_are_read(tmp_path, bits, intercept,
     write_series(tmp_path, SMALL, intercept=intercept, edit=edit)
     voxels = series_of(tmp_path).read().voxels
     assert (voxels == values + intercept).all()
-    fits = -(2**15) <= (values + intercept).min() and (values + intercept).max() < 2**15
+    fits = (values + intercept).min() >= -(2**15) and (values + intercept).max() < 2**15
     assert voxels.dtype == (np.int16 if fits else np.float32)
 
 

@@ -92,8 +92,8 @@ def _check_same(name: str, images: Sequence[Image]) -> None:
 def _check_not_interleaved(name: str, images: Sequence[Image]) -> None:
     """Raise FileError if acquisitions, kernels or times take turns from slice to slice.
 
-    Two phases whose slices lie half a distance off each other make a regular grid, and no volume. Scanners that count an acquisition
-    for each rotation or region do so in the order of the slices.
+    Two phases whose slices lie half a distance off each other make a regular grid, and no volume. Scanners that count an
+    acquisition for each rotation or region do so in the order of the slices.
     """
     parts = [one.part for one in images]
     runs = 1 + sum(a != b for a, b in pairwise(parts))
