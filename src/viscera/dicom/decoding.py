@@ -18,7 +18,7 @@ import zlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Integer
@@ -199,8 +199,12 @@ def _decode(dataset: "Dataset", frame: int) -> Integer[np.ndarray, "y x"]:
     if PLUGIN_OF[syntax] not in decoder.available_plugins:
         raise ImportError(PLUGIN_OF[syntax])
     # Bits that are not of the value are dropped in pixels.py: padding may be told by them.
-    options: dict[str, Any] = {"decoding_plugin": PLUGIN_OF[syntax], "correct_unused_bits": False}
-    return decoder.as_array(dataset, index=frame, **options)[0]
+    return decoder.as_array(
+        dataset,
+        index=frame,
+        decoding_plugin=PLUGIN_OF[syntax],
+        correct_unused_bits=False,  # pyright: ignore[reportArgumentType]
+    )[0]
 
 
 def _signed(values: Integer[np.ndarray, "y x"], dataset: "Dataset") -> Integer[np.ndarray, "y x"]:
