@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import chdir
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,10 @@ import pytest
 from faults.faulty import faults
 from faults.verbs import VERBS, furnish, results, whole
 from makers import call
+from viscera.cli.command import main
+from viscera.datasets.synthetic import UNFINISHED
+from viscera.io.atomic import hidden_name
+from viscera.io.locks import LOCK
 
 COMMAND = "import sys; from viscera.cli.command import main; sys.exit(main())"
 STUCK = """
@@ -95,6 +100,30 @@ def test_synth_goes_on_where_its_first_case_is_there_by_half(tmp_path):
     assert not (tmp_path / "new/labelsTr/case_0001.nii.gz").exists()
     code, said = call(command)
     assert code == 0, said
+
+
+def test_synth_goes_on_where_it_was_killed_at_its_first_or_its_last_write(tmp_path):
+    place = tmp_path / "new"
+    place.mkdir()
+    (place / hidden_name(UNFINISHED)).write_text("{")
+    (place / LOCK).touch()
+    words = ["synth", str(place), "--cases", "1", "--shape", "16", "32", "32", "--jobs", "1"]
+    assert main(words) == 0
+    cohort = {file.relative_to(place) for file in place.rglob("*") if file.name[0] != "."}
+    assert main(words) == 2  # it is whole
+    assert {file.relative_to(place) for file in place.rglob("*") if file.name[0] != "."} == cohort
+
+
+def test_a_training_killed_while_its_last_curves_were_drawn_draws_them_when_it_is_resumed(small_store, tmp_path):
+    furnish(tmp_path, small_store)
+    with chdir(tmp_path):
+        assert call("train recipe.json store new")[0] == 0
+        Path("new/curves.png").unlink()
+        left = Path("new") / hidden_name("curves.png").replace(str(os.getpid()), str(2**22 + 1))
+        left.touch()
+        assert call("train recipe.json store new --resume")[0] == 0
+        assert Path("new/curves.png").is_file()
+        assert not left.exists()
 
 
 def test_synth_does_not_go_on_with_another_data_set(tmp_path, monkeypatch):

@@ -13,6 +13,8 @@ from viscera.config import Accelerator
 from viscera.datasets.sources import Source
 from viscera.errors import LabelError, SettingError, VisceraError, did_you_mean
 from viscera.inference import model as models
+from viscera.inference.dicom_jobs import find_dicom_jobs, is_dicom_place
+from viscera.inference.dicom_objects import DicomOptions, Kind
 from viscera.inference.jobs import ScanJob, find_scan_jobs, output_name, refuse_scans_as_outputs, require_folder
 from viscera.inference.model import Model
 from viscera.inference.predict import PredictOptions, predict_all
@@ -141,11 +143,11 @@ class PredictResult:
 
     Attributes:
         labels: The label maps that stand there now, in the order of the scans.
-        problems: {scan: why it was not segmented}.
+        problems: {scan: why it was not segmented}; DICOM series go by their names.
     """
 
     labels: tuple[Path, ...]
-    problems: Mapping[Path, VisceraError]
+    problems: Mapping[Path | str, VisceraError]
 
 
 def predict(
@@ -155,6 +157,7 @@ def predict(
     *,
     organs: str | Sequence[str] | None = None,
     statistics: bool = False,
+    write: Sequence[Kind] = (),
     overwrite: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> PredictResult:
@@ -165,11 +168,13 @@ def predict(
     A scan that cannot be used does not stop the others.
 
     Args:
-        scans: A .nii or .nii.gz file, a folder of them, or a list of files or of cases from ``find_cases``.
+        scans: A .nii or .nii.gz file, a folder of them, a list of files or of cases from ``find_cases``; or a folder or ZIP of
+            DICOM files, of which every CT series is a scan.
         output: A folder; for a single file also the label map's own name.
         model: From ``load_model``, or what it takes.
         organs: As for ``segment``.
         statistics: Also write volume (ml), mean and SD (HU) of each organ, and quality flags.
+        write: Of DICOM series, also "seg" (DICOM SEG), "rtstruct" (RT structure set), "report" (DICOM SR).
         overwrite: Replace label maps that stand there.
         progress: Called with the scans that are done, and how many there are.
 
@@ -189,7 +194,7 @@ def predict(
         >>> [path.name for path in result.labels], len(result.problems)
         (['case_0001.nii.gz'], 0)
     """
-    tasks = _tasks(scans, Path(output))
+    tasks, unusable = _tasks(scans, Path(output))
     loaded, names = _model_and_organs(model, organs)
     ended: list[ScanJob] = []
 
@@ -198,26 +203,33 @@ def predict(
         if progress is not None:
             progress(len(ended), len(tasks))
 
-    failed = predict_all(tasks, loaded, options=PredictOptions(names, statistics, overwrite), done=done)
-    if len(tasks) == len(failed) == 1:
+    options = PredictOptions(names, statistics, overwrite, DicomOptions(tuple(write)))
+    failed = predict_all(tasks, loaded, options=options, done=done)
+    if len(tasks) == len(failed) == 1 and not unusable:
         raise failed[0][1]
-    warn_of(
-        [f"{task.scan.name}: {error}" for task, error in failed], of=len(tasks), what="scans could not be segmented"
-    )
+    told = [f"{task.scan.name}: {error}" for task, error in failed]
+    told += [f"{name}: {error}" for name, error in unusable.items()]
+    warn_of(told, of=len(tasks) + len(unusable), what="scans could not be segmented")
     wrong = {task for task, _ in failed}
     return PredictResult(
-        tuple(task.output for task in tasks if task not in wrong), {task.scan: error for task, error in failed}
+        tuple(task.output for task in tasks if task not in wrong),
+        {task.scan if isinstance(task.scan, Path) else task.scan.name: error for task, error in failed} | unusable,
     )
 
 
-def _tasks(scans: PathLike | Sequence[PathLike | Source], output: Path) -> list[ScanJob]:
-    """List the scans, and where their label maps go.
+def _tasks(
+    scans: PathLike | Sequence[PathLike | Source], output: Path
+) -> tuple[list[ScanJob], dict[Path | str, VisceraError]]:
+    """List the scans, and where their label maps go; and the DICOM series that cannot be segmented.
 
     Raises:
         FileError: There is no scan, one name stands for two label maps, or the output cannot be a folder or is an input.
     """
     if isinstance(scans, str | os.PathLike):
-        return find_scan_jobs(Path(scans), output)
+        if is_dicom_place(Path(scans)):
+            found, wrong = find_dicom_jobs(Path(scans), output)
+            return found, {**wrong}
+        return find_scan_jobs(Path(scans), output), {}
     require_folder(output, what="a list of scans")
     tasks = []
     for scan in scans:
@@ -234,7 +246,7 @@ def _tasks(scans: PathLike | Sequence[PathLike | Source], output: Path) -> list[
             f"two scans of the list would both become {twice}", "Rename one, or call viscera.predict for each folder."
         )
     refuse_scans_as_outputs(tasks, [scan for scan in scans if isinstance(scan, Source)])
-    return tasks
+    return tasks, {}
 
 
 def _model_and_organs(model: Model | PathLike, organs: str | Sequence[str] | None) -> tuple[Model, tuple[str, ...]]:

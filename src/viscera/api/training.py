@@ -63,7 +63,7 @@ def train(
         if on_epoch is not None:
             on_epoch(read_rows(folder)[-1])
 
-    return training.train(
+    best = training.train(
         find_recipe(recipe) if isinstance(recipe, str) else recipe,
         open_store(Path(store)),
         Path(run),
@@ -72,3 +72,6 @@ def train(
         existing=existing,
         watch=training.Watch(epoch=epoch),
     )
+    if existing == "resume":  # it may have been killed when all was trained, and the curves were not drawn
+        training_curves(Path(run), Path(run) / "curves.png")
+    return best

@@ -14,7 +14,7 @@ from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 from viscera.cli.console import progress, say, show_problems, show_table
 from viscera.cli.inputs import data_sets
-from viscera.datasets.sources import Source
+from viscera.datasets.sources import Source, label_files
 from viscera.errors import FileError, SettingError
 from viscera.evaluation.comparing import cases_of_one, compare
 from viscera.evaluation.confusion import BACKGROUND, MixUp, mix_ups
@@ -25,6 +25,7 @@ from viscera.evaluation.scores import ALL, GROUPS, UNANNOTATED, Evaluation, Summ
 from viscera.io.atomic import write_text
 from viscera.io.nifti import is_nifti, stem
 from viscera.io.same_file import refuse_inputs
+from viscera.io.scans import files_of
 from viscera.labels import readable
 from viscera.preparation.splits import of_split
 
@@ -159,9 +160,7 @@ def inputs_of(options: Options) -> list[Path]:
             continue
         named.append(Path(name.partition("=")[2]))
         for source in truth:
-            masks = () if source.labels is None or isinstance(source.labels, Path) else source.labels
-            named += [source.image, *(path for _, path in masks)]
-            named += [source.labels] if isinstance(source.labels, Path) else []
+            named += [*files_of(source.image), *label_files(source)]
     return [*named, *(path.with_name(f"{stem(path)}.json") for path in named if is_nifti(path))]
 
 

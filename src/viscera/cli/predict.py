@@ -1,6 +1,7 @@
 """viscera predict: scans -> label maps."""
 
 import json
+import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,13 +22,15 @@ from viscera.networks.find_weights import known_organs
 
 if TYPE_CHECKING:
     from viscera.datasets.sources import Problem
+    from viscera.inference.dicom_objects import DicomOptions
     from viscera.inference.jobs import ScanJob
     from viscera.inference.model import Model
+    from viscera.io.scans import Scan
 
 
 @dataclass(frozen=True)
 class Options:
-    """Segment a scan, a folder of scans, or the scans of a data set.
+    """Segment a scan, a folder of scans, a DICOM series, or the scans of a data set.
 
     The label map lies on exactly the scan's grid. NAME.json beside it says which index is which organ and how it was made;
     labels.ctbl and labels.itksnap.txt hold the colours for 3D Slicer and ITK-SNAP. Scans that are done are skipped, so the
@@ -37,7 +40,7 @@ class Options:
     """
 
     scan: Annotated[Positional[str], arg(metavar="SCAN")]
-    """A .nii or .nii.gz file, a folder of them, or a data set as LAYOUT=DIR."""
+    """A .nii or .nii.gz file, a folder of them, a folder or ZIP of DICOM files, or a data set as LAYOUT=DIR."""
     output: Annotated[Positional[Path], arg(metavar="OUTPUT")]
     """The label map, or a folder for label maps."""
     weights: Path | None = None
@@ -56,6 +59,19 @@ class Options:
     statistics: bool = False
     """Also write volume (ml), mean and SD (HU) and whether it touches the scan's border, per organ; and what is doubtful: a
     volume, HU, place or number of pieces that no such organ has, edges of which the network was not sure, no CT of an abdomen."""
+    series: Annotated[str | None, arg(metavar="UID")] = None
+    """Of DICOM, only this series (its Series Instance UID); without it, every CT series is a scan."""
+    write: tuple[Literal["nifti", "seg", "rtstruct", "report", "capture"], ...] = ()
+    """Of a DICOM series, beside the label map: seg (NAME.seg.dcm, DICOM SEG), rtstruct (NAME.rtstruct.dcm, RT structure set),
+    report (NAME.report.dcm, measurements, DICOM SR), capture (NAME.capture.dcm, a picture). Each is read back before it stands
+    there. The label map (nifti) is always written: viscera's other verbs go by it."""
+    seg_type: Literal["binary", "labelmap"] = "binary"
+    """Of --write seg: binary, which every viewer reads, or labelmap, a hundredth of the size, for those that know it."""
+    roi_names: Annotated[Path | None, arg(metavar="FILE")] = None
+    """Of --write rtstruct: names of your own, {"liver": "Leber"} as JSON, or CSV lines organ,name. Else TG-263's."""
+    deidentify: bool = False
+    """Leave out of DICOM outputs all that could identify the patient, and replace their UIDs, each by the same one throughout
+    the command."""
     split: Literal["all", "training", "validation", "test"] = "all"
     """Of a data set, only the cases of this split of the run: test for an honest score."""
     device: Accelerator = "auto"
@@ -84,6 +100,7 @@ def main(arguments: list[str], shipped: Path = FOLDER) -> int:
         raise SettingError(
             f"--finder says where to look, --region {options.region} that it does not matter", "Leave one of them out."
         )
+    dicom = dicom_options(options)
     jobs, problems = jobs_of(options)
     if options.max_memory is not None and not options.max_memory > 0:
         raise SettingError(f"--max-memory must be above 0 MiB, got {options.max_memory:g}.")
@@ -110,7 +127,7 @@ def main(arguments: list[str], shipped: Path = FOLDER) -> int:
         failed = predict_all(
             jobs,
             model,
-            options=PredictOptions(organs, options.statistics, options.overwrite),
+            options=PredictOptions(organs, options.statistics, options.overwrite, dicom),
             max_memory_mib=options.max_memory,
             done=done,
             watch=lambda done, total: bar.update(slices, completed=done, total=total),
@@ -128,13 +145,53 @@ def jobs_of(options: Options) -> tuple[list["ScanJob"], list["Problem"]]:
         SettingError: --split without a data set.
         FileError, DataSetError: There are no such scans, or the output cannot be.
     """
+    from viscera.datasets.sources import Problem
+    from viscera.inference.dicom_jobs import find_dicom_jobs, is_dicom_place
     from viscera.inference.jobs import find_scan_jobs
 
     if "=" in options.scan and not Path(options.scan).exists():
         return data_set_jobs(options)
+    place = Path(options.scan)
+    if options.series is not None or is_dicom_place(place):
+        jobs, wrong = find_dicom_jobs(place, options.output, series_uid=options.series)
+        return jobs, [Problem(name, name, error.what, error.remedy) for name, error in wrong.items()]
     if options.split != "all":
         raise SettingError(f"--split {options.split} needs a data set as LAYOUT=DIR, not '{options.scan}'.")
     return find_scan_jobs(Path(options.scan), options.output), []
+
+
+def dicom_options(options: Options) -> "DicomOptions":
+    """Return what is to be written beside the label maps of DICOM series.
+
+    Raises:
+        SettingError: An option needs another one, or a table of names is wrong.
+    """
+    from viscera.inference.dicom_objects import OBJECTS, DicomOptions, Kind
+
+    kinds: tuple[Kind, ...] = tuple(kind for kind in OBJECTS if kind in options.write)
+    for given, name, kind in (
+        (options.seg_type != "binary", "--seg-type", "seg"),
+        (options.roi_names is not None, "--roi-names", "rtstruct"),
+    ):
+        if given and kind not in kinds:
+            raise SettingError(f"{name} is of --write {kind}, which is not asked for", "Leave it out, or add it.")
+    if options.deidentify and not kinds:
+        raise SettingError("--deidentify is of --write, which asks for no DICOM", "Leave it out, or add --write seg.")
+    if not kinds:
+        return DicomOptions()
+    from viscera.inference.dicom_jobs import require_pydicom
+
+    require_pydicom()
+    names = {}
+    if options.roi_names is not None:
+        from viscera.dicom.roi_names import load_roi_names
+
+        names = load_roi_names(options.roi_names)
+    secret = secrets.token_bytes(32) if options.deidentify else None
+    draw = None
+    if "capture" in kinds:
+        from viscera.figures.capture import draw_capture as draw
+    return DicomOptions(kinds, options.seg_type == "labelmap", names, secret, draw)
 
 
 def tell(options: Options, jobs: "Sequence[ScanJob]", problems: "Sequence[Problem]", *, before: int) -> int:
@@ -204,13 +261,13 @@ def weights_line(model: "Model") -> str:
     )
 
 
-def problem_of(scan: Path, error: VisceraError) -> "Problem":
+def problem_of(scan: "Scan", error: VisceraError) -> "Problem":
     """Return what is wrong with a scan as a row of the table of problems."""
     from viscera.datasets.sources import Problem
-    from viscera.io import nifti
+    from viscera.io import scans
 
     what = error.what.removeprefix(f"{scan}: ").removeprefix(f"{scan.name}: ")
-    return Problem(nifti.stem(scan), str(scan), what, error.remedy)
+    return Problem(scans.stem(scan), str(scan), what, error.remedy)
 
 
 def data_set_jobs(options: Options) -> tuple[list["ScanJob"], list["Problem"]]:

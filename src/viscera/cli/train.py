@@ -68,6 +68,7 @@ class FreshOptions:
 def main(arguments: list[str]) -> int:
     """Run the verb: train, with progress on stderr and curves in the run's folder."""
     recipe, store, run, machine, fresh, beginning = parse(arguments)
+    from viscera.figures.curves import training_curves
     from viscera.learning.synthetic_patients import TrainingData
     from viscera.learning.training import train
     from viscera.preparation.store import open_store
@@ -86,6 +87,8 @@ def main(arguments: list[str]) -> int:
             existing=beginning.existing,
             watch=watch,
         )
+    if beginning.existing == "resume":  # it may have been killed when all was trained, and the curves were not drawn
+        training_curves(run, run / "curves.png")
     say(f"weights: {best}\ncurves:  {run / 'curves.png'}\nnext:    viscera predict SCAN OUT --weights {run}")
     return 0
 

@@ -9,8 +9,9 @@ from jaxtyping import Bool, Integer
 
 from viscera.datasets.sources import Source
 from viscera.errors import LabelError
-from viscera.io import nifti
+from viscera.io import nifti, scans
 from viscera.io.label_values import ROUNDED, whole_labels
+from viscera.io.scans import ScanFiles
 from viscera.volume import Volume, require_same_grid, with_voxels
 
 
@@ -50,6 +51,8 @@ def read_rounded(source: Source) -> tuple[Volume, bool]:
         volume = nifti.read(source.labels)
         whole, rounded = whole_labels(volume.voxels, where=str(source.labels), file=source.labels)
         return with_voxels(volume, whole), rounded
+    if isinstance(source.labels, ScanFiles):
+        return scans.read(source.labels), False
     return _merge(source, source.labels)
 
 

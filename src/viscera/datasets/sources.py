@@ -12,6 +12,7 @@ from pathlib import Path
 from viscera import json_text
 from viscera.errors import DataSetError
 from viscera.io import nifti
+from viscera.io.scans import Scan, ScanFiles, files_of
 from viscera.labels import is_known, organ_name, whole_of
 
 LONGEST_CASE, LONGEST_DATASET = 150, 80
@@ -39,8 +40,8 @@ class Source:
         name: Unique in the data set, such as "Case_00001".
         dataset: The name of the data set: its folder's, unless it was given one (LAYOUT:NAME=DIR).
         patient: Who it is; the case's name unless patients.json or a BIDS name says more.
-        image: The scan.
-        labels: One label file, or (organ, binary mask) files, or None where there are none.
+        image: The scan: a NIfTI file, or a DICOM series.
+        labels: One label file, or (organ, binary mask) files, or None where there are none; of a DICOM series its truth.
         organs: (value in the label file, organ name); for mask files 1, 2, ... in their order.
         annotated: Organs that were looked for in this case, absent ones included.
         unknown: Label values whose voxels may be anything (nnU-Net's ignore).
@@ -50,12 +51,21 @@ class Source:
     name: str
     dataset: str
     patient: str
-    image: Path
-    labels: Path | tuple[tuple[str, Path], ...] | None
+    image: Scan
+    labels: Scan | tuple[tuple[str, Path], ...] | None
     organs: tuple[tuple[int, str], ...]
     annotated: tuple[str, ...]
     unknown: tuple[int, ...] = ()
     origin: Origin | None = field(default=None, compare=False)
+
+
+def label_files(source: Source) -> tuple[Path, ...]:
+    """Return the files of a source's labels."""
+    if source.labels is None:
+        return ()
+    if isinstance(source.labels, Path | ScanFiles):
+        return files_of(source.labels)
+    return tuple(path for _, path in source.labels)
 
 
 @dataclass(frozen=True)

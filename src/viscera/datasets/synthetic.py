@@ -16,7 +16,7 @@ from viscera.datasets.pairs import PAIRS
 from viscera.datasets.sources import read_json
 from viscera.datasets.writing import check_layout, remove_case, write_case
 from viscera.errors import DataSetError, LabelError, RunError, SettingError, did_you_mean
-from viscera.io.atomic import write_json, writing
+from viscera.io.atomic import HIDDEN, write_json, writing
 from viscera.io.locks import LOCK, locked
 from viscera.io.processes import process_pool, result_of
 from viscera.labels import FLARE13, PART_OF, SIDES, TUMOUR, ZHANG12, organ_name
@@ -84,6 +84,8 @@ def write_cohort(folder: Path, cohort: Cohort, *, jobs: int, done: Callable[[], 
         _write_patients(folder, cohort, annotate, jobs=jobs, done=done)
     with suppress(OSError):
         (folder / LOCK).unlink()
+    with writing(folder):
+        (folder / UNFINISHED).unlink(missing_ok=True)  # last: it tells that the folder is ours
 
 
 def _write_patients(
@@ -118,7 +120,6 @@ def _write_patients(
             )
             write_json(folder / UNFINISHED, _facts(cohort) | {"written": number})
             done()
-    (folder / UNFINISHED).unlink(missing_ok=True)
 
 
 def _written(folder: Path, cohort: Cohort) -> int:
@@ -144,7 +145,10 @@ def _written(folder: Path, cohort: Cohort) -> int:
 
 def _require_own(folder: Path) -> None:
     """Raise DataSetError where a folder holds something, and no unfinished data set of ours."""
-    if folder.is_dir() and not (folder / UNFINISHED).is_file() and any(one.name != LOCK for one in folder.iterdir()):
+    if not folder.is_dir() or (folder / UNFINISHED).is_file():
+        return
+    names = {HIDDEN.sub("", one.name) for one in folder.iterdir()}  # one killed at its first write left that half
+    if names - {LOCK, UNFINISHED}:
         raise DataSetError(f"{folder} is not empty", "Give a new folder for the synthetic data set.", file=folder)
 
 

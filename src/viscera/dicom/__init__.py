@@ -5,7 +5,8 @@
     series.py      a series: its slices in order, its place in the world, its voxels in HU
     pixels.py      stored values -> HU; decoding.py decodes compressed ones, inflating.py deflated files
     codes.py       what an organ is called in SNOMED CT, and its colour
-    seg.py         label maps as DICOM SEG, and back
+    seg.py         label maps as DICOM SEG; seg_frames.py its frames as bytes, check_seg.py whether it reads back
+    read_seg.py    SEGs of any program as label maps; read_frames.py their frames
     rtstruct.py    label maps as RTSTRUCT, and back; contours.py draws the contours
 
 All else in viscera knows volumes only. pydicom and what it needs is an extra (viscera[dicom]), imported where a series is read.

@@ -1,5 +1,6 @@
 """What every DICOM object that viscera makes says: whose it is, who made it, and that it is for research only."""
 
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,7 @@ UID_ROOT = "2.25."
 PATIENT_AND_STUDY = (
     *("PatientName", "PatientID", "IssuerOfPatientID", "PatientBirthDate", "PatientSex", "PatientAge", "PatientSize"),
     *("PatientWeight", "PatientIdentityRemoved", "DeidentificationMethod", "DeidentificationMethodCodeSequence"),
+    "LongitudinalTemporalInformationModified",
     *("StudyInstanceUID", "StudyDate", "StudyTime", "StudyID", "StudyDescription", "AccessionNumber"),
     *("ReferringPhysicianName", "SpecificCharacterSet", "TimezoneOffsetFromUTC"),
 )
@@ -38,11 +40,14 @@ class Maker:
 
 
 def patient_and_study(header: "Dataset") -> "Dataset":
-    """Return a new dataset with the patient and study attributes of an image's header, as far as it has them."""
+    """Return a new dataset with the patient and study attributes of an image's header, as far as it has them.
+
+    They are copies: who changes them does not change the header.
+    """
     from pydicom import Dataset
 
     found = Dataset()
     for keyword in PATIENT_AND_STUDY:
         if keyword in header:
-            found[keyword] = header[keyword]
+            found[keyword] = deepcopy(header[keyword])
     return found

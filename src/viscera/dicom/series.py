@@ -73,6 +73,10 @@ class Series:
     cannot_be_referenced: str = ""
     kept: object = field(default=None, repr=False)
 
+    def __str__(self) -> str:
+        """Return its name: messages may hold nothing else of it."""
+        return self.name
+
     @property
     def files(self) -> tuple[Path, ...]:
         """The files that hold the slices, each once, in their order."""

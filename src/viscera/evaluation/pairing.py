@@ -13,6 +13,7 @@ from jaxtyping import Bool, Integer, UInt8
 from viscera.datasets.read_labels import read_rounded
 from viscera.datasets.sources import Problem, Source
 from viscera.errors import FileError, LabelError
+from viscera.io import scans
 from viscera.io.label_names import Names, label_names, names_beside, names_of_set
 from viscera.io.label_values import ROUNDED, whole_labels
 from viscera.io.nifti import find_files, is_nifti, read, stem
@@ -191,7 +192,7 @@ def _of_sources(sources: Sequence[Source]) -> tuple[list[_Truth], list[Problem]]
     several = len({source.dataset for source in labelled}) > 1
     names = Counter(source.name for source in labelled)
     full = Counter(f"{source.dataset}__{source.name}" for source in labelled)
-    images = Counter(name for source in labelled for name in {stem(source.image), case_name(source.image)})
+    images = Counter(name for source in labelled for name in set(_image_names(source)))
     truths, problems = [], []
     for source in labelled:
         longer = f"{source.dataset}__{source.name}"
@@ -201,14 +202,16 @@ def _of_sources(sources: Sequence[Source]) -> tuple[list[_Truth], list[Problem]]
             problems.append(Problem(called, str(source.image), what, "Evaluate their data sets as pairs of their own."))
             continue
         given = [longer] if called == longer else [source.name, longer]
-        given += [
-            name
-            for name in (stem(source.image), case_name(source.image))
-            if images[name] == 1 and name not in names and name not in full
-        ]
+        given += [name for name in _image_names(source) if images[name] == 1 and name not in names and name not in full]
         patient = f"{source.dataset}/{source.patient}" if several else source.patient
         truths.append(_Truth(called, tuple(given), source, patient))
     return truths, problems
+
+
+def _image_names(source: Source) -> tuple[str, str]:
+    """Return what predictions of a source's scan may be called."""
+    name = scans.stem(source.image)
+    return name, SUFFIX.sub("", name)
 
 
 def _files(folder: Path) -> list[Path]:

@@ -9,6 +9,7 @@ from importlib.metadata import version
 from viscera.errors import FileError, VisceraError
 from viscera.inference.jobs import ScanJob
 from viscera.io.frames import causes, frame_lines
+from viscera.io.scans import files_of
 
 LOG = "viscera-faults.log"
 
@@ -38,7 +39,7 @@ def as_problem(job: ScanJob, error: Exception) -> VisceraError:
         )
     except OSError:  # the row is the more important
         remedy += " If the file is sound, please report it."
-    problem = FileError(f"{job.scan.name}: {what}", remedy, file=job.scan)
+    problem = FileError(f"{job.scan.name}: {what}", remedy, file=files_of(job.scan)[0])
     problem.__cause__ = error
     return problem
 

@@ -9,12 +9,11 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from pathlib import Path
 
 from viscera.errors import FileError
 from viscera.inference.jobs import ScanJob, described_name, own_facts
 from viscera.inference.model import Model
-from viscera.io.atomic import sha256
+from viscera.io.scans import Scan, files_of, sha256_of
 
 RESULTS = 1
 """Of what predicting gives with the same weights and options; every change of viscera that changes labels raises it."""
@@ -60,17 +59,19 @@ def _settings_sha256(model: Model) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def scan_sha256(scan: Path) -> str:
-    """Return the SHA-256 of a scan's file.
+def scan_sha256(scan: Scan) -> str:
+    """Return the SHA-256 of a scan's file, or over those of a series.
 
     Raises:
-        FileError: It cannot be read.
+        FileError: One cannot be read.
     """
     try:
-        return sha256(scan)
+        return sha256_of(scan)
     except OSError as error:
         raise FileError(
-            f"{scan} cannot be read: {error.strerror or error}", "Check the path and its permissions.", file=scan
+            f"{scan} cannot be read: {error.strerror or error}",
+            "Check the path and its permissions.",
+            file=files_of(scan)[0],
         ) from error
 
 

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-from viscera.datasets.sources import Source
+from viscera.datasets.sources import Source, label_files
 from viscera.errors import FileError
 from viscera.io import nifti
 from viscera.io.same_file import refuse_inputs
+from viscera.io.scans import Scan, files_of
 from viscera.json_text import load_json
 
 OTHER_KINDS = (
@@ -50,7 +51,7 @@ class LeftOutWarning(UserWarning):
 class ScanJob:
     """One scan to segment."""
 
-    scan: Path
+    scan: Scan
     output: Path
 
     @property
@@ -134,10 +135,9 @@ def refuse_scans_as_outputs(jobs: Sequence[ScanJob], sources: Iterable[Source] =
     written = [path for job in jobs for path in (job.output, job.sidecar)]
     folders = {job.output.parent for job in jobs}
     shared = [folder / name for folder in folders for name in COLOUR_FILES]
-    inputs = [job.scan for job in jobs if not os.path.isdir(job.scan)]  # noqa: PTH112
+    inputs = [file for job in jobs for file in files_of(job.scan) if not os.path.isdir(file)]  # noqa: PTH112
     for source in sources:
-        masks = [source.labels] if isinstance(source.labels, Path) else [path for _, path in source.labels or ()]
-        inputs += [source.image, *masks]
+        inputs += [*files_of(source.image), *label_files(source)]
     refuse_inputs([*written, *shared], inputs)
 
 

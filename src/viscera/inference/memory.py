@@ -21,8 +21,10 @@ from viscera.errors import SettingError, VisceraError
 from viscera.inference.model import Model
 from viscera.inference.windows import PLANES_AT_ONCE, plan_of
 from viscera.io import nifti
+from viscera.io.scans import Scan
 from viscera.preparation.resampling import HALVINGS
-from viscera.volume import axial_turn
+from viscera.preparation.shear import shear_of
+from viscera.volume import Volume, axial_turn
 
 MIB = 2**20
 
@@ -97,19 +99,25 @@ class Need:
         return max(self.reading, self.working, self.writing)
 
 
-def look_at(scan: Path) -> Look:
+def look_at(scan: Scan) -> Look:
     """Read a scan's header.
 
     Raises:
         FileError, GeometryError: The file cannot be used.
     """
-    with nifti.open_slabs(scan) as opened:
-        axes = axial_turn(opened.affine).axes
-        lengths = np.linalg.norm(opened.affine[:3, :3], axis=0)
-        z, y, x = (opened.shape[axis] for axis in axes)
-        dz, dy, dx = (float(lengths[axis]) for axis in axes)
-        is_hu = opened.dtype == np.int16
-        return Look((z, y, x), (dz, dy, dx), opened.dtype.itemsize, bool(is_hu), in_order=axes[0] == 0)
+    if isinstance(scan, Path):
+        with nifti.open_slabs(scan) as opened:
+            grid, dtype = opened.grid, opened.dtype
+    else:
+        grid, dtype = Volume(np.broadcast_to(np.int16(0), scan.shape), scan.affine), np.dtype(np.int16)
+    axes = axial_turn(grid.affine).axes
+    z, y, x = (grid.shape[axis] for axis in axes)
+    dz, dy, dx = (grid.spacing_mm[axis] for axis in axes)
+    in_order = isinstance(scan, Path) and axes[0] == 0
+    shear = shear_of(grid)
+    if shear is not None:
+        (y, x), in_order = shear.size, False
+    return Look((z, y, x), (dz, dy, dx), dtype.itemsize, bool(dtype == np.int16), in_order)
 
 
 def needed_mib(look: Look, model: Model, *, statistics: bool) -> Need:
@@ -200,10 +208,10 @@ class Budget:
         self.most_mib, self.held_mib = most_mib, psutil.Process().memory_info().rss / MIB
         self._need = partial(needed_mib, model=model, statistics=statistics)
         self._beside: deque[Need] = deque(maxlen=2)
-        self._plans: dict[Path, Plan | VisceraError] = {}
-        self._last: Path | None = None
+        self._plans: dict[Scan, Plan | VisceraError] = {}
+        self._last: Scan | None = None
 
-    def admit(self, scan: Path) -> bool:
+    def admit(self, scan: Scan) -> bool:
         """Tell whether the next scan may be read while those before it are worked on and written."""
         try:
             need = Need() if self.most_mib is None else self._need(look_at(scan))
@@ -220,7 +228,7 @@ class Budget:
         self._last = scan
         return plan == "overlapped"
 
-    def plan(self, scan: Path) -> Plan:
+    def plan(self, scan: Scan) -> Plan:
         """Tell how a scan is to be read; it is "overlapped" too if the next one is read while it is worked on.
 
         Raises:
@@ -234,7 +242,7 @@ class Budget:
             raise found
         return found
 
-    def _planned(self, need: Need, scan: Path) -> Plan:
+    def _planned(self, need: Need, scan: Scan) -> Plan:
         """Choose the first plan that fits."""
         held = self.held_mib + (0.0 if self._last is None else LATER_MIB)
         free = float("inf") if self.most_mib is None else self.most_mib - held

@@ -21,6 +21,7 @@ import torch
 from viscera.errors import FileError, VisceraError
 from viscera.inference.certainty import Certainty, certainty_of, handedness_of
 from viscera.inference.colour_files import write_colours
+from viscera.inference.dicom_objects import log_result, refuse_others, write_objects
 from viscera.inference.faults import as_problem
 from viscera.inference.identity import made_with, scan_sha256
 from viscera.inference.jobs import ScanJob, refuse_scans_as_outputs, require_place
@@ -37,8 +38,9 @@ from viscera.inference.run import (
     outcome_before,
 )
 from viscera.inference.segment import Prepared, Segmentation, only_organs, prepare_scan, segment_prepared
-from viscera.io import nifti
+from viscera.io import nifti, scans
 from viscera.io.atomic import replacing, sha256, write_json
+from viscera.io.scans import Scan
 from viscera.networks.device import Stopwatch, peak_memory_mib
 from viscera.preparation.body import Coarse, coarse_scan
 from viscera.preparation.image import prepare_file
@@ -127,13 +129,15 @@ def predict_all(
                 failed.append((job, outcome))
             done(job, str(outcome))
 
-    def note(job: ScanJob, outcome: object) -> None:
+    def note(job: ScanJob, outcome: dict[str, object] | Exception) -> None:
         """Note what became of a job, and tell of it."""
         run.release(job)
         if isinstance(outcome, DoneMeanwhileError):
             outcomes[job] = "was done"
         else:
-            outcomes[job] = as_problem(job, outcome) if isinstance(outcome, Exception) else "segmented"
+            ended = as_problem(job, outcome) if isinstance(outcome, Exception) else outcome
+            outcomes[job] = ended if isinstance(ended, VisceraError) else "segmented"
+            log_result(job, model, ended)
         tell()
 
     with begin(model, options, max_memory_mib=max_memory_mib, watch=watch) as run:
@@ -188,35 +192,35 @@ def read_scan(job: ScanJob, run: Run) -> _Scan:
     clock, model = Stopwatch({}), run.model
     plan = run.budget.plan(job.scan)  # which refuses what is no scan
     before = _state(job.scan)
-    if plan == "slabs":
+    if plan == "slabs" and isinstance(job.scan, Path):
         with clock.stage("prepare"):
             prepared, coarse = _prepared_by_slabs(job.scan, model)
         digest = _unchanged(job.scan, before)
         run.claim(job)
         return _Scan(job, digest, clock, prepared.grid, prepared, one_at_a_time(model), coarse)
     with clock.stage("read"):
-        ct = nifti.read(job.scan)
+        ct = scans.read(job.scan)
         digest = _unchanged(job.scan, before)
         ct = with_voxels(ct, hounsfield(ct, where=job.scan.name))
     run.claim(job)
     with clock.stage("prepare"):
         prepared, coarse = prepare_scan(ct, model), coarse_scan(ct)
-    if not run.options.statistics:
+    if not run.options.measure:
         ct = prepared.grid  # HU are for the statistics only
     run.spare_memory()
     return _Scan(job, digest, clock, ct, prepared, model, coarse)
 
 
-def _state(scan: Path) -> tuple[int, int, int] | None:
-    """Return what tells that a file is another one, or was written to; None where there is none, which reading it tells."""
+def _state(scan: Scan) -> tuple[tuple[int, int, int], ...] | None:
+    """Return what tells that files are others, or were written to; None where one is gone, which reading it tells."""
     try:
-        found = scan.stat()
+        found = [file.stat() for file in scans.files_of(scan)]
     except OSError:
         return None
-    return found.st_ino, found.st_size, found.st_mtime_ns
+    return tuple((one.st_ino, one.st_size, one.st_mtime_ns) for one in found)
 
 
-def _unchanged(scan: Path, before: tuple[int, int, int] | None) -> str:
+def _unchanged(scan: Scan, before: tuple[tuple[int, int, int], ...] | None) -> str:
     """Return the SHA-256 of a scan that was read just now.
 
     Raises:
@@ -224,14 +228,14 @@ def _unchanged(scan: Path, before: tuple[int, int, int] | None) -> str:
     """
     digest = scan_sha256(scan)
     if _state(scan) != before:
-        raise FileError(f"{scan} changed while it was read", "Wait until it is whole, then try again.", file=scan)
+        raise FileError(f"{scan} changed while it was read", "Wait until it is whole, then try again.")
     return digest
 
 
 def segment_scan(scan: _Scan, run: Run) -> _Labelled:
     """Label a scan that was read."""
     clock, model, certainty, handedness = scan.clock, scan.model, None, None
-    if run.options.statistics:
+    if run.options.measure:
         certainty = certainty_of(model)
         with clock.stage("statistics"):
             handedness = handedness_of(scan.prepared.images[model.recipe.preparation][0], model)
@@ -253,21 +257,49 @@ def write_labels(scan: _Labelled, run: Run) -> dict[str, object]:
         facts["standing"] = {organ: card.organs[organ].standing for organ in names.values() if organ in card.organs}
     if scan.found.tumours is not None:
         facts["tumours"] = scan.found.tumours
-    if run.options.statistics:
+    if run.options.measure:
         with clock.stage("statistics"):
             organs, certainty = measure_organs(scan.ct, labels.voxels, names), scan.certainty
             edges = {} if certainty is None else {organ: certainty.edge(index) for index, organ in names.items()}
             facts["statistics"] = organ_statistics(organs)
             facts["trust"] = trust_to_json(organs, measure_scan(scan.ct), edges=edges, handedness=scan.handedness)
+    else:
+        organs = {}
     trust = facts.get("trust")
     facts["doubts"] = trust["scan"] if isinstance(trust, dict) else scan_doubts(scan.coarse, labels, names)
     with replacing(job.output) as hidden:
         with clock.stage("write"):
             nifti.write_part(hidden, labels, path=job.output)
-        facts["run"] = {**_run_facts(scan, run), "labels_sha256": sha256(hidden)}
+        objects = _write_objects(scan, run, names=names, organs=organs, facts=facts)
+        facts["run"] = {**_run_facts(scan, run), "labels_sha256": sha256(hidden), **objects}
         write_json(job.sidecar, facts)
     run.written[disk_key(job.output)] = job.scan.name
     return facts
+
+
+def _write_objects(
+    scan: _Labelled, run: Run, *, names: Mapping[int, str], organs: Mapping[str, Organ], facts: Mapping[str, object]
+) -> dict[str, object]:
+    """Write the DICOM objects of a series that are asked for; return what NAME.json says of them under "run"."""
+    options = run.options.dicom
+    if not options.kinds:
+        return {}
+    refuse_others(scan.job, options, overwrite=run.options.overwrite)
+    trust = facts.get("trust")
+    signs = trust["organs"] if isinstance(trust, dict) else {}
+    flags = {organ: tuple(sign["message"] for sign in found) for organ, found in signs.items()}
+    with scan.clock.stage("dicom"):
+        written = write_objects(
+            scan.job,
+            scan.found.labels,
+            names,
+            model=run.model,
+            options=options,
+            ct=scan.ct,
+            organs=organs,
+            flags=flags,
+        )
+    return {"dicom": written}
 
 
 def _run_facts(scan: _Labelled, run: Run) -> dict[str, object]:
@@ -278,6 +310,7 @@ def _run_facts(scan: _Labelled, run: Run) -> dict[str, object]:
     model, plan = run.model, run.budget.plan(scan.job.scan)
     return {
         "scan": scan.job.scan.name,
+        **({} if isinstance(scan.job.scan, Path) else {"notes": list(scan.job.scan.notes)}),
         "scan_sha256": scan.sha256,
         "label_map": scan.job.output.name,
         "made_with": made_with(model, run.wanted),

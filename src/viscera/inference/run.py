@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from viscera.errors import FileError, VisceraError
+from viscera.inference.dicom_objects import DicomOptions, require_series, stand
 from viscera.inference.faults import as_problem
 from viscera.inference.identity import is_finished, made_with
 from viscera.inference.jobs import ScanJob, own_facts
@@ -25,11 +26,18 @@ class PredictOptions:
         organs: Only these, by name; empty for all that the network knows.
         statistics: Also volume, HU and border per organ in NAME.json, and what speaks against the result.
         overwrite: Replace label maps that stand there, and their NAME.json.
+        dicom: What to write beside the label maps of DICOM series.
     """
 
     organs: tuple[str, ...] = ()
     statistics: bool = False
     overwrite: bool = False
+    dicom: DicomOptions = field(default_factory=DicomOptions)
+
+    @property
+    def measure(self) -> bool:
+        """Whether organs are measured, because they are asked for or stand in a report."""
+        return self.statistics or self.dicom.measured
 
 
 class DoneMeanwhileError(VisceraError):
@@ -43,9 +51,11 @@ def is_done(job: ScanJob, model: Model, options: PredictOptions) -> bool:
         FileError: Something else stands there, and is not to be overwritten.
     """
     wanted = made_with(model, [model.output_space.index(organ) for organ in options.organs])
+    require_series(job, options.dicom)
     if not is_finished(job, wanted, overwrite=options.overwrite):
         return False
-    return not options.statistics or "statistics" in (own_facts(job.sidecar) or {})
+    facts = own_facts(job.sidecar) or {}
+    return (not options.statistics or "statistics" in facts) and stand(job, facts.get("run", {}), options.dicom)
 
 
 def outcome_before(job: ScanJob, run: "Run") -> str | VisceraError | None:
@@ -128,7 +138,7 @@ def begin(
 ) -> Iterator[Run]:
     """Begin a run, and measure what it costs."""
     wanted = tuple(model.output_space.index(organ) for organ in options.organs)
-    budget = Budget(model, most_mib=max_memory_mib, statistics=options.statistics)
+    budget = Budget(model, most_mib=max_memory_mib, statistics=options.measure)
     with sample_efficiency(str(model.device)) as meter:
         run = Run(model, options, wanted, budget, meter, watch)
         try:

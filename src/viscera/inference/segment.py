@@ -5,8 +5,9 @@ hold organs. ``segment`` puts the steps together, a second network for tumours i
 ``segment_prepared`` are its halves, for those who want to forget the scan in between.
 """
 
+import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 from jaxtyping import Bool, Int16, UInt8
@@ -19,10 +20,12 @@ from viscera.inference.postprocessing.tumours import merge_tumour, tumour_report
 from viscera.inference.region import blocks_of_labels, widened
 from viscera.inference.slices import label_slices
 from viscera.inference.volumes import find_blocks, segment_volume
+from viscera.io.nifti import GridWarning
 from viscera.labels import TUMOUR
 from viscera.networks.device import Stopwatch
 from viscera.preparation.case import prepare_image
 from viscera.preparation.geometry import Geometry
+from viscera.preparation.shear import Shear, straighten
 from viscera.volume import Volume, with_voxels
 
 Watch = Callable[[int, int], None]
@@ -48,10 +51,12 @@ class Prepared:
     Attributes:
         grid: The scan's grid and header; its voxels are all 0 and take no memory.
         images: int16 HU and the way back to the grid, for each preparation that one of the networks asks for.
+        shear: The way from that grid to the scanner's, where the gantry was tilted and the scan straightened.
     """
 
     grid: Volume
     images: dict[Preparation, tuple[Int16[np.ndarray, "z y x"], Geometry]]
+    shear: Shear | None = None
 
 
 def prepare_scan(ct: Volume, model: Model) -> Prepared:
@@ -63,10 +68,16 @@ def prepare_scan(ct: Volume, model: Model) -> Prepared:
 
     Raises:
         GeometryError, FileError: The scan's grid or intensities are not CT's.
+
+    Warns:
+        GridWarning: The gantry was tilted.
     """
+    ct, shear = straighten(ct)
+    if shear is not None:
+        warnings.warn(f"{shear.noted}, and its labels back onto the scanner's grid", GridWarning, stacklevel=3)
     preparations = dict.fromkeys(network.recipe.preparation for network in model.networks)
     images = {preparation: prepare_image(ct, preparation) for preparation in preparations}
-    return Prepared(with_voxels(ct, np.broadcast_to(np.int16(0), ct.shape)), images)
+    return Prepared(with_voxels(ct, np.broadcast_to(np.int16(0), ct.shape)), images, shear)
 
 
 def segment(
@@ -121,6 +132,23 @@ def segment_prepared(
         clock: See ``segment``.
         watch: See ``segment``.
     """
+    found = _straight(
+        scan, model, wanted=wanted, organs=organs, certainty=certainty, clock=clock or Stopwatch({}), watch=watch
+    )
+    return found if scan.shear is None else replace(found, labels=scan.shear.back(found.labels))
+
+
+def _straight(
+    scan: Prepared,
+    model: Model,
+    *,
+    wanted: Bool[np.ndarray, "bz by bx"] | None = None,
+    organs: Sequence[int] = (),
+    certainty: Certainty | None = None,
+    clock: Stopwatch | None = None,
+    watch: Watch,
+) -> Segmentation:
+    """Return what ``segment_prepared`` does, on the grid of the scan that was straightened where the gantry was tilted."""
     clock, grid = clock or Stopwatch({}), scan.grid
     image, geometry = scan.images[model.recipe.preparation]
     if wanted is None and model.finder is not None:
@@ -156,7 +184,7 @@ def _found(scan: Prepared, *, model: Model, finder: Model, watch: Watch) -> Bool
     if finder.recipe.preparation == model.recipe.preparation and not finder.recipe.inference.whole_slices:
         blocks = find_blocks(image, finder, watch=watch)
     else:
-        labels = segment_prepared(scan, finder, watch=watch).labels
+        labels = _straight(scan, finder, watch=watch).labels
         blocks = blocks_of_labels(geometry.turn.apply(labels.voxels), geometry)
     return widened(blocks, margin_mm=model.margin_mm, spacing_mm=geometry.spacing_mm)
 
@@ -168,7 +196,7 @@ def _tumours(
     geometry = scan.images[tumour.recipe.preparation][1]
     blocks = blocks_of_labels(organs, geometry)
     wanted = widened(blocks, margin_mm=tumour.margin_mm, spacing_mm=geometry.spacing_mm)
-    labels = segment_prepared(scan, tumour, wanted=wanted, watch=watch).labels
+    labels = _straight(scan, tumour, wanted=wanted, watch=watch).labels
     return geometry.turn.apply(labels.voxels) == tumour.space.index(TUMOUR)
 
 

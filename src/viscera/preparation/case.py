@@ -6,26 +6,29 @@ Preparing whole data sets on all cores is in prepare.py.
 
 import hashlib
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 from jaxtyping import Bool, Int, Int16, Integer, UInt8
 
 from viscera.config import Preparation
 from viscera.datasets.read_labels import read_labels
-from viscera.datasets.sources import Source
+from viscera.datasets.sources import Source, label_files
 from viscera.errors import LabelError, VisceraError
-from viscera.io import nifti
+from viscera.io import scans
 from viscera.io.atomic import sha256
 from viscera.io.label_values import LARGEST_LABEL
+from viscera.io.nifti import GridWarning
+from viscera.io.scans import files_of
 from viscera.labels import Fit, LabelSpace, fit
 from viscera.preparation.geometry import Geometry
 from viscera.preparation.image import prepare_file, prepare_image
 from viscera.preparation.intensity import hounsfield
 from viscera.preparation.resampling import resample_labels, resample_labels_along_z
+from viscera.preparation.shear import straighten
 from viscera.preparation.store import Case, Facts, SourceFacts
 from viscera.volume import require_same_grid, with_voxels
 
@@ -35,7 +38,6 @@ __all__ = [
     "count_voxels",
     "describe",
     "hu_statistics",
-    "label_files",
     "prepare_case",
     "prepare_file",
     "prepare_image",
@@ -177,17 +179,21 @@ def prepare_case(source: Source, *, space: LabelSpace, preparation: Preparation)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         with _about(stamped.image):
-            scan = nifti.read(source.image)
-            image, geometry = prepare_image(with_voxels(scan, hounsfield(scan, where=source.name)), preparation)
-            image_hash = sha256(source.image)
+            scan = scans.read(source.image)
+            ct, shear = straighten(with_voxels(scan, hounsfield(scan, where=source.name)))
+            image, geometry = prepare_image(ct, preparation)
+            image_hash = scans.sha256_of(source.image)
         grid = with_voxels(scan, np.broadcast_to(np.uint8(0), scan.shape))
-        del scan  # its voxels: the labels may need the memory
+        if shear is not None:
+            warnings.warn(f"{shear.noted}, and so are their labels", GridWarning, stacklevel=2)
+        del scan, ct  # their voxels: the labels may need the memory
         prepared = None
         with _about(", ".join(stamped.labels)):
             if source.labels is not None:
                 volume = read_labels(source)
                 require_same_grid(grid, volume, where=source.name)
-                prepared = prepare_labels(volume.voxels, source, space=space, geometry=geometry)
+                voxels = volume.voxels if shear is None else shear.forth(volume.voxels)
+                prepared = prepare_labels(voxels, source, space=space, geometry=geometry)
             label_hashes = tuple(sha256(file) for file in label_files(source))
     notes = tuple(dict.fromkeys(without_folders(str(warning.message), source) for warning in caught))
     name = case_name(source)
@@ -243,28 +249,39 @@ def case_name(source: Source) -> str:
     return f"{source.dataset.lstrip('.')}__{source.name}"
 
 
-def label_files(source: Source) -> tuple[Path, ...]:
-    """Return the files of a source's labels."""
-    if source.labels is None:
-        return ()
-    return (source.labels,) if isinstance(source.labels, Path) else tuple(path for _, path in source.labels)
-
-
 def describe(source: Source) -> SourceFacts:
     """Return what case.json says of a source, without the checksums, which take reading the files.
 
     Raises:
         FileNotFoundError: A file is gone.
     """
-    files = (source.image, *label_files(source))
-    image, *labels = (_relative(file, source) for file in files)
-    stamps = tuple((found.st_size, found.st_mtime_ns, found.st_ctime_ns) for found in (file.stat() for file in files))
-    return SourceFacts(image, tuple(labels), "", (), stamps, source.organs, source.annotated, source.unknown)
+    labels = label_files(source)
+    stamps = _stamp(files_of(source.image)), *(_stamp((file,)) for file in labels)
+    image = _relative(files_of(source.image)[0], source)
+    if not isinstance(source.image, Path):
+        image = str(PurePosixPath(image).parent)  # of the folder that holds the series
+    return SourceFacts(
+        image,
+        tuple(_relative(file, source) for file in labels),
+        "",
+        (),
+        stamps,
+        source.organs,
+        source.annotated,
+        source.unknown,
+    )
+
+
+def _stamp(files: Sequence[Path]) -> tuple[int, int, int]:
+    """Return bytes, mtime and ctime (ns) of a file; of several the sum, and the times of the last."""
+    found = [file.stat() for file in files]
+    times = max(one.st_mtime_ns for one in found), max(one.st_ctime_ns for one in found)
+    return sum(one.st_size for one in found), *times
 
 
 def without_folders(text: str, source: Source) -> str:
     """Return a message without the folders of a source's files, and without the case's name in front."""
-    for file in (source.image, *label_files(source)):
+    for file in (*files_of(source.image), *label_files(source)):
         text = text.replace(str(file), _relative(file, source))
     return text.removeprefix(f"{source.name}: ")
 

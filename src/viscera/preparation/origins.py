@@ -13,11 +13,12 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from viscera.datasets.sources import Source
+from viscera.datasets.sources import Source, label_files
 from viscera.errors import DataSetError, StoreError
 from viscera.io.atomic import sha256, write_json
+from viscera.io.scans import sha256_of
 from viscera.json_text import load_json
-from viscera.preparation.case import case_name, describe, label_files
+from viscera.preparation.case import case_name, describe
 from viscera.preparation.store import Facts, SourceFacts, Store, facts_to_json
 
 FILE = "datasets.json"
@@ -61,7 +62,7 @@ def _compare(store: Store, source: Source) -> Standing:
         if now.stamps == facts.source.stamps:
             hashes = facts.source.image_sha256, facts.source.labels_sha256
         else:
-            hashes = sha256(source.image), tuple(sha256(file) for file in label_files(source))
+            hashes = sha256_of(source.image), tuple(sha256(file) for file in label_files(source))
     except OSError:
         return Standing(source, facts)
     now = replace(now, image_sha256=hashes[0], labels_sha256=hashes[1])

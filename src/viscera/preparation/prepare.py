@@ -174,7 +174,9 @@ def estimate_bytes(source: Source) -> int:
     """Return the memory that preparing a source takes, by its header; a process's alone if that cannot be read."""
     voxels = 0
     with suppress(ImageFileError, HeaderDataError, OSError, EOFError, ValueError, zlib.error):
-        if source.image.is_file():  # a pipe would wait for ever
+        if not isinstance(source.image, Path):
+            voxels = math.prod(source.image.shape)
+        elif source.image.is_file():  # a pipe would wait for ever
             dim = nibabel.load(source.image).header["dim"]  # type: ignore[attr-defined]
             voxels = math.prod(max(1, int(size)) for size in dim[1:4])
     return BYTES_PER_PROCESS + BYTES_PER_VOXEL * voxels

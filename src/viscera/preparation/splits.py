@@ -15,7 +15,8 @@ import numpy as np
 
 from viscera.datasets.sources import Source
 from viscera.errors import RunError, SettingError
-from viscera.io.atomic import sha256, write_json
+from viscera.io.atomic import write_json
+from viscera.io.scans import sha256_of
 from viscera.json_text import load_json
 from viscera.preparation.case import case_name
 from viscera.preparation.own_splits import require_same_side
@@ -296,6 +297,6 @@ def _require_same_scans(sources: Sequence[Source], scans: object, *, run: Path) 
 def _scan_hash(source: Source) -> str | None:
     """Return the SHA-256 of a case's scan file; None where it cannot be read, which is said when it is."""
     try:
-        return sha256(source.image)
+        return sha256_of(source.image)
     except OSError:
         return None

@@ -43,7 +43,7 @@ def run_page(run: Path) -> Page:
     if cases is not None:
         sections.append(Section("Cases", "Patients are never shared between splits.", table=cases))
     sections.append(Section("Recipe", table=facts_table(recipe)))
-    provenance = {name: value for name, value in facts.items() if name not in ("splits", "contents")}
+    provenance = {name: value for name, value in facts.items() if name not in ("splits", "contents", "scans")}
     if provenance:
         sections.append(Section("Provenance", table=facts_table(provenance)))
     subtitle = f"Recipe {recipe.get('name', 'unnamed')}, label space {recipe.get('label_space', 'unnamed')}."

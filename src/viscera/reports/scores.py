@@ -12,7 +12,8 @@ from viscera.evaluation.scores import ALL, ANNOTATED, GROUPS, MEAN, UNANNOTATED,
 from viscera.figures.confusion import confusion_figure
 from viscera.figures.montage import Look, montage
 from viscera.figures.scores import dice_bars, dice_boxes
-from viscera.io.nifti import read
+from viscera.io import scans
+from viscera.io.scans import Scan
 from viscera.labels import readable
 from viscera.reports.flare import efficiency_section, targets_section
 from viscera.reports.page import (
@@ -85,7 +86,7 @@ class CaseFiles:
     """
 
     title: str
-    ct: Path
+    ct: Scan
     job: ScoringJob
     labels: Path | None = None
 
@@ -146,7 +147,7 @@ def picture(case: CaseFiles, look: Look = LOOK) -> str:
         prediction = with_voxels(prediction, prediction.voxels * pair.known)
     return png_base64(
         lambda out: montage(
-            read(case.ct),
+            scans.read(case.ct),
             prediction,
             truth=pair.truth,
             names=pair.space.labels,

@@ -1,0 +1,88 @@
+"""Which CT series of a folder or a ZIP are to be segmented, and where their results go."""
+
+import os
+import warnings
+import zipfile
+from itertools import islice
+from pathlib import Path
+
+from viscera.errors import FileError, SettingError, VisceraError
+from viscera.inference.jobs import (
+    LeftOutWarning,
+    ScanJob,
+    is_dicom,
+    refuse_scans_as_outputs,
+    require_folder,
+    require_kind,
+)
+from viscera.io import nifti
+
+LOOKED_AT = 2000
+"""Files of a folder without NIfTI files that are looked at for DICOM."""
+
+
+def is_dicom_place(place: Path) -> bool:
+    """Tell whether a path is a DICOM file, a ZIP file, or a folder that holds DICOM files at any depth and no NIfTI file."""
+    try:
+        if place.is_file():
+            return is_dicom(place) or (not nifti.is_nifti(place) and zipfile.is_zipfile(place))
+        if not place.is_dir() or any(nifti.is_nifti(file) for file in place.iterdir()):
+            return False
+    except (OSError, ValueError):  # what no disk takes for a name, or cannot be looked into: reading it says so
+        return False
+    files = (Path(folder) / name for folder, _, names in os.walk(place) for name in sorted(names))
+    return any(is_dicom(file) for file in islice(files, LOOKED_AT))
+
+
+def find_dicom_jobs(
+    place: Path, output: Path, *, series_uid: str | None = None
+) -> tuple[list[ScanJob], dict[str, VisceraError]]:
+    """List the CT series of a folder or ZIP, and where their label maps go.
+
+    Args:
+        place: The folder, at any depth, or the ZIP, or one of a series' files.
+        output: The label map of the only series, or a folder.
+        series_uid: Only this series.
+
+    Returns:
+        The series that can be segmented, and {name: why another one cannot}.
+
+    Raises:
+        FileError: There is no CT series, or the output cannot be.
+        SettingError: viscera[dicom] is not installed.
+
+    Warns:
+        LeftOutWarning: The place holds something else, too.
+    """
+    require_pydicom()
+    from viscera.dicom.finding import find_series
+
+    require_kind(output)
+    found = find_series(place, series_uid=series_uid)
+    for note in found.notes:
+        warnings.warn(f"{place}: {note}", LeftOutWarning, stacklevel=2)
+    if nifti.is_nifti(output) and len(found.series) + len(found.problems) > 1:
+        count = len(found.series) + len(found.problems)
+        raise FileError(
+            f"{place} holds {count} CT series, so the output must be a folder, not {output.name}",
+            "Give a folder's name, or choose one of them: --series UID.",
+        )
+    if not nifti.is_nifti(output):
+        require_folder(output, what=place.name)
+    elif output.exists() and output.is_dir():
+        raise FileError(f"cannot write {output}: it is a folder", "Choose another output.")
+    jobs = [ScanJob(one, output if nifti.is_nifti(output) else output / f"{one.name}.nii.gz") for one in found.series]
+    refuse_scans_as_outputs(jobs)
+    if len(found.problems) == 1 and not jobs:
+        raise next(iter(found.problems.values()))
+    return jobs, dict(found.problems)
+
+
+def require_pydicom() -> None:
+    """Raise SettingError where what reads DICOM is not installed."""
+    try:
+        import pydicom  # noqa: F401
+    except ImportError as error:
+        raise SettingError(
+            "reading DICOM needs packages that are not installed", "Run: pip install 'viscera[dicom]'."
+        ) from error
