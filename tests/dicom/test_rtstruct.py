@@ -285,11 +285,12 @@ def test_a_series_without_a_frame_of_reference_or_with_equal_instances_cannot_be
     def frameless(dataset, index):
         del dataset.FrameOfReferenceUID
 
-    def alike(dataset, index):
-        dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = "2.25.7"
-
-    for edit, words in ((frameless, "no frame of reference"), (alike, "two slices have one SOP Instance UID")):
-        series = a_series(tmp_path / edit.__name__, edit=edit)
+    whole = a_series(tmp_path / "alike")
+    alike = replace(whole, slices=tuple(replace(one, sop_instance_uid="2.25.7") for one in whole.slices))
+    for series, words in (
+        (a_series(tmp_path / "frameless", edit=frameless), "no valid frame of reference UID"),
+        (alike, "two slices have one SOP Instance UID"),
+    ):
         with pytest.raises(FileError, match=words):
             write_rtstruct(tmp_path / "out.dcm", shapes(), NAMES, series, MAKER)
 

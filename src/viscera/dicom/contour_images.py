@@ -41,9 +41,8 @@ def contour_images(series: Series, headers: "Sequence[Dataset]") -> list[Image]:
         FileError: The series cannot be referred to.
         GeometryError: A slice lies elsewhere than the series says.
     """
-    reason = getattr(series, "can_be_referenced", "")
-    if isinstance(reason, str) and reason:
-        raise FileError(f"{series.name}: {reason}, so no structure set can refer to it", "Write NIfTI or SEG.")
+    if series.cannot_be_referenced:
+        raise FileError(f"{series.name} {series.cannot_be_referenced}", "Export the series anew, or write NIfTI.")
     if not (headers[0].get("FrameOfReferenceUID") or series.frame_of_reference_uid):
         raise FileError(
             f"{series.name} has no frame of reference (0020,0052), which a structure set must name",

@@ -86,9 +86,9 @@ def require_series(job: ScanJob, options: DicomOptions) -> None:
             f"--write {' '.join(options.kinds)}: these refer to the images of a DICOM series, which {job.scan.name} is not",
             "Give the series, or leave --write out.",
         )
-    reason = getattr(job.scan, "can_be_referenced", "")
+    reason = getattr(job.scan, "cannot_be_referenced", "")
     if reason:
-        raise FileError(f"{job.scan.name}: {reason}", "Export the series again, or leave --write out.")
+        raise FileError(f"{job.scan.name} {reason}", "Export the series again, or leave --write out.")
 
 
 def stand(job: ScanJob, run_facts: Mapping[str, object], options: DicomOptions) -> bool:
