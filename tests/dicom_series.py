@@ -4,9 +4,20 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pydicom
 from pydicom import Dataset, dcmwrite
 from pydicom.dataset import FileMetaDataset
-from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
+from pydicom.encaps import encapsulate
+from pydicom.sequence import Sequence
+from pydicom.uid import (
+    CTImageStorage,
+    EnhancedCTImageStorage,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    JPEGLossless,
+    JPEGLosslessSV1,
+    generate_uid,
+)
 
 Edit = Callable[[Dataset, int], None]
 
@@ -33,6 +44,7 @@ def write_series(
     edit: Edit = lambda dataset, index: None,
     name: Callable[[int], str] = "IM{:04d}".format,
     uids: tuple[str, str, str] | None = None,
+    syntax: str = ExplicitVRLittleEndian,
 ) -> list[Path]:
     """Write a CT series.
 
@@ -48,6 +60,7 @@ def write_series(
         edit: Changes the dataset of a slice before it is written.
         name: Of the file of a slice.
         uids: Study, series and frame of reference; new ones where None.
+        syntax: Transfer syntax that the files are written in; compressed after ``edit``.
 
     Returns:
         The files, in the order of the slices.
@@ -84,9 +97,89 @@ def write_series(
         dataset.PixelData = stored.tobytes()
         edit(dataset, index)
         file = folder / name(index)
-        dcmwrite(file, dataset, enforce_file_format=True)
+        write_as(file, dataset, syntax)
         files.append(file)
     return files
+
+
+def write_as(file: Path, dataset: Dataset, syntax: str) -> None:
+    """Write an uncompressed little-endian dataset in a transfer syntax."""
+    if syntax == ExplicitVRBigEndian:
+        dataset.PixelData = np.frombuffer(dataset.PixelData, "<u2").astype(">u2").tobytes()
+        dataset.file_meta.TransferSyntaxUID = syntax
+        dcmwrite(file, dataset, implicit_vr=False, little_endian=False, enforce_file_format=True)
+        return
+    if syntax in (JPEGLossless, JPEGLosslessSV1):
+        import imagecodecs
+
+        bits = int(dataset.BitsStored)
+        plane = np.frombuffer(dataset.PixelData, "<u2").reshape(dataset.Rows, dataset.Columns) & ((1 << bits) - 1)
+        dataset.PixelData = encapsulate([imagecodecs.jpeg8_encode(plane, lossless=True, bitspersample=bits)])
+        dataset["PixelData"].VR = "OB"
+        dataset["PixelData"].is_undefined_length = True
+        dataset.file_meta.TransferSyntaxUID = syntax
+    elif "PixelData" in dataset and pydicom.uid.UID(syntax).is_encapsulated:
+        dataset.compress(syntax, generate_instance_uid=False)
+    else:
+        dataset.file_meta.TransferSyntaxUID = syntax
+    dcmwrite(file, dataset, enforce_file_format=True)
+
+
+def write_enhanced(
+    file: Path,
+    hu=None,
+    *,
+    origin=(-100.0, -120.0, -300.0),
+    orientation=(1, 0, 0, 0, 1, 0),
+    spacing=(2.5, 0.8, 0.7),
+    intercepts=None,
+    order=None,
+    edit: Edit = lambda dataset, index: None,
+    syntax: str = ExplicitVRLittleEndian,
+) -> Path:
+    """Write an Enhanced CT Image: one file of frames, each with its position and its rescale.
+
+    Args:
+        file: To be written.
+        hu: (z, y, x); ``ball()`` where there is none.
+        origin: Of the first voxel of the first slice, LPS mm.
+        orientation: ImageOrientationPatient, which all frames share.
+        spacing: Along z, y, x in mm.
+        intercepts: RescaleIntercept of each slice; -1024 where None.
+        order: Which slice is the first frame, the second ...; as they are where None.
+        edit: Changes the whole dataset (index -1) before it is written.
+        syntax: Transfer syntax.
+    """
+    file.parent.mkdir(parents=True, exist_ok=True)
+    hu = ball() if hu is None else hu
+    intercepts = [-1024] * len(hu) if intercepts is None else intercepts
+    order = range(len(hu)) if order is None else order
+    [plain] = write_series(file.parent, hu[:1], name=lambda index: file.name)
+    dataset = pydicom.dcmread(plain)
+    dataset.SOPClassUID = dataset.file_meta.MediaStorageSOPClassUID = EnhancedCTImageStorage
+    for keyword in ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "RescaleSlope"):
+        del dataset[keyword]
+    del dataset.RescaleIntercept, dataset.RescaleType, dataset.SliceThickness
+    step = np.cross(orientation[:3], orientation[3:]) * spacing[0]
+    shared, frames = Dataset(), []
+    shared.PlaneOrientationSequence = [Dataset()]
+    shared.PlaneOrientationSequence[0].ImageOrientationPatient = [f"{value:.10g}" for value in orientation]
+    shared.PixelMeasuresSequence = [Dataset()]
+    shared.PixelMeasuresSequence[0].PixelSpacing = [f"{spacing[1]}", f"{spacing[2]}"]
+    for index in order:
+        frame = Dataset()
+        frame.PlanePositionSequence, frame.PixelValueTransformationSequence = [Dataset()], [Dataset()]
+        position = np.array(origin) + index * step
+        frame.PlanePositionSequence[0].ImagePositionPatient = [f"{value:.10g}" for value in position]
+        rescale = frame.PixelValueTransformationSequence[0]
+        rescale.RescaleSlope, rescale.RescaleIntercept, rescale.RescaleType = "1", f"{intercepts[index]}", "HU"
+        frames.append(frame)
+    dataset.SharedFunctionalGroupsSequence, dataset.PerFrameFunctionalGroupsSequence = [shared], Sequence(frames)
+    dataset.NumberOfFrames = len(frames)
+    dataset.PixelData = np.stack([hu[index].astype(int) - intercepts[index] for index in order]).astype("<i2").tobytes()
+    edit(dataset, -1)
+    write_as(file, dataset, syntax)
+    return file
 
 
 def affine_of(origin=(-100.0, -120.0, -300.0), orientation=(1, 0, 0, 0, 1, 0), spacing=(2.5, 0.8, 0.7), step=None):

@@ -285,13 +285,15 @@ def test_a_series_without_a_frame_of_reference_or_with_equal_instances_cannot_be
     def frameless(dataset, index):
         del dataset.FrameOfReferenceUID
 
-    def alike(dataset, index):
-        dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = "2.25.7"
-
-    for edit, words in ((frameless, "no frame of reference"), (alike, "two slices have one SOP Instance UID")):
-        series = a_series(tmp_path / edit.__name__, edit=edit)
-        with pytest.raises(FileError, match=words):
-            write_rtstruct(tmp_path / "out.dcm", shapes(), NAMES, series, MAKER)
+    series = a_series(tmp_path / "frameless", edit=frameless)
+    with pytest.raises(FileError, match="no valid frame of reference UID"):
+        write_rtstruct(tmp_path / "out.dcm", shapes(), NAMES, series, MAKER)
+    series = a_series(tmp_path / "alike")  # find_series refuses such a series
+    headers = series.headers()
+    for header in headers:
+        header.SOPInstanceUID = "2.25.7"
+    with pytest.raises(FileError, match="two slices have one SOP Instance UID"):
+        write_rtstruct(tmp_path / "out.dcm", shapes(), NAMES, series, MAKER, headers=headers)
 
 
 def test_slices_that_lie_elsewhere_than_the_series_says_are_refused(tmp_path, series):

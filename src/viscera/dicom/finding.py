@@ -1,14 +1,28 @@
 """Which CT series a folder or a ZIP holds, whatever its files are called and however they are nested."""
 
-from collections import defaultdict
-from collections.abc import Mapping
+import os
+import re
+import stat
+import unicodedata
+import warnings
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
+from viscera.dicom.assembling import assemble
+from viscera.dicom.decoding import no_decoder
+from viscera.dicom.headers import DICOMDIR, Image, looks_like_dicom, read_images
+from viscera.dicom.packed import unpack
+from viscera.dicom.series import Series
+from viscera.errors import FileError, VisceraError
 
-from viscera.dicom.series import LPS_TO_RAS, Series, Slice
-from viscera.errors import VisceraError
+LONGEST_NAME = 80
+RESERVED = {"con", "prn", "aux", "nul", *(f"{port}{digit}" for port in ("com", "lpt") for digit in range(10))}
+"""Names of files that Windows keeps for devices, whatever follows behind a dot."""
+MOST_SHOWN = 20
+"""UIDs in a message."""
+MOST_SERIES_NUMBER = 10**6
 
 
 @dataclass(frozen=True, eq=False)
@@ -18,7 +32,7 @@ class Found:
     Attributes:
         series: The CT series that can be segmented, in the order of their names.
         problems: {name: why a CT series cannot be segmented}.
-        notes: What was left out, such as "3 files are no CT slices (RTSTRUCT 1, SEG 2)".
+        notes: What was left out, such as "3 files are not CT slices (RTStructureSetStorage 1, localizer 2)".
     """
 
     series: tuple[Series, ...]
@@ -26,44 +40,212 @@ class Found:
     notes: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, eq=False)
+class _Group:
+    """Images that say they are one series, and the folders below the place that lead to all of them."""
+
+    images: list[Image]
+    folders: tuple[str, ...]
+
+
 def find_series(place: Path, *, series_uid: str | None = None) -> Found:
     """Find the CT series of a folder (in any nesting) or of a ZIP file.
 
     Args:
-        place: The folder, or the ZIP.
+        place: The folder, the ZIP, or a multi-frame file.
         series_uid: Only the series with this Series Instance UID.
 
     Raises:
-        FileError: There is no such place, or no CT series in it.
+        FileError: There is no such place, no CT series in it, or not the one that is wanted.
+        SettingError: pydicom is not installed.
     """
-    import pydicom
-
-    groups: dict[str, list] = defaultdict(list)
-    for file in sorted(place.rglob("*")):
-        if file.is_file():
-            header = pydicom.dcmread(file, stop_before_pixels=True)
-            if series_uid in (None, header.SeriesInstanceUID):
-                groups[header.SeriesInstanceUID].append((file, header))
-    found = []
-    for number, members in enumerate(groups.values(), start=1):
-        first = members[0][1]
-        along_x, along_y = np.reshape(np.array(first.ImageOrientationPatient, float), (2, 3))
-        normal = np.cross(along_x, along_y)
-        members.sort(key=lambda one: float(normal @ np.array(one[1].ImagePositionPatient, float)))
-        positions = np.array([one[1].ImagePositionPatient for one in members], float)
-        rows, columns = (float(value) for value in first.PixelSpacing)
-        lps = np.eye(4)
-        lps[:3, 0] = (positions[-1] - positions[0]) / max(1, len(members) - 1)
-        lps[:3, 1], lps[:3, 2], lps[:3, 3] = along_y * rows, along_x * columns, positions[0]
-        found.append(
-            Series(
-                place.name if len(groups) == 1 else f"{place.name}_{number}",
-                tuple(Slice(file, str(header.SOPInstanceUID)) for file, header in members),
-                LPS_TO_RAS @ lps,
-                (len(members), first.Rows, first.Columns),
-                str(first.SeriesInstanceUID),
-                str(first.StudyInstanceUID),
-                str(first.get("FrameOfReferenceUID", "")),
-            )
+    try:
+        import pydicom  # noqa: F401
+    except ImportError as error:
+        raise no_decoder(f"{place}: reading DICOM needs pydicom, which is not installed") from error
+    files, kept, kinds = _files_of(place)
+    groups: dict[object, list[Image]] = defaultdict(list)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # pydicom's quote what headers hold
+        for file, folders in files.items():
+            kind, images = read_images(file)
+            if kind and kind != DICOMDIR:
+                kinds[kind] += 1
+            for image in images:
+                groups[_belongs_to(image, folders)].append(image)
+    notes = _left_out(kinds)
+    if not groups:
+        raise FileError(
+            f"{place} has no CT series{''.join(f': {note}' for note in notes)}", "Check the path.", file=place
         )
-    return Found(tuple(found))
+    named = _named(place, [_Group(images, _common(files[one.file] for one in images)) for images in groups.values()])
+    if series_uid is not None:
+        named = _only(place, named, series_uid)
+    series, problems = [], {}
+    for name, images in named.items():
+        try:
+            series.append(assemble(name, images, kept))
+        except VisceraError as error:
+            problems[name] = error
+    return Found(tuple(series), problems, tuple(notes))
+
+
+def _files_of(place: Path) -> tuple[dict[Path, tuple[str, ...]], object, Counter[str]]:
+    """Return the files of a place with the folders that lead to each, what keeps them there, and a count of what is left out."""
+    if place.is_dir():
+        unreadable: list[OSError] = []
+        files = dict(_walk(place, unreadable))
+        return files, None, Counter({"unreadable": len(unreadable)} if unreadable else {})
+    if not place.exists():
+        raise FileError(f"{place}: no such file or folder", "Check the path.", file=place)
+    if not place.is_file():
+        raise FileError(f"{place} is neither a folder nor a file", "Check the path.", file=place)
+    try:
+        with place.open("rb") as stream:
+            head = stream.read(1024)
+    except OSError as error:
+        raise FileError(f"{place}: cannot be read ({error.strerror})", "Check its permissions.", file=place) from error
+    if looks_like_dicom(head):
+        return {place: ()}, None, Counter()
+    if not head.startswith(b"PK"):
+        raise FileError(f"{place} is neither a folder, a ZIP nor a DICOM file", "Check the path.", file=place)
+    contents = unpack(place)
+    return contents.files, contents.kept, Counter({"not DICOM": contents.other} if contents.other else {})
+
+
+def _walk(place: Path, unreadable: list[OSError]) -> Iterator[tuple[Path, tuple[str, ...]]]:
+    """Yield regular files with the folders that lead to each: each file and folder once, even if links lead around in circles.
+
+    Args:
+        place: Where to begin.
+        unreadable: Gets what cannot be looked into.
+    """
+    seen: set[tuple[int, int]] = set()
+
+    def new(status: os.stat_result) -> bool:
+        key = (status.st_dev, status.st_ino)
+        if key in seen and status.st_ino:
+            return False
+        seen.add(key)
+        return True
+
+    for root, folders, names in os.walk(place, onerror=unreadable.append, followlinks=True):
+        try:
+            if not new(Path(root).stat()):
+                folders.clear()
+                continue
+        except OSError as error:
+            unreadable.append(error)
+            continue
+        folders.sort()
+        parts = Path(root).relative_to(place).parts
+        for name in sorted(names):
+            file = Path(root, name)
+            try:
+                status = file.stat()
+            except OSError as error:  # a link that leads nowhere
+                unreadable.append(error)
+                continue
+            # Pipes and devices would be waited for.
+            if stat.S_ISREG(status.st_mode) and new(status):
+                yield file, parts
+
+
+def _belongs_to(image: Image, folders: tuple[str, ...]) -> object:
+    """Return what tells the series of an image: its UID, else its folder, orientation and frame of reference."""
+    if image.series_uid:
+        return image.series_uid
+    direction = None if image.orientation is None else tuple(round(value, 3) + 0.0 for value in image.orientation)
+    return folders, direction, image.series_number, image.study_uid, image.frame_of_reference_uid
+
+
+def _left_out(kinds: Counter[str]) -> list[str]:
+    """Return a note on files that are not CT slices, by their kinds."""
+    count = sum(kinds.values())
+    if not count:
+        return []
+    text = ", ".join(f"{kind} {number}" for kind, number in sorted(kinds.items()))
+    are = "1 file is not a CT slice and was" if count == 1 else f"{count} files are not CT slices and were"
+    return [f"{are} left out ({text})"]
+
+
+def _only(place: Path, named: Mapping[str, list[Image]], series_uid: str) -> dict[str, list[Image]]:
+    """Return the series with a UID."""
+    chosen = {name: images for name, images in named.items() if images[0].series_uid == series_uid}
+    if not chosen:
+        uids = sorted({images[0].series_uid for images in named.values()} - {""})
+        more = f" and {len(uids) - MOST_SHOWN} more" if len(uids) > MOST_SHOWN else ""
+        count = "1 other" if len(named) == 1 else f"{len(named)} others"
+        raise FileError(
+            f"{place} has no CT series {_printable(series_uid)}, but {count}",
+            f"Choose one of {', '.join(map(_printable, uids[:MOST_SHOWN]))}{more}." if uids else "Leave out --series.",
+            file=place,
+        )
+    return chosen
+
+
+def _printable(uid: str) -> str:
+    """Return a UID, or what is in its place, without characters that no UID has."""
+    return re.sub(r"[^0-9A-Za-z.]", "?", uid)[:64]
+
+
+def _common(folders: Iterable[tuple[str, ...]]) -> tuple[str, ...]:
+    """Return the folders that all paths begin with."""
+    first, *others = set(folders)
+    count = len(first)
+    for other in others:
+        count = next(
+            (i for i, (a, b) in enumerate(zip(first[:count], other, strict=False)) if a != b), min(count, len(other))
+        )
+    return first[:count]
+
+
+def _named(place: Path, groups: Sequence[_Group]) -> dict[str, list[Image]]:
+    """Return the images of each series under its name, in the order of names.
+
+    The only series is called like the place; others like their folders where these differ, else by their numbers.
+    """
+    own = place.resolve()
+    whole = safe_name(own.stem if own.is_file() else own.name)
+    if len(groups) == 1:
+        return {whole: groups[0].images}
+    bases = [safe_name("_".join(group.folders)) if group.folders else whole for group in groups]
+    times = Counter(base.casefold() for base in bases)
+    numbered = sorted(
+        zip(bases, groups, strict=True), key=lambda pair: (pair[0], _number(pair[1]), pair[1].images[0].file)
+    )
+    taken: dict[str, list[Image]] = {}
+    used: set[str] = set()
+    ordinals: Counter[str] = Counter()
+    for base, group in numbered:
+        name = base
+        if times[base.casefold()] > 1:
+            ordinals[base] += 1
+            number = _number(group)
+            name = f"{base}_series{number}" if number < MOST_SERIES_NUMBER else f"{base}_{ordinals[base]}"
+        again, free = 1, name
+        while free.casefold() in used:
+            again += 1
+            free = f"{name}_{again}"
+        used.add(free.casefold())
+        taken[free] = group.images
+    return dict(sorted(taken.items()))
+
+
+def _number(group: _Group) -> int:
+    """Return a series' number, or one beyond all where it has none that could be one."""
+    number = group.images[0].series_number
+    return number if number is not None and 0 <= number < MOST_SERIES_NUMBER else MOST_SERIES_NUMBER
+
+
+def safe_name(text: str) -> str:
+    """Return a name as one that a file can have on any system.
+
+    Example:
+        >>> safe_name("../CON"), safe_name("case 1/CT"), safe_name("")
+        ('CON_', 'case 1_CT', 'series')
+    """
+    name = re.sub(r"[^\w.+() -]+", "_", unicodedata.normalize("NFC", text)).strip(" ._-")[:LONGEST_NAME].strip(" ._-")
+    if name.split(".")[0].casefold() in RESERVED:
+        name += "_"
+    return name or "series"

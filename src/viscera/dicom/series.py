@@ -1,23 +1,28 @@
 """Series: the slices of one CT series in order, their place in the world, and their voxels in Hounsfield units.
 
-Series come from finding.py. World coordinates are viscera's (RAS+ mm); DICOM's are LPS, whose x and y point the other way.
+Series come from finding.py; what makes a volume of slices is in geometry.py, what makes HU of stored values in pixels.py. World
+coordinates are viscera's (RAS+ mm); DICOM's are LPS, whose x and y point the other way.
 """
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Float, Shaped
+from jaxtyping import Float
 
+from viscera.dicom.decoding import parsing_errors
+from viscera.dicom.geometry import LPS_TO_RAS as LPS_TO_RAS
+from viscera.dicom.pixels import Pixels, read_slices
+from viscera.errors import FileError
+from viscera.io.processes import usable_cores
 from viscera.volume import Volume
 
 if TYPE_CHECKING:
     from pydicom import Dataset
-
-LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
 @dataclass(frozen=True)
@@ -28,11 +33,13 @@ class Slice:
         file: The file that holds it.
         sop_instance_uid: By which other DICOM objects refer to it.
         frame: Its number in a multi-frame file, from 0; None in a file of one image.
+        pixels: How the file stores its values.
     """
 
     file: Path
     sop_instance_uid: str
     frame: int | None = None
+    pixels: Pixels | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,8 +54,11 @@ class Series:
         series_uid: Series Instance UID.
         study_uid: Study Instance UID.
         frame_of_reference_uid: "" where the series has none.
-        tilt_degrees: By how much the gantry was tilted; 0 where the axes of the grid are at right angles.
+        tilt_degrees: By how much the gantry was tilted, positive where the stack leans the way columns run; 0 where the axes
+            of the grid are at right angles.
         notes: What the user should know of how it was read.
+        cannot_be_referenced: Why no SEG or RTSTRUCT can refer to it, to follow its name: "has no ..."; "" where one can.
+        kept: What keeps the files there as long as the series is: a folder into which a ZIP was unpacked.
     """
 
     name: str
@@ -61,6 +71,7 @@ class Series:
     tilt_degrees: float = 0.0
     notes: tuple[str, ...] = ()
     cannot_be_referenced: str = ""
+    kept: object = field(default=None, repr=False)
 
     def __str__(self) -> str:
         """Return its name: messages may hold nothing else of it."""
@@ -72,31 +83,50 @@ class Series:
         return tuple(dict.fromkeys(one.file for one in self.slices))
 
     def read(self) -> Volume:
-        """Read the voxels in HU: int16 where every slice's are whole numbers, else float32.
+        """Read the voxels in HU: int16 where every slice's are whole numbers within it, else float32.
 
         Raises:
-            FileError: A file is damaged, or needs a decoder that is not installed.
+            FileError: A file is damaged.
+            SettingError: One needs a decoder that is not installed.
         """
         return Volume(read_slices(self.slices, self.shape), self.affine)
 
     def headers(self) -> "list[Dataset]":
-        """Return the header of each slice, in order and without pixels, for DICOM objects that refer to them."""
-        import pydicom
+        """Return the header of each slice, in order and without pixels, for DICOM objects that refer to them.
 
-        return [pydicom.dcmread(one.file, stop_before_pixels=True) for one in self.slices]
+        Frames of one file share one header.
+
+        Raises:
+            FileError: A file is damaged.
+        """
+        headers = {file: _header(file) for file in self.files}
+        return [headers[one.file] for one in self.slices]
 
     def sha256(self) -> str:
-        """Return what tells the series by its contents, however its files are named or ordered."""
-        hashes = sorted(hashlib.sha256(file.read_bytes()).hexdigest() for file in self.files)
+        """Return what tells the series by its contents, however its files are named or ordered.
+
+        Raises:
+            FileError: A file cannot be read.
+        """
+        with ThreadPoolExecutor(usable_cores()) as threads:
+            hashes = sorted(threads.map(_sha256, self.files))
         return hashlib.sha256("\n".join(hashes).encode()).hexdigest()
 
 
-def read_slices(slices: Sequence[Slice], shape: tuple[int, int, int]) -> Shaped[np.ndarray, "z y x"]:
-    """Decode slices and turn their stored values into HU, each by its own slope and intercept."""
+def _header(file: Path) -> "Dataset":
     import pydicom
 
-    voxels = np.empty(shape, np.float32)
-    for place, one in enumerate(slices):
-        header = pydicom.dcmread(one.file)
-        voxels[place] = header.pixel_array * float(header.RescaleSlope) + float(header.RescaleIntercept)
-    return voxels.astype(np.int16) if (voxels == np.rint(voxels)).all() else voxels
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return pydicom.dcmread(file, stop_before_pixels=True, force=True)
+    except parsing_errors() as error:
+        raise FileError(f"{file}: its header is damaged", "Export the series again.", file=file) from error
+
+
+def _sha256(file: Path) -> str:
+    try:
+        with file.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError as error:
+        raise FileError(f"{file}: cannot be read ({error.strerror})", "Check the disk.", file=file) from error
