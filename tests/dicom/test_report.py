@@ -15,6 +15,7 @@ from pydicom.sr.coding import Code
 from dicom_markers import mark, marks_in
 from dicom_series import write_series
 from viscera.dicom.capture import write_capture
+from viscera.dicom.codes import concept
 from viscera.dicom.finding import find_series
 from viscera.dicom.outputs import PATIENT_AND_STUDY, Maker
 from viscera.dicom.read_report import Measured, items_below, read_report

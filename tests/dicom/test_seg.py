@@ -104,7 +104,7 @@ def test_segments_say_what_they_are_and_who_found_them(tmp_path):
     assert len({item.TrackingUID for item in segments.values()}) == len(segments)
     assert (seg.SeriesDescription, seg.ContentDescription) == ("viscera RESEARCH ONLY", "not for clinical use")
     assert seg.SeriesInstanceUID.startswith("2.25.")
-    assert seg.SeriesNumber == 7003  # the images' is 3
+    assert seg.SeriesNumber == 9001  # the images' is 3
     assert seg.StudyInstanceUID == series.study_uid
     assert seg.FrameOfReferenceUID == series.frame_of_reference_uid
 

@@ -66,6 +66,11 @@ def contour_images(series: Series, headers: "Sequence[Dataset]") -> list[Image]:
                 f"{series.name}: slice {place + 1} lies elsewhere than its series says", "Export the series anew."
             )
         images.append(Image(class_uid, instance, None if one.frame is None else one.frame + 1, origin))
+    if len({(image.instance_uid, image.frame) for image in images}) != len(images):
+        raise FileError(
+            f"{series.name}: two slices have one SOP Instance UID, so no structure set can refer to them",
+            "Export the series anew, or write NIfTI.",
+        )
     return images
 
 
