@@ -22,8 +22,8 @@ RECIPE = Recipe(label_space="abdomenct1k", preparation=ResizedSlices(size=(16, 1
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda out: viscera.prepare(out, {"nnunet": out}, recipe="viscera2d-16", jobs=-1), "jobs and seed must not be negative, got -1 and 0"),
-        (lambda out: viscera.prepare(out, {}, recipe="viscera2d-16"), "data names no data set"),
+        (lambda out: viscera.prepare(out, {"nnunet": out}, recipe=RECIPE, jobs=-1), "must not be negative, got -1 and 0"),
+        (lambda out: viscera.prepare(out, {}, recipe=RECIPE), "data names no data set"),
         (lambda out: viscera.synthesize(out, cases=0), "cases must be at least 1"),
         (lambda out: viscera.synthesize(out, shape=(15, 64, 64)), "shape at least 16 along each axis"),
         (lambda out: viscera.predict([], out, model=MODEL), "the list of scans is empty"),

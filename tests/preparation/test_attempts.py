@@ -39,7 +39,7 @@ def test_a_case_that_cannot_be_prepared_is_a_problem_and_no_error(source, tmp_pa
     store = create_store(tmp_path / "store", space=SPACE, preparation=SMALL)
     source.image.write_bytes(b"no image")
     problem = preparing._attempt(store, source)
-    assert (problem.case, problem.file) == ("p1", "p1.nii.gz")
+    assert (problem.case, problem.file) == ("p1", "images/p1.nii.gz")
     assert problem.what
     assert problem.remedy
     assert str(tmp_path) not in f"{problem.file}{problem.what}{problem.remedy}"
@@ -58,7 +58,7 @@ def test_a_case_that_cannot_be_prepared_is_a_problem_and_no_error(source, tmp_pa
 )  # fmt: skip
 def test_whatever_goes_wrong_with_a_case_is_told_with_its_file_and_a_remedy(error, what, remedy, source):
     problem = preparing._problem_of(_ended(error), source)
-    assert (problem.case, problem.file, problem.what, problem.remedy) == ("p1", "p1.nii.gz", what, remedy)
+    assert (problem.case, problem.file, problem.what, problem.remedy) == ("p1", "images/p1.nii.gz", what, remedy)
 
 
 def test_a_finished_case_has_no_problem(source):
