@@ -21,8 +21,8 @@ test-slow: .venv/installed-dev
 
 # which lines and branches the quick tests reach, children included: about 10 minutes on two cores; fails below the measured whole per cent
 coverage: .venv/installed-dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --cov --cov-report=term --cov-fail-under=$(GATE)
-	rm -f .coverage
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --cov --cov-report=term --cov-report=json:build/coverage.json --cov-fail-under=$(GATE)
+	PYTHONPATH=. $(BIN)/python tools/covered.py build/coverage.json
 
 check: .venv/installed-dev
 	$(BIN)/ruff check .
