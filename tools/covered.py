@@ -2,7 +2,8 @@
 
     PYTHONPATH=. python tools/covered.py build/coverage.json
 
-The gate (--cov-fail-under in the Makefile) is for "percent": lines and branches together. Files directly in src/viscera are the room "".
+The gate (--cov-fail-under in the Makefile) is for "percent": lines and branches together. Files directly in src/viscera are the
+room "".
 """
 
 import sys

@@ -1,29 +1,22 @@
 """What predicting seldom meets: places that are folders, files that cannot be read, colours that cannot be written."""
 
 import pytest
-import torch
 
 from makers import nearest_model
-from viscera.errors import FileError, LabelError, SettingError
-from viscera.evaluation.pairing import _files, common_space
+from viscera.errors import FileError, SettingError
 from viscera.inference.colour_files import KeptWarning, write_colours
 from viscera.inference.identity import scan_sha256
 from viscera.inference.jobs import is_dicom, require_place
 from viscera.inference.volumes import _background
 from viscera.inference.windows import plan_of
-from viscera.io.label_names import Names
 from viscera.labels import ABDOMENCT1K
-from viscera.networks.device import peak_memory_mib, precision_of
-from viscera.networks.runners import CannotRunError, TorchRunner, require_agreement
 
 MODEL = nearest_model()
 
 
-def test_a_place_that_is_a_folder_and_a_folder_that_is_none_are_refused(tmp_path):
+def test_a_place_that_is_a_folder_is_refused(tmp_path):
     with pytest.raises(FileError, match="it is a folder. Choose another output"):
         require_place(tmp_path)
-    with pytest.raises(FileError, match="none: no such file or folder"):
-        _files(tmp_path / "none")
 
 
 def test_a_folder_is_no_dicom_and_a_file_is_by_its_mark_or_its_name(tmp_path):
@@ -56,24 +49,3 @@ def test_slices_have_no_windows_and_no_plane_is_like_nothing():
         plan_of(MODEL)
     with pytest.raises(ValueError, match="no plane"):
         _background(None)
-
-
-def test_a_prediction_that_names_no_organ_is_refused():
-    with pytest.raises(LabelError, match="the prediction names no organs"):
-        common_space(Names({1: "liver"}, ("liver",)), Names({}, ()))
-
-
-def test_a_gpu_takes_half_precision_and_what_was_asked_for_is_kept():
-    assert precision_of("auto", "cuda") == "16-mixed"
-    assert precision_of("32-true", "cuda") == "32-true"
-    assert peak_memory_mib() > 50
-
-
-def test_a_runtime_that_fails_cannot_run_and_says_why():
-    class Broken(TorchRunner):
-        def __call__(self, image):
-            raise RuntimeError("no such kernel")
-
-    network = MODEL.network.module if hasattr(MODEL.network, "module") else torch.nn.Identity()
-    with pytest.raises(CannotRunError, match="it fails: no such kernel"):
-        require_agreement(Broken(network), network, channels=1)
