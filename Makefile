@@ -19,7 +19,7 @@ test: .venv/installed-dev
 test-slow: .venv/installed-dev
 	$(BIN)/python -m pytest -q -m slow --timeout 1800
 
-# which lines and branches the quick tests reach, children included: about 10 minutes on two cores; fails below the measured whole per cent
+# which lines and branches the quick tests reach, in processes of their own too: 10 to 25 minutes on two cores; GATE=0 to see only
 coverage: .venv/installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --cov --cov-report=term --cov-report=json:build/coverage.json --cov-fail-under=$(GATE)
 	PYTHONPATH=. $(BIN)/python tools/covered.py build/coverage.json

@@ -95,12 +95,13 @@ def test_a_pelvic_scan_of_a_template_ends_below_the_liver(template):
 
 
 def test_a_heart_with_chambers_has_the_same_outline_and_more_than_one_density(template):
-    plain = _patient(template, scan="upper", variety=("noise",))
-    chambers = _patient(template, scan="upper", variety=("noise", "heart"))
+    plain = _patient(template, scan="upper", variety=("contrast",))
+    chambers = _patient(template, scan="upper", variety=("contrast", "heart"))
     heart = plain.labels.voxels == VALUE["heart"]
     assert np.array_equal(heart, chambers.labels.voxels == VALUE["heart"])
     assert heart.sum() > 50
-    assert chambers.ct.voxels[heart].std() > plain.ct.voxels[heart].std()
+    assert chambers.ct.voxels[heart].mean() > 80  # as bright as blood in the portal phase, not 0 HU
+    assert chambers.ct.voxels[heart].std() > plain.ct.voxels[heart].std() + 5
 
 
 def test_what_lies_outside_a_round_field_of_view_has_no_label(template):
