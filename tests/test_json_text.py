@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from viscera import json_text
 from viscera.errors import FileError, StoreError
 from viscera.json_text import DEEPEST, load_json, parse_json, read_json, read_text
 
@@ -72,3 +73,14 @@ def test_files_are_refused_with_their_name_and_the_error_of_their_room(tmp_path)
         read_text(file)
     with pytest.raises(ValueError, match="directory"):
         load_json(tmp_path)
+
+
+def test_json_that_is_larger_than_any_of_ours_is_refused_before_it_is_read(monkeypatch, tmp_path):
+    monkeypatch.setattr(json_text, "LARGEST_MIB", 1 / 2**20)
+    with pytest.raises(ValueError, match="it is larger than"):
+        json_text.parse_json("[1, 2]")
+    (tmp_path / "a.json").write_text("[1, 2]")
+    with pytest.raises(ValueError, match="it is larger than"):
+        json_text.load_json(tmp_path / "a.json")
+    (tmp_path / "a.json").write_text("1")
+    assert json_text.load_json(tmp_path / "a.json") == 1

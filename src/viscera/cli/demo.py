@@ -48,6 +48,11 @@ def main(arguments: list[str]) -> int:
         raise SettingError(
             "--cases must be at least 5 (training, validation and test need patients), --epochs at least 1."
         )
+    return _demo(options)
+
+
+def _demo(options: Options) -> int:  # pragma: no cover  (slow: test_demo.py, test_the_whole_demo_...)
+    """Go the whole way, a verb after the other."""
     started = time.perf_counter()
     out = options.out
     sets = {layout: out / layout for layout in SEEDS}

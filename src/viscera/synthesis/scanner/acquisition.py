@@ -97,15 +97,6 @@ def paint_table_(
         np.copyto(part, plane[None, rows[0] : rows[-1] + 1], where=part < -950)
 
 
-def acquire(
-    generator: np.random.Generator, image: Float[np.ndarray, "z y x"], scanner: Scanner
-) -> Int16[np.ndarray, "z y x"]:
-    """Return what the scanner stores for an ideal image: partial volume, noise, field of view."""
-    blurred = blur(image, scanner)
-    add_grain_(generator, blurred, scanner)
-    return store(blurred, disc(image.shape[1:]) if scanner.circular else None, OUTSIDE_HU)
-
-
 def blur(image: Float[np.ndarray, "z y x"], scanner: Scanner) -> Float[np.ndarray, "z y x"]:
     """Return an image with the scanner's partial volume."""
     across = image * (1 - 2 * scanner.blur_slices)
