@@ -143,9 +143,9 @@ PREDICTION = [
         other_weights,
     ),
     BadInput(
-        "a DICOM file given as the scan",
+        "a file that is only named as DICOM",
         "predict slice.dcm out.nii.gz --weights run",
-        r"slice.dcm is a DICOM file. viscera reads NIfTI: convert the series first, for instance with dcm2niix",
+        r"slice.dcm is neither a folder, a ZIP nor a DICOM file. Check the path",
         lambda: text("slice.dcm", "DICM"),
     ),
     BadInput("misspelt organ", f"{PREDICT} --organs livr", r"has no 'livr'. Did you mean 'liver'"),
@@ -156,15 +156,15 @@ PREDICTION = [
         lambda: nifti("out.nii.gz", organs()),
     ),
     BadInput(
-        "folder of DICOM files",
+        "folder of files that are only named as DICOM",
         "predict series out --weights run",
-        r"series holds DICOM files .0001.dcm.. viscera reads NIfTI: convert the series first, for instance with dcm2niix",
+        r"series has no CT series: 1 file is not a CT slice and was left out .not DICOM 1",
         lambda: text("series/0001.dcm", "DICM"),
     ),
     BadInput(
         "folder without scans",
         "predict empty out --weights run",
-        r"empty holds no .nii or .nii.gz file.*DICOM",
+        r"empty holds no .nii or .nii.gz file",
         lambda: text("empty/notes.txt", "none"),
     ),
     BadInput(

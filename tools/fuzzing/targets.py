@@ -82,6 +82,12 @@ def _scan(name: str) -> Target:
     return Target(name, "nifti", f"scans/{name}", read)
 
 
+def _splits(folder: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a run without hashes is an older viscera's, and said to be
+        of_split([SOURCE], folder / "run", "training")
+
+
 def _set(name: str, layout: str, file: str = "dataset.json") -> Target:
     return Target(
         f"{layout} {name} {file}",
@@ -174,7 +180,7 @@ TARGETS = (
     _metadata("recipe", "run/recipe.json", _text("run/recipe.json", recipe_from_json), weight=2),
     _metadata("run resumed", "run/recipe.json", _run),
     _metadata("run.json, teachers", "run/run.json", lambda folder: read_seen(folder / "run/run.json")),
-    _metadata("run.json, splits", "run/run.json", lambda folder: of_split([SOURCE], folder / "run", "training")),
+    _metadata("run.json, splits", "run/run.json", _splits),
     _metadata("log.jsonl", "run/log.jsonl", lambda folder: read_log(folder / "run")),
     _metadata("log.jsonl, resumed", "run/log.jsonl", lambda folder: read_rows(folder / "run")),
     _metadata("evaluation", "results/scores.json", _text("results/scores.json", evaluation_from_json), weight=2),

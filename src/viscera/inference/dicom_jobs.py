@@ -10,7 +10,6 @@ from viscera.errors import FileError, SettingError, VisceraError
 from viscera.inference.jobs import (
     LeftOutWarning,
     ScanJob,
-    is_dicom,
     refuse_scans_as_outputs,
     require_folder,
     require_kind,
@@ -32,6 +31,18 @@ def is_dicom_place(place: Path) -> bool:
         return False
     files = (Path(folder) / name for folder, _, names in os.walk(place) for name in sorted(names))
     return any(is_dicom(file) for file in islice(files, LOOKED_AT))
+
+
+def is_dicom(file: Path) -> bool:
+    """Tell whether a file is DICOM, by its contents or its name."""
+    if not file.is_file():
+        return False
+    try:
+        with file.open("rb") as stream:
+            start = stream.read(132)
+    except OSError:
+        return False
+    return start[128:] == b"DICM" or file.suffix.lower() == ".dcm"
 
 
 def find_dicom_jobs(

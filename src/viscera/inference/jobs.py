@@ -4,7 +4,6 @@ import os
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 
 from viscera.datasets.sources import Source, label_files
@@ -38,9 +37,6 @@ OTHER_KINDS = (
 
 COLOUR_FILES = ("labels.ctbl", "labels.itksnap.txt")
 """What is written beside label maps, one pair per folder: for 3D Slicer, and for ITK-SNAP."""
-
-LOOKED_AT = 200
-"""Files of a folder without scans that are looked at for DICOM."""
 
 
 class LeftOutWarning(UserWarning):
@@ -80,8 +76,6 @@ def find_scan_jobs(scan: Path, output: Path) -> list[ScanJob]:
                 f"{scan} {gone}" if gone else f"there is no scan at {scan}",
                 "Give a .nii or .nii.gz file, or a folder of them.",
             )
-        if is_dicom(scan):
-            raise _dicom(f"{scan} is a DICOM file", scan.parent)
         if output.exists() and not nifti.is_nifti(output) and not output.is_dir():
             raise FileError(f"{output} is another kind of file", "Give a name that ends in .nii.gz, or a folder.")
         require_kind(output)
@@ -103,12 +97,9 @@ def _jobs_of_folder(folder: Path, output: Path) -> list[ScanJob]:
             raise FileError(
                 f"{folder} holds no scan, only label maps that viscera wrote", "Give the folder that holds the scans."
             )
-        dicom = next((file for file in islice(sorted(folder.iterdir()), LOOKED_AT) if is_dicom(file)), None)
-        if dicom:
-            raise _dicom(f"{folder} holds DICOM files ({dicom.name})", folder)
         raise FileError(
             f"{folder} holds no .nii or .nii.gz file",
-            "Give the folder that holds the scans themselves: viscera looks into no subfolders, and reads no DICOM.",
+            "Give the folder that holds the scans themselves; of NIfTI, viscera looks into no subfolders.",
         )
     names = [job.output.name for job in jobs]
     twice = next((name for name in names if names.count(name) > 1), None)
@@ -166,26 +157,6 @@ def described_name(facts: dict, file: Path) -> str:
     """Return the name of the label map that a NAME.json of viscera's describes; a file's own where it does not say."""
     name = facts["run"].get("label_map")
     return name if isinstance(name, str) and name and Path(name).name == name else file.name
-
-
-def is_dicom(file: Path) -> bool:
-    """Tell whether a file is DICOM, by its contents or its name."""
-    if not file.is_file():
-        return False
-    try:
-        with file.open("rb") as stream:
-            start = stream.read(132)
-    except OSError:
-        return False
-    return start[128:] == b"DICM" or file.suffix.lower() == ".dcm"
-
-
-def _dicom(what: str, folder: Path) -> FileError:
-    """Return the one thing to be said of DICOM files."""
-    return FileError(
-        what,
-        f"viscera reads NIfTI: convert the series first, for instance with dcm2niix -z y -o NIFTI '{folder}', and give NIFTI.",
-    )
 
 
 def require_kind(output: Path) -> None:
