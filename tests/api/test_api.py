@@ -13,6 +13,7 @@ import pytest
 import SimpleITK as sitk
 
 import viscera
+from dicom_series import ball, write_series
 from makers import nearest, nearest_model
 from viscera.volume import Turn, turn_volume
 
@@ -79,6 +80,33 @@ def test_in_memory_and_from_file_to_file_are_the_same_labels(tmp_path):
     assert not result.problems
     found = viscera.read(result.labels[0])
     assert np.array_equal(found.voxels, viscera.segment(volume(), MODEL).voxels)
+
+
+def test_what_speaks_against_a_whole_result_is_told_beside_it(tmp_path):
+    viscera.write(tmp_path / "scan.nii.gz", volume())
+    air = viscera.Volume(np.where(volume().voxels > 0, 100, -90).astype(np.int16), volume().affine)
+    air.voxels[:, :4] = -1000
+    viscera.write(tmp_path / "air.nii.gz", air)
+    scans = [tmp_path / "scan.nii.gz", tmp_path / "air.nii.gz"]
+    result = viscera.predict(scans, tmp_path / "out", MODEL, organs="pancreas")
+    assert any("is empty" in doubt for doubt in result.doubts[tmp_path / "out" / "air.nii.gz"])
+    assert not any("is empty" in doubt for doubt in result.doubts.get(tmp_path / "out" / "scan.nii.gz", ()))
+
+
+def test_a_dicom_series_comes_back_as_a_label_map_and_as_dicom(tmp_path):
+    write_series(tmp_path / "series")
+    write_series(tmp_path / "two" / "good")
+    gap = write_series(tmp_path / "two" / "gap")
+    gap[5].unlink()
+    result = viscera.predict(tmp_path / "series", tmp_path / "out", MODEL, write=["seg", "rtstruct"])
+    assert [path.name for path in result.labels] == ["series.nii.gz"]
+    assert np.array_equal(viscera.read(result.labels[0]).voxels, nearest(ball()))
+    assert (tmp_path / "out" / "series.seg.dcm").is_file()
+    assert (tmp_path / "out" / "series.rtstruct.dcm").is_file()
+    with pytest.warns(UserWarning, match="1 of 2 scans could not be segmented"):
+        result = viscera.predict(tmp_path / "two", tmp_path / "out2", MODEL)
+    assert [path.name for path in result.labels] == ["good.nii.gz"]
+    assert list(result.problems) == ["gap"]
 
 
 def test_only_the_organs_that_are_asked_for_come_back():

@@ -15,7 +15,14 @@ from viscera.errors import LabelError, SettingError, VisceraError, did_you_mean
 from viscera.inference import model as models
 from viscera.inference.dicom_jobs import find_dicom_jobs, is_dicom_place
 from viscera.inference.dicom_objects import DicomOptions, Kind
-from viscera.inference.jobs import ScanJob, find_scan_jobs, output_name, refuse_scans_as_outputs, require_folder
+from viscera.inference.jobs import (
+    ScanJob,
+    find_scan_jobs,
+    output_name,
+    own_facts,
+    refuse_scans_as_outputs,
+    require_folder,
+)
 from viscera.inference.model import Model
 from viscera.inference.predict import PredictOptions, predict_all
 from viscera.inference.segment import only_organs, prepare_scan, segment_prepared
@@ -144,10 +151,13 @@ class PredictResult:
     Attributes:
         labels: The label maps that stand there now, in the order of the scans.
         problems: {scan: why it was not segmented}; DICOM series go by their names.
+        doubts: {label map: what speaks against the whole result}, such as an empty one, or a scan that is none of an abdomen;
+            what is sound is not in it.
     """
 
     labels: tuple[Path, ...]
     problems: Mapping[Path | str, VisceraError]
+    doubts: Mapping[Path, tuple[str, ...]]
 
 
 def predict(
@@ -211,10 +221,17 @@ def predict(
     told += [f"{name}: {error}" for name, error in unusable.items()]
     warn_of(told, of=len(tasks) + len(unusable), what="scans could not be segmented")
     wrong = {task for task, _ in failed}
+    labels = {task.output: _doubts(task) for task in tasks if task not in wrong}
     return PredictResult(
-        tuple(task.output for task in tasks if task not in wrong),
+        tuple(labels),
         {task.scan if isinstance(task.scan, Path) else task.scan.name: error for task, error in failed} | unusable,
+        {file: found for file, found in labels.items() if found},
     )
+
+
+def _doubts(task: ScanJob) -> tuple[str, ...]:
+    """Return what NAME.json says against a whole result."""
+    return tuple(str(sign["message"]) for sign in (own_facts(task.sidecar) or {}).get("doubts", ()))
 
 
 def _tasks(
