@@ -12,6 +12,7 @@ import tempfile
 from pathlib import Path
 
 from bad_inputs.commands import EVALUATION, MIXING, OTHERS, PREDICTION, TRAIN, TRAIN_MIXED, TRAINING
+from bad_inputs.dicom import DICOM
 from bad_inputs.files import NAMES, PARTIAL, RECIPE, VOLUME, BadInput, hu, nifti, organs, pair, text
 from bad_inputs.looks import LOOKS, STUDIES
 from bad_inputs.scans import FOLDERS, SCANS
@@ -34,6 +35,7 @@ BAD_INPUTS = [
     *FOLDERS,
     *TRAINING,
     *PREDICTION,
+    *DICOM,
     *EVALUATION,
     *MIXING,
     *VOLUMES,

@@ -154,7 +154,9 @@ def jobs_of(options: Options) -> tuple[list["ScanJob"], list["Problem"]]:
     place = Path(options.scan)
     if options.series is not None or is_dicom_place(place):
         jobs, wrong = find_dicom_jobs(place, options.output, series_uid=options.series)
-        return jobs, [Problem(name, name, error.what, error.remedy) for name, error in wrong.items()]
+        return jobs, [
+            Problem(name, name, error.what.removeprefix(f"{name}: "), error.remedy) for name, error in wrong.items()
+        ]
     if options.split != "all":
         raise SettingError(f"--split {options.split} needs a data set as LAYOUT=DIR, not '{options.scan}'.")
     return find_scan_jobs(Path(options.scan), options.output), []

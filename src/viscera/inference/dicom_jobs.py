@@ -2,7 +2,6 @@
 
 import os
 import warnings
-import zipfile
 from itertools import islice
 from pathlib import Path
 
@@ -24,13 +23,19 @@ def is_dicom_place(place: Path) -> bool:
     """Tell whether a path is a DICOM file, a ZIP file, or a folder that holds DICOM files at any depth and no NIfTI file."""
     try:
         if place.is_file():
-            return is_dicom(place) or (not nifti.is_nifti(place) and zipfile.is_zipfile(place))
+            return is_dicom(place) or (not nifti.is_nifti(place) and is_zip(place))
         if not place.is_dir() or any(nifti.is_nifti(file) for file in place.iterdir()):
             return False
     except (OSError, ValueError):  # what no disk takes for a name, or cannot be looked into: reading it says so
         return False
     files = (Path(folder) / name for folder, _, names in os.walk(place) for name in sorted(names))
     return any(is_dicom(file) for file in islice(files, LOOKED_AT))
+
+
+def is_zip(file: Path) -> bool:
+    """Tell whether a file is a ZIP, by how it begins, or is at least called so."""
+    with file.open("rb") as stream:
+        return stream.read(4) == b"PK\x03\x04" or file.suffix.lower() == ".zip"
 
 
 def is_dicom(file: Path) -> bool:
