@@ -2,6 +2,7 @@
 
     python -m benchmarks.predict speed [--rounds 5]        the command with the bundled weights, on two real scans, in new processes
     python -m benchmarks.predict folder RUN [--copies 2]   a folder: one scan after the other, against reading ahead
+    python -m benchmarks.predict dicom [--rounds 5]        from DICOM (plastimatch writes it) with SEG and RTSTRUCT, beside NIfTI
     python -m benchmarks.predict memory WORK               512x512x824 voxels, 14 classes, gao2step at full width
 
 On a quiet machine. The memory's weights are untrained: they cost what trained ones cost, and label noise all over, the worst case
@@ -23,6 +24,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import torch
 
@@ -49,6 +51,12 @@ WAYS = {
     "--organs all": ("--organs", "all"),
     "--statistics": ("--statistics",),
 }
+DICOM_WAYS = {
+    "NIfTI": (),
+    "DICOM": (),
+    "DICOM, SEG and RTSTRUCT": ("--write", "seg", "rtstruct"),
+    "DICOM, label map SEG": ("--write", "seg", "--seg-type", "labelmap"),
+}
 SHAPE = (824, 512, 512)
 SPACING_MM = (1.0, 0.78, 0.78)
 
@@ -62,7 +70,8 @@ def main() -> None:
     several.add_argument("run", type=Path)
     several.add_argument("--copies", type=int, default=2)
     verbs.add_parser("memory").add_argument("work", type=Path)
-    for verb in (one, several):
+    series = verbs.add_parser("dicom")
+    for verb in (one, several, series):
         verb.add_argument("--rounds", type=int, default=5)
         verb.add_argument("--data", type=Path, default=DATA, help="folder of the real scans")
     one.add_argument("--name", default="starter_speed", help="of the JSON in benchmarks/results")
@@ -75,6 +84,9 @@ def main() -> None:
         scans = [options.data / scan for scan in FOLDER]
         content = folder(model, scans, copies=options.copies, rounds=options.rounds)
         print(save("folder", facts("torch", "openvino") | {"recipe": model.recipe.name} | content))
+    elif options.verb == "dicom":
+        content = {scan: dicom(options.data / scan, options.rounds) for scan in (*SCANS.values(), FOLDER[2])}
+        print(save("dicom", facts("torch", "pydicom") | {"rounds": options.rounds, "scans": content}))
     else:
         print(save("volume_memory", facts("torch") | memory(options.work.absolute())))
 
@@ -203,6 +215,57 @@ def make_weights(file: Path) -> int:
     network = build_network(recipe.network, classes=len(recipe.space.classes))
     save_weights(file, Weights(recipe, recipe.space, network.state_dict(), {}))
     return parameter_count(network)
+
+
+def dicom(scan: Path, rounds: int) -> dict[str, object]:
+    """Return what each way takes (medians), and whether the label maps are the same."""
+    folder = Path(tempfile.mkdtemp())
+    series = folder / "series"
+    convert = ["plastimatch", "convert", "--input", str(scan), "--output-dicom", str(series)]
+    subprocess.run(convert, check=True, capture_output=True)
+    taken: dict[str, list[dict[str, float]]] = {way: [] for way in DICOM_WAYS}
+    for _ in range(rounds + 1):  # the first one warms the disk's cache, and is left out
+        for way, options in DICOM_WAYS.items():
+            out = folder / "out" / way
+            shutil.rmtree(out, ignore_errors=True)
+            taken[way].append(run_once(scan if way == "NIfTI" else series, out / "scan.nii.gz", *options))
+    maps = {way: upright(folder / "out" / way / "scan.nii.gz") for way in DICOM_WAYS}
+    found = {
+        "equal_label_maps": all(bool((labels == maps["NIfTI"]).all()) for labels in maps.values()),
+        "labelled_voxels": int(np.count_nonzero(maps["NIfTI"])),
+        "ways": {
+            way: {
+                **{key: round(statistics.median(row[key] for row in rows[1:]), 2) for key in rows[0]},
+                "objects_mb": {
+                    file.name.split(".")[1]: round(file.stat().st_size / 1e6, 2)
+                    for file in sorted((folder / "out" / way).glob("*.dcm"))
+                },
+            }
+            for way, rows in taken.items()
+        },
+    }
+    shutil.rmtree(folder)
+    print(scan.name, json.dumps(found), flush=True)
+    return found
+
+
+def run_once(scan: Path, out: Path, *options: str) -> dict[str, float]:
+    """Run the command in a new process; return its wall seconds, CPU seconds and peak memory (MiB)."""
+    command = [sys.executable, "-m", "viscera.cli", "predict", str(scan), str(out), *options]
+    begun = time.perf_counter()
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    assert process.stderr is not None
+    said = process.stderr.read()
+    _, status, usage = os.wait4(process.pid, 0)
+    if status:
+        raise SystemExit(said.decode())
+    wall = time.perf_counter() - begun
+    return {"wall_s": wall, "cpu_s": usage.ru_utime + usage.ru_stime, "peak_mib": usage.ru_maxrss / 1024}
+
+
+def upright(file: Path) -> np.ndarray:
+    """Return a label map turned to RAS+, however its file is ordered."""
+    return np.asarray(nibabel.as_closest_canonical(nibabel.load(file)).dataobj)
 
 
 if __name__ == "__main__":
