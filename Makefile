@@ -39,9 +39,9 @@ bench: .venv/installed-dev
 	$(BIN)/python -m benchmarks.kernels files
 	$(BIN)/python -m benchmarks.kernels training
 
-# 20,000 damaged NIfTI files, 6,000 descriptors, 3,000 other files, times N; ends with 1 if one is neither read nor refused
+# 20,000 damaged NIfTI files, 6,000 descriptors, 3,000 other files, 3,000 DICOM ones, times N; ends with 1 if one is neither read nor refused
 fuzz: .venv/installed-dev
-	PYTHONPATH=tools:. OMP_NUM_THREADS=1 $(BIN)/python -m fuzzing $(or $(N),1)
+	PYTHONPATH=tools:tests:. OMP_NUM_THREADS=1 $(BIN)/python -m fuzzing $(or $(N),1)
 
 # every verb with each file operation failing, and killed there: about 25 minutes; benchmarks/results/faults.json
 faults: .venv/installed-dev

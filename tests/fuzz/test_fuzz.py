@@ -30,8 +30,8 @@ def test_what_fuzzing_found_is_refused_and_stays_refused(file, seeds):
 
 
 def test_damaged_files_of_every_kind_are_read_or_refused_in_time(tmp_path):
-    found = fuzz(tmp_path, {"nifti": 500, "descriptor": 300, "metadata": 200}, seed=0)
+    found = fuzz(tmp_path, {"nifti": 500, "descriptor": 300, "metadata": 200, "dicom": 120}, seed=0)
     assert found.examples == {}
-    for group in ("nifti", "descriptor", "metadata"):  # else the damage would be too much, or none
+    for group in ("nifti", "descriptor", "metadata", "dicom"):  # else the damage would be too much, or none
         assert found.outcomes[group, "read"] > 10
         assert found.outcomes[group, "refused"] > 50

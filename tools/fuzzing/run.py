@@ -19,7 +19,7 @@ from fuzzing.targets import TARGETS, AbsurdError, Target
 from viscera.errors import VisceraError
 from viscera.io.atomic import write_json
 
-AMOUNTS = {"nifti": 20_000, "descriptor": 6_000, "metadata": 3_000}
+AMOUNTS = {"nifti": 20_000, "descriptor": 6_000, "metadata": 3_000, "dicom": 3_000}
 MOST_MIB = 512
 """That one damaged file may add to the memory that the process ever had."""
 

@@ -41,6 +41,28 @@ def make_seeds(folder: Path) -> None:
     _store(folder / "store")
     _run(folder / "run", folder / "store")
     _results(folder / "results")
+    _dicom(folder / "dicom")
+
+
+def _dicom(folder: Path) -> None:
+    """Write a CT series, also as a ZIP, and what was drawn on it."""
+    folder.mkdir(parents=True)
+    import zipfile
+
+    from dicom_series import write_series
+    from viscera.dicom.finding import find_series
+    from viscera.dicom.outputs import Maker
+    from viscera.dicom.rtstruct import write_rtstruct
+    from viscera.dicom.seg import write_seg
+
+    voxels = np.arange(4 * 8 * 8, dtype=np.int16).reshape(4, 8, 8)
+    with zipfile.ZipFile(folder / "series.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        for file in write_series(folder / "series", voxels):
+            archive.write(file, file.name)
+    [series] = find_series(folder / "series").series
+    labels, names, maker = (voxels // 100).astype(np.uint8), {1: "liver", 2: "spleen"}, Maker("0", "none", "0" * 64)
+    write_seg(folder / "seg.dcm", labels, names, series, maker)
+    write_rtstruct(folder / "rtstruct.dcm", labels, names, series, maker)
 
 
 def _scans(folder: Path) -> None:

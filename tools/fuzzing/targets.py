@@ -10,6 +10,10 @@ import numpy as np
 from viscera.config.recipe_json import recipe_from_json
 from viscera.datasets.layouts import find_sources
 from viscera.datasets.sources import Source
+from viscera.dicom.finding import find_series
+from viscera.dicom.read_seg import read_seg
+from viscera.dicom.rtstruct_reading import read_rtstruct
+from viscera.dicom.series import Series
 from viscera.evaluation.scores import evaluation_from_json
 from viscera.evaluation.source_annotations import read_own_organs
 from viscera.figures.curves import read_log
@@ -31,6 +35,7 @@ from viscera.reports.page import render
 from viscera.reports.run import run_page
 from viscera.reports.scores import evaluation_page
 from viscera.reports.store import store_page
+from viscera.volume import check_extent
 
 SPACING_MM = (0.02, 50.0)
 EXTENT_MM = (1.0, 3000.0)
@@ -50,7 +55,7 @@ class Target:
 
     Attributes:
         name: For the table.
-        group: "nifti", "descriptor" or "metadata".
+        group: "nifti", "descriptor", "metadata" or "dicom".
         file: The one to be damaged, within the seeds.
         read: Reads it, given the seeds' folder.
         weight: How often, beside the others of the group.
@@ -86,6 +91,29 @@ def _splits(folder: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a run without hashes is an older viscera's, and said to be
         of_split([SOURCE], folder / "run", "training")
+
+
+def _series(place: str) -> Callable[[Path], None]:
+    def read(folder: Path) -> None:
+        found = find_series(folder / "dicom" / place)
+        for problem in found.problems.values():
+            raise problem
+        for series in found.series:
+            voxels = series.read().voxels
+            if voxels.shape != series.shape:
+                raise AbsurdError(f"{voxels.shape} voxels in a series of {series.shape}")
+            if series.shape == (4, 8, 8) and not found.notes:  # nothing is missing, so nothing may be stretched
+                check_extent(series.affine, series.shape)
+
+    return read
+
+
+def _drawn(read: Callable[[Path, Series], object], name: str) -> Callable[[Path], None]:
+    def read_it(folder: Path) -> None:
+        [series] = find_series(folder / "dicom" / "series").series
+        read(folder / "dicom" / name, series)
+
+    return read_it
 
 
 def _set(name: str, layout: str, file: str = "dataset.json") -> Target:
@@ -163,6 +191,10 @@ CASE = "store/cases/s__a"
 OF_CASE = ("case.json", "pseudo.json", "image.npy", "pseudo.npy")
 OF_STORE = ("store/store.json", "store/splits.json", *(f"{CASE}/{name}" for name in OF_CASE))
 TARGETS = (
+    Target("dicom slice", "dicom", "dicom/series/IM0002", _series("series"), weight=3),
+    Target("dicom zip", "dicom", "dicom/series.zip", _series("series.zip")),
+    Target("dicom seg", "dicom", "dicom/seg.dcm", _drawn(read_seg, "seg.dcm")),
+    Target("dicom rtstruct", "dicom", "dicom/rtstruct.dcm", _drawn(read_rtstruct, "rtstruct.dcm")),
     *(_scan(name) for name in ("plain.nii", "packed.nii.gz", "big.nii", "two.nii.gz")),
     _set("msd", "msd"),
     _set("listed", "msd"),
