@@ -1,37 +1,18 @@
 """Which CT series of a folder or a ZIP are to be segmented, and where their results go."""
 
-import os
 import warnings
-import zipfile
-from itertools import islice
 from pathlib import Path
 
 from viscera.errors import FileError, SettingError, VisceraError
 from viscera.inference.jobs import (
     LeftOutWarning,
     ScanJob,
-    is_dicom,
     refuse_scans_as_outputs,
     require_folder,
     require_kind,
 )
 from viscera.io import nifti
-
-LOOKED_AT = 2000
-"""Files of a folder without NIfTI files that are looked at for DICOM."""
-
-
-def is_dicom_place(place: Path) -> bool:
-    """Tell whether a path is a DICOM file, a ZIP file, or a folder that holds DICOM files at any depth and no NIfTI file."""
-    try:
-        if place.is_file():
-            return is_dicom(place) or (not nifti.is_nifti(place) and zipfile.is_zipfile(place))
-        if not place.is_dir() or any(nifti.is_nifti(file) for file in place.iterdir()):
-            return False
-    except (OSError, ValueError):  # what no disk takes for a name, or cannot be looked into: reading it says so
-        return False
-    files = (Path(folder) / name for folder, _, names in os.walk(place) for name in sorted(names))
-    return any(is_dicom(file) for file in islice(files, LOOKED_AT))
+from viscera.io.dicom_files import is_dicom_place as is_dicom_place
 
 
 def find_dicom_jobs(

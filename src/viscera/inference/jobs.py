@@ -10,6 +10,7 @@ from pathlib import Path
 from viscera.datasets.sources import Source, label_files
 from viscera.errors import FileError
 from viscera.io import nifti
+from viscera.io.dicom_files import is_dicom
 from viscera.io.same_file import refuse_inputs
 from viscera.io.scans import Scan, files_of
 from viscera.json_text import load_json
@@ -166,18 +167,6 @@ def described_name(facts: dict, file: Path) -> str:
     """Return the name of the label map that a NAME.json of viscera's describes; a file's own where it does not say."""
     name = facts["run"].get("label_map")
     return name if isinstance(name, str) and name and Path(name).name == name else file.name
-
-
-def is_dicom(file: Path) -> bool:
-    """Tell whether a file is DICOM, by its contents or its name."""
-    if not file.is_file():
-        return False
-    try:
-        with file.open("rb") as stream:
-            start = stream.read(132)
-    except OSError:
-        return False
-    return start[128:] == b"DICM" or file.suffix.lower() == ".dcm"
 
 
 def _dicom(what: str, folder: Path) -> FileError:
