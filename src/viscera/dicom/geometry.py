@@ -123,8 +123,6 @@ def grid_of(places: Sequence[Place]) -> Grid:
     affine = LPS_TO_RAS @ lps
     check_extent(affine, (count, *first.shape))
     tilt = 0.0 if not tilted else angle if aside @ column >= 0 else -angle
-    if tilted:
-        notes += (f"the gantry was tilted by {tilt:.1f} degrees",)
     return Grid(affine, tilt, notes)
 
 

@@ -207,19 +207,33 @@ def maker(model: Model) -> "Maker":
     return Maker(version("viscera"), name, model.weights_sha256)
 
 
-def log_result(job: ScanJob, model: Model, outcome: dict[str, object] | VisceraError) -> None:
-    """Add a line on a series to viscera-results.jsonl beside its label map; nothing for a scan that is no series."""
+def log_result(
+    job: ScanJob, model: Model, outcome: dict[str, object] | VisceraError, *, secret: bytes | None = None
+) -> None:
+    """Add a line on a series to viscera-results.jsonl beside its label map; nothing for a scan that is no series.
+
+    Args:
+        job: The series.
+        model: By which it was segmented.
+        outcome: What was written to NAME.json, or why nothing was.
+        secret: Key by which UIDs are replaced; None: they are the series' own.
+    """
     if isinstance(job.scan, Path):
         return
     from viscera.dicom.log import append_result
     from viscera.dicom.series import Series
 
-    if not isinstance(job.scan, Series):
+    series = job.scan
+    if not isinstance(series, Series):
         return
+    if secret is not None:
+        from viscera.dicom.deidentify import deidentified_series
+
+        series = deidentified_series(series, secret=secret)
     row: dict[str, object] = {
         "time": datetime.now().astimezone().isoformat(timespec="seconds"),
-        "study_uid": job.scan.study_uid,
-        "series_uid": job.scan.series_uid,
+        "study_uid": series.study_uid,
+        "series_uid": series.series_uid,
         "viscera": version("viscera"),
         "weights_sha256": model.weights_sha256,
     }

@@ -45,6 +45,7 @@ from viscera.networks.device import Stopwatch, peak_memory_mib
 from viscera.preparation.body import Coarse, coarse_scan
 from viscera.preparation.image import prepare_file
 from viscera.preparation.intensity import hounsfield
+from viscera.preparation.shear import shear_of
 from viscera.quality.certainty import Handedness
 from viscera.quality.glance import scan_doubts
 from viscera.quality.judging import trust_to_json
@@ -137,7 +138,7 @@ def predict_all(
         else:
             ended = as_problem(job, outcome) if isinstance(outcome, Exception) else outcome
             outcomes[job] = ended if isinstance(ended, VisceraError) else "segmented"
-            log_result(job, model, ended)
+            log_result(job, model, ended, secret=options.dicom.secret)
         tell()
 
     with begin(model, options, max_memory_mib=max_memory_mib, watch=watch) as run:
@@ -308,6 +309,7 @@ def _run_facts(scan: _Labelled, run: Run) -> dict[str, object]:
     Of overlapping scans nobody can say which of them took what memory and CPU; cut into laps, at least their sums are true.
     """
     model, plan = run.model, run.budget.plan(scan.job.scan)
+    shear = shear_of(scan.found.labels)
     return {
         "scan": scan.job.scan.name,
         **({} if isinstance(scan.job.scan, Path) else {"notes": list(scan.job.scan.notes)}),
@@ -331,6 +333,7 @@ def _run_facts(scan: _Labelled, run: Run) -> dict[str, object]:
         "seconds": {stage: round(seconds, 3) for stage, seconds in scan.clock.seconds.items()},
         "peak_memory_mib": round(peak_memory_mib(), 1),
         "shape": list(reversed(scan.found.labels.shape)),
+        **({} if shear is None else {"tilt_degrees": round(shear.degrees, 2)}),
         "efficiency": {**run.meter.lap().to_json(), "overlapped": plan == "overlapped"},
     }
 
