@@ -48,8 +48,8 @@ def quiet() -> Iterator[None]:
         yield
 
 
-def open_seg(file: Path) -> "Dataset":
-    """Read a SEG.
+def open_seg(file: Path, *, pixels: bool = True) -> "Dataset":
+    """Read a SEG, or all of it but its pixels.
 
     Raises:
         FileError: The file is not a SEG, or is damaged.
@@ -58,7 +58,7 @@ def open_seg(file: Path) -> "Dataset":
     from pydicom.errors import InvalidDicomError
 
     try:
-        seg = pydicom.dcmread(file)
+        seg = pydicom.dcmread(file, stop_before_pixels=not pixels)
     except (InvalidDicomError, EOFError) as error:
         raise FileError(f"{file.name} is not a DICOM file", "Choose a DICOM SEG.", file=file) from error
     except OSError as error:

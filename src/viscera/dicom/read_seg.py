@@ -81,7 +81,7 @@ def _read(seg: "Dataset", file: Path, series: Series) -> SegTruth:
     """Return the label map of a SEG that belongs to the series."""
     label_map = seg.SegmentationType == "LABELMAP"
     notes = []
-    values, names, described = _labels(seg, file, notes)
+    values, names, described = segment_labels(seg, file, notes)
     threshold = 0.0
     if seg.SegmentationType == "FRACTIONAL":
         threshold = float(seg.get("MaximumFractionalValue", 255)) / 2
@@ -115,7 +115,7 @@ def _read(seg: "Dataset", file: Path, series: Series) -> SegTruth:
     return SegTruth(labels, names, tuple(notes))
 
 
-def _labels(
+def segment_labels(
     seg: "Dataset", file: Path, notes: list[str]
 ) -> tuple[UInt8[np.ndarray, " segment"], dict[int, str], Bool[np.ndarray, " segment"]]:
     """Return the label of each segment number, the organ of each label, and which numbers are described; note shared ones."""
