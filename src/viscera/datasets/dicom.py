@@ -161,7 +161,7 @@ def find(folder: Path) -> Found | None:
             none of all this.
     """
     try:
-        found = find_series(folder)
+        found = find_series(folder, by_folders=True)
     except FileError:
         return None
     table = read_table(folder)

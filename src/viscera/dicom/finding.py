@@ -67,12 +67,13 @@ class _Group:
     folders: tuple[str, ...]
 
 
-def find_series(place: Path, *, series_uid: str | None = None) -> Found:
+def find_series(place: Path, *, series_uid: str | None = None, by_folders: bool = False) -> Found:
     """Find the CT series of a folder (in any nesting) or of a ZIP file.
 
     Args:
         place: The folder, the ZIP, or a multi-frame file.
         series_uid: Only the series with this Series Instance UID.
+        by_folders: The only series, too, is called after the folders that lead to it, so that others may join it.
 
     Raises:
         FileError: There is no such place, no CT series in it, or not the one that is wanted.
@@ -99,7 +100,11 @@ def find_series(place: Path, *, series_uid: str | None = None) -> Found:
         raise FileError(
             f"{place} has no CT series{''.join(f': {note}' for note in notes)}", "Check the path.", file=place
         )
-    named = _named(place, [_Group(images, _common(files[one.file] for one in images)) for images in groups.values()])
+    named = _named(
+        place,
+        [_Group(images, _common(files[one.file] for one in images)) for images in groups.values()],
+        by_folders=by_folders,
+    )
     if series_uid is not None:
         named = _only(place, named, series_uid)
     series, problems = [], {}
@@ -240,14 +245,14 @@ def _common(folders: Iterable[tuple[str, ...]]) -> tuple[str, ...]:
     return first[:count]
 
 
-def _named(place: Path, groups: Sequence[_Group]) -> dict[str, list[Image]]:
+def _named(place: Path, groups: Sequence[_Group], *, by_folders: bool) -> dict[str, list[Image]]:
     """Return the images of each series under its name, in the order of names.
 
     The only series is called like the place; others like their folders where these differ, else by their numbers.
     """
     own = place.resolve()
     whole = safe_name(own.stem if own.is_file() else own.name)
-    if len(groups) == 1:
+    if len(groups) == 1 and not by_folders:
         return {whole: groups[0].images}
     bases = [safe_name("_".join(group.folders)) if group.folders else whole for group in groups]
     times = Counter(base.casefold() for base in bases)

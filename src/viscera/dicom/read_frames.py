@@ -3,6 +3,7 @@
 This knows nothing of how viscera writes (seg_frames.py): check_seg.py proves by it what was written.
 """
 
+import struct
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -61,6 +62,10 @@ def open_seg(file: Path, *, pixels: bool = True) -> "Dataset":
         seg = pydicom.dcmread(file, stop_before_pixels=not pixels)
     except (InvalidDicomError, EOFError) as error:
         raise FileError(f"{file.name} is not a DICOM file", "Choose a DICOM SEG.", file=file) from error
+    except (struct.error, LookupError, TypeError, ValueError, NotImplementedError) as error:
+        raise FileError(
+            f"{file.name} is damaged ({type(error).__name__})", "Export the SEG again.", file=file
+        ) from error
     except OSError as error:
         raise FileError(
             f"{file.name} cannot be read: {error.strerror or error}", "Check the file.", file=file

@@ -1,5 +1,6 @@
 """SEGs of any program as label maps on the grid of a series: truth to learn from and to compare with."""
 
+import struct
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 OFF_GRID_VOXELS = 0.1
 """A corner of a frame that is farther from a voxel's centre lies off the grid: programs round positions, none to a tenth."""
-BROKEN = (KeyError, AttributeError, IndexError, TypeError, ValueError, RuntimeError, NotImplementedError)
+BROKEN = (LookupError, AttributeError, TypeError, ValueError, RuntimeError, struct.error, EOFError)
 """What pydicom raises where a file lacks what it should hold."""
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from viscera.dicom import outputs
-from viscera.dicom.read_frames import open_seg
+from viscera.dicom.read_frames import open_seg, quiet
 from viscera.dicom.read_seg import BROKEN, segment_labels
 from viscera.dicom.roi_names import near_organ, organ_of
 from viscera.dicom.rtstruct_header import (
@@ -66,9 +66,9 @@ def read_truth_header(file: Path, kind: Kind) -> TruthHeader:
     if kind == "rtstruct":
         with readable(file):
             return _of_rtstruct(file, load(file))
-    seg = open_seg(file, pixels=False)
     try:
-        return _of_seg(file, seg)
+        with quiet():
+            return _of_seg(file, open_seg(file, pixels=False))
     except BROKEN as error:
         raise FileError(
             f"{file.name} is damaged ({type(error).__name__})", "Export the SEG again.", file=file
