@@ -12,6 +12,7 @@ from viscera.errors import FileError
 from viscera.io import nifti
 from viscera.io.dicom_files import is_dicom
 from viscera.io.same_file import refuse_inputs
+from viscera.io.scans import LeftOutWarning as LeftOutWarning
 from viscera.io.scans import Scan, files_of
 from viscera.json_text import load_json
 
@@ -42,10 +43,6 @@ COLOUR_FILES = ("labels.ctbl", "labels.itksnap.txt")
 
 LOOKED_AT = 200
 """Files of a folder without scans that are looked at for DICOM."""
-
-
-class LeftOutWarning(UserWarning):
-    """Files in a folder of scans are not segmented, for a good reason."""
 
 
 @dataclass(frozen=True)

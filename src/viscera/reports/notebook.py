@@ -15,11 +15,12 @@ import numpy as np
 
 from viscera.datasets.read_labels import read_labels
 from viscera.datasets.sources import Source
+from viscera.dicom.opening import open_scan
 from viscera.errors import FileError, SettingError
 from viscera.evaluation.pairing import Pair, ScoringJob, case_name, match
 from viscera.figures.montage import Look, montage
 from viscera.figures.pictures import SOFT_TISSUE_HU, require_window
-from viscera.io import nifti
+from viscera.io import scans
 from viscera.io.atomic import write_text
 from viscera.io.label_names import label_names
 from viscera.io.label_values import ROUNDED, whole_labels
@@ -28,7 +29,7 @@ from viscera.reports.viewer.page import embed
 from viscera.reports.viewer.scene import VIEWS, Scene, ViewName, compare_scene, count_labels, label_scene
 from viscera.volume import Volume, require_same_grid, with_voxels
 
-Scan = Volume | Path | str
+Scan = Volume | Path | str | scans.ScanFiles
 """In memory, or a NIfTI file."""
 
 
@@ -186,7 +187,9 @@ NAMELESS = 'Pass names={1: "liver", ...}, or files instead of arrays.'
 
 
 def _read(scan: Scan) -> Volume:
-    return scan if isinstance(scan, Volume) else nifti.read(scan)
+    if isinstance(scan, Volume):
+        return scan
+    return scans.read(scan if isinstance(scan, scans.ScanFiles) else open_scan(Path(scan)))
 
 
 def _names(labels: Scan | Source) -> dict[int, str]:
