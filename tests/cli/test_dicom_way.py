@@ -18,6 +18,10 @@ from viscera.preparation.store import open_store
 from viscera.recipes.catalogue import find_recipe
 from viscera.volume import Volume
 
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:no .*case annotates"),
+    pytest.mark.filterwarnings("ignore::viscera.io.scans.LeftOutWarning"),
+]
 PATIENTS = ("Anna", "Bert", "Carl", "Dora", "Emil", "Frida")
 
 
@@ -147,7 +151,6 @@ def test_of_several_series_one_must_be_chosen(way, tmp_path, capsys):
     assert main(words) == 0
 
 
-@pytest.mark.filterwarnings("ignore::viscera.io.scans.LeftOutWarning")
 def test_viscera_read_takes_a_series_and_a_case_of_a_data_set(way, tmp_path):
     hu, _ = striped(0)
     assert np.array_equal(viscera.read(way / "hospital" / "Anna" / "CT").voxels, hu)

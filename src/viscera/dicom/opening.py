@@ -30,12 +30,12 @@ def open_scan(place: Path, *, series_uid: str | None = None) -> Scan:
     if series_uid is None and not is_dicom_place(place):
         return place
     found = find_series(place, series_uid=series_uid)
-    for note in found.notes:
-        warnings.warn(f"{place}: {note}", LeftOutWarning, stacklevel=2)
     if len(found.series) + len(found.problems) > 1:
         raise _several(place, found)
     if found.problems:
         raise next(iter(found.problems.values()))
+    for note in found.notes:
+        warnings.warn(f"{place}: {note}", LeftOutWarning, stacklevel=2)
     return found.series[0]
 
 
