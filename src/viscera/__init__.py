@@ -36,6 +36,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from viscera.api.data import find_cases, prepare, synthesize
+    from viscera.api.reading import read
     from viscera.api.scoring import compare, evaluate, report
     from viscera.api.segmenting import load_model, predict, segment
     from viscera.api.training import train
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
     from viscera.errors import VisceraError
     from viscera.evaluation.scores import Evaluation
     from viscera.inference.model import Model
-    from viscera.io.nifti import read, write
+    from viscera.io.nifti import write
     from viscera.labels import LabelSpace
     from viscera.recipes.catalogue import find_recipe
     from viscera.reports.notebook import view
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
 
 _PLACES = {
     "viscera.api.data": ("find_cases", "prepare", "synthesize"),
+    "viscera.api.reading": ("read",),
     "viscera.api.scoring": ("compare", "evaluate", "report"),
     "viscera.api.segmenting": ("load_model", "predict", "segment"),
     "viscera.api.training": ("train",),
@@ -60,7 +62,7 @@ _PLACES = {
     "viscera.errors": ("VisceraError",),
     "viscera.evaluation.scores": ("Evaluation",),
     "viscera.inference.model": ("Model",),
-    "viscera.io.nifti": ("read", "write"),
+    "viscera.io.nifti": ("write",),
     "viscera.labels": ("LabelSpace",),
     "viscera.recipes.catalogue": ("find_recipe",),
     "viscera.reports.notebook": ("view",),

@@ -49,7 +49,7 @@ def _dicom(folder: Path) -> None:
     folder.mkdir(parents=True)
     import zipfile
 
-    from dicom_series import write_series
+    from dicom_series import write_series  # pyright: ignore[reportMissingImports]  # of tests/
     from viscera.dicom.finding import find_series
     from viscera.dicom.outputs import Maker
     from viscera.dicom.rtstruct import write_rtstruct

@@ -1,6 +1,7 @@
 """viscera view: look at a scan with its labels, in a browser or as a picture."""
 
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,7 +15,10 @@ from viscera.errors import FileError, SettingError
 from viscera.io.same_file import refuse_inputs
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from viscera.evaluation.pairing import Pair, ScoringJob
+    from viscera.io.scans import Scan
     from viscera.reports.viewer.scene import Scene
 
 NAMELESS = "Nothing names the labels: they are called label_N, N being the value in the file."
@@ -29,12 +33,14 @@ class Options:
     """
 
     ct: Annotated[Positional[Path], arg(metavar="CT")]
-    """The scan."""
+    """The scan: a .nii or .nii.gz file, or a folder, ZIP or file of DICOM with one CT series."""
     labels: Annotated[Positional[Path], arg(metavar="LABELS")]
-    """A label map on its grid. NAME.json beside it names the labels."""
+    """A label map on its grid. NAME.json beside it names the labels. Of a DICOM series also a SEG or RTSTRUCT file of it."""
     truth: Annotated[Positional[str], arg(metavar="TRUTH")] = ""
-    """The true label map, as a file or as the data set LAYOUT=DIR that holds the case: adds Dice and IoU of the scan and
-    of the slice, and agreement (yellow), false (green) and missed (red)."""
+    """The true label map (or SEG, RTSTRUCT), as a file or as the data set LAYOUT=DIR that holds the case: adds Dice and IoU
+    of the scan and of the slice, and agreement (yellow), false (green) and missed (red)."""
+    series: Annotated[str | None, arg(metavar="UID")] = None
+    """Of DICOM, this series (its Series Instance UID), where there are several."""
     html: Path | None = None
     """The page; NAME.html, named after LABELS, where neither --html nor --png nor --serve is given."""
     png: Path | None = None
@@ -60,29 +66,76 @@ def main(arguments: list[str]) -> int:
     options = tyro.cli(Options, args=arguments, prog="viscera view", config=(FlagCreatePairsOff,))
     if sum((options.html is not None, options.png is not None, options.serve)) > 1:
         raise SettingError("--html, --png and --serve exclude each other", "Choose one of them.")
-    if options.png is not None:
-        draw(options, options.png)
-    elif options.serve:
-        serve(options)
-    else:
-        write(options)
+    scan = scan_of(options)
+    refuse_inputs([file for file in (options.html, options.png) if file], inputs_of(options, scan))
+    with as_nifti(options, scan) as readable:
+        if options.png is not None:
+            draw(readable, scan, options.png)
+        elif options.serve:
+            serve(readable, scan)
+        else:
+            write(readable, scan)
     return 0
 
 
-def draw(options: Options, picture: Path) -> None:
+def scan_of(options: Options) -> "Scan":
+    """Return the scan: the file, or the DICOM series.
+
+    Raises:
+        FileError: The place holds no CT series, or several and none is chosen.
+        SettingError: viscera[dicom] is not installed.
+    """
+    from viscera.io.dicom_files import is_dicom_place
+
+    if options.series is None and not is_dicom_place(options.ct):
+        return options.ct
+    from viscera.dicom.opening import open_scan
+
+    return open_scan(options.ct, series_uid=options.series)
+
+
+@contextmanager
+def as_nifti(options: Options, scan: "Scan") -> "Iterator[Options]":
+    """Yield the options with a NIfTI file and its NAME.json in the place of each SEG and RTSTRUCT, as long as they are needed."""
+    from viscera.io.dicom_files import is_dicom
+
+    truth = Path(options.truth)
+    given = [file for file in (options.labels, truth) if is_dicom(file)]
+    if not given:
+        yield options
+        return
+    from tempfile import TemporaryDirectory
+
+    from viscera.dicom.opening import read_dicom_labels
+    from viscera.io import nifti
+    from viscera.io.atomic import write_json
+
+    with TemporaryDirectory(prefix="viscera-view-") as folder:
+        copies: dict[Path, Path] = {}
+        for number, file in enumerate(dict.fromkeys(given)):
+            volume, names = read_dicom_labels(file, scan)
+            copies[file] = Path(folder, str(number), f"{file.stem}.nii")
+            nifti.write(copies[file], volume)
+            write_json(
+                copies[file].with_suffix(".json"), {"labels": {str(value): organ for value, organ in names.items()}}
+            )
+        named = str(copies[truth]) if truth in copies else options.truth
+        yield replace(options, labels=copies.get(options.labels, options.labels), truth=named)
+
+
+def draw(options: Options, scan: "Scan", picture: Path) -> None:
     """Write a montage."""
     from viscera.evaluation.pairing import case_name
     from viscera.figures.montage import Look, montage
-    from viscera.io import nifti
+    from viscera.io import nifti, scans
     from viscera.volume import require_same_grid
 
-    refuse_inputs([picture], inputs_of(options))
     refuse_existing(picture, overwrite=options.overwrite)
     title = case_name(options.labels)
     look = Look(
         axial=options.axial, coronal=options.coronal, sagittal=options.sagittal, title=title, colours=options.colours
     )
-    ct = nifti.read(options.ct)
+    ct = scans.read(scan)
     if options.truth:
         pair, _ = matched(options)
         names, annotated = pair.space.labels, pair.annotated
@@ -96,7 +149,7 @@ def draw(options: Options, picture: Path) -> None:
     say(f"picture: {picture}")
 
 
-def write(options: Options) -> None:
+def write(options: Options, scan: "Scan") -> None:
     """Write the page."""
     from viscera.io.nifti import stem
     from viscera.reports.viewer.page import write_page
@@ -104,18 +157,18 @@ def write(options: Options) -> None:
     page = options.html or Path(f"{stem(options.labels)}.html")
     if not page.name.lower().endswith((".html", ".htm")):
         raise SettingError(f"--html {page}: the name of the page must end in .html.")
-    refuse_inputs([page], inputs_of(options))
+    refuse_inputs([page], inputs_of(options, scan))
     refuse_existing(page, overwrite=options.overwrite)
-    write_page(page, scene_of(options), overwrite=options.overwrite)
+    write_page(page, scene_of(options, scan), overwrite=options.overwrite)
     say(f"page: {page} ({page.stat().st_size / 1e6:.1f} MB)")
 
 
-def serve(options: Options) -> None:
+def serve(options: Options, scan: "Scan") -> None:
     """Serve the page until Ctrl-C."""
     from viscera.reports.viewer.page import pack, render
     from viscera.reports.viewer.serve import site
 
-    scene = scene_of(options)
+    scene = scene_of(options, scan)
     try:
         with site(render(scene), pack(scene), port=options.port) as running:
             say(f"open {running.url} in a browser on this machine; Ctrl-C ends it")
@@ -124,15 +177,15 @@ def serve(options: Options) -> None:
         say("")
 
 
-def scene_of(options: Options) -> "Scene":
+def scene_of(options: Options, scan: "Scan") -> "Scene":
     """Read the files and decide what is shown."""
     from viscera.evaluation.pairing import case_name
-    from viscera.io import nifti
+    from viscera.io import nifti, scans
     from viscera.reports.viewer.scene import compare_scene, label_scene
     from viscera.volume import require_same_grid
 
     title, where = case_name(options.labels), options.labels.name
-    ct = nifti.read(options.ct)
+    ct = scans.read(scan)
     if options.truth:
         pair, notes = matched(options)
         require_same_grid(ct, pair.prediction, where=where)
@@ -183,13 +236,14 @@ def names_of(labels: Path) -> tuple[dict[int, str], tuple[str, ...]]:
     return ({}, (NAMELESS,)) if names is None else (dict(names.labels), ())
 
 
-def inputs_of(options: Options) -> list[Path]:
+def inputs_of(options: Options, scan: "Scan") -> list[Path]:
     """List the files that are read, so that none is written to."""
     from viscera.io.nifti import stem
+    from viscera.io.scans import files_of
 
     truth = [] if not options.truth or "=" in options.truth else [Path(options.truth)]
     files = [options.ct, options.labels, *truth]
-    return [*files, *(file.with_name(f"{stem(file)}.json") for file in files)]
+    return [*files, *files_of(scan), *(file.with_name(f"{stem(file)}.json") for file in files)]
 
 
 def refuse_existing(path: Path, *, overwrite: bool) -> None:

@@ -19,6 +19,10 @@ FILE = "annotated.json"
 REST = "*"
 
 
+class AnnotationWarning(UserWarning):
+    """What the user should know of which cases and organs count as annotated."""
+
+
 def read_annotations(folder: Path) -> dict[str, tuple[str, ...]]:
     """Read {case: organs}, empty where there is no such file.
 

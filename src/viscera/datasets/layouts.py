@@ -16,9 +16,11 @@ from pathlib import Path
 
 from viscera.datasets import msd, nnunet, pairs, totalsegmentator, unlabelled
 from viscera.datasets.annotations import REST, annotate, read_annotations
+from viscera.datasets.annotations import AnnotationWarning as AnnotationWarning
 from viscera.datasets.patients import name_patients
 from viscera.datasets.sources import LONGEST_DATASET, Found, Origin, Problem, Source, wrong_with_name
 from viscera.errors import DataSetError, SettingError, did_you_mean
+from viscera.io.dicom_files import holds_dicom
 from viscera.labels import TUMOUR
 
 LAYOUTS: dict[str, str] = {
@@ -28,13 +30,10 @@ LAYOUTS: dict[str, str] = {
     "msd": "dataset.json with labels and training, imagesTr/CASE.nii.gz, labelsTr/CASE.nii.gz (Decathlon, nnU-Net v1)",
     "flare": "imagesTr/CASE_0000.nii.gz, labelsTr/CASE.nii.gz, no dataset.json: 13 organs and tumour",
     "totalsegmentator": "CASE/ct.nii.gz, CASE/segmentations/ORGAN.nii.gz: one binary mask per organ",
+    "dicom": "CT series in any nesting; as truth, RTSTRUCT or SEG that refer to them; roi_names.json: {ROI: organ}",
     "images": "CASE.nii.gz or CASE_0000.nii.gz: scans without labels, to segment or for pseudo-labels",
 }
 """{layout: what its folder looks like and which organs it holds}."""
-
-
-class AnnotationWarning(UserWarning):
-    """Nothing says for certain which organs were annotated."""
 
 
 def find_sources(layout: str, folder: Path) -> tuple[list[Source], list[Problem]]:
@@ -54,7 +53,8 @@ def find_sources(layout: str, folder: Path) -> tuple[list[Source], list[Problem]
         LabelError: annotated.json lists an organ that no label can hold.
 
     Warns:
-        AnnotationWarning: In 'flare', organs were taken for annotated because a case's label file holds them.
+        AnnotationWarning: In 'flare', organs were taken for annotated because a case's label file holds them; in 'dicom',
+            series have no truth, or ROIs are not understood.
     """
     layout, name = split_layout(layout)
     folder = folder.absolute()  # so that "." has a name
@@ -137,6 +137,10 @@ def _find(layout: str, folder: Path) -> Found | None:
             return msd.find(folder)
         case "totalsegmentator":
             return totalsegmentator.find(folder)
+        case "dicom":
+            from viscera.datasets import dicom  # what it needs is not loaded for other layouts
+
+            return dicom.find(folder)
         case "images":
             return unlabelled.find(folder)
         case _:
@@ -161,7 +165,9 @@ def _not_such(layout: str, folder: Path) -> DataSetError:
 def _alike(folder: Path, *, besides: str = "") -> list[str]:
     """Return the layouts that find cases in a folder; never 'images', which any folder of NIfTI files would look like."""
     alike = []
-    for layout in LAYOUTS.keys() - {besides, "images"}:
+    if besides != "dicom" and holds_dicom(folder):
+        alike.append("dicom")
+    for layout in LAYOUTS.keys() - {besides, "images", "dicom"}:
         try:
             found = _find(layout, folder)
         except DataSetError:

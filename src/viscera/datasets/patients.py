@@ -7,7 +7,7 @@ names of patients go into the prepared store, so they should be numbers or pseud
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import takewhile
 from pathlib import Path
@@ -47,20 +47,31 @@ def read_patients(folder: Path, *, cases: Sequence[str]) -> dict[str, str]:
     return patients
 
 
-def name_patients(folder: Path, sources: Iterable[Source], *, cases: Sequence[str]) -> list[Source]:
+def name_patients(folder: Path, sources: Sequence[Source], *, cases: Sequence[str]) -> list[Source]:
     """Return the sources with the patients that patients.json, else a BIDS name, says they show.
+
+    Cases that the layout says to be of one patient stay so: what patients.json says of one of them goes for those that it
+    does not list.
 
     Raises:
         DataSetError: patients.json cannot be used.
     """
-    patients = read_patients(folder, cases=cases)
-    return [replace(source, patient=patients.get(source.name) or _bids(source)) for source in sources]
+    listed = read_patients(folder, cases=cases)
+    groups: dict[str, list[Source]] = {}
+    for source in sources:
+        groups.setdefault(source.patient, []).append(source)
+    named: dict[str, str] = {}
+    for patient, group in groups.items():
+        known = {listed[source.name] for source in group if source.name in listed}
+        rest = known.pop() if len(known) == 1 else _bids(patient, cases)
+        named |= {source.name: listed.get(source.name, rest) for source in group}
+    return [replace(source, patient=named[source.name]) for source in sources]
 
 
-def _bids(source: Source) -> str:
-    """Return the patient of sub-01_ses-2_ct, sub-01; any other name's own."""
-    found = re.match(r"sub-[0-9A-Za-z]+(?=_)", source.name)
-    return found.group() if found and source.patient == source.name else source.patient
+def _bids(patient: str, cases: Sequence[str]) -> str:
+    """Return the patient of sub-01_ses-2_ct, sub-01, where a patient is called after a case."""
+    found = re.match(r"sub-[0-9A-Za-z]+(?=_)", patient)
+    return found.group() if found and patient in cases else patient
 
 
 def note_of_stems(dataset: str, sources: Sequence[Source]) -> list[str]:

@@ -84,6 +84,8 @@ def check_layout(layout: str, folder: Path, *, annotate: Sequence[str]) -> None:
     """
     if layout == "images":
         raise SettingError("layout 'images' has no labels, so no labelled case can be written", "Choose another one.")
+    if layout == "dicom":
+        raise SettingError("layout 'dicom' is read, not written", "Choose another one.")
     wanted = tuple(dict.fromkeys(organ_name(organ) for organ in annotate))
     if not wanted:
         raise SettingError("no organ to annotate", "Name at least one.")

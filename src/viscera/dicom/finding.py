@@ -12,7 +12,7 @@ from pathlib import Path
 
 from viscera.dicom.assembling import assemble
 from viscera.dicom.decoding import no_decoder
-from viscera.dicom.headers import DICOMDIR, Image, looks_like_dicom, read_images
+from viscera.dicom.headers import DICOMDIR, NOT_DICOM, Image, looks_like_dicom, read_images
 from viscera.dicom.packed import unpack
 from viscera.dicom.series import Series
 from viscera.errors import FileError, VisceraError
@@ -25,6 +25,21 @@ MOST_SHOWN = 20
 MOST_SERIES_NUMBER = 10**6
 
 
+@dataclass(frozen=True)
+class Identity:
+    """By what other DICOM objects refer to a CT series, and which series show one patient.
+
+    Attributes:
+        series_uid: Series Instance UID, "" where it has none.
+        frame_of_reference_uid: "" where it has none.
+        first_of_patient: The name of the first series with the same Patient ID; its own where it has none.
+    """
+
+    series_uid: str
+    frame_of_reference_uid: str
+    first_of_patient: str
+
+
 @dataclass(frozen=True, eq=False)
 class Found:
     """What was found.
@@ -33,11 +48,15 @@ class Found:
         series: The CT series that can be segmented, in the order of their names.
         problems: {name: why a CT series cannot be segmented}.
         notes: What was left out, such as "3 files are not CT slices (RTStructureSetStorage 1, localizer 2)".
+        identities: {name: what tells a CT series}, also of those that cannot be segmented.
+        others: {what they are: the DICOM files that hold no CT slice}.
     """
 
     series: tuple[Series, ...]
     problems: Mapping[str, VisceraError] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    identities: Mapping[str, Identity] = field(default_factory=dict)
+    others: Mapping[str, tuple[Path, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,12 +67,13 @@ class _Group:
     folders: tuple[str, ...]
 
 
-def find_series(place: Path, *, series_uid: str | None = None) -> Found:
+def find_series(place: Path, *, series_uid: str | None = None, by_folders: bool = False) -> Found:
     """Find the CT series of a folder (in any nesting) or of a ZIP file.
 
     Args:
         place: The folder, the ZIP, or a multi-frame file.
         series_uid: Only the series with this Series Instance UID.
+        by_folders: The only series, too, is called after the folders that lead to it, so that others may join it.
 
     Raises:
         FileError: There is no such place, no CT series in it, or not the one that is wanted.
@@ -65,20 +85,26 @@ def find_series(place: Path, *, series_uid: str | None = None) -> Found:
         raise no_decoder(f"{place}: reading DICOM needs pydicom, which is not installed") from error
     files, kept, kinds = _files_of(place)
     groups: dict[object, list[Image]] = defaultdict(list)
+    others: dict[str, list[Path]] = defaultdict(list)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # pydicom's quote what headers hold
         for file, folders in files.items():
             kind, images = read_images(file)
             if kind and kind != DICOMDIR:
                 kinds[kind] += 1
+                others[kind].append(file)
             for image in images:
                 groups[_belongs_to(image, folders)].append(image)
-    notes = _left_out(kinds)
+    notes = left_out(kinds)
     if not groups:
         raise FileError(
             f"{place} has no CT series{''.join(f': {note}' for note in notes)}", "Check the path.", file=place
         )
-    named = _named(place, [_Group(images, _common(files[one.file] for one in images)) for images in groups.values()])
+    named = _named(
+        place,
+        [_Group(images, _common(files[one.file] for one in images)) for images in groups.values()],
+        by_folders=by_folders,
+    )
     if series_uid is not None:
         named = _only(place, named, series_uid)
     series, problems = [], {}
@@ -87,7 +113,26 @@ def find_series(place: Path, *, series_uid: str | None = None) -> Found:
             series.append(assemble(name, images, kept))
         except VisceraError as error:
             problems[name] = error
-    return Found(tuple(series), problems, tuple(notes))
+    return Found(
+        tuple(series),
+        problems,
+        tuple(notes),
+        _identities(named),
+        {kind: tuple(files) for kind, files in others.items() if kind != NOT_DICOM},
+    )
+
+
+def _identities(named: Mapping[str, list[Image]]) -> dict[str, Identity]:
+    """Return what tells each series; Patient IDs are compared, and do not leave this."""
+    first: dict[str, str] = {}
+    return {
+        name: Identity(
+            images[0].series_uid,
+            images[0].frame_of_reference_uid,
+            first.setdefault(images[0].patient.strip(), name) if images[0].patient.strip() else name,
+        )
+        for name, images in named.items()
+    }
 
 
 def _files_of(place: Path) -> tuple[dict[Path, tuple[str, ...]], object, Counter[str]]:
@@ -159,7 +204,7 @@ def _belongs_to(image: Image, folders: tuple[str, ...]) -> object:
     return folders, direction, image.series_number, image.study_uid, image.frame_of_reference_uid
 
 
-def _left_out(kinds: Counter[str]) -> list[str]:
+def left_out(kinds: Mapping[str, int]) -> list[str]:
     """Return a note on files that are not CT slices, by their kinds."""
     count = sum(kinds.values())
     if not count:
@@ -200,14 +245,14 @@ def _common(folders: Iterable[tuple[str, ...]]) -> tuple[str, ...]:
     return first[:count]
 
 
-def _named(place: Path, groups: Sequence[_Group]) -> dict[str, list[Image]]:
+def _named(place: Path, groups: Sequence[_Group], *, by_folders: bool) -> dict[str, list[Image]]:
     """Return the images of each series under its name, in the order of names.
 
     The only series is called like the place; others like their folders where these differ, else by their numbers.
     """
     own = place.resolve()
     whole = safe_name(own.stem if own.is_file() else own.name)
-    if len(groups) == 1:
+    if len(groups) == 1 and not by_folders:
         return {whole: groups[0].images}
     bases = [safe_name("_".join(group.folders)) if group.folders else whole for group in groups]
     times = Counter(base.casefold() for base in bases)

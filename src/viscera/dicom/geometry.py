@@ -95,7 +95,9 @@ def grid_of(places: Sequence[Place]) -> Grid:
     normal = np.cross(row, column)
     positions = np.array([one.position for one in places])
     if count < 2:
-        raise GeometryError("it is a single slice, of which nobody knows how thick it is", "Give the folder with all of its slices.")
+        raise GeometryError(
+            "it is a single slice, whose thickness nobody knows", "Give the folder with all of its slices."
+        )
     # The regular grid nearest to all positions, by least squares.
     number = np.arange(count) - (count - 1) / 2
     step = number @ positions / (number @ number)

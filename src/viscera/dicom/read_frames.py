@@ -3,6 +3,7 @@
 This knows nothing of how viscera writes (seg_frames.py): check_seg.py proves by it what was written.
 """
 
+import struct
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -48,8 +49,8 @@ def quiet() -> Iterator[None]:
         yield
 
 
-def open_seg(file: Path) -> "Dataset":
-    """Read a SEG.
+def open_seg(file: Path, *, pixels: bool = True) -> "Dataset":
+    """Read a SEG, or all of it but its pixels.
 
     Raises:
         FileError: The file is not a SEG, or is damaged.
@@ -58,9 +59,13 @@ def open_seg(file: Path) -> "Dataset":
     from pydicom.errors import InvalidDicomError
 
     try:
-        seg = pydicom.dcmread(file)
+        seg = pydicom.dcmread(file, stop_before_pixels=not pixels)
     except (InvalidDicomError, EOFError) as error:
         raise FileError(f"{file.name} is not a DICOM file", "Choose a DICOM SEG.", file=file) from error
+    except (struct.error, LookupError, TypeError, ValueError, NotImplementedError) as error:
+        raise FileError(
+            f"{file.name} is damaged ({type(error).__name__})", "Export the SEG again.", file=file
+        ) from error
     except OSError as error:
         raise FileError(
             f"{file.name} cannot be read: {error.strerror or error}", "Check the file.", file=file

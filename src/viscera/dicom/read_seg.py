@@ -1,5 +1,6 @@
 """SEGs of any program as label maps on the grid of a series: truth to learn from and to compare with."""
 
+import struct
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 OFF_GRID_VOXELS = 0.1
 """A corner of a frame that is farther from a voxel's centre lies off the grid: programs round positions, none to a tenth."""
-BROKEN = (KeyError, AttributeError, IndexError, TypeError, ValueError, RuntimeError, NotImplementedError)
+BROKEN = (LookupError, AttributeError, TypeError, ValueError, RuntimeError, struct.error, EOFError)
 """What pydicom raises where a file lacks what it should hold."""
 
 
@@ -81,7 +82,7 @@ def _read(seg: "Dataset", file: Path, series: Series) -> SegTruth:
     """Return the label map of a SEG that belongs to the series."""
     label_map = seg.SegmentationType == "LABELMAP"
     notes = []
-    values, names, described = _labels(seg, file, notes)
+    values, names, described = segment_labels(seg, file, notes)
     threshold = 0.0
     if seg.SegmentationType == "FRACTIONAL":
         threshold = float(seg.get("MaximumFractionalValue", 255)) / 2
@@ -115,7 +116,7 @@ def _read(seg: "Dataset", file: Path, series: Series) -> SegTruth:
     return SegTruth(labels, names, tuple(notes))
 
 
-def _labels(
+def segment_labels(
     seg: "Dataset", file: Path, notes: list[str]
 ) -> tuple[UInt8[np.ndarray, " segment"], dict[int, str], Bool[np.ndarray, " segment"]]:
     """Return the label of each segment number, the organ of each label, and which numbers are described; note shared ones."""

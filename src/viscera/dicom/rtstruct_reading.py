@@ -3,10 +3,7 @@
 What cannot be understood is either refused or told in a note, never guessed; rtstruct.py writes structure sets.
 """
 
-import struct
-import warnings
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,7 +13,15 @@ from jaxtyping import Bool, UInt8
 
 from viscera.dicom.contour_images import OFF_PLANE_FRACTION, world_points
 from viscera.dicom.contours import Contour, filled
-from viscera.dicom.roi_names import near_organ, organ_of
+from viscera.dicom.rtstruct_header import (
+    CLOSED,
+    frames_of_reference,
+    load,
+    organs_of,
+    readable,
+    rois_of,
+    series_named,
+)
 from viscera.dicom.series import LPS_TO_RAS, Series
 from viscera.errors import FileError, GeometryError, LabelError
 from viscera.labels import whole_of
@@ -24,7 +29,6 @@ from viscera.labels import whole_of
 if TYPE_CHECKING:
     from pydicom import Dataset
 
-CLOSED = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR")
 LARGEST_MM = 100_000
 """No coordinate is farther away: a table is 2 m long."""
 MOST_COMPARED = 100
@@ -46,7 +50,9 @@ class Structures:
     notes: tuple[str, ...]
 
 
-def read_rtstruct(file: Path, series: Series, *, names: Mapping[str, str] | None = None) -> Structures:
+def read_rtstruct(
+    file: Path, series: Series, *, names: Mapping[str, str] | None = None, needs_series: bool = True
+) -> Structures:
     """Read the organs of a structure set on the grid of the series that it was drawn on.
 
     A voxel belongs to an organ where its centre is inside a contour or on it. A contour within another is a hole in it, with a
@@ -57,16 +63,17 @@ def read_rtstruct(file: Path, series: Series, *, names: Mapping[str, str] | None
         file: The structure set.
         series: Whose Series Instance UID and frame of reference it must name.
         names: The user's {ROI name: organ}, which goes before TG-263's names and viscera's own.
+        needs_series: False where a frame of reference alone will do, if it names no series at all.
 
     Raises:
         FileError: It is damaged, not a structure set, or of another series.
         GeometryError: A contour does not lie in the plane of a slice, or refers to another slice than it lies on.
         LabelError: None of its ROIs is an organ, or two are the same.
     """
-    with _readable(file):
-        dataset = _load(file)
-        _require_series(dataset, series, file)
-        organs, notes = _organs(dataset, names or {}, series.frame_of_reference_uid, file)
+    with readable(file):
+        dataset = load(file)
+        _require_series(dataset, series, file, needs_series=needs_series)
+        organs, notes = organs_of(rois_of(dataset), names or {}, series.frame_of_reference_uid, file)
         found: dict[int, _Roi] = {}
         for item in dataset.get("ROIContourSequence") or []:
             number = int(item.ReferencedROINumber)
@@ -104,103 +111,24 @@ class _Roi:
     voxels: int = 0
 
 
-@contextmanager
-def _readable(file: Path) -> Iterator[None]:
-    """Turn what a damaged file makes of pydicom into a FileError, and keep pydicom's warnings (they quote headers) quiet."""
-    from pydicom.errors import InvalidDicomError
-
-    damaged = (AttributeError, LookupError, TypeError, ValueError, ArithmeticError, NotImplementedError)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    except OSError as error:
-        raise FileError(
-            f"{file} cannot be read: {error.strerror or 'it ends early'}", "Check it.", file=file
-        ) from error
-    except (*damaged, InvalidDicomError, RecursionError, struct.error) as error:
-        raise FileError(
-            f"{file.name} is damaged or not a structure set ({type(error).__name__})", "Export it anew.", file=file
-        ) from error
-
-
-def _load(file: Path) -> "Dataset":
-    """Return a structure set's dataset."""
-    import pydicom
-    from pydicom.uid import RTStructureSetStorage
-
-    if not file.is_file():
-        raise FileError(f"{file}: no such file", "Check the path.", file=file)
-    dataset = pydicom.dcmread(file)
-    if dataset.get("SOPClassUID") != RTStructureSetStorage or not dataset.get("StructureSetROISequence"):
-        raise FileError(f"{file.name} is not an RT Structure Set with ROIs", "Choose another file.", file=file)
-    return dataset
-
-
-def _require_series(dataset: "Dataset", series: Series, file: Path) -> None:
+def _require_series(dataset: "Dataset", series: Series, file: Path, *, needs_series: bool) -> None:
     """Raise FileError unless the structure set was drawn on this series."""
-    frames = dataset.get("ReferencedFrameOfReferenceSequence") or []
-    uids = {str(frame.get("FrameOfReferenceUID", "")) for frame in frames}
-    uids |= {str(roi.get("ReferencedFrameOfReferenceUID", "")) for roi in dataset.StructureSetROISequence}
+    uids = frames_of_reference(dataset)
     if not series.frame_of_reference_uid or series.frame_of_reference_uid not in uids:
         raise FileError(
             f"{file.name} and {series.name} have different frames of reference, so it was not drawn on this series",
             "Choose the structure set of this series.",
             file=file,
         )
-    drawn_on = {
-        str(one.get("SeriesInstanceUID", ""))
-        for frame in frames
-        for study in frame.get("RTReferencedStudySequence") or []
-        for one in study.get("RTReferencedSeriesSequence") or []
-    }
+    drawn_on = series_named(dataset)
+    if not drawn_on and not needs_series:
+        return
     if series.series_uid not in drawn_on:
         raise FileError(
             f"{file.name} does not name {series.name} as the series that it was drawn on",
             "Choose the structure set of this series.",
             file=file,
         )
-
-
-def _organs(
-    dataset: "Dataset", table: Mapping[str, str], frame_of_reference: str, file: Path
-) -> tuple[dict[int, str], list[str]]:
-    """Return {ROI number: organ} for the ROIs that are understood, and a note on each other.
-
-    Raises:
-        LabelError: None is understood, or two are the same organ and the table names both or neither.
-        FileError: Two ROIs have one number.
-    """
-    by_table = {name.strip().casefold() for name in table}
-    rois = [
-        (int(roi.ROINumber), str(roi.get("ROIName") or "").strip(), str(roi.get("ReferencedFrameOfReferenceUID") or ""))
-        for roi in dataset.StructureSetROISequence
-    ]
-    if len({number for number, _, _ in rois}) != len(rois):
-        raise FileError(f"{file.name}: two ROIs have one number", "Export it anew.", file=file)
-    notes, claims = [], {}
-    for number, name, drawn_in in rois:
-        organ = organ_of(name, table)
-        if drawn_in not in ("", frame_of_reference):
-            notes.append(f"ROI '{name[:64]}': drawn in another frame of reference, so left out.")
-        elif organ is None:
-            notes.append(f"ROI '{name[:64]}': not the name of an organ, so left out.{near_organ(name)}")
-        else:
-            claims.setdefault(organ, []).append((number, name))
-    found: dict[int, str] = {}
-    for organ, all_of in claims.items():
-        chosen = all_of if len(all_of) == 1 else [one for one in all_of if one[1].casefold() in by_table]
-        if len(chosen) != 1:
-            which = ", ".join(f"'{name[:64]}'" for _, name in all_of)
-            raise LabelError(
-                f"{file.name}: {len(all_of)} ROIs are {organ} ({which})", "Name the right one in the table.", file=file
-            )
-        found[chosen[0][0]] = organ
-        notes += [f"ROI '{name[:64]}': the table names another one as {organ}" for _, name in all_of if len(all_of) > 1
-                  and name != chosen[0][1]]  # fmt: skip
-    if not found:
-        raise LabelError(f"{file.name}: none of its {len(rois)} ROIs is an organ", " ".join(notes), file=file)
-    return found, notes
 
 
 def _contours(item: "Dataset", organ: str, series: Series, file: Path) -> _Roi:

@@ -77,6 +77,10 @@ class Series:
         """Return its name: messages may hold nothing else of it."""
         return self.name
 
+    def __getstate__(self) -> dict[str, object]:
+        """Return what goes to another process: all but what keeps the files, which stays with the process that unpacked them."""
+        return {**self.__dict__, "kept": None}
+
     @property
     def files(self) -> tuple[Path, ...]:
         """The files that hold the slices, each once, in their order."""

@@ -10,6 +10,7 @@ from viscera.datasets.sources import Source, label_files
 from viscera.errors import FileError
 from viscera.io import nifti
 from viscera.io.same_file import refuse_inputs
+from viscera.io.scans import LeftOutWarning as LeftOutWarning
 from viscera.io.scans import Scan, files_of
 from viscera.json_text import load_json
 
@@ -37,10 +38,6 @@ OTHER_KINDS = (
 
 COLOUR_FILES = ("labels.ctbl", "labels.itksnap.txt")
 """What is written beside label maps, one pair per folder: for 3D Slicer, and for ITK-SNAP."""
-
-
-class LeftOutWarning(UserWarning):
-    """Files in a folder of scans are not segmented, for a good reason."""
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,10 @@ from viscera.io.nifti import GridWarning
 from viscera.volume import Volume
 
 
+class LeftOutWarning(UserWarning):
+    """Files in a folder of scans are not read, for a good reason."""
+
+
 @runtime_checkable
 class ScanFiles(Protocol):
     """A scan of several files."""

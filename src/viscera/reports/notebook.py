@@ -15,14 +15,16 @@ import numpy as np
 
 from viscera.datasets.read_labels import read_labels
 from viscera.datasets.sources import Source
+from viscera.dicom.opening import open_scan
 from viscera.errors import FileError, SettingError
 from viscera.evaluation.pairing import Pair, ScoringJob, case_name, match
 from viscera.figures.montage import Look, montage
 from viscera.figures.pictures import SOFT_TISSUE_HU, require_window
-from viscera.io import nifti
+from viscera.io import nifti, scans
 from viscera.io.atomic import write_text
 from viscera.io.label_names import label_names
 from viscera.io.label_values import ROUNDED, whole_labels
+from viscera.io.scans import ScanFiles
 from viscera.labels import LabelSpace, organ_name
 from viscera.reports.viewer.page import embed
 from viscera.reports.viewer.scene import VIEWS, Scene, ViewName, compare_scene, count_labels, label_scene
@@ -100,7 +102,7 @@ class Viewer:
 
 
 def view(
-    ct: Scan,
+    ct: Scan | ScanFiles,
     labels: Scan | None = None,
     *,
     truth: Scan | Source | None = None,
@@ -112,7 +114,7 @@ def view(
     """Look at a scan with its labels and their scores: in a notebook, as a page, or as a picture.
 
     Args:
-        ct: The scan, HU, in any orientation: a volume or a NIfTI file.
+        ct: The scan, HU, in any orientation: a volume, a NIfTI file, or a folder, ZIP or file of DICOM with one CT series.
         labels: Predicted labels on the scan's grid.
         truth: True labels on the scan's grid, or the case of a data set.
         names: {label: organ} of both label maps. None: what stands beside the files; truth and prediction may then number
@@ -145,7 +147,7 @@ def view(
 
 
 def notebook_scene(
-    ct: Scan,
+    ct: Scan | ScanFiles,
     labels: Scan | None = None,
     *,
     truth: Scan | Source | None = None,
@@ -154,7 +156,7 @@ def notebook_scene(
 ) -> Scene:
     """Read what is to be looked at; arguments and errors as in ``view``."""
     title = next((case_name(Path(file)) for file in (labels, ct) if isinstance(file, Path | str)), "scan")
-    volume = _read(ct)
+    volume = _read_ct(ct)
     only, what = (truth, "truth") if labels is None else (labels, "labels")
     if only is None:
         empty = with_voxels(volume, np.zeros(volume.shape, np.uint8))
@@ -187,6 +189,12 @@ NAMELESS = 'Pass names={1: "liver", ...}, or files instead of arrays.'
 
 def _read(scan: Scan) -> Volume:
     return scan if isinstance(scan, Volume) else nifti.read(scan)
+
+
+def _read_ct(scan: Scan | ScanFiles) -> Volume:
+    if isinstance(scan, Volume):
+        return scan
+    return scans.read(scan if isinstance(scan, ScanFiles) else open_scan(Path(scan)))
 
 
 def _names(labels: Scan | Source) -> dict[int, str]:
