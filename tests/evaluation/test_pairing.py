@@ -529,6 +529,10 @@ def test_a_value_that_the_data_set_does_not_name_needs_names(tmp_path, kind):
         'Put c.json beside it, {"labels": {"1": "liver", ...}}, or pass such a file with --labels.'
     )
     assert problem.file == str(tmp_path / "P" / "c.nii.gz")
+    job = ScoringJob("c", tmp_path / "P" / "c.nii.gz", truth[0] if kind == "cases" else truth / "c.nii.gz")
+    with pytest.raises(LabelError, match="it holds 4") as caught:
+        match(job)
+    assert caught.value.file == job.prediction
 
 
 def test_names_that_are_given_are_taken_before_the_data_sets(tmp_path):
