@@ -76,7 +76,9 @@ def test_rounded_spacing_and_a_sign_in_pixdim_are_no_news(tmp_path, pixdim):
     assert notes(write(tmp_path / "a.nii", qform=False, pixdim=[*pixdim, 0, 0, 0, 0])) == []
 
 
-@pytest.mark.parametrize(("qfac", "meant", "noted"), [(0, 1, 0), (3, 1, 1), (-0.5, -1, 1), (np.nan, 1, 1)])
+@pytest.mark.parametrize(
+    ("qfac", "meant", "noted"), [(1, 1, 0), (-1, -1, 0), (0, 1, 0), (3, 1, 1), (-0.5, -1, 1), (np.nan, 1, 1)]
+)
 def test_only_the_sign_of_qfac_counts_and_0_is_1(tmp_path, qfac, meant, noted):
     path = write(tmp_path / "a.nii", sform=False, pixdim__0=qfac)
     assert len(notes(path)) == noted
@@ -87,6 +89,22 @@ def test_only_the_sign_of_qfac_counts_and_0_is_1(tmp_path, qfac, meant, noted):
     np.testing.assert_allclose(volume.affine[:, [2, 1, 0, 3]], right.get_qform(), atol=1e-5)
     nifti.write(tmp_path / "c.nii", volume)
     np.testing.assert_allclose(nibabel.load(tmp_path / "c.nii").affine, right.get_qform(), atol=1e-5)
+
+
+def test_qfac_is_no_news_where_the_qform_is_not_used(tmp_path):
+    assert notes(write(tmp_path / "a.nii", qform=False, pixdim__0=3)) == []
+
+
+def test_a_qform_that_is_not_set_or_not_usable_raises_no_doubt_beside_a_good_sform(tmp_path):
+    for fields in ({"qform": False, "qoffset_x": 500}, {"quatern_b": 3}, {"pixdim__1": -0.8}):
+        path = write(tmp_path / "a.nii", **fields)
+        assert notes(path) == []
+        np.testing.assert_allclose(nifti.read(path).affine[:, [2, 1, 0, 3]], AFFINE, atol=1e-4)
+
+
+def test_forms_that_are_exactly_a_millimetre_apart_are_no_news(tmp_path):
+    for apart_mm, noted in ((1, 0), (1.25, 1)):
+        assert len(notes(write(tmp_path / "a.nii", affine=np.eye(4), qoffset_x=apart_mm))) == noted
 
 
 def test_simpleitk_places_a_file_with_qfac_0_where_we_do(tmp_path):
@@ -113,6 +131,13 @@ def test_a_negative_sform_code_is_none(tmp_path):
 def test_a_quaternion_that_rounding_made_too_long_is_a_rotation(tmp_path):
     path = write(tmp_path / "a.nii", sform=False, quatern_b=0, quatern_c=0, quatern_d=1.00002)
     np.testing.assert_allclose(nifti.read(path).affine[:, [2, 1, 0, 3]][:3, :3], AFFINE[:3, :3], atol=1e-2)
+
+
+@pytest.mark.parametrize("kind", [nibabel.Nifti1Header, nibabel.Nifti2Header])
+@pytest.mark.parametrize("longer", [1e-12, 1e-7, 2e-5, 4e-3])
+def test_half_a_turn_whose_quaternion_is_too_long_stays_half_a_turn(tmp_path, kind, longer):
+    path = write(tmp_path / "a.nii", kind=kind, sform=False, quatern_b=0, quatern_c=0, quatern_d=1 + longer)
+    np.testing.assert_allclose(nifti.read(path).affine[:, [2, 1, 0, 3]], AFFINE, atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize(

@@ -255,6 +255,9 @@ def test_no_form_at_all_is_reported(tmp_path):
         ({"dim": [3, 0, 4, 3, 1, 1, 1, 1]}, FileError, "impossible dimensions"),
         ({"dim": [3, -5, 4, 3, 1, 1, 1, 1]}, FileError, "impossible dimensions"),
         ({"dim": [9, 5, 4, 3, 1, 1, 1, 1]}, FileError, "impossible dimensions"),
+        ({"dim": [8, 5, 4, 3, 1, 1, 1, 1]}, FileError, "impossible dimensions"),
+        ({"dim": [1, 60, 1, 1, 1, 1, 1, 1]}, FileError, r"1D image \(60\).*whole series"),
+        ({"dim": [4, 5, 4, 1, 2, 1, 1, 1]}, FileError, r"4D image \(5x4x1x2\).*one 3D volume"),
         ({"dim": [2, 5, 4, 1, 1, 1, 1, 1]}, FileError, r"2D image \(5x4\).*whole series"),
         ({"dim": [4, 5, 4, 1, 3, 1, 1, 1]}, FileError, r"4D image \(5x4x1x3\).*one 3D volume"),
         ({"dim": [3, 5, 4, 4, 1, 1, 1, 1]}, FileError, "promises 5x4x4 voxels of 2 bytes, but the file ends"),
@@ -268,6 +271,8 @@ def test_no_form_at_all_is_reported(tmp_path):
         ({"magic": b"xxx"}, FileError, "its magic is b'xxx'"),
         ({"sizeof_hdr": 7}, FileError, "does not begin with a NIfTI header"),
         ({"vox_offset": 0}, FileError, "puts the voxels at byte 0"),
+        ({"vox_offset": 347}, FileError, "puts the voxels at byte 347"),
+        ({"vox_offset": 2**31}, FileError, "puts the voxels at byte 2.147"),
         ({"vox_offset": 1e6}, FileError, "ends before its first voxel"),
         ({"scl_slope": 2, "scl_inter": np.nan}, FileError, "shifts them by nan"),
         ({"srow_x": [0, 0, 0, 0]}, GeometryError, r"a\.nii.*singular"),
@@ -286,6 +291,20 @@ def test_bad_headers_are_named(tmp_path, fields, error, message, suffix):
     assert caught.value.file == path
     assert str(path) in str(caught.value)
     assert re.fullmatch(r"[A-Z].*\.", caught.value.remedy)
+
+
+def test_half_of_a_pair_is_named_in_nifti2_too(tmp_path):
+    path = saved(tmp_path / "a.nii", scan(), kind=nibabel.Nifti2Image)
+    path.write_bytes(path.read_bytes().replace(b"n+2", b"ni2", 1))
+    with pytest.raises(FileError, match=r"a\.nii: this is half of a \.hdr/\.img pair\. Convert the pair"):
+        nifti.read(path)
+
+
+def test_voxels_may_follow_the_header_at_once_and_what_follows_the_magic_does_not_count(tmp_path):
+    path = saved(tmp_path / "a.nii", scan())
+    content = path.read_bytes()
+    path.write_bytes(content[:348] + content[352:])
+    assert np.array_equal(nifti.read(patched(path, vox_offset=348, magic=b"n+1x")).voxels.T, scan())
 
 
 def bytes_of(tmp_path):

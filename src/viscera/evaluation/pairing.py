@@ -113,7 +113,7 @@ def find_jobs(
         raise FileError(
             f"{truth if isinstance(truth, Path) else 'the data set'} holds no label maps", "Check the path."
         )
-    found = [prediction] if prediction.is_file() else _files(prediction)
+    found = [prediction] if prediction.is_file() else find_files(prediction)
     jobs: list[ScoringJob] = []
     used = set[Path]()
     for one, candidates in zip(truths, _candidates(truths, found), strict=True):
@@ -150,10 +150,11 @@ def _candidates(truths: Sequence[_Truth], found: Sequence[Path]) -> list[list[Pa
 
 def _own_files(jobs: Sequence[ScoringJob]) -> tuple[str, ...]:
     """Return a note where predictions are the files of the truth, by whatever path."""
-    truths = [job.truth.labels if isinstance(job.truth, Source) else job.truth for job in jobs]
-    pairs = zip(jobs, truths, strict=True)
-    same = [job for job, truth in pairs if isinstance(truth, Path) and truth.resolve() == job.prediction.resolve()]
-    return (f"{len(same)} predictions are the truth's own files, so their scores say nothing",) if same else ()
+    same = 0
+    for job in jobs:
+        truth = job.truth.labels if isinstance(job.truth, Source) else job.truth
+        same += isinstance(truth, Path) and truth.resolve() == job.prediction.resolve()
+    return (f"{same} predictions are the truth's own files, so their scores say nothing",) if same else ()
 
 
 def _not_one(truth: _Truth, candidates: Sequence[Path], prediction: Path) -> Problem:
@@ -161,7 +162,8 @@ def _not_one(truth: _Truth, candidates: Sequence[Path], prediction: Path) -> Pro
     wanted = f"{truth.names[0]}.nii.gz"
     if not candidates:
         remedy = f"Segment this case, or name its file {wanted}."
-        return Problem(truth.case, str(prediction / wanted), "no prediction", remedy)
+        folder = prediction.parent if prediction.is_file() else prediction
+        return Problem(truth.case, str(folder / wanted), "no prediction", remedy)
     names = ", ".join(path.name for path in candidates)
     remedy = f"Keep one of them, as {wanted}."
     return Problem(truth.case, str(candidates[0]), f"{len(candidates)} files may be its prediction: {names}", remedy)
@@ -170,18 +172,19 @@ def _not_one(truth: _Truth, candidates: Sequence[Path], prediction: Path) -> Pro
 def _of_folder(folder: Path) -> tuple[list[_Truth], list[Problem]]:
     """Return the truths of a folder, called by their cases where those differ, else by their files."""
     files: dict[str, list[Path]] = {}
-    for path in _files(folder):
+    for path in find_files(folder):
         files.setdefault(stem(path), []).append(path)
-    cases = [case_name(path) for path, *_ in files.values()]
-    alike = len(set(cases)) < len(cases)
+    cases = Counter(case_name(paths[0]) for paths in files.values())
+    alike = len(cases) < len(files)
     truths, problems = [], []
-    for case, (name, paths) in zip(cases, files.items(), strict=True):
+    for name, paths in files.items():
+        case = case_name(paths[0])
         called = name if alike else case
         if len(paths) > 1:
             what = f"{len(paths)} files of one truth: {', '.join(path.name for path in paths)}"
             problems.append(Problem(called, str(paths[0]), what, "Keep one of them."))
         else:
-            names = (name,) if case in files or cases.count(case) > 1 else (name, case)
+            names = (name,) if case in files or cases[case] > 1 else (name, case)
             truths.append(_Truth(called, names, paths[0]))
     return truths, problems
 
@@ -212,12 +215,6 @@ def _image_names(source: Source) -> tuple[str, str]:
     """Return what predictions of a source's scan may be called."""
     name = scans.stem(source.image)
     return name, SUFFIX.sub("", name)
-
-
-def _files(folder: Path) -> list[Path]:
-    if not folder.is_dir():
-        raise FileError(f"{folder}: no such file or folder", "Check the path.", file=folder)
-    return find_files(folder)
 
 
 def common_space(truth: Names, prediction: Names) -> LabelSpace:
@@ -309,7 +306,7 @@ def _prediction_names(
         own = of_truth if names_of_set(job.truth) == of_truth else None
     if labels is not None or own is None or names_beside(job.prediction) is not None:
         return label_names(job.prediction, labels=labels), ()
-    held = np.zeros(int(voxels.max(initial=0)) + 1, bool)
+    held = np.zeros(int(voxels.max()) + 1, bool)
     for section in voxels:
         held[section] = True
     if strange := [int(value) for value in np.flatnonzero(held) if value and value not in own.labels]:
@@ -327,7 +324,7 @@ def _prediction_names(
 def _mapped(values: Integer[np.ndarray, "z y x"], fitted: Fit, *, where: str) -> UInt8[np.ndarray, "z y x"]:
     """Return labels of the space for the values of a file."""
     known = {0: 0} | dict.fromkeys(fitted.unknown, 0) | dict(fitted.values)
-    table = np.zeros(max(255, int(values.max(initial=0)), *known) + 1, np.uint8)
+    table = np.zeros(max(255, int(values.max()), *known) + 1, np.uint8)
     strange = np.ones(table.size, np.uint8)
     for value, index in known.items():
         table[value], strange[value] = index, 0
@@ -347,4 +344,4 @@ def _look_up(table: UInt8[np.ndarray, "values"], section: Integer[np.ndarray, "y
     """Return the table's entry for each pixel; OpenCV is ten times as quick as NumPy, for tables of 256."""
     if table.size > 256:
         return table[section]
-    return cv2.LUT(np.ascontiguousarray(section, np.uint8), table).reshape(section.shape)
+    return cv2.LUT(np.ascontiguousarray(section, np.uint8), table)

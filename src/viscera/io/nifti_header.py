@@ -8,7 +8,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from io import BufferedIOBase
 from pathlib import Path
-from typing import cast
 
 import nibabel
 import numpy as np
@@ -111,7 +110,7 @@ def _repair(header: Header) -> tuple[str, ...]:
         axes nifti1_io.c (nifti_convert_nhdr2nim): a dim of 0 after the third is 1, and only the sign of qfac matters.
     """
     dim, qfac = header["dim"], float(header["pixdim"][0])
-    if 1 <= int(dim[0]) <= 7:
+    if int(dim[0]) <= 7:
         for axis in range(4, int(dim[0]) + 1):
             dim[axis] = dim[axis] or 1
     if qfac in (-1, 1):
@@ -197,8 +196,8 @@ def _chosen_form(header: Header) -> object:
     """
     if int(header["sform_code"]) > 0:
         return header.get_sform()
-    sizes = np.asarray(header["pixdim"], np.float64)[1:4]
-    if not (np.isfinite(sizes).all() and (sizes > 0).all()):
+    sizes = [float(size) for size in header["pixdim"][1:4]]
+    if not (np.isfinite(sizes).all() and min(sizes) > 0):
         text = "x".join(f"{size:g}" for size in sizes)
         raise GeometryError(
             f"its header gives a spacing (pixdim) of {text} mm along x, y, z",
@@ -213,7 +212,7 @@ def _qform(header: Header) -> object:
     length = float(np.linalg.norm(quaternion))
     if 1 < length <= QUATERNION_LENGTH:
         header = header.copy()
-        header["quatern_b"], header["quatern_c"], header["quatern_d"] = quaternion / length * (1 - 1e-7)
+        header["quatern_b"], header["quatern_c"], header["quatern_d"] = quaternion / length
     return header.get_qform()
 
 
@@ -242,8 +241,8 @@ def _doubts(header: Header, affine: Float[np.ndarray, "4 4"], shape: tuple[int, 
 def _spacing_doubt(header: Header, affine: Float[np.ndarray, "4 4"]) -> str:
     """Say that the sform and pixdim give different distances between voxels; "" where they do not."""
     used = np.linalg.norm(affine[:3, :3], axis=0)[::-1]
-    other = np.abs(header["pixdim"][1:4].astype(np.float64))
-    if np.allclose(used, other, rtol=SPACING_TOLERANCE, atol=1e-4):
+    other = np.abs(header["pixdim"][1:4])
+    if np.allclose(used, other, rtol=SPACING_TOLERANCE):
         return ""
     texts = ["x".join(f"{mm:.3g}" for mm in spacing) for spacing in (used, other)]
     text = (
@@ -257,7 +256,7 @@ def _spacing_doubt(header: Header, affine: Float[np.ndarray, "4 4"]) -> str:
 
 def _backwards(affine: object) -> Float[np.ndarray, "4 4"]:
     """Turn nibabel's affine of (x, y, z, 1) into one of (z, y, x, 1)."""
-    return np.asarray(cast("np.ndarray", affine), np.float64)[:, [2, 1, 0, 3]]
+    return np.asarray(affine, np.float64)[:, [2, 1, 0, 3]]
 
 
 def _apart_mm(a: Float[np.ndarray, "4 4"], b: Float[np.ndarray, "4 4"], shape: tuple[int, int, int]) -> float:
@@ -291,7 +290,7 @@ def header_for(volume: Volume, voxels: Shaped[np.ndarray, "z y x"], path: Path) 
         GeometryError: The volume's header belongs to another grid.
     """
     if isinstance(volume.header, Header):
-        header = volume.header.as_byteswapped("<" if np.little_endian else ">")
+        header = volume.header.as_byteswapped("=")  # this machine's order
         apart_mm = _apart_mm(_backwards(_chosen_form(header)), volume.affine, volume.shape)
         if _shape(header, path) != volume.shape or not apart_mm <= GRID_TOLERANCE_MM:
             raise GeometryError(
@@ -317,7 +316,7 @@ def _new_header(volume: Volume, voxels: Shaped[np.ndarray, "z y x"]) -> Header:
     """Describe a grid that came from no file."""
     check_affine(volume.affine)
     kind = nibabel.Nifti1Header if max(voxels.shape) < 2**15 else nibabel.Nifti2Header
-    header = kind(endianness="<" if np.little_endian else ">")
+    header = kind()  # in this machine's order of bytes
     header.set_data_shape(voxels.shape[::-1])
     affine = _backwards(volume.affine)  # its own inverse
     header.set_qform(affine, code=1)
