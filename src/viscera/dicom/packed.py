@@ -8,11 +8,11 @@ import shutil
 import tempfile
 import weakref
 import zipfile
-import zlib
 from dataclasses import dataclass, field
 from lzma import LZMAError
 from pathlib import Path, PurePosixPath
 
+from viscera.dicom.decoding import parsing_errors
 from viscera.dicom.headers import looks_like_dicom
 from viscera.errors import FileError
 
@@ -79,16 +79,7 @@ def unpack(place: Path) -> Contents:
         raise FileError(
             f"{place}: cannot be unpacked ({error.strerror or 'it is damaged'})", "Check the file and the disk."
         ) from error
-    except (
-        zipfile.BadZipFile,
-        zlib.error,
-        LZMAError,
-        EOFError,
-        ValueError,
-        RuntimeError,
-        NotImplementedError,
-        OverflowError,
-    ) as error:
+    except (zipfile.BadZipFile, LZMAError, RuntimeError, NotImplementedError, *parsing_errors()) as error:
         kept.delete()
         raise FileError(
             f"{place}: the ZIP is damaged, or packed in a way that is not supported", "Pack it again.", file=place

@@ -3,7 +3,6 @@
 This knows nothing of how viscera writes (seg_frames.py): check_seg.py proves by it what was written.
 """
 
-import struct
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, TypeVar, cast
 import numpy as np
 from jaxtyping import Float, Shaped
 
+from viscera.dicom.decoding import parsing_errors
 from viscera.dicom.series import LPS_TO_RAS
 from viscera.errors import FileError
 
@@ -60,19 +60,20 @@ def open_seg(file: Path, *, pixels: bool = True) -> "Dataset":
 
     try:
         seg = pydicom.dcmread(file, stop_before_pixels=not pixels)
+        kind, form = str(seg.get("SOPClassUID")), str(seg.get("SegmentationType"))
     except (InvalidDicomError, EOFError) as error:
         raise FileError(f"{file.name} is not a DICOM file", "Choose a DICOM SEG.", file=file) from error
-    except (struct.error, LookupError, TypeError, ValueError, NotImplementedError) as error:
-        raise FileError(
-            f"{file.name} is damaged ({type(error).__name__})", "Export the SEG again.", file=file
-        ) from error
     except OSError as error:
         raise FileError(
             f"{file.name} cannot be read: {error.strerror or error}", "Check the file.", file=file
         ) from error
-    if seg.get("SOPClassUID") not in SEG_CLASSES:
+    except parsing_errors() as error:
+        raise FileError(
+            f"{file.name} is damaged ({type(error).__name__})", "Export the SEG again.", file=file
+        ) from error
+    if kind not in SEG_CLASSES:
         raise FileError(f"{file.name} is not a DICOM SEG", "Choose a file of modality SEG.", file=file)
-    if seg.get("SegmentationType") not in ("BINARY", "FRACTIONAL", "LABELMAP"):
+    if form not in ("BINARY", "FRACTIONAL", "LABELMAP"):
         raise FileError(f"{file.name} does not say of what type its segments are", "Export it again.", file=file)
     return seg
 

@@ -1,6 +1,5 @@
 """SEGs of any program as label maps on the grid of a series: truth to learn from and to compare with."""
 
-import struct
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Shaped, UInt8
 
 from viscera.dicom.codes import Code, Concept, organ_named, standard_codes
+from viscera.dicom.decoding import parsing_errors
 from viscera.dicom.read_frames import Frame, frames_of, open_seg, planes_of, quiet
 from viscera.dicom.series import Series
 from viscera.errors import FileError, GeometryError, LabelError
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
 OFF_GRID_VOXELS = 0.1
 """A corner of a frame that is farther from a voxel's centre lies off the grid: programs round positions, none to a tenth."""
-BROKEN = (LookupError, AttributeError, TypeError, ValueError, RuntimeError, struct.error, EOFError)
-"""What pydicom raises where a file lacks what it should hold."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,10 +54,10 @@ def read_seg(file: Path, series: Series) -> SegTruth:
         LabelError: It has more than 255 organs, or a segment without a name.
     """
     seg = open_seg(file)
-    _require_source(seg, file, series)
     try:
+        _require_source(seg, file, series)
         return _read(seg, file, series)
-    except BROKEN as error:
+    except parsing_errors() as error:
         raise FileError(
             f"{file.name} cannot be decoded ({type(error).__name__})", "Export the SEG again.", file=file
         ) from error

@@ -3,7 +3,6 @@
 rtstruct_reading.py reads the contours.
 """
 
-import struct
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -11,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from viscera.dicom.decoding import parsing_errors
 from viscera.dicom.roi_names import near_organ, organ_of
 from viscera.errors import FileError, LabelError
 
@@ -39,9 +39,6 @@ class RoiHead:
 @contextmanager
 def readable(file: Path) -> Iterator[None]:
     """Turn what a damaged file makes of pydicom into a FileError, and keep pydicom's warnings (they quote headers) quiet."""
-    from pydicom.errors import InvalidDicomError
-
-    damaged = (AttributeError, LookupError, TypeError, ValueError, ArithmeticError, NotImplementedError)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -50,7 +47,7 @@ def readable(file: Path) -> Iterator[None]:
         raise FileError(
             f"{file} cannot be read: {error.strerror or 'it ends early'}", "Check it.", file=file
         ) from error
-    except (*damaged, InvalidDicomError, RecursionError, struct.error) as error:
+    except parsing_errors() as error:
         raise FileError(
             f"{file.name} is damaged or not a structure set ({type(error).__name__})", "Export it anew.", file=file
         ) from error

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from viscera.dicom import outputs
+from viscera.dicom.decoding import parsing_errors
 from viscera.dicom.read_frames import open_seg, quiet
-from viscera.dicom.read_seg import BROKEN, segment_labels
+from viscera.dicom.read_seg import segment_labels
 from viscera.dicom.roi_names import near_organ, organ_of
 from viscera.dicom.rtstruct_header import (
     CLOSED,
@@ -69,7 +70,7 @@ def read_truth_header(file: Path, kind: Kind) -> TruthHeader:
     try:
         with quiet():
             return _of_seg(file, open_seg(file, pixels=False))
-    except BROKEN as error:
+    except parsing_errors() as error:
         raise FileError(
             f"{file.name} is damaged ({type(error).__name__})", "Export the SEG again.", file=file
         ) from error
