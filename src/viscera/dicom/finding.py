@@ -168,6 +168,7 @@ def _walk(place: Path, unreadable: list[OSError]) -> Iterator[tuple[Path, tuple[
     seen: set[tuple[int, int]] = set()
 
     def new(status: os.stat_result) -> bool:
+        """Tell whether a file or folder was not met before."""
         key = (status.st_dev, status.st_ino)
         if key in seen and status.st_ino:
             return False

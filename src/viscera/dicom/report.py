@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from viscera.dicom import outputs
+from viscera.dicom.codes import Code as OwnCode
 from viscera.dicom.codes import concept
 from viscera.dicom.composing import begun, cannot_be_read_back, check_patient, references, source_header
 from viscera.dicom.outputs import Maker
@@ -185,14 +186,14 @@ def code_of(organ: str, codes: Mapping[str, OrganCode]) -> OrganCode:
     known = codes.get(organ_name(organ))
     if known is not None:
         return known
+
+    def coded(one: OwnCode) -> "Code":
+        """Return a code as pydicom has it."""
+        return Code(one.value, one.scheme, one.meaning)
+
     own = concept(organ)
-    category, kind, *more = (
-        None if code is None else Code(code.value, code.scheme, code.meaning)
-        for code in (own.category, own.type, own.side, own.region, own.region_side)
-    )
-    assert category is not None
-    assert kind is not None
-    return OrganCode(category, kind, *more)
+    more = (None if one is None else coded(one) for one in (own.side, own.region, own.region_side))
+    return OrganCode(coded(own.category), coded(own.type), *more)
 
 
 def _content(

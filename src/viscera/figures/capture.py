@@ -26,8 +26,7 @@ def draw_capture(ct: Volume, labels: Volume, names: Mapping[int, str]) -> UInt8[
     with tempfile.TemporaryDirectory() as folder:
         file = montage(ct, labels, truth=None, names=names, out=Path(folder) / "montage.png")
         found = cv2.imdecode(np.frombuffer(file.read_bytes(), np.uint8), cv2.IMREAD_COLOR)
-    assert found is not None  # matplotlib wrote it just now
-    picture = np.ascontiguousarray(found[..., ::-1], np.uint8)
+    picture = np.ascontiguousarray(np.asarray(found)[..., ::-1], np.uint8)
     banner = np.zeros((BANNER_ROWS, picture.shape[1], 3), np.uint8)
     white, thickness = (255, 255, 255), 1
     cv2.putText(banner, BANNER, (8, BANNER_ROWS - 11), cv2.FONT_HERSHEY_SIMPLEX, 0.5, white, thickness, cv2.LINE_AA)

@@ -27,7 +27,10 @@ from viscera.quality.measuring import Organ
 from viscera.volume import Volume
 
 if TYPE_CHECKING:
+    from pydicom import Dataset
+
     from viscera.dicom.outputs import Maker
+    from viscera.dicom.series import Series
 
 Kind = Literal["seg", "rtstruct", "report", "capture"]
 OBJECTS: tuple[Kind, ...] = ("seg", "rtstruct", "report", "capture")
@@ -131,28 +134,33 @@ def refuse_others(job: ScanJob, options: DicomOptions, *, overwrite: bool) -> No
             )
 
 
-def write_objects(
-    job: ScanJob,
-    labels: Volume,
-    names: Mapping[int, str],
-    *,
-    model: Model,
-    options: DicomOptions,
-    ct: Volume,
-    organs: Mapping[str, Organ],
-    flags: Mapping[str, tuple[str, ...]],
-) -> dict[str, object]:
+@dataclass(frozen=True, eq=False)
+class Result:
+    """What objects say of a series.
+
+    Attributes:
+        labels: On its grid.
+        names: {index: organ} of the organs that are wanted.
+        ct: In HU, where ``DicomOptions.measured``.
+        organs: What was measured, where a report is wanted.
+        flags: {organ: what is doubtful of it} likewise.
+    """
+
+    labels: Volume
+    names: Mapping[int, str]
+    ct: Volume
+    organs: Mapping[str, Organ]
+    flags: Mapping[str, tuple[str, ...]]
+
+
+def write_objects(job: ScanJob, result: Result, model: Model, options: DicomOptions) -> dict[str, object]:
     """Write the objects that are asked for, each read back before it takes its place; return what NAME.json says of them.
 
     Args:
         job: A series, and where its label map goes.
-        labels: On the series' grid.
-        names: {index: organ} of the organs that are wanted.
-        model: By which they were made.
+        result: What they say.
+        model: By which it was made.
         options: What to write.
-        ct: The series in HU, where ``options.measured``.
-        organs: What was measured, where a report is wanted.
-        flags: {organ: what is doubtful of it} likewise.
 
     Raises:
         VisceraError: One cannot be written, or does not read back.
@@ -167,36 +175,47 @@ def write_objects(
     if options.secret is not None:
         headers = deidentified(headers, secret=options.secret)
         series = deidentified_series(series, secret=options.secret)
-    who = maker(model)
-    hashes: dict[str, str] = {}
     for kind in OBJECTS:
-        if kind not in options.kinds:
-            continue
-        file = object_file(job, kind)
-        if kind == "seg":
-            from viscera.dicom.seg import write_seg
-
-            form = "labelmap" if options.labelmap else "binary"
-            write_seg(file, labels.voxels, names, series, who, kind=form, headers=headers)
-        elif kind == "rtstruct":
-            from viscera.dicom.rtstruct import write_rtstruct
-
-            write_rtstruct(file, labels.voxels, names, series, who, roi_names=options.roi_names, headers=headers)
-        elif kind == "report":
-            from viscera.dicom.report import Measured, write_report
-
-            measured = {
-                organ: Measured(one.volume_ml, one.mean_hu, one.sd_hu, one.touches_border, flags.get(organ, ()))
-                for organ, one in organs.items()
-            }
-            seg = object_file(job, "seg") if "seg" in options.kinds else None
-            write_report(file, measured, series, who, seg=seg, headers=headers)
-        elif options.draw is not None:
-            from viscera.dicom.capture import write_capture
-
-            write_capture(file, options.draw(ct, labels, names), series, who, headers=headers)
-        hashes[kind] = sha256(file)
+        if kind in options.kinds:
+            _write(kind, job, result, series, headers, maker(model), options)
+    hashes = {kind: sha256(object_file(job, kind)) for kind in options.kinds}
     return {"made_with": options.made_with(), "sha256": hashes}
+
+
+def _write(
+    kind: Kind,
+    job: ScanJob,
+    result: Result,
+    series: "Series",
+    headers: "list[Dataset]",
+    who: "Maker",
+    options: DicomOptions,
+) -> None:
+    """Write one object."""
+    file, labels, names = object_file(job, kind), result.labels.voxels, result.names
+    if kind == "seg":
+        from viscera.dicom.seg import write_seg
+
+        form = "labelmap" if options.labelmap else "binary"
+        write_seg(file, labels, names, series, who, kind=form, headers=headers)
+    elif kind == "rtstruct":
+        from viscera.dicom.rtstruct import write_rtstruct
+
+        write_rtstruct(file, labels, names, series, who, roi_names=options.roi_names, headers=headers)
+    elif kind == "report":
+        from viscera.dicom.read_report import Measured
+        from viscera.dicom.report import write_report
+
+        measured = {
+            organ: Measured(one.volume_ml, one.mean_hu, one.sd_hu, one.touches_border, result.flags.get(organ, ()))
+            for organ, one in result.organs.items()
+        }
+        seg = object_file(job, "seg") if "seg" in options.kinds else None
+        write_report(file, measured, series, who, seg=seg, headers=headers)
+    elif options.draw is not None:
+        from viscera.dicom.capture import write_capture
+
+        write_capture(file, options.draw(result.ct, result.labels, names), series, who, headers=headers)
 
 
 def maker(model: Model) -> "Maker":
@@ -240,8 +259,7 @@ def log_result(
     if isinstance(outcome, VisceraError):
         row |= {"outcome": "failed", "error": type(outcome).__name__}
     else:
-        run = outcome["run"]
-        assert isinstance(run, dict)
+        run: dict = outcome["run"]  # type: ignore[assignment]
         row |= {
             "outcome": "segmented",
             "label_map": job.output.name,

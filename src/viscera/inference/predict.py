@@ -21,7 +21,7 @@ import torch
 from viscera.errors import FileError, VisceraError
 from viscera.inference.certainty import Certainty, certainty_of, handedness_of
 from viscera.inference.colour_files import write_colours
-from viscera.inference.dicom_objects import log_result, refuse_others, write_objects
+from viscera.inference.dicom_objects import Result, log_result, refuse_others, write_objects
 from viscera.inference.faults import as_problem
 from viscera.inference.identity import made_with, scan_sha256
 from viscera.inference.jobs import ScanJob, refuse_scans_as_outputs, require_place
@@ -290,16 +290,8 @@ def _write_objects(
     signs = trust["organs"] if isinstance(trust, dict) else {}
     flags = {organ: tuple(sign["message"] for sign in found) for organ, found in signs.items()}
     with scan.clock.stage("dicom"):
-        written = write_objects(
-            scan.job,
-            scan.found.labels,
-            names,
-            model=run.model,
-            options=options,
-            ct=scan.ct,
-            organs=organs,
-            flags=flags,
-        )
+        result = Result(scan.found.labels, names, scan.ct, organs, flags)
+        written = write_objects(scan.job, result, run.model, options)
     return {"dicom": written}
 
 
