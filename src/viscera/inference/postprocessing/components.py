@@ -1,16 +1,16 @@
 """Drop connected components: all but the largest ones of an organ, or those below a volume.
 
-Components touch by a face, an edge or a corner (26-connected), as in nnU-Net and TotalSegmentator. Those of all organs
-are found in one pass over the box that holds the organs.
+Components touch by a face, an edge or a corner (26-connected), as in nnU-Net and TotalSegmentator. Those of an organ are found
+in its own box.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import cc3d
 import numpy as np
-from jaxtyping import Shaped, UInt8
+from jaxtyping import Bool, Int, Shaped, UInt8
 
-from viscera.inference.postprocessing.boxes import box_around, boxes_of
+from viscera.inference.postprocessing.boxes import boxes_of
 
 SAME = 1e-9
 """A component that is smaller than the limit by less than this share has the limit's volume, but for rounding."""
@@ -31,33 +31,26 @@ def select_components(
         nearer to the array's start stay.
     """
     result = labels.copy()
-    boxes = boxes_of(labels, keep.keys() | smallest_voxels.keys())
-    if not boxes:
-        return result
-    part = result[box_around(boxes.values())]
-    wanted = np.zeros(256, bool)
-    wanted[list(boxes)] = True
-    pieces, count = cc3d.connected_components(np.where(wanted[part], part, 0), connectivity=26, return_N=True)
-    sizes, owner = _sizes_and_owners(part, pieces, count)
-    goes = np.zeros(count + 1, bool)
-    for label in boxes:
-        own = np.flatnonzero(owner == label)
-        large = own[sizes[own] >= smallest_voxels.get(label, 0) * (1 - SAME)]
-        largest = large[np.argsort(-sizes[large], kind="stable")][: keep.get(label, count)]
-        goes[own] = True
-        goes[largest] = False
-    for plane, pieces_of_plane in zip(part, pieces, strict=True):  # by planes: an index array has 8 bytes per voxel
-        plane[goes[pieces_of_plane]] = 0
+    for label, box in boxes_of(labels, keep.keys() | smallest_voxels.keys()).items():
+        mask = labels[box] == label
+        pieces, count = cc3d.connected_components(mask, connectivity=26, return_N=True)
+        if count == 1 and label not in smallest_voxels:
+            continue
+        sizes = sum(np.bincount(own, minlength=count + 1) for _, own in _planes(mask, pieces))
+        large = np.flatnonzero(sizes >= max(1.0, smallest_voxels.get(label, 0) * (1 - SAME)))
+        goes = np.ones(count + 1, bool)
+        goes[large[np.argsort(-sizes[large], kind="stable")][: keep.get(label, count)]] = False
+        for plane, (places, own) in zip(result[box], _planes(mask, pieces), strict=True):
+            gone = goes[own]
+            if gone.any():
+                plane[np.unravel_index(places[gone], plane.shape)] = 0
     return result
 
 
-def _sizes_and_owners(
-    labels: UInt8[np.ndarray, "z y x"], pieces: Shaped[np.ndarray, "z y x"], count: int
-) -> tuple[Shaped[np.ndarray, " pieces"], UInt8[np.ndarray, " pieces"]]:
-    """Return the voxels and the label of each component; component 0 is all else and has label 0."""
-    sizes, owner = np.zeros(count + 1, np.int64), np.zeros(count + 1, np.uint8)
-    for plane, pieces_of_plane in zip(labels, pieces, strict=True):
-        sizes += np.bincount(pieces_of_plane.ravel(), minlength=count + 1)
-        owner[pieces_of_plane.ravel()] = plane.ravel()
-    owner[0] = 0
-    return sizes, owner
+def _planes(
+    mask: Bool[np.ndarray, "z y x"], pieces: Shaped[np.ndarray, "z y x"]
+) -> Iterator[tuple[Int[np.ndarray, " voxel"], Shaped[np.ndarray, " voxel"]]]:
+    """Yield of each plane where the organ is, as places in the flat plane, and in which components."""
+    for inside, numbers in zip(mask, pieces, strict=True):
+        places = np.flatnonzero(inside)
+        yield places, numbers.ravel()[places]
