@@ -25,7 +25,11 @@ def boxes_of(labels: UInt8[np.ndarray, "z y x"], wanted: Collection[int]) -> dic
                 planes[label][z] = True
                 sides[label][0] |= rows
                 sides[label][1] |= mask.any(axis=0)
-    return {label: (_span(planes[label]), *map(_span, sides[label])) for label in order if planes[label].any()}
+    return {
+        label: (_span(planes[label]), _span(sides[label][0]), _span(sides[label][1]))
+        for label in order
+        if planes[label].any()
+    }
 
 
 def _span(seen: Bool[np.ndarray, " n"]) -> slice:

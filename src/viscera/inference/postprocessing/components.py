@@ -36,7 +36,9 @@ def select_components(
         pieces, count = cc3d.connected_components(mask, connectivity=26, return_N=True)
         if count == 1 and label not in smallest_voxels:
             continue
-        sizes = sum(np.bincount(own, minlength=count + 1) for _, own in _planes(mask, pieces))
+        sizes = np.zeros(count + 1, np.int64)
+        for _, own in _planes(mask, pieces):
+            sizes += np.bincount(own, minlength=count + 1)
         large = np.flatnonzero(sizes >= max(1.0, smallest_voxels.get(label, 0) * (1 - SAME)))
         goes = np.ones(count + 1, bool)
         goes[large[np.argsort(-sizes[large], kind="stable")][: keep.get(label, count)]] = False
