@@ -16,13 +16,13 @@ from viscera.cli.command import VERBS
 SOURCE = Path(__file__).parents[2] / "src" / "viscera"
 WATCH = """
 import os, sys
-SOCKETS = {"socket.connect", "socket.bind", "socket.sendto", "socket.sendmsg", "socket.getaddrinfo", "socket.gethostbyname",
+SOCKETS = {"socket.connect", "socket.sendto", "socket.sendmsg", "socket.getaddrinfo", "socket.gethostbyname",
            "socket.gethostbyaddr", "socket.getnameinfo", "urllib.Request", "http.client.connect"}
 RISKY = {"webbrowser.open", "pickle.find_class"}
 def watch(event, given):
     try:
         if event in SOCKETS and "AF_UNIX" not in str(getattr(given[0], "family", "")):
-            note("socket", event, given[1:] if event in ("socket.connect", "socket.bind") else given)
+            note("socket", event, given[1:] if event.startswith("socket.connect") else given)
         elif event == "open" and given[0] and isinstance(given[0], (str, bytes)) and (
             (isinstance(given[1], str) and set(given[1]) & set("wax+")) or (isinstance(given[2], int) and given[2] & 3)):
             note("write", os.path.abspath(os.fsdecode(given[0])))
