@@ -154,6 +154,19 @@ def test_a_zip_and_one_of_several_series_are_segmented(tmp_path):
     assert job.scan.series_uid == uid
 
 
+def test_where_no_organ_is_found_the_label_map_stands_without_a_seg_and_is_done(tmp_path):
+    write_series(tmp_path / "series", np.minimum(ball(), 150))
+    told, asked = [], {"kinds": ("seg", "report"), "organs": ("pancreas",)}
+    with pytest.warns(UserWarning, match=r"series: no organ was found, so there is no series\.seg\.dcm"):
+        [job] = predict(tmp_path / "series", tmp_path / "out", told=told, **asked)
+    assert not labels_of(job.output).any()
+    assert not (tmp_path / "out" / "series.seg.dcm").exists()
+    assert (tmp_path / "out" / "series.report.dcm").exists()
+    predict(tmp_path / "series", tmp_path / "out", told=told, **asked)
+    assert told == ["segmented", "was done"]
+    assert json.loads(job.sidecar.read_text())["run"]["dicom"]["sha256"]["seg"] is None
+
+
 def test_results_among_the_images_are_left_out_with_a_note(tmp_path):
     write_series(tmp_path / "series")
     predict(tmp_path / "series", tmp_path / "series" / "out", kinds=("seg",))

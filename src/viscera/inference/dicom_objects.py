@@ -7,6 +7,7 @@
 Each is read back by another path before it takes its place (viscera/dicom). NAME.json notes their hashes.
 """
 
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -21,7 +22,7 @@ from jaxtyping import UInt8
 from viscera.errors import FileError, SettingError, VisceraError
 from viscera.inference.jobs import ScanJob
 from viscera.inference.model import Model
-from viscera.io.atomic import sha256
+from viscera.io.atomic import sha256, writing
 from viscera.io.scans import stem
 from viscera.quality.measuring import Organ
 from viscera.volume import Volume
@@ -38,6 +39,10 @@ LOG = "viscera-results.jsonl"
 
 Draw = Callable[[Volume, Volume, Mapping[int, str]], UInt8[np.ndarray, "row column 3"]]
 """Draws a scan and its labels."""
+
+
+class EmptyWarning(UserWarning):
+    """There is nothing to write in a SEG or structure set."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,9 +109,11 @@ def stand(job: ScanJob, run_facts: Mapping[str, object], options: DicomOptions) 
     if not isinstance(written, dict) or written.get("made_with") != options.made_with():
         return False
     hashes = written.get("sha256")
+    if not isinstance(hashes, dict):
+        return False
     for kind in options.kinds:
         file = object_file(job, kind)
-        if not isinstance(hashes, dict) or not file.is_file() or hashes.get(kind) != sha256(file):
+        if hashes.get(kind, "") != (sha256(file) if file.is_file() else None):
             return False
     return True
 
@@ -175,10 +182,17 @@ def write_objects(job: ScanJob, result: Result, model: Model, options: DicomOpti
     if options.secret is not None:
         headers = deidentified(headers, secret=options.secret)
         series = deidentified_series(series, secret=options.secret)
-    for kind in OBJECTS:
-        if kind in options.kinds:
-            _write(kind, job, result, series, headers, maker(model), options)
-    hashes = {kind: sha256(object_file(job, kind)) for kind in options.kinds}
+    hashes: dict[str, str | None] = {}
+    for kind in (kind for kind in OBJECTS if kind in options.kinds):
+        file = object_file(job, kind)
+        if kind in ("seg", "rtstruct") and not result.labels.voxels.any():
+            warnings.warn(f"{series.name}: no organ was found, so there is no {file.name}", EmptyWarning, stacklevel=4)
+            with writing(file):
+                file.unlink(missing_ok=True)  # else it would be that of another result
+            hashes[kind] = None
+            continue
+        _write(kind, job, result, series, headers, maker(model), options)  # type: ignore[arg-type]
+        hashes[kind] = sha256(file)
     return {"made_with": options.made_with(), "sha256": hashes}
 
 
@@ -210,7 +224,7 @@ def _write(
             organ: Measured(one.volume_ml, one.mean_hu, one.sd_hu, one.touches_border, result.flags.get(organ, ()))
             for organ, one in result.organs.items()
         }
-        seg = object_file(job, "seg") if "seg" in options.kinds else None
+        seg = object_file(job, "seg") if "seg" in options.kinds and result.labels.voxels.any() else None
         write_report(file, measured, series, who, seg=seg, headers=headers)
     elif options.draw is not None:
         from viscera.dicom.capture import write_capture
