@@ -1,19 +1,23 @@
 """Drop connected components: all but the largest ones of an organ, or those below a volume.
 
-Components touch by a face, an edge or a corner (26-connected), as in nnU-Net and TotalSegmentator. Those of all organs
-are found in one pass over the box that holds the organs.
+Components touch by a face, an edge or a corner (26-connected), as in nnU-Net and TotalSegmentator.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import partial
 
 import cc3d
 import numpy as np
-from jaxtyping import Shaped, UInt8
+from jaxtyping import Bool, Int64, UInt8
 
-from viscera.inference.postprocessing.boxes import box_around, boxes_of
+from viscera.inference.postprocessing.boxes import extents_of
+from viscera.inference.postprocessing.slabs import Part, Slab, by_label, joined, on_all_cores, part_of, slabs_of
 
 SAME = 1e-9
 """A component that is smaller than the limit by less than this share has the limit's volume, but for rounding."""
+
+Dropped = Sequence[tuple[Slab, Bool[np.ndarray, " piece"]]]
+"""An organ's slabs in their order, and which of their pieces go."""
 
 
 def select_components(
@@ -31,33 +35,59 @@ def select_components(
         nearer to the array's start stay.
     """
     result = labels.copy()
-    boxes = boxes_of(labels, keep.keys() | smallest_voxels.keys())
-    if not boxes:
-        return result
-    part = result[box_around(boxes.values())]
-    wanted = np.zeros(256, bool)
-    wanted[list(boxes)] = True
-    pieces, count = cc3d.connected_components(np.where(wanted[part], part, 0), connectivity=26, return_N=True)
-    sizes, owner = _sizes_and_owners(part, pieces, count)
-    goes = np.zeros(count + 1, bool)
-    for label in boxes:
-        own = np.flatnonzero(owner == label)
-        large = own[sizes[own] >= smallest_voxels.get(label, 0) * (1 - SAME)]
-        largest = large[np.argsort(-sizes[large], kind="stable")][: keep.get(label, count)]
-        goes[own] = True
-        goes[largest] = False
-    for plane, pieces_of_plane in zip(part, pieces, strict=True):  # by planes: an index array has 8 bytes per voxel
-        plane[goes[pieces_of_plane]] = 0
+    select_components_(result, keep=keep, smallest_voxels=smallest_voxels)
     return result
 
 
-def _sizes_and_owners(
-    labels: UInt8[np.ndarray, "z y x"], pieces: Shaped[np.ndarray, "z y x"], count: int
-) -> tuple[Shaped[np.ndarray, " pieces"], UInt8[np.ndarray, " pieces"]]:
-    """Return the voxels and the label of each component; component 0 is all else and has label 0."""
-    sizes, owner = np.zeros(count + 1, np.int64), np.zeros(count + 1, np.uint8)
-    for plane, pieces_of_plane in zip(labels, pieces, strict=True):
-        sizes += np.bincount(pieces_of_plane.ravel(), minlength=count + 1)
-        owner[pieces_of_plane.ravel()] = plane.ravel()
-    owner[0] = 0
-    return sizes, owner
+def select_components_(
+    labels: UInt8[np.ndarray, "z y x"], *, keep: Mapping[int, int], smallest_voxels: Mapping[int, float]
+) -> None:
+    """Do in place what ``select_components`` does."""
+    extents = extents_of(labels, keep.keys() | smallest_voxels.keys())
+    parts = by_label(on_all_cores(partial(_measured, labels), slabs_of(extents)))
+    drops = [
+        _dropped(own, keep=keep.get(label), smallest=smallest_voxels.get(label, 0)) for label, own in parts.items()
+    ]
+    on_all_cores(partial(_drop_, labels), [drop for drop in drops if drop])
+
+
+def _pieces(labels: UInt8[np.ndarray, "z y x"], slab: Slab) -> tuple[Bool[np.ndarray, "d h w"], np.ndarray, int]:
+    """Return where an organ is in a slab, its pieces' numbers and how many they are."""
+    mask = labels[slab.box] == slab.label
+    pieces, count = cc3d.connected_components(mask, connectivity=26, return_N=True)
+    return mask, pieces, count
+
+
+def _measured(labels: UInt8[np.ndarray, "z y x"], slab: Slab) -> Part:
+    """Return the pieces of a slab and their voxels, the next slab's plane left out."""
+    mask, pieces, count = _pieces(labels, slab)
+    own = mask[: slab.planes]
+    if count == 1:
+        sizes = np.array([0, np.count_nonzero(own)])
+    else:
+        sizes = np.bincount(pieces[: slab.planes][own], minlength=count + 1)
+    return part_of(slab, mask, pieces, sizes)
+
+
+def _dropped(parts: Sequence[Part], *, keep: int | None, smallest: float) -> Dropped:
+    """Return the slabs of an organ in which something goes, and what."""
+    components = joined(parts)
+    every = np.concatenate([of_slab[1:] for of_slab in components])
+    voxels: Int64[np.ndarray, " piece"] = np.zeros(len(every), np.int64)
+    np.add.at(voxels, every, np.concatenate([part.tally[1:] for part in parts]))
+    own = np.flatnonzero(voxels)
+    large = own[voxels[own] >= smallest * (1 - SAME)]
+    largest = large[np.argsort(-voxels[large], kind="stable")][:keep]
+    stays: Bool[np.ndarray, " piece"] = np.zeros(len(every) + 1, bool)
+    stays[largest] = stays[-1] = True  # -1: what is not of the organ
+    found = [(part.slab, ~stays[of_slab]) for part, of_slab in zip(parts, components, strict=True)]
+    return [(slab, goes) for slab, goes in found if goes.any()]
+
+
+def _drop_(labels: UInt8[np.ndarray, "z y x"], dropped: Dropped) -> None:
+    """Set pieces to background, from the first slab on: each is to find the next one's plane as it was."""
+    for slab, goes in dropped:
+        _, pieces, _ = _pieces(labels, slab)
+        # By planes: an index array has 8 bytes per voxel.
+        for plane, pieces_of_plane in zip(labels[slab.own], pieces[: slab.planes], strict=True):
+            plane[goes[pieces_of_plane]] = 0
