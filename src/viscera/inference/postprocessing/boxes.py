@@ -83,9 +83,10 @@ def _bits_of(
 def _ends(bits: UInt8[np.ndarray, "z n"], place: int) -> tuple[Int64[np.ndarray, " z"], Int64[np.ndarray, " z"]]:
     """Return where a bit is first set in each plane and behind where it is last set."""
     held = bits & (1 << place) > 0
-    some = held.any(axis=1)
-    first = np.where(some, held.argmax(axis=1), NOWHERE)
-    stop = np.where(some, held.shape[1] - held[:, ::-1].argmax(axis=1), 0)
+    some = np.flatnonzero(held.any(axis=1))
+    first, stop = np.full(len(bits), NOWHERE), np.zeros(len(bits), np.int64)
+    first[some] = held[some].argmax(axis=1)
+    stop[some] = held.shape[1] - held[some, ::-1].argmax(axis=1)
     return first, stop
 
 

@@ -10,13 +10,13 @@ import cc3d
 import numpy as np
 from jaxtyping import Bool, Int64, UInt8
 
-from viscera.inference.postprocessing.boxes import extents_of
+from viscera.inference.postprocessing.boxes import Extent, extents_of
 from viscera.inference.postprocessing.slabs import Part, Slab, by_label, joined, on_all_cores, part_of, slabs_of
 
 SAME = 1e-9
 """A component that is smaller than the limit by less than this share has the limit's volume, but for rounding."""
 
-Dropped = Sequence[tuple[Slab, Bool[np.ndarray, " piece"]]]
+Dropped = Sequence[tuple[Slab, np.ndarray]]
 """An organ's slabs in their order, and which of their pieces go."""
 
 
@@ -35,15 +35,20 @@ def select_components(
         nearer to the array's start stay.
     """
     result = labels.copy()
-    select_components_(result, keep=keep, smallest_voxels=smallest_voxels)
+    extents = extents_of(labels, keep.keys() | smallest_voxels.keys())
+    select_components_(result, extents, keep=keep, smallest_voxels=smallest_voxels)
     return result
 
 
 def select_components_(
-    labels: UInt8[np.ndarray, "z y x"], *, keep: Mapping[int, int], smallest_voxels: Mapping[int, float]
+    labels: UInt8[np.ndarray, "z y x"],
+    extents: Mapping[int, Extent],
+    *,
+    keep: Mapping[int, int],
+    smallest_voxels: Mapping[int, float],
 ) -> None:
-    """Do in place what ``select_components`` does."""
-    extents = extents_of(labels, keep.keys() | smallest_voxels.keys())
+    """Do in place what ``select_components`` does, of organs of which it is known where they lie."""
+    extents = {label: extent for label, extent in extents.items() if label in keep or label in smallest_voxels}
     parts = by_label(on_all_cores(partial(_measured, labels), slabs_of(extents)))
     drops = [
         _dropped(own, keep=keep.get(label), smallest=smallest_voxels.get(label, 0)) for label, own in parts.items()
@@ -90,4 +95,4 @@ def _drop_(labels: UInt8[np.ndarray, "z y x"], dropped: Dropped) -> None:
         _, pieces, _ = _pieces(labels, slab)
         # By planes: an index array has 8 bytes per voxel.
         for plane, pieces_of_plane in zip(labels[slab.own], pieces[: slab.planes], strict=True):
-            plane[goes[pieces_of_plane]] = 0
+            plane[goes.take(pieces_of_plane)] = 0

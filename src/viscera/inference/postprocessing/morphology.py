@@ -16,7 +16,7 @@ import edt
 import numpy as np
 from jaxtyping import Bool, UInt8
 
-from viscera.inference.postprocessing.boxes import boxes_of, extents_of, widen
+from viscera.inference.postprocessing.boxes import Box, Extent, boxes_of, extents_of, widen
 from viscera.inference.postprocessing.slabs import Part, Slab, by_label, joined, on_all_cores, part_of, slabs_of
 
 TIE = 1e-4
@@ -104,13 +104,14 @@ def fill_holes(labels: UInt8[np.ndarray, "z y x"], wanted: Collection[int]) -> U
         scan's edge is open.
     """
     result = labels.copy()
-    fill_holes_(result, wanted)
+    fill_holes_(result, extents_of(labels, wanted), wanted)
     return result
 
 
-def fill_holes_(labels: UInt8[np.ndarray, "z y x"], wanted: Collection[int]) -> None:
-    """Do in place what ``fill_holes`` does."""
-    parts = on_all_cores(partial(_looked_through, labels), slabs_of(extents_of(labels, wanted)))
+def fill_holes_(labels: UInt8[np.ndarray, "z y x"], extents: Mapping[int, Extent], wanted: Collection[int]) -> None:
+    """Do in place what ``fill_holes`` does, of organs of which it is known where they lie; that stays as it is."""
+    wanted_extents = {label: extents[label] for label in wanted if label in extents}
+    parts = on_all_cores(partial(_looked_through, labels), slabs_of(wanted_extents))
     for own in by_label(part for part in parts if part is not None).values():
         components = joined(own)
         is_open = np.zeros(sum(map(len, components)) + 1, bool)
@@ -151,11 +152,12 @@ def _flooded(labels: UInt8[np.ndarray, "z y x"], slab: Slab) -> UInt8[np.ndarray
     return planes
 
 
-def _holes(planes: UInt8[np.ndarray, "z y x"]) -> tuple[Bool[np.ndarray, "z y x"], np.ndarray, int]:
-    """Return where the planes have holes, their pieces' numbers and how many they are."""
-    holes = planes == HOLE
-    pieces, count = cc3d.connected_components(holes, connectivity=6, return_N=True)
-    return holes, pieces, count
+def _holes(planes: UInt8[np.ndarray, "d h w"]) -> tuple[Box, np.ndarray, int]:
+    """Return a box of all holes of the planes, their pieces' numbers in it and how many they are."""
+    x, y, width, height = cv2.boundingRect((planes.min(axis=0) == HOLE).view(np.uint8))
+    box = slice(0, len(planes)), slice(y, y + height), slice(x, x + width)
+    pieces, count = cc3d.connected_components(planes[box] == HOLE, connectivity=6, return_N=True)
+    return box, pieces, count
 
 
 def _looked_through(labels: UInt8[np.ndarray, "z y x"], slab: Slab) -> Part | None:
@@ -163,7 +165,8 @@ def _looked_through(labels: UInt8[np.ndarray, "z y x"], slab: Slab) -> Part | No
     planes = _flooded(labels, slab)
     if planes.all():
         return None
-    holes, pieces, count = _holes(planes)
+    box, pieces, count = _holes(planes)
+    outside = planes[box] == OUTSIDE
     is_open = np.zeros(count + 1, np.int64)
     if slab.first:
         is_open[pieces[0]] = 1
@@ -171,9 +174,9 @@ def _looked_through(labels: UInt8[np.ndarray, "z y x"], slab: Slab) -> Part | No
         is_open[pieces[-1]] = 1
     for z in range(len(planes) - 1):
         for here, there in ((z, z + 1), (z + 1, z)):
-            is_open[pieces[here][holes[here] & (planes[there] == OUTSIDE)]] = 1
+            is_open[pieces[here][outside[there]]] = 1
     is_open[0] = 0
-    return part_of(slab, holes, pieces, is_open)
+    return part_of(slab, pieces > 0, pieces, is_open)
 
 
 def _fill_(
@@ -183,6 +186,8 @@ def _fill_(
     for slab, enclosed in filled:
         if not enclosed.any():
             continue
-        _, pieces, _ = _holes(_flooded(labels, slab))
-        for plane, pieces_of_plane in zip(labels[slab.own], pieces[: slab.planes, 1:-1, 1:-1], strict=True):
-            plane[enclosed[pieces_of_plane] & (plane == 0)] = slab.label
+        (_, y, x), pieces, _ = _holes(_flooded(labels, slab))
+        z, top, left = (part.start for part in slab.own)
+        part = labels[z : z + slab.planes, top + y.start - 1 : top + y.stop - 1, left + x.start - 1 : left + x.stop - 1]
+        for plane, pieces_of_plane in zip(part, pieces[: slab.planes], strict=True):
+            plane[enclosed.take(pieces_of_plane) & (plane == 0)] = slab.label

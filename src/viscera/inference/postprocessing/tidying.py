@@ -9,6 +9,7 @@ from jaxtyping import UInt8
 
 from viscera.config.inference import Postprocessing
 from viscera.errors import GeometryError, LabelError, SettingError
+from viscera.inference.postprocessing.boxes import extents_of
 from viscera.inference.postprocessing.components import select_components_
 from viscera.inference.postprocessing.morphology import close_organs_, fill_holes_, open_organs_
 from viscera.labels import LabelSpace
@@ -53,8 +54,9 @@ def tidy(
     tidied = labels.copy()  # the only one: a map of 824 slices has 216 MB
     open_organs_(tidied, opening, spacing_mm=spacing_mm)
     close_organs_(tidied, closing, spacing_mm=spacing_mm)
-    fill_holes_(tidied, filled)
-    select_components_(tidied, keep=largest, smallest_voxels=smallest_voxels)
+    extents = extents_of(tidied, [*filled, *largest, *smallest_voxels])
+    fill_holes_(tidied, extents, filled)
+    select_components_(tidied, extents, keep=largest, smallest_voxels=smallest_voxels)
     return tidied
 
 
