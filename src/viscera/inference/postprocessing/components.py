@@ -11,13 +11,10 @@ import numpy as np
 from jaxtyping import Bool, Int64, UInt8
 
 from viscera.inference.postprocessing.boxes import Extent, extents_of
-from viscera.inference.postprocessing.slabs import Part, Slab, by_label, joined, on_all_cores, part_of, slabs_of
+from viscera.inference.postprocessing.slabs import Chosen, Part, Slab, by_label, joined, on_all_cores, part_of, slabs_of
 
 SAME = 1e-9
 """A component that is smaller than the limit by less than this share has the limit's volume, but for rounding."""
-
-Dropped = Sequence[tuple[Slab, np.ndarray]]
-"""An organ's slabs in their order, and which of their pieces go."""
 
 
 def select_components(
@@ -70,11 +67,13 @@ def _measured(labels: UInt8[np.ndarray, "z y x"], slab: Slab) -> Part:
     if count == 1:
         sizes = np.array([0, np.count_nonzero(own)])
     else:
-        sizes = np.bincount(pieces[: slab.planes][own], minlength=count + 1)
+        sizes = np.zeros(count + 1, np.int64)
+        for plane, pieces_of_plane in zip(own, pieces, strict=False):  # by planes: bincount takes 8 bytes per voxel
+            sizes += np.bincount(pieces_of_plane[plane], minlength=count + 1)
     return part_of(slab, mask, pieces, sizes)
 
 
-def _dropped(parts: Sequence[Part], *, keep: int | None, smallest: float) -> Dropped:
+def _dropped(parts: Sequence[Part], *, keep: int | None, smallest: float) -> Chosen:
     """Return the slabs of an organ in which something goes, and what."""
     components = joined(parts)
     every = np.concatenate([of_slab[1:] for of_slab in components])
@@ -89,10 +88,9 @@ def _dropped(parts: Sequence[Part], *, keep: int | None, smallest: float) -> Dro
     return [(slab, goes) for slab, goes in found if goes.any()]
 
 
-def _drop_(labels: UInt8[np.ndarray, "z y x"], dropped: Dropped) -> None:
+def _drop_(labels: UInt8[np.ndarray, "z y x"], dropped: Chosen) -> None:
     """Set pieces to background, from the first slab on: each is to find the next one's plane as it was."""
     for slab, goes in dropped:
         _, pieces, _ = _pieces(labels, slab)
-        # By planes: an index array has 8 bytes per voxel.
         for plane, pieces_of_plane in zip(labels[slab.own], pieces[: slab.planes], strict=True):
             plane[goes.take(pieces_of_plane)] = 0

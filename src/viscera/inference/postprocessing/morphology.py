@@ -6,7 +6,7 @@ smallest spacing does nothing. Nothing is known beyond the scan's edge, so nothi
 from an organ because the edge cuts it, closing and filling do not take the edge for the far side of a gap.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from functools import partial
 from math import floor
 
@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Bool, UInt8
 
 from viscera.inference.postprocessing.boxes import Box, Extent, boxes_of, extents_of, widen
-from viscera.inference.postprocessing.slabs import Part, Slab, by_label, joined, on_all_cores, part_of, slabs_of
+from viscera.inference.postprocessing.slabs import Chosen, Part, Slab, by_label, joined, on_all_cores, part_of, slabs_of
 
 TIE = 1e-4
 """A distance that is larger than the radius by less than this share equals it: distances are float32."""
@@ -179,9 +179,7 @@ def _looked_through(labels: UInt8[np.ndarray, "z y x"], slab: Slab) -> Part | No
     return part_of(slab, pieces > 0, pieces, is_open)
 
 
-def _fill_(
-    labels: UInt8[np.ndarray, "z y x"], filled: Sequence[tuple[Slab, Bool[np.ndarray, " piece"]]]
-) -> None:
+def _fill_(labels: UInt8[np.ndarray, "z y x"], filled: Chosen) -> None:
     """Fill holes of an organ, from the first slab on: each is to find the next one's plane as it was."""
     for slab, enclosed in filled:
         if not enclosed.any():

@@ -22,6 +22,9 @@ MOST_AT_ONCE = 4
 SLAB_BYTES = 8
 """Per voxel of a slab: a mask, what is flooded, and pieces as uint32, with what NumPy takes of them."""
 
+Chosen = Sequence[tuple["Slab", np.ndarray]]
+"""An organ's slabs in their order, and which of their pieces are chosen: a bool for each, for 0 too."""
+
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 
