@@ -7,8 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from dicom_series import ball, write_series
 from viscera.cli.command import VERBS
 
 SOURCE = Path(__file__).parents[2] / "src" / "viscera"
@@ -60,6 +62,8 @@ predict SCAN out/openvino.nii.gz --weights run --runtime openvino
 predict SCAN out/onnx.nii.gz --weights run --runtime onnx
 predict SCAN out/starter.nii.gz
 predict abdomenct1k=a out/a --weights run --split test
+predict series out/series --weights run --write seg rtstruct report capture
+view series out/series/series.seg.dcm --html series.html
 evaluate abdomenct1k=a out/a --split test --run run --json scores.json --html page.html
 report scores.json --out scores.html
 report run --out run.html
@@ -108,6 +112,7 @@ def watched(tmp_path_factory) -> tuple[list[tuple], Path, Path, str]:
     recipe["training"]["epochs"] = 1
     recipe["loss"] = {"kind": "partial"}
     (work / "tiny.json").write_text(json.dumps(recipe))
+    write_series(work / "series", np.tile(ball(), (3, 4, 4)))
     scan = "a/Image/Case_00001_0000.nii.gz"
     (work / "commands").write_text(COMMANDS.strip().replace("SCAN", scan) + "\n")
     (work / "all.py").write_text(RUN)
@@ -197,6 +202,26 @@ def test_openvino_and_onnx_runtime_are_imported_in_one_place():
             if id(node) not in types and any(name.partition(".")[0] in ("openvino", "onnxruntime") for name in names):
                 found.add(file.name)
     assert found == {"doors.py"}
+
+
+def test_nifti_is_read_without_pydicom_and_dicom_without_what_would_try_the_network(tmp_path):
+    write_series(tmp_path / "series")
+    code = """
+import sys
+import viscera.inference.predict, viscera.preparation.prepare
+assert "nibabel" in sys.modules
+assert "pydicom" not in sys.modules
+from pathlib import Path
+from viscera.dicom.finding import find_series
+[series] = find_series(Path("series")).series
+series.read(), series.headers()
+assert "pydicom" in sys.modules
+assert not {"requests", "urllib3"} & set(sys.modules)
+import nibabel.nicom.dicomwrappers  # loads pydicom for itself, as without viscera
+assert nibabel.nicom.dicomwrappers.pydicom.__version__
+"""
+    paths = os.environ | {"PYTHONPATH": str(SOURCE.parent)}
+    subprocess.run([sys.executable, "-c", code], check=True, env=paths, cwd=tmp_path)
 
 
 def test_the_door_leaves_the_statistics_as_it_found_them():

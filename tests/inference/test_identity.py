@@ -21,6 +21,7 @@ from viscera.inference.jobs import LeftOutWarning, ScanJob, find_scan_jobs
 from viscera.inference.model import with_region
 from viscera.inference.predict import PredictOptions, predict_all, predict_file
 from viscera.io.atomic import sha256
+from viscera.io.dicom_files import is_dicom_place
 from viscera.io.locks import only_writer
 
 MODEL = nearest_model()
@@ -308,14 +309,16 @@ def test_an_output_named_as_another_kind_of_file_is_refused_and_not_made_a_folde
     assert find_scan_jobs(tmp_path / "in", tmp_path / name)[0].output.parent == tmp_path / name
 
 
-def test_dicom_is_told_in_one_message_by_its_contents(tmp_path):
+def test_dicom_is_told_by_its_contents_and_nifti_files_beside_it_come_first(tmp_path):
     folder = tmp_path / "series"
-    folder.mkdir()
-    (folder / "IM0001").write_bytes(b"\0" * 128 + b"DICM" + b"\0" * 64)
-    for scan, what in ((folder, r"series holds DICOM files \(IM0001\)"), (folder / "IM0001", "IM0001 is a DICOM file")):
-        with pytest.raises(FileError, match=f"{what}. viscera reads NIfTI: convert the series first") as caught:
-            find_scan_jobs(scan, tmp_path / "out")
-        assert "scans themselves" not in str(caught.value)
+    (folder / "below").mkdir(parents=True)
+    (folder / "below" / "IM0001").write_bytes(b"\0" * 128 + b"DICM" + b"\0" * 64)
+    assert is_dicom_place(folder)
+    assert is_dicom_place(folder / "below" / "IM0001")
+    write_scan(folder / "a.nii.gz")
+    assert not is_dicom_place(folder)
+    assert not is_dicom_place(folder / "a.nii.gz")
+    assert [job.scan.name for job in find_scan_jobs(folder, tmp_path / "out")] == ["a.nii.gz"]
 
 
 def test_a_scan_that_changes_while_it_is_read_is_not_segmented(tmp_path, monkeypatch):

@@ -6,9 +6,10 @@ from makers import nearest_model
 from viscera.errors import FileError, SettingError
 from viscera.inference.colour_files import KeptWarning, write_colours
 from viscera.inference.identity import scan_sha256
-from viscera.inference.jobs import is_dicom, require_place
+from viscera.inference.jobs import require_place
 from viscera.inference.volumes import _background
 from viscera.inference.windows import plan_of
+from viscera.io.dicom_files import is_dicom
 from viscera.labels import ABDOMENCT1K
 
 MODEL = nearest_model()

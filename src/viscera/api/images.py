@@ -119,8 +119,7 @@ def _from_nibabel(image: "nibabel.spatialimages.SpatialImage") -> Volume:
 
 def _to_nibabel(labels: Volume, image: "nibabel.spatialimages.SpatialImage") -> "nibabel.spatialimages.SpatialImage":
     """Make a NIfTI image with the affine of another, and the header that a file of these labels would have."""
-    import nibabel
-
+    from viscera.io.doors import nibabel
     from viscera.io.nifti_header import header_for
 
     header = header_for(labels, labels.voxels, Path(NAME))

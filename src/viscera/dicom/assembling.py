@@ -13,6 +13,7 @@ from viscera.dicom.headers import Image
 from viscera.dicom.pixels import AIR_HU
 from viscera.dicom.series import Series, Slice
 from viscera.errors import FileError, GeometryError, VisceraError
+from viscera.io.doors import pydicom_module
 
 REMEDY = "Export the series again, complete and by itself."
 UID = re.compile(r"[0-9.]{1,64}")
@@ -146,7 +147,7 @@ def _same_content(a: Image, b: Image) -> bool:
             return True
         if a.frame is not None or a.sop_instance_uid != b.sop_instance_uid:
             return False
-        import pydicom
+        pydicom = pydicom_module()
 
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

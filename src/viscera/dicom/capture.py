@@ -13,6 +13,7 @@ from viscera.dicom.outputs import Maker
 from viscera.dicom.series import Series
 from viscera.errors import SettingError
 from viscera.io.atomic import replacing
+from viscera.io.doors import pydicom_module
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -81,7 +82,7 @@ def _add_pixels(capture: "Dataset", picture: UInt8[np.ndarray, "y x 3"]) -> None
 
 def _check(part: Path, picture: UInt8[np.ndarray, "y x 3"], header: "Dataset", file: Path) -> None:
     """Raise FileError where a capture does not say what it was meant to."""
-    import pydicom
+    pydicom = pydicom_module()
 
     written = pydicom.dcmread(part)
     check_patient(written, header, file)

@@ -9,6 +9,7 @@ from viscera.dicom import outputs
 from viscera.dicom.outputs import Maker
 from viscera.dicom.series import Series
 from viscera.errors import FileError, SettingError
+from viscera.io.doors import pydicom_module
 
 if TYPE_CHECKING:
     from pydicom import DataElement, Dataset
@@ -35,7 +36,7 @@ def source_header(series: Series, headers: "Sequence[Dataset] | None", file: Pat
         FileError: The series lacks a UID, so that nothing can refer to it.
         SettingError: The headers are of other images than the series, such as those before de-identification.
     """
-    import pydicom
+    pydicom = pydicom_module()
 
     outputs.require_referable(series, file)
     if headers is None:

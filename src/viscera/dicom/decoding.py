@@ -24,6 +24,7 @@ import numpy as np
 from jaxtyping import Integer
 
 from viscera.errors import FileError, SettingError
+from viscera.io.doors import pydicom_module
 from viscera.io.processes import usable_cores
 
 if TYPE_CHECKING:
@@ -148,7 +149,7 @@ def serve() -> None:
     output = os.fdopen(os.dup(1), "wb")
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     try:
-        import pydicom
+        pydicom = pydicom_module()
     except ImportError:
         output.write(MISSING)
         output.flush()

@@ -16,6 +16,7 @@ from viscera.dicom.headers import DICOMDIR, NOT_DICOM, Image, looks_like_dicom, 
 from viscera.dicom.packed import unpack
 from viscera.dicom.series import Series
 from viscera.errors import FileError, VisceraError
+from viscera.io.doors import pydicom_module
 
 LONGEST_NAME = 80
 RESERVED = {"con", "prn", "aux", "nul", *(f"{port}{digit}" for port in ("com", "lpt") for digit in range(10))}
@@ -80,7 +81,7 @@ def find_series(place: Path, *, series_uid: str | None = None, by_folders: bool 
         SettingError: pydicom is not installed.
     """
     try:
-        import pydicom  # noqa: F401
+        pydicom_module()
     except ImportError as error:
         raise no_decoder(f"{place}: reading DICOM needs pydicom, which is not installed") from error
     files, kept, kinds = _files_of(place)

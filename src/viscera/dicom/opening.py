@@ -9,6 +9,7 @@ from viscera.dicom.read_frames import SEG_CLASSES
 from viscera.dicom.series import Series
 from viscera.errors import FileError, SettingError
 from viscera.io.dicom_files import is_dicom_place
+from viscera.io.doors import pydicom_module
 from viscera.io.scans import LeftOutWarning, Scan
 from viscera.volume import Volume
 
@@ -89,7 +90,7 @@ def read_dicom_labels(file: Path, scan: Scan) -> tuple[Volume, Mapping[int, str]
 
 def _is_seg(file: Path) -> bool:
     """Tell a SEG from all else."""
-    import pydicom
+    pydicom = pydicom_module()
     from pydicom.errors import InvalidDicomError
 
     try:

@@ -16,6 +16,7 @@ from jaxtyping import Float, Shaped
 from viscera.dicom.decoding import parsing_errors
 from viscera.dicom.series import LPS_TO_RAS
 from viscera.errors import FileError
+from viscera.io.doors import pydicom_module
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -55,7 +56,7 @@ def open_seg(file: Path, *, pixels: bool = True) -> "Dataset":
     Raises:
         FileError: The file is not a SEG, or is damaged.
     """
-    import pydicom
+    pydicom = pydicom_module()
     from pydicom.errors import InvalidDicomError
 
     try:

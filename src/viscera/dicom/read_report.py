@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from viscera.errors import FileError
+from viscera.io.doors import pydicom_module
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -45,7 +46,7 @@ def read_report(file: Path) -> dict[str, Measured]:
     Raises:
         FileError: It is not one.
     """
-    import pydicom
+    pydicom = pydicom_module()
     from pydicom.errors import InvalidDicomError
 
     try:

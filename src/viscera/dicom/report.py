@@ -20,6 +20,7 @@ from viscera.dicom.read_report import BORDER, DAMAGED, OURS, Measured, items_bel
 from viscera.dicom.series import Series
 from viscera.errors import FileError, SettingError
 from viscera.io.atomic import replacing
+from viscera.io.doors import pydicom_module
 from viscera.labels import organ_name
 
 if TYPE_CHECKING:
@@ -133,7 +134,7 @@ def _read_seg(seg: Path, series: Series) -> _Segmentation:
         FileError: It cannot be read, or is something else.
         SettingError: It is of another series.
     """
-    import pydicom
+    pydicom = pydicom_module()
     from pydicom.errors import InvalidDicomError
 
     try:
@@ -354,7 +355,7 @@ def _check(part: Path, measurements: Mapping[str, Measured], header: "Dataset", 
 
     A number is written twice, as a double and in up to 16 letters, for readers that know only those.
     """
-    import pydicom
+    pydicom = pydicom_module()
 
     report = pydicom.dcmread(part)
     check_patient(report, header, file)

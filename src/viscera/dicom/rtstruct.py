@@ -23,6 +23,7 @@ from viscera.dicom.roi_names import roi_names_of
 from viscera.dicom.series import LPS_TO_RAS, Series
 from viscera.errors import FileError, GeometryError, LabelError
 from viscera.io.atomic import replacing
+from viscera.io.doors import pydicom_module
 from viscera.labels import LESION_WORDS
 
 if TYPE_CHECKING:
@@ -315,7 +316,7 @@ def check_rtstruct(
     Raises:
         FileError: It does not.
     """
-    import pydicom
+    pydicom = pydicom_module()
 
     dataset = pydicom.dcmread(file)
     images = contour_images(series, headers or series.headers())

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from viscera.dicom.decoding import parsing_errors
 from viscera.dicom.roi_names import near_organ, organ_of
 from viscera.errors import FileError, LabelError
+from viscera.io.doors import pydicom_module
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -55,7 +56,7 @@ def readable(file: Path) -> Iterator[None]:
 
 def load(file: Path) -> "Dataset":
     """Return a structure set's dataset."""
-    import pydicom
+    pydicom = pydicom_module()
     from pydicom.uid import RTStructureSetStorage
 
     if not file.is_file():

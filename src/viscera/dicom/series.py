@@ -18,6 +18,7 @@ from viscera.dicom.decoding import parsing_errors
 from viscera.dicom.geometry import LPS_TO_RAS as LPS_TO_RAS
 from viscera.dicom.pixels import Pixels, read_slices
 from viscera.errors import FileError
+from viscera.io.doors import pydicom_module
 from viscera.io.processes import usable_cores
 from viscera.volume import Volume
 
@@ -118,7 +119,7 @@ class Series:
 
 
 def _header(file: Path) -> "Dataset":
-    import pydicom
+    pydicom = pydicom_module()
 
     try:
         with warnings.catch_warnings():

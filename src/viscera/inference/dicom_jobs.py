@@ -13,6 +13,7 @@ from viscera.inference.jobs import (
 )
 from viscera.io import nifti
 from viscera.io.dicom_files import is_dicom_place as is_dicom_place
+from viscera.io.doors import pydicom_module
 
 
 def find_dicom_jobs(
@@ -62,7 +63,7 @@ def find_dicom_jobs(
 def require_pydicom() -> None:
     """Raise SettingError where what reads DICOM is not installed."""
     try:
-        import pydicom  # noqa: F401
+        pydicom_module()
     except ImportError as error:
         raise SettingError(
             "reading DICOM needs packages that are not installed", "Run: pip install 'viscera[dicom]'."

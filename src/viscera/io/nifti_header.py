@@ -9,12 +9,11 @@ from dataclasses import dataclass
 from io import BufferedIOBase
 from pathlib import Path
 
-import nibabel
 import numpy as np
 from jaxtyping import Float, Shaped
-from nibabel.spatialimages import HeaderDataError
 
 from viscera.errors import FileError, GeometryError
+from viscera.io.doors import HeaderDataError, nibabel
 from viscera.io.unpacking import Forgiving
 from viscera.volume import GRID_TOLERANCE_MM, Volume, check_affine
 

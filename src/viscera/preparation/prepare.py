@@ -16,16 +16,14 @@ from functools import partial
 from pathlib import Path
 
 import cv2
-import nibabel
 import psutil
-from nibabel.filebasedimages import ImageFileError
-from nibabel.spatialimages import HeaderDataError
 
 from viscera.config import Preparation
 from viscera.datasets.patients import note_of_stems
 from viscera.datasets.sources import Problem, Source
 from viscera.errors import DataSetError, StoreError, VisceraError
 from viscera.io.atomic import write_json
+from viscera.io.doors import HeaderDataError, ImageFileError, nibabel
 from viscera.io.locks import locked
 from viscera.io.processes import share_out, usable_cores
 from viscera.labels import LabelSpace
@@ -173,7 +171,14 @@ def fitting_jobs(sources: Sequence[Source]) -> int:
 def estimate_bytes(source: Source) -> int:
     """Return the memory that preparing a source takes, by its header; a process's alone if that cannot be read."""
     voxels = 0
-    with suppress(ImageFileError, HeaderDataError, OSError, EOFError, ValueError, zlib.error):
+    with suppress(
+        ImageFileError,
+        HeaderDataError,
+        OSError,
+        EOFError,
+        ValueError,
+        zlib.error,
+    ):
         if not isinstance(source.image, Path):
             voxels = math.prod(source.image.shape)
         elif source.image.is_file():  # a pipe would wait for ever
