@@ -17,6 +17,7 @@ from viscera.inference.postprocessing.components import select_components
 from viscera.inference.postprocessing.morphology import fill_holes
 from viscera.inference.postprocessing.slabs import PLANES
 from viscera.inference.postprocessing.tidying import tidy
+from viscera.inference.postprocessing.tumours import tumour_report
 from viscera.labels import ABDOMENCT1K
 
 ORGANS = ABDOMENCT1K.organs
@@ -60,7 +61,7 @@ def _maps(seed, *, depth, smooth):
     return generator.permutation(len(LABELS) + 1).astype(np.uint8)[np.digitize(field, np.quantile(field, cuts))]
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(
     st.integers(0, 10**6),
     st.integers(1, 3 * PLANES + 2),
@@ -84,6 +85,16 @@ def test_organs_are_filled_and_selected_as_scipy_does_on_the_whole_map(seed, dep
     expected = _selected(filled, keep=dict.fromkeys(order, 1), smallest={})
     assert np.array_equal(tidy(labels, (1.0, 1.0, 1.0), settings=chosen, space=ABDOMENCT1K), expected)
     assert np.array_equal(labels, before)
+
+
+def test_single_voxels_all_over_a_thin_scan_are_told_apart():
+    dots = np.zeros((1, 9, 9), np.uint8)
+    dots[:, ::2, ::2] = 1
+    for labels in (dots, dots[:, :1], dots.transpose(1, 0, 2), dots.transpose(2, 1, 0)):
+        kept = select_components(labels, keep={1: 2}, smallest_voxels={})
+        assert np.flatnonzero(kept).tolist() == np.flatnonzero(labels)[:2].tolist()
+        report = tumour_report(np.zeros_like(labels), labels > 0, space=ABDOMENCT1K, voxel_ml=1.0)
+        assert report.components == np.count_nonzero(labels)
 
 
 def test_of_pieces_of_one_size_in_several_slabs_the_first_stays():

@@ -6,12 +6,21 @@ Components touch by a face, an edge or a corner (26-connected), as in nnU-Net an
 from collections.abc import Mapping, Sequence
 from functools import partial
 
-import cc3d
 import numpy as np
 from jaxtyping import Bool, Int64, UInt8
 
 from viscera.inference.postprocessing.boxes import Extent, extents_of
-from viscera.inference.postprocessing.slabs import Chosen, Part, Slab, by_label, joined, on_all_cores, part_of, slabs_of
+from viscera.inference.postprocessing.slabs import (
+    Chosen,
+    Part,
+    Slab,
+    by_label,
+    joined,
+    on_all_cores,
+    part_of,
+    pieces_of,
+    slabs_of,
+)
 
 SAME = 1e-9
 """A component that is smaller than the limit by less than this share has the limit's volume, but for rounding."""
@@ -56,7 +65,7 @@ def select_components_(
 def _pieces(labels: UInt8[np.ndarray, "z y x"], slab: Slab) -> tuple[Bool[np.ndarray, "d h w"], np.ndarray, int]:
     """Return where an organ is in a slab, its pieces' numbers and how many they are."""
     mask = labels[slab.box] == slab.label
-    pieces, count = cc3d.connected_components(mask, connectivity=26, return_N=True)
+    pieces, count = pieces_of(mask, connectivity=26)
     return mask, pieces, count
 
 

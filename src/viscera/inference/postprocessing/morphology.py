@@ -10,14 +10,23 @@ from collections.abc import Collection, Mapping
 from functools import partial
 from math import floor
 
-import cc3d
 import cv2
 import edt
 import numpy as np
 from jaxtyping import Bool, UInt8
 
 from viscera.inference.postprocessing.boxes import Box, Extent, boxes_of, extents_of, widen
-from viscera.inference.postprocessing.slabs import Chosen, Part, Slab, by_label, joined, on_all_cores, part_of, slabs_of
+from viscera.inference.postprocessing.slabs import (
+    Chosen,
+    Part,
+    Slab,
+    by_label,
+    joined,
+    on_all_cores,
+    part_of,
+    pieces_of,
+    slabs_of,
+)
 
 TIE = 1e-4
 """A distance that is larger than the radius by less than this share equals it: distances are float32."""
@@ -156,7 +165,7 @@ def _holes(planes: UInt8[np.ndarray, "d h w"]) -> tuple[Box, np.ndarray, int]:
     """Return a box of all holes of the planes, their pieces' numbers in it and how many they are."""
     x, y, width, height = cv2.boundingRect((planes.min(axis=0) == HOLE).view(np.uint8))
     box = slice(0, len(planes)), slice(y, y + height), slice(x, x + width)
-    pieces, count = cc3d.connected_components(planes[box] == HOLE, connectivity=6, return_N=True)
+    pieces, count = pieces_of(planes[box] == HOLE, connectivity=6)
     return box, pieces, count
 
 

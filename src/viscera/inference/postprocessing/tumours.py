@@ -8,6 +8,7 @@ from jaxtyping import Bool, UInt8
 
 from viscera.errors import GeometryError, LabelError
 from viscera.inference.postprocessing.boxes import Box, boxes_of, widen
+from viscera.inference.postprocessing.slabs import pieces_of
 from viscera.labels import TUMOUR, LabelSpace
 
 LISTED = 20
@@ -95,7 +96,7 @@ def tumour_report(
         return TumourReport(0.0, 0, (), {})
     box = widen(boxes[1], (1, 1, 1), tumour.shape)
     organs, tumour = organs[box], tumour[box]
-    pieces, count = cc3d.connected_components(tumour, connectivity=26, return_N=True)
+    pieces, count = pieces_of(tumour, connectivity=26)
     statistics = cc3d.statistics(pieces)
     sizes = statistics["voxel_counts"].astype(np.int64)
     order = 1 + np.argsort(-sizes[1:], kind="stable")[:LISTED]
