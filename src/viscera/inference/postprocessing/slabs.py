@@ -88,7 +88,7 @@ def slabs_of(extents: Mapping[int, Extent]) -> list[Slab]:
 def pieces_of(mask: Bool[np.ndarray, "z y x"], *, connectivity: Literal[6, 26]) -> tuple[np.ndarray, int]:
     """Return the numbers of a mask's pieces, as they begin in the array, and how many they are.
 
-    uint8, since cc3d 4.1.1 reckons with too few pieces of bool arrays that are a voxel or two thin: "maximum length exception".
+    uint8, since cc3d 4.1.1 reckons with too few pieces of bool arrays that are one voxel thin: "maximum length exception".
     """
     return cc3d.connected_components(mask.view(np.uint8), connectivity=connectivity, return_N=True)
 
