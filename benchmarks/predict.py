@@ -3,6 +3,7 @@
     python -m benchmarks.predict speed [--rounds 5]        the command with the bundled weights, on two real scans, in new processes
     python -m benchmarks.predict folder RUN [--copies 2]   a folder: one scan after the other, against reading ahead
     python -m benchmarks.predict dicom [--rounds 5]        from DICOM (plastimatch writes it) with SEG and RTSTRUCT, beside NIfTI
+    python -m benchmarks.predict tidying CHECKOUT          post-processing beside that of another checkout; labels must be equal
     python -m benchmarks.predict memory WORK               512x512x824 voxels, 14 classes, gao2step at full width
 
 On a quiet machine. The memory's weights are untrained: they cost what trained ones cost, and label noise all over, the worst case
@@ -28,7 +29,7 @@ import nibabel
 import numpy as np
 import torch
 
-from benchmarks.machine import DATA, alternate, facts, save
+from benchmarks.machine import DATA, ROOT, alternate, facts, save
 from viscera.inference.jobs import ScanJob
 from viscera.inference.model import Model, load_model
 from viscera.inference.predict import predict_all, predict_file
@@ -51,6 +52,7 @@ WAYS = {
     "--organs all": ("--organs", "all"),
     "--statistics": ("--statistics",),
 }
+TIDYING_WAYS = ("default", "--organs all")
 DICOM_WAYS = {
     "NIfTI": (),
     "DICOM": (),
@@ -70,8 +72,9 @@ def main() -> None:
     several.add_argument("run", type=Path)
     several.add_argument("--copies", type=int, default=2)
     verbs.add_parser("memory").add_argument("work", type=Path)
-    series = verbs.add_parser("dicom")
-    for verb in (one, several, series):
+    series, two = verbs.add_parser("dicom"), verbs.add_parser("tidying")
+    two.add_argument("checkout", type=Path)
+    for verb in (one, several, series, two):
         verb.add_argument("--rounds", type=int, default=5)
         verb.add_argument("--data", type=Path, default=DATA, help="folder of the real scans")
     one.add_argument("--name", default="starter_speed", help="of the JSON in benchmarks/results")
@@ -87,6 +90,8 @@ def main() -> None:
     elif options.verb == "dicom":
         content = {scan: dicom(options.data / scan, options.rounds) for scan in (*SCANS.values(), FOLDER[2])}
         print(save("dicom", facts("torch", "pydicom") | {"rounds": options.rounds, "scans": content}))
+    elif options.verb == "tidying":
+        print(save("tidying", facts("torch", "openvino") | tidying(options.checkout, options.data, options.rounds)))
     else:
         print(save("volume_memory", facts("torch") | memory(options.work.absolute())))
 
@@ -130,6 +135,40 @@ def measure_once(scan: Path, out: Path, words: Sequence[str]) -> dict[str, objec
         "peak_mib": usage.ru_maxrss / 1024,
         "runtime": ran,
     }
+
+
+def tidying(checkout: Path, data: Path, rounds: int) -> dict[str, object]:
+    """Run the command of two checkouts in turn; return medians, and whether label maps are equal.
+
+    Args:
+        checkout: The earlier one.
+        data: Folder of the real scans.
+        rounds: Of both.
+    """
+    sources = {"before": checkout.absolute() / "src", "after": ROOT / "src"}
+    cases = []
+    for scan in (*SCANS.values(), FOLDER[2]):
+        for way in TIDYING_WAYS:
+            taken: dict[str, list[dict[str, float]]] = {name: [] for name in sources}
+            with tempfile.TemporaryDirectory() as name:
+                outs = {which: Path(name) / which / "labels.nii.gz" for which in sources}
+                for _ in range(rounds):
+                    for which, source in sources.items():
+                        found = run_once(data / scan, outs[which], "--overwrite", *WAYS[way], source=source)
+                        run = json.loads(outs[which].with_name("labels.json").read_text())["run"]
+                        found |= {"postprocess_s": run["seconds"]["postprocess"], "run_mib": run["peak_memory_mib"]}
+                        taken[which].append(found | {"file_to_file_s": sum(run["seconds"].values())})
+                equal = np.array_equal(*map(upright, outs.values()))
+            medians = {
+                which: {key: round(statistics.median(run[key] for run in runs), 3) for key in runs[0]}
+                for which, runs in taken.items()
+            }
+            cases.append({"scan": scan, "way": way, "equal_label_maps": equal} | medians)
+            print(json.dumps(cases[-1]), flush=True)
+    before = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], cwd=checkout, capture_output=True, text=True, check=True
+    )
+    return {"before_commit": before.stdout.strip(), "rounds": rounds, "load": os.getloadavg()[2], "cases": cases}
 
 
 def folder(model: Model, scans: Sequence[Path], *, copies: int, rounds: int) -> dict[str, object]:
@@ -249,11 +288,12 @@ def dicom(scan: Path, rounds: int) -> dict[str, object]:
     return found
 
 
-def run_once(scan: Path, out: Path, *options: str) -> dict[str, float]:
-    """Run the command in a new process; return its wall seconds, CPU seconds and peak memory (MiB)."""
+def run_once(scan: Path, out: Path, *options: str, source: Path = ROOT / "src") -> dict[str, float]:
+    """Run the command of a checkout in a new process; return its wall seconds, CPU seconds and peak memory (MiB)."""
     command = [sys.executable, "-m", "viscera.cli", "predict", str(scan), str(out), *options]
     begun = time.perf_counter()
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    place = os.environ | {"PYTHONPATH": str(source)}
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=place)
     assert process.stderr is not None
     said = process.stderr.read()
     _, status, usage = os.wait4(process.pid, 0)

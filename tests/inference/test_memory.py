@@ -83,6 +83,18 @@ def test_post_processing_other_networks_and_more_slices_at_once_take_more():
     assert needed_mib(SCAN, gpu, statistics=False).working < needed_mib(SCAN, large, statistics=False).working
 
 
+def test_opening_and_closing_take_whole_masks_and_filling_takes_slabs():
+    one = model((64, 64))
+    plain = needed_mib(SCAN, one, statistics=False).working
+    taken = {}
+    for name in ("opening_mm", "closing_mm", "smallest_ml"):
+        settings = Postprocessing(**{name: {"liver": 1.0}})
+        tidied = replace(one, recipe=replace(one.recipe, postprocessing=settings))
+        taken[name] = (needed_mib(SCAN, tidied, statistics=False).working - plain) * 2**20 / prod(SCAN.shape)
+    assert taken["opening_mm"] == taken["closing_mm"] == pytest.approx(8)  # bytes per voxel
+    assert 2 < taken["smallest_ml"] < 4.1  # and 8 of at most four slabs, of 275 planes
+
+
 def test_the_first_plan_that_fits_is_taken(tmp_path):
     scans = [hollow(tmp_path / f"{number}.nii", dtype=np.float32) for number in range(3)]
     one = model((64, 64))

@@ -8,6 +8,7 @@ what it finds gives the fault away less than how unsure it is. Not here: from wh
 
 from threading import Lock
 
+import cv2
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Int16, UInt8
 from torch import Tensor
@@ -67,13 +68,12 @@ class Certainty:
             kept: Those after it.
         """
         for before, after in zip(found, kept, strict=True):
-            places = np.flatnonzero(before)
-            if not places.size:
-                continue
-            labels = before.reshape(-1)[places]
-            changed = after.reshape(-1)[places] != labels
-            self._found += np.bincount(labels, minlength=256)
-            self._dropped += np.bincount(labels[changed], minlength=256)
+            x, y, width, height = cv2.boundingRect(np.ascontiguousarray(before))
+            part = before[y : y + height, x : x + width]
+            if part.size:
+                self._found += cv2.calcHist([np.ascontiguousarray(part)], [0], None, [256], [0, 256]).ravel()
+                self._dropped += np.bincount(part[part != after[y : y + height, x : x + width]], minlength=256)
+        self._found[0] = self._dropped[0] = 0
 
     def edge(self, label: int) -> Edge:
         """Return what is known of one class; nothing for one that the network does not have."""

@@ -7,19 +7,33 @@ from an organ because the edge cuts it, closing and filling do not take the edge
 """
 
 from collections.abc import Collection, Mapping
+from functools import partial
 from math import floor
 
-import cc3d
+import cv2
 import edt
 import numpy as np
 from jaxtyping import Bool, UInt8
 
-from viscera.inference.postprocessing.boxes import boxes_of, widen
+from viscera.inference.postprocessing.boxes import Box, Extent, boxes_of, extents_of, widen
+from viscera.inference.postprocessing.slabs import (
+    Chosen,
+    Part,
+    Slab,
+    by_label,
+    joined,
+    on_all_cores,
+    part_of,
+    pieces_of,
+    slabs_of,
+)
 
 TIE = 1e-4
 """A distance that is larger than the radius by less than this share equals it: distances are float32."""
 SLAB = 64
 """Slices whose distances are held at a time."""
+HOLE, ORGAN, OUTSIDE = 0, 1, 2
+"""What a pixel of a slice is by itself."""
 
 
 def open_organs(
@@ -38,13 +52,20 @@ def open_organs(
         A new label map; what breaks off is background. Opening again changes nothing.
     """
     result = labels.copy()
+    open_organs_(result, radius_mm, spacing_mm=spacing_mm)
+    return result
+
+
+def open_organs_(
+    labels: UInt8[np.ndarray, "z y x"], radius_mm: Mapping[int, float], *, spacing_mm: tuple[float, float, float]
+) -> None:
+    """Do in place what ``open_organs`` does."""
     for label, tight in boxes_of(labels, radius_mm.keys()).items():
         box = widen(tight, (1, 1, 1), labels.shape)
         mask = labels[box] == label
         reach = radius_mm[label] * (1 + TIE)
         core = _further_than(reach, mask, spacing_mm)
-        result[box][mask & _further_than(reach, ~core, spacing_mm)] = 0
-    return result
+        labels[box][mask & _further_than(reach, ~core, spacing_mm)] = 0
 
 
 def close_organs(
@@ -61,6 +82,14 @@ def close_organs(
         A new label map. Beyond the scan there is room for the ball. Closing again changes nothing.
     """
     result = labels.copy()
+    close_organs_(result, radius_mm, spacing_mm=spacing_mm)
+    return result
+
+
+def close_organs_(
+    labels: UInt8[np.ndarray, "z y x"], radius_mm: Mapping[int, float], *, spacing_mm: tuple[float, float, float]
+) -> None:
+    """Do in place what ``close_organs`` does."""
     for label, box in boxes_of(labels, radius_mm.keys()).items():
         reach = radius_mm[label] * (1 + TIE)
         margins = [(floor(reach / step) + 1,) * 2 for step in spacing_mm]
@@ -69,8 +98,7 @@ def close_organs(
         gaps = ~_further_than(reach, ~mask, spacing_mm)
         closed = _further_than(reach, gaps, spacing_mm)
         z, y, x = (slice(before, -after) for before, after in margins)
-        result[box][closed[z, y, x] & (result[box] == 0)] = label
-    return result
+        labels[box][closed[z, y, x] & (labels[box] == 0)] = label
 
 
 def fill_holes(labels: UInt8[np.ndarray, "z y x"], wanted: Collection[int]) -> UInt8[np.ndarray, "z y x"]:
@@ -85,11 +113,21 @@ def fill_holes(labels: UInt8[np.ndarray, "z y x"], wanted: Collection[int]) -> U
         scan's edge is open.
     """
     result = labels.copy()
-    for label, box in boxes_of(labels, tuple(wanted)).items():
-        holes = _holes(labels[box] == label)
-        if holes is not None:
-            result[box][holes & (result[box] == 0)] = label
+    fill_holes_(result, extents_of(labels, wanted), wanted)
     return result
+
+
+def fill_holes_(labels: UInt8[np.ndarray, "z y x"], extents: Mapping[int, Extent], wanted: Collection[int]) -> None:
+    """Do in place what ``fill_holes`` does, of organs of which it is known where they lie; that stays as it is."""
+    wanted_extents = {label: extents[label] for label in wanted if label in extents}
+    parts = on_all_cores(partial(_looked_through, labels), slabs_of(wanted_extents))
+    for own in by_label(part for part in parts if part is not None).values():
+        components = joined(own)
+        is_open = np.zeros(sum(map(len, components)) + 1, bool)
+        for part, of_slab in zip(own, components, strict=True):
+            is_open[of_slab[part.tally > 0]] = True
+        is_open[-1] = True  # what is no hole of a slice
+        _fill_(labels, [(part.slab, ~is_open[of_slab]) for part, of_slab in zip(own, components, strict=True)])
 
 
 def _further_than(
@@ -105,22 +143,58 @@ def _further_than(
         if near.all() or not near.any():  # without both, no distance is defined or none is needed
             result[first : first + SLAB] = near[0, 0, 0]
             continue
-        distance_mm = edt.edt(near, anisotropy=spacing_mm, parallel=1)
+        distance_mm = edt.edt(near, anisotropy=spacing_mm, parallel=max(1, cv2.getNumThreads()))
         result[first : first + SLAB] = distance_mm[first - begin : first - begin + SLAB] > reach_mm
     return result
 
 
-def _holes(mask: Bool[np.ndarray, "z y x"]) -> Bool[np.ndarray, "z y x"] | None:
-    """Return what the mask encloses in its tight box; None where that is nothing."""
-    pieces, count = cc3d.connected_components((~mask).astype(np.uint8), connectivity=6, return_N=True)
-    enclosed = np.ones(count + 1, bool)
-    enclosed[0] = False  # the mask itself
-    for axis in range(3):
-        for end in (0, -1):
-            enclosed[pieces.take(end, axis=axis)] = False
-    if not enclosed.any():
+def _flooded(labels: UInt8[np.ndarray, "z y x"], slab: Slab) -> UInt8[np.ndarray, "d h w"]:
+    """Return for each pixel of a slab's planes whether it is the organ's, outside of it, or in a hole of it in its plane.
+
+    A hole of an organ is within holes of its planes, which are few.
+    """
+    z, y, x = (part.stop - part.start for part in slab.box)
+    planes = np.zeros((z, y + 2, x + 2), np.uint8)  # a frame that leads around the organ
+    np.equal(labels[slab.box], slab.label, out=planes[:, 1:-1, 1:-1], casting="unsafe")
+    for plane in planes:
+        cv2.floodFill(plane, None, (0, 0), OUTSIDE, flags=4)
+    return planes
+
+
+def _holes(planes: UInt8[np.ndarray, "d h w"]) -> tuple[Box, np.ndarray, int]:
+    """Return a box of all holes of the planes, their pieces' numbers in it and how many they are."""
+    x, y, width, height = cv2.boundingRect((planes.min(axis=0) == HOLE).view(np.uint8))
+    box = slice(0, len(planes)), slice(y, y + height), slice(x, x + width)
+    pieces, count = pieces_of(planes[box] == HOLE, connectivity=6)
+    return box, pieces, count
+
+
+def _looked_through(labels: UInt8[np.ndarray, "z y x"], slab: Slab) -> Part | None:
+    """Return the pieces of a slab's holes, with a number above 0 for the open ones; None where there are no holes."""
+    planes = _flooded(labels, slab)
+    if planes.all():
         return None
-    open_pieces = np.flatnonzero(~enclosed[1:]) + 1
-    if len(open_pieces) == 1:  # as nearly always: two comparisons instead of a look into a table for each voxel
-        return (pieces != open_pieces[0]) & ~mask
-    return np.stack([enclosed[plane] for plane in pieces])
+    box, pieces, count = _holes(planes)
+    outside = planes[box] == OUTSIDE
+    is_open = np.zeros(count + 1, np.int64)
+    if slab.first:
+        is_open[pieces[0]] = 1
+    if slab.last:
+        is_open[pieces[-1]] = 1
+    for z in range(len(planes) - 1):
+        for here, there in ((z, z + 1), (z + 1, z)):
+            is_open[pieces[here][outside[there]]] = 1
+    is_open[0] = 0
+    return part_of(slab, pieces > 0, pieces, is_open)
+
+
+def _fill_(labels: UInt8[np.ndarray, "z y x"], filled: Chosen) -> None:
+    """Fill holes of an organ, from the first slab on: each is to find the next one's plane as it was."""
+    for slab, enclosed in filled:
+        if not enclosed.any():
+            continue
+        (_, y, x), pieces, _ = _holes(_flooded(labels, slab))
+        z, top, left = (part.start for part in slab.own)
+        part = labels[z : z + slab.planes, top + y.start - 1 : top + y.stop - 1, left + x.start - 1 : left + x.stop - 1]
+        for plane, pieces_of_plane in zip(part, pieces[: slab.planes], strict=True):
+            plane[enclosed.take(pieces_of_plane) & (plane == 0)] = slab.label

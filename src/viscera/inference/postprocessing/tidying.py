@@ -9,8 +9,9 @@ from jaxtyping import UInt8
 
 from viscera.config.inference import Postprocessing
 from viscera.errors import GeometryError, LabelError, SettingError
-from viscera.inference.postprocessing.components import select_components
-from viscera.inference.postprocessing.morphology import close_organs, fill_holes, open_organs
+from viscera.inference.postprocessing.boxes import extents_of
+from viscera.inference.postprocessing.components import select_components_
+from viscera.inference.postprocessing.morphology import close_organs_, fill_holes_, open_organs_
 from viscera.labels import LabelSpace
 
 Value = TypeVar("Value")
@@ -32,7 +33,7 @@ def tidy(
         space: Gives the organs' labels.
 
     Returns:
-        A new label map.
+        A new label map; the same one where nothing is asked for.
 
     Raises:
         LabelError: The settings name an organ that the space does not hold.
@@ -48,14 +49,14 @@ def tidy(
     largest = _by_label(settings.largest_components, "largest_components", space=space)
     voxel_ml = prod(spacing_mm) / 1000
     smallest_voxels = {label: volume / voxel_ml for label, volume in smallest_ml.items()}
-    # One name for all stages: a map of 824 slices has 216 MB, and no more than two should be alive beside the caller's.
-    tidied = open_organs(labels, opening, spacing_mm=spacing_mm)
-    if closing:
-        tidied = close_organs(tidied, closing, spacing_mm=spacing_mm)
-    if filled:
-        tidied = fill_holes(tidied, filled)
-    if largest or smallest_voxels:
-        tidied = select_components(tidied, keep=largest, smallest_voxels=smallest_voxels)
+    if not (opening or closing or filled or smallest_ml or largest):
+        return labels
+    tidied = labels.copy()  # the only one: a map of 824 slices has 216 MB
+    open_organs_(tidied, opening, spacing_mm=spacing_mm)
+    close_organs_(tidied, closing, spacing_mm=spacing_mm)
+    extents = extents_of(tidied, [*filled, *largest, *smallest_voxels])
+    fill_holes_(tidied, extents, filled)
+    select_components_(tidied, extents, keep=largest, smallest_voxels=smallest_voxels)
     return tidied
 
 
