@@ -104,6 +104,10 @@ def test_a_dicom_series_comes_back_as_a_label_map_and_as_dicom(tmp_path):
     assert np.array_equal(viscera.read(result.labels[0]).voxels, viscera.segment(ct, MODEL).voxels)
     assert (tmp_path / "out" / "series.seg.dcm").is_file()
     assert (tmp_path / "out" / "series.rtstruct.dcm").is_file()
+    viscera.predict(tmp_path / "series", tmp_path / "out", MODEL, write="capture")
+    assert (tmp_path / "out" / "series.capture.dcm").is_file()
+    with pytest.raises(viscera.VisceraError, match=r"'segg' is not an object that can be written. Did you mean 'seg'"):
+        viscera.predict(tmp_path / "series", tmp_path / "out", MODEL, write=["segg"])
     with pytest.warns(UserWarning, match="1 of 2 scans could not be segmented"):
         result = viscera.predict(tmp_path / "two", tmp_path / "out2", MODEL)
     assert [path.name for path in result.labels] == ["good.nii.gz"]

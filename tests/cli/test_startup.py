@@ -46,6 +46,13 @@ def test_predicting_slices_needs_no_scipy() -> None:
     assert done.stdout.strip() == "False"
 
 
+def test_options_are_checked_before_torch_is_loaded() -> None:
+    rooms = "viscera.inference.dicom_objects, viscera.inference.dicom_jobs"
+    script = f"import sys, {rooms}; print({{'torch', 'nibabel'}} & {{*sys.modules}})"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
+
+
 def test_collector_is_off_while_starting_and_on_again_after_it() -> None:
     with starting():
         assert not gc.isenabled()

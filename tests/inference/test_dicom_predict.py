@@ -18,10 +18,12 @@ from viscera.dicom.read_seg import read_seg
 from viscera.dicom.rtstruct_reading import read_rtstruct
 from viscera.errors import FileError, SettingError
 from viscera.figures.capture import draw_capture
-from viscera.inference.dicom_jobs import find_dicom_jobs, is_dicom_place
+from viscera.inference.dicom_jobs import find_dicom_jobs
 from viscera.inference.dicom_objects import LOG, OBJECTS, DicomOptions
-from viscera.inference.jobs import LeftOutWarning, ScanJob
+from viscera.inference.jobs import ScanJob
 from viscera.inference.predict import PredictOptions, predict_all
+from viscera.io.dicom_files import is_dicom_place
+from viscera.io.scans import LeftOutWarning
 from viscera.preparation.shear import shear_of
 from viscera.volume import Volume
 

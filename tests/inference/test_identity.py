@@ -17,12 +17,13 @@ from viscera.config import Postprocessing, WindowInference
 from viscera.errors import FileError
 from viscera.inference.colour_files import KeptWarning
 from viscera.inference.identity import made_with
-from viscera.inference.jobs import LeftOutWarning, ScanJob, find_scan_jobs
+from viscera.inference.jobs import ScanJob, find_scan_jobs
 from viscera.inference.model import with_region
 from viscera.inference.predict import PredictOptions, predict_all, predict_file
 from viscera.io.atomic import sha256
 from viscera.io.dicom_files import is_dicom_place
 from viscera.io.locks import only_writer
+from viscera.io.scans import LeftOutWarning
 
 MODEL = nearest_model()
 

@@ -12,9 +12,10 @@ from viscera.api.images import NAME, Image, like, to_volume
 from viscera.config import Accelerator
 from viscera.datasets.sources import Source
 from viscera.errors import LabelError, SettingError, VisceraError, did_you_mean
+from viscera.figures.capture import draw_capture
 from viscera.inference import model as models
-from viscera.inference.dicom_jobs import find_dicom_jobs, is_dicom_place
-from viscera.inference.dicom_objects import DicomOptions, Kind
+from viscera.inference.dicom_jobs import find_dicom_jobs
+from viscera.inference.dicom_objects import DicomOptions, kinds_of
 from viscera.inference.jobs import (
     ScanJob,
     find_scan_jobs,
@@ -26,6 +27,7 @@ from viscera.inference.jobs import (
 from viscera.inference.model import Model
 from viscera.inference.predict import PredictOptions, predict_all
 from viscera.inference.segment import only_organs, prepare_scan, segment_prepared
+from viscera.io.dicom_files import is_dicom_place
 from viscera.labels import organ_name
 from viscera.networks.cards import STARTER, find_shipped
 from viscera.networks.runners import RuntimeName
@@ -167,7 +169,7 @@ def predict(
     *,
     organs: str | Sequence[str] | None = None,
     statistics: bool = False,
-    write: Sequence[Kind] = (),
+    write: str | Sequence[str] = (),
     overwrite: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> PredictResult:
@@ -184,7 +186,7 @@ def predict(
         model: From ``load_model``, or what it takes.
         organs: As for ``segment``.
         statistics: Also write volume (ml), mean and SD (HU) of each organ, and quality flags.
-        write: Of DICOM series, also "seg" (DICOM SEG), "rtstruct" (RT structure set), "report" (DICOM SR).
+        write: Of DICOM series, also "seg" (DICOM SEG), "rtstruct" (RT structure set), "report" (DICOM SR), "capture" (a picture).
         overwrite: Replace label maps that stand there.
         progress: Called with the scans that are done, and how many there are.
 
@@ -204,6 +206,7 @@ def predict(
         >>> [path.name for path in result.labels], len(result.problems)
         (['case_0001.nii.gz'], 0)
     """
+    kinds = kinds_of(write)
     tasks, unusable = _tasks(scans, Path(output))
     loaded, names = _model_and_organs(model, organs)
     ended: list[ScanJob] = []
@@ -213,7 +216,7 @@ def predict(
         if progress is not None:
             progress(len(ended), len(tasks))
 
-    options = PredictOptions(names, statistics, overwrite, DicomOptions(tuple(write)))
+    options = PredictOptions(names, statistics, overwrite, DicomOptions(kinds, draw=draw_capture))
     failed = predict_all(tasks, loaded, options=options, done=done)
     if len(tasks) == len(failed) == 1 and not unusable:
         raise failed[0][1]

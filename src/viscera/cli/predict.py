@@ -146,8 +146,9 @@ def jobs_of(options: Options) -> tuple[list["ScanJob"], list["Problem"]]:
         FileError, DataSetError: There are no such scans, or the output cannot be.
     """
     from viscera.datasets.sources import Problem
-    from viscera.inference.dicom_jobs import find_dicom_jobs, is_dicom_place
+    from viscera.inference.dicom_jobs import find_dicom_jobs
     from viscera.inference.jobs import find_scan_jobs
+    from viscera.io.dicom_files import is_dicom_place
 
     if "=" in options.scan and not Path(options.scan).exists():
         return data_set_jobs(options)
@@ -168,9 +169,9 @@ def dicom_options(options: Options) -> "DicomOptions":
     Raises:
         SettingError: An option needs another one, or a table of names is wrong.
     """
-    from viscera.inference.dicom_objects import OBJECTS, DicomOptions, Kind
+    from viscera.inference.dicom_objects import DicomOptions, kinds_of
 
-    kinds: tuple[Kind, ...] = tuple(kind for kind in OBJECTS if kind in options.write)
+    kinds = kinds_of([kind for kind in options.write if kind != "nifti"])
     for given, name, kind in (
         (options.seg_type != "binary", "--seg-type", "seg"),
         (options.roi_names is not None, "--roi-names", "rtstruct"),
@@ -181,9 +182,6 @@ def dicom_options(options: Options) -> "DicomOptions":
         raise SettingError("--deidentify is of --write, which asks for no DICOM", "Leave it out, or add --write seg.")
     if not kinds:
         return DicomOptions()
-    from viscera.inference.dicom_jobs import require_pydicom
-
-    require_pydicom()
     names = {}
     if options.roi_names is not None:
         from viscera.dicom.roi_names import load_roi_names

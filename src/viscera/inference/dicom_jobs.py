@@ -3,17 +3,15 @@
 import warnings
 from pathlib import Path
 
-from viscera.errors import FileError, SettingError, VisceraError
+from viscera.errors import FileError, VisceraError
 from viscera.inference.jobs import (
-    LeftOutWarning,
     ScanJob,
     refuse_scans_as_outputs,
     require_folder,
     require_kind,
 )
 from viscera.io import nifti
-from viscera.io.dicom_files import is_dicom_place as is_dicom_place
-from viscera.io.doors import pydicom_module
+from viscera.io.scans import LeftOutWarning
 
 
 def find_dicom_jobs(
@@ -36,7 +34,6 @@ def find_dicom_jobs(
     Warns:
         LeftOutWarning: The place holds something else, too.
     """
-    require_pydicom()
     from viscera.dicom.finding import find_series
 
     require_kind(output)
@@ -58,13 +55,3 @@ def find_dicom_jobs(
     if len(found.problems) == 1 and not jobs:
         raise next(iter(found.problems.values()))
     return jobs, dict(found.problems)
-
-
-def require_pydicom() -> None:
-    """Raise SettingError where what reads DICOM is not installed."""
-    try:
-        pydicom_module()
-    except ImportError as error:
-        raise SettingError(
-            "reading DICOM needs packages that are not installed", "Run: pip install 'viscera[dicom]'."
-        ) from error

@@ -8,7 +8,7 @@ Each is read back by another path before it takes its place (viscera/dicom). NAM
 """
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from hashlib import sha256 as sha256_of
@@ -19,12 +19,10 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from jaxtyping import UInt8
 
-from viscera.errors import FileError, SettingError, VisceraError
+from viscera.errors import FileError, SettingError, VisceraError, did_you_mean
 from viscera.inference.jobs import ScanJob
-from viscera.inference.model import Model
 from viscera.io.atomic import sha256, writing
 from viscera.io.scans import stem
-from viscera.quality.measuring import Organ
 from viscera.volume import Volume
 
 if TYPE_CHECKING:
@@ -32,6 +30,8 @@ if TYPE_CHECKING:
 
     from viscera.dicom.outputs import Maker
     from viscera.dicom.series import Series
+    from viscera.inference.model import Model
+    from viscera.quality.measuring import Organ
 
 Kind = Literal["seg", "rtstruct", "report", "capture"]
 OBJECTS: tuple[Kind, ...] = ("seg", "rtstruct", "report", "capture")
@@ -73,6 +73,22 @@ class DicomOptions:
         """Return what changes the objects, for JSON."""
         names = sha256_of(repr(sorted(self.roi_names.items())).encode()).hexdigest() if self.roi_names else None
         return {"labelmap": self.labelmap, "roi_names_sha256": names, "deidentified": self.secret is not None}
+
+
+def kinds_of(names: str | Sequence[str]) -> tuple[Kind, ...]:
+    """Return the kinds of objects of these names, in the order in which they are written.
+
+    Raises:
+        SettingError: There is no such kind.
+    """
+    wanted = (names,) if isinstance(names, str) else tuple(names)
+    for name in wanted:
+        if name not in OBJECTS:
+            hint = did_you_mean(name, OBJECTS)
+            raise SettingError(
+                f"'{name}' is not an object that can be written", f"{hint} Choose of {', '.join(OBJECTS)}."
+            )
+    return tuple(kind for kind in OBJECTS if kind in wanted)
 
 
 def object_file(job: ScanJob, kind: str) -> Path:
@@ -120,18 +136,21 @@ def stand(job: ScanJob, run_facts: Mapping[str, object], options: DicomOptions) 
 
 def refuse_others(job: ScanJob, options: DicomOptions, *, overwrite: bool) -> None:
     """Raise FileError where something that viscera did not write stands in the place of an object."""
-    from pydicom import dcmread
-    from pydicom.errors import InvalidDicomError
-
+    if not options.kinds:
+        return
+    from viscera.dicom.decoding import parsing_errors
     from viscera.dicom.outputs import MANUFACTURER
+    from viscera.io.doors import pydicom_module
+
+    pydicom = pydicom_module()
 
     for kind in options.kinds:
         file = object_file(job, kind)
         if overwrite or not file.exists():
             continue
         try:
-            own = dcmread(file, specific_tags=["Manufacturer"]).get("Manufacturer") == MANUFACTURER
-        except (InvalidDicomError, OSError, ValueError, EOFError):
+            own = pydicom.dcmread(file, specific_tags=["Manufacturer"]).get("Manufacturer") == MANUFACTURER
+        except parsing_errors():
             own = False
         if not own:
             raise FileError(
@@ -156,11 +175,11 @@ class Result:
     labels: Volume
     names: Mapping[int, str]
     ct: Volume
-    organs: Mapping[str, Organ]
+    organs: "Mapping[str, Organ]"
     flags: Mapping[str, tuple[str, ...]]
 
 
-def write_objects(job: ScanJob, result: Result, model: Model, options: DicomOptions) -> dict[str, object]:
+def write_objects(job: ScanJob, result: Result, model: "Model", options: DicomOptions) -> dict[str, object]:
     """Write the objects that are asked for, each read back before it takes its place; return what NAME.json says of them.
 
     Args:
@@ -232,7 +251,7 @@ def _write(
         write_capture(file, options.draw(result.ct, result.labels, names), series, who, headers=headers)
 
 
-def maker(model: Model) -> "Maker":
+def maker(model: "Model") -> "Maker":
     """Return by what results of a model are made."""
     from viscera.dicom.outputs import Maker
 
@@ -241,7 +260,7 @@ def maker(model: Model) -> "Maker":
 
 
 def log_result(
-    job: ScanJob, model: Model, outcome: dict[str, object] | VisceraError, *, secret: bytes | None = None
+    job: ScanJob, model: "Model", outcome: dict[str, object] | VisceraError, *, secret: bytes | None = None
 ) -> None:
     """Add a line on a series to viscera-results.jsonl beside its label map; nothing for a scan that is no series.
 

@@ -10,8 +10,7 @@ from viscera.datasets.sources import Source, label_files
 from viscera.errors import FileError
 from viscera.io import nifti
 from viscera.io.same_file import refuse_inputs
-from viscera.io.scans import LeftOutWarning as LeftOutWarning
-from viscera.io.scans import Scan, files_of
+from viscera.io.scans import LeftOutWarning, Scan, files_of
 from viscera.json_text import load_json
 
 OTHER_KINDS = (

@@ -190,6 +190,7 @@ class _Labelled:
 def read_scan(job: ScanJob, run: Run) -> _Scan:
     """Read a scan, check it and prepare it."""
     require_place(job.output)
+    refuse_others(job, run.options.dicom, overwrite=run.options.overwrite)
     clock, model = Stopwatch({}), run.model
     plan = run.budget.plan(job.scan)  # which refuses what is no scan
     before = _state(job.scan)
@@ -285,7 +286,6 @@ def _write_objects(
     options = run.options.dicom
     if not options.kinds:
         return {}
-    refuse_others(scan.job, options, overwrite=run.options.overwrite)
     trust = facts.get("trust")
     signs = trust["organs"] if isinstance(trust, dict) else {}
     flags = {organ: tuple(sign["message"] for sign in found) for organ, found in signs.items()}

@@ -132,23 +132,12 @@ def segment_prepared(
         clock: See ``segment``.
         watch: See ``segment``.
     """
-    found = _straight(
-        scan, model, wanted=wanted, organs=organs, certainty=certainty, clock=clock or Stopwatch({}), watch=watch
-    )
-    return found if scan.shear is None else replace(found, labels=scan.shear.back(found.labels))
-
-
-def _straight(
-    scan: Prepared,
-    model: Model,
-    *,
-    wanted: Bool[np.ndarray, "bz by bx"] | None = None,
-    organs: Sequence[int] = (),
-    certainty: Certainty | None = None,
-    clock: Stopwatch | None = None,
-    watch: Watch,
-) -> Segmentation:
-    """Return what ``segment_prepared`` does, on the grid of the scan that was straightened where the gantry was tilted."""
+    if scan.shear is not None:
+        straight = replace(scan, shear=None)
+        found = segment_prepared(
+            straight, model, wanted=wanted, organs=organs, certainty=certainty, clock=clock, watch=watch
+        )
+        return replace(found, labels=scan.shear.back(found.labels))
     clock, grid = clock or Stopwatch({}), scan.grid
     image, geometry = scan.images[model.recipe.preparation]
     if wanted is None and model.finder is not None:
@@ -184,7 +173,7 @@ def _found(scan: Prepared, *, model: Model, finder: Model, watch: Watch) -> Bool
     if finder.recipe.preparation == model.recipe.preparation and not finder.recipe.inference.whole_slices:
         blocks = find_blocks(image, finder, watch=watch)
     else:
-        labels = _straight(scan, finder, watch=watch).labels
+        labels = segment_prepared(scan, finder, watch=watch).labels
         blocks = blocks_of_labels(geometry.turn.apply(labels.voxels), geometry)
     return widened(blocks, margin_mm=model.margin_mm, spacing_mm=geometry.spacing_mm)
 
@@ -196,7 +185,7 @@ def _tumours(
     geometry = scan.images[tumour.recipe.preparation][1]
     blocks = blocks_of_labels(organs, geometry)
     wanted = widened(blocks, margin_mm=tumour.margin_mm, spacing_mm=geometry.spacing_mm)
-    labels = _straight(scan, tumour, wanted=wanted, watch=watch).labels
+    labels = segment_prepared(scan, tumour, wanted=wanted, watch=watch).labels
     return geometry.turn.apply(labels.voxels) == tumour.space.index(TUMOUR)
 
 

@@ -3,6 +3,8 @@
 nibabel loads pydicom wherever that is installed (0.3 s), and pydicom loads requests, whose urllib3 opens a socket on loopback to
 see whether there is IPv6. Neither is needed here: nibabel's own modules for DICOM load pydicom when they are used, and pydicom
 fetches only its test files by requests.
+
+Importing this module loads nibabel, which loads scipy's root: what predicting loads at its start imports it where it is used.
 """
 
 import sys
