@@ -24,6 +24,10 @@ class SliceInference:
     look_mm: Annotated[float, Ge(0)] = 10.0
     """Slices at most so far apart are segmented first; those between two that hold no organ are skipped. 0: none is."""
 
+    step_mm: Annotated[float, Ge(0)] = 0.0
+    """Slices at most so far apart go through the network, with their true neighbours; the logits of those between are mixed.
+    0: every slice does."""
+
     def everywhere(self) -> "SliceInference":
         """Return these settings with no slice skipped."""
         return replace(self, look_mm=0.0)

@@ -236,7 +236,7 @@ def bench(
             start_up_s=[start for start, _ in starts],
             peak_memory_mib=max(memory for _, memory in starts),
         )
-    recipe, device = first.recipe, first.device.type
+    recipe, device = first.recipe, first.device
     usual = "openvino" if "openvino" in runtimes_here(recipe, device) else "torch"
     return Bench(shape, recipe, usual if usual in speeds else next(iter(speeds)), device, speeds)
 
@@ -306,7 +306,7 @@ def _rounds(
 
 def _network_seconds(calls: Sequence[Calls], model: Model) -> list[float]:
     """Return the seconds in the network alone, of each round."""
-    return [round_.seconds / model.network.streams for round_ in calls] if model.device.type == "cpu" else []
+    return [round_.seconds / model.network.streams for round_ in calls] if model.device == "cpu" else []
 
 
 def _start_up(scan: Path, weights: Path, name: RuntimeName, *, plan: Plan, folder: Path) -> tuple[float, float]:

@@ -33,18 +33,18 @@ from viscera.inference.prepared import prepared_labels
 from viscera.io.atomic import hidden_name, remove_abandoned, sha256, write_json, writing
 from viscera.networks.doors import openvino_module
 from viscera.networks.exported import DESCRIPTION, FILES, FORMAT
-from viscera.networks.onnx import CannotRunError, shape_of, to_onnx
+from viscera.networks.onnx import shape_of, to_onnx
 from viscera.networks.runners import (
+    CannotRunError,
     Foreign,
     OnnxRunner,
     OpenVinoRunner,
     Runner,
-    folded_runner,
     input_channels,
     missing_packages,
-    require_agreement,
     runner_facts,
 )
+from viscera.networks.torch_runner import folded_runner, require_agreement
 from viscera.preparation.resampling import AIR_HU, SMOOTH_ABOVE
 from viscera.preparation.store import Split, Store
 

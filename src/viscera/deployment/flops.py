@@ -8,15 +8,18 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from copy import deepcopy
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float32
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from viscera.networks.runners import Runner, RuntimeName, choose_runner
+from viscera.networks.runners import Logits, Runner, RuntimeName
+from viscera.networks.torch_runner import choose_runner
 
 SIZES = ((64, 128), (128, 64), (256, 32), (512, 16))
 """Channels and side of typical 3x3 convolutions of U-Nets on slices of 256x256; each takes 1.2 GFLOP."""
@@ -104,13 +107,11 @@ class Load:
     """
 
     runner: Runner
-    image: Tensor
+    image: Float32[np.ndarray, "1 1 y x"]
     flops: int
 
 
-def convolution_loads(
-    runtime: RuntimeName, device: torch.device, *, sizes: Sequence[tuple[int, int]] = SIZES
-) -> list[Load]:
+def convolution_loads(runtime: RuntimeName, device: str, *, sizes: Sequence[tuple[int, int]] = SIZES) -> list[Load]:
     """Make typical convolutions for a runtime, with the precision and threads that networks get from ``choose_runner``.
 
     Args:
@@ -128,7 +129,7 @@ def convolution_loads(
             chain = Chain(channels).eval()
         runner = choose_runner(chain, device, channels=1, wanted=runtime)
         if runner.name == runtime:
-            image = torch.rand(1, 1, side, side, generator=torch.Generator().manual_seed(0)).to(device)
+            image = np.random.default_rng(0).random((1, 1, side, side), np.float32)
             loads.append(Load(runner, image, flops(chain, image.shape)))
     return loads
 
@@ -146,17 +147,11 @@ def convolution_peak(loads: Sequence[Load], *, seconds: float = 0.3) -> float:
 
 
 def _rate(load: Load, seconds: float) -> float:
-    streams, threads = load.runner.streams, torch.get_num_threads()
-    # Set in the workers, since what a thread sets holds for those that begin later; put back in the end.
-    settings = {"initializer": torch.set_num_threads, "initargs": (1,)} if streams > 1 else {}
-    try:
-        with ThreadPoolExecutor(streams, **settings) as pool:
-            once = _passes(load, pool, passes=1)
-            passes = max(1, round(seconds / 3 / max(min(once, _passes(load, pool, passes=1)), 1e-6)))
-            fastest = min(_passes(load, pool, passes=passes) for _ in range(3))
-    finally:
-        torch.set_num_threads(threads)
-    return load.flops * passes * streams / fastest
+    with load.runner.threads() as pool:
+        once = _passes(load, pool, passes=1)
+        passes = max(1, round(seconds / 3 / max(min(once, _passes(load, pool, passes=1)), 1e-6)))
+        fastest = min(_passes(load, pool, passes=passes) for _ in range(3))
+    return load.flops * passes * load.runner.streams / fastest
 
 
 def _passes(load: Load, pool: ThreadPoolExecutor, *, passes: int) -> float:
@@ -167,12 +162,12 @@ def _passes(load: Load, pool: ThreadPoolExecutor, *, passes: int) -> float:
     return time.perf_counter() - start
 
 
-@torch.inference_mode()
 def _run(load: Load, passes: int) -> None:
+    found = None
     for _ in range(passes):
-        load.runner(load.image)
-    if load.image.device.type == "cuda":
-        torch.cuda.synchronize(load.image.device)
+        found = load.runner(load.image)
+    if isinstance(found, Tensor):  # on a GPU, which is told what to do and not waited for
+        torch.cuda.synchronize(found.device)
 
 
 @dataclass
@@ -196,7 +191,11 @@ class NotedRunner:
         self.name, self.precision, self.streams = runner.name, runner.precision, runner.streams
         self.stride, self.dimensions = runner.stride, runner.dimensions
 
-    def __call__(self, image: Float[Tensor, "batch channel *space"]) -> Float[Tensor, "batch class *space"]:
+    def threads(self) -> AbstractContextManager[ThreadPoolExecutor]:
+        """Give the runner's threads."""
+        return self.runner.threads()
+
+    def __call__(self, image: Float32[np.ndarray, "batch channel *space"]) -> Logits:
         """Return the runner's logits."""
         started = time.perf_counter()
         logits = self.runner(image)

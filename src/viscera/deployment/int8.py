@@ -17,14 +17,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from jaxtyping import Float32
 
 from viscera.errors import RunError
 from viscera.inference.model import Model
 from viscera.inference.slices import slice_inputs
+from viscera.networks.device import cores
 from viscera.networks.doors import openvino_module
-from viscera.networks.onnx import CannotRunError
+from viscera.networks.runners import CannotRunError
 from viscera.preparation.store import Store
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def drawn_inputs(
     places = [(number, z) for number, image in enumerate(images) for z in range(len(image))]
     for chosen in sorted(generator.choice(len(places), min(count, len(places)), replace=False).tolist()):
         number, z = places[chosen]
-        yield slice_inputs(images[number], model, range(z, z + 1)).float().contiguous().cpu().numpy()
+        yield slice_inputs(images[number], model, range(z, z + 1))
 
 
 def quantised(graph: bytes | Path, images: Iterable[Float32[np.ndarray, "1 channel y x"]]) -> "openvino.Model":
@@ -133,7 +133,7 @@ def _ranges(
     for _, value in members:
         axes = nodes.constant(np.arange(value.get_partial_shape().rank.get_length()))
         ends += [nodes.reduce_min(value, axes), nodes.reduce_max(value, axes)]
-    settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": torch.get_num_threads()}
+    settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": cores()}
     watching = openvino.Model(ends, network.get_parameters())
     compiled = openvino.Core().compile_model(watching, "CPU", settings)
     ranges = [(np.inf, -np.inf)] * len(groups)

@@ -1,22 +1,24 @@
 """How sure a 2D network is: at the organs' edges, and of the scan rather than of its mirror image.
 
-``Certainty`` sums up edges, and what was tidied away, on the way to labels: logits are forgotten chunk by chunk (slices.py), so
-what is to be known of them is taken from each chunk. ``handedness_of`` looks at a few slices by itself: a network labels by place
+``Certainty`` sums up edges, and what was tidied away, on the way to labels: logits are forgotten slice by slice (slices.py), so
+what is to be known of them is taken from each slice that the network has seen. ``handedness_of`` looks at a few slices by itself: a network labels by place
 as much as by looks, so in a scan whose header has left and right the wrong way round it finds a liver where there is none, and
 what it finds gives the fault away less than how unsure it is. Not here: from what value on an organ is doubtful (quality/).
 """
 
 from threading import Lock
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Int16, UInt8
-from torch import Tensor
 
 from viscera.inference.model import Model
-from viscera.inference.slices import slice_logits
-from viscera.inference.upsampling import first_largest, planes_of
+from viscera.inference.slices import as_slice, slice_logits
 from viscera.quality.certainty import Edge, Handedness
+
+if TYPE_CHECKING:
+    from viscera.inference.slices import AnySlice
 
 LOOKS = 16
 """Slices that are looked at for handedness, evenly spaced."""
@@ -38,23 +40,20 @@ class Certainty:
         self._pixels, self._probability, self._entropy = np.zeros((3, classes))
         self._found, self._dropped = np.zeros((2, 256))
 
-    def add(self, logits: Float[Tensor, "slice class rows columns"]) -> None:
-        """Take in a chunk of slices.
+    def add(self, logits: "AnySlice") -> None:
+        """Take in a slice that went through the network.
 
         Args:
-            logits: Finite, of a softmax.
+            logits: Of a softmax.
         """
-        sums = np.zeros((3, self._classes))
-        for one in logits.detach().cpu():
-            planes = planes_of(one)
-            labels = first_largest(planes).reshape(one.shape[1:])
-            places = np.flatnonzero(edges(labels))
-            if not places.size:
-                continue
-            which = labels.reshape(-1)[places]
-            largest, entropy = _confidence(planes.take(places, axis=1))
-            for total, values in zip(sums, (None, largest, entropy), strict=True):
-                total += np.bincount(which, values, minlength=self._classes)
+        labels = logits.labels
+        places = np.flatnonzero(edges(labels))
+        if not places.size:
+            return
+        which = labels.reshape(-1)[places]
+        planes = logits.planes
+        largest, entropy = _confidence(planes.reshape(len(planes), -1).take(places, axis=1))
+        sums = [np.bincount(which, values, minlength=self._classes) for values in (None, largest, entropy)]
         with self._lock:
             self._pixels += sums[0]
             self._probability += sums[1]
@@ -135,9 +134,8 @@ def _organ_pixels(image: Int16[np.ndarray, "z y x"], model: Model, slices: np.nd
     """Return the pixels that got an organ, and the sum of their largest probabilities."""
     pixels, total = 0, 0.0
     for start in range(0, len(slices), AT_ONCE):
-        logits: Tensor = slice_logits(image, model, slices[start : start + AT_ONCE].tolist()).float()
-        largest, labels = logits.softmax(1).max(1)
-        organs = labels > 0
-        pixels += int(organs.sum())
-        total += float(largest[organs].double().sum())
+        for one in map(as_slice, slice_logits(image, model, slices[start : start + AT_ONCE].tolist())):
+            planes, organs = one.planes, one.labels > 0
+            pixels += int(np.count_nonzero(organs))
+            total += float(_confidence(planes[:, organs])[0].sum(dtype=float))
     return pixels, total

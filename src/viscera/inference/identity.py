@@ -15,7 +15,7 @@ from viscera.inference.jobs import ScanJob, described_name, own_facts
 from viscera.inference.model import Model
 from viscera.io.scans import Scan, files_of, sha256_of
 
-RESULTS = 1
+RESULTS = 2
 """Of what predicting gives with the same weights and options; every change of viscera that changes labels raises it."""
 
 OPTIONS = {
@@ -46,7 +46,7 @@ def made_with(model: Model, organs: Sequence[int]) -> dict[str, object]:
         "organs": [model.output_space.labels[index] for index in sorted(set(organs))],
         "region": getattr(model.recipe.inference, "region", None),
         "settings_sha256": [_settings_sha256(each) for each in model.networks],
-        "runtime": [f"{each.network.name} {each.network.precision} {each.device.type}" for each in model.networks],
+        "runtime": [f"{each.network.name} {each.network.precision} {each.device}" for each in model.networks],
     }
 
 

@@ -20,8 +20,8 @@ from viscera.config import (
 )
 from viscera.errors import SettingError, VisceraError
 from viscera.inference.model import Model
+from viscera.inference.plans import PLANES_AT_ONCE, plan_of
 from viscera.inference.postprocessing.slabs import MOST_AT_ONCE, PLANES, SLAB_BYTES
-from viscera.inference.windows import PLANES_AT_ONCE, plan_of
 from viscera.io import nifti
 from viscera.io.scans import Scan
 from viscera.preparation.resampling import HALVINGS
@@ -183,7 +183,7 @@ def prepared_size(look: Look, preparation: Preparation) -> tuple[int, int]:
 def workspace_bytes(look: Look, model: Model) -> float:
     """Return what a network takes while it computes, in the memory of the CPU, and what enlarging its logits does."""
     settings, classes = model.recipe.inference, len(model.space.classes)
-    width = model.recipe.network.widths[0] if model.device.type == "cpu" else 0
+    width = model.recipe.network.widths[0] if model.device == "cpu" else 0
     pixels = prod(prepared_size(look, model.recipe.preparation))
     enlarged = ENLARGED * classes * prod(look.shape[1:])  # where most of a slice is open, all its logits are
     if settings.whole_slices:

@@ -2,31 +2,22 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
-
-import torch
+from typing import TYPE_CHECKING, Literal
 
 from viscera.config import Accelerator, Recipe
 from viscera.errors import SettingError, WeightsError
 from viscera.io.atomic import sha256
 from viscera.labels import TUMOUR, LabelSpace
-from viscera.networks.build import build_network
 from viscera.networks.cards import Card, Shipped, as_shipped
-from viscera.networks.device import autocast_type, device_type, keep_freed_memory
+from viscera.networks.device import TORCH_REMEDY, device_type, keep_freed_memory
 from viscera.networks.exported import read_export
 from viscera.networks.find_weights import find_weights, is_export
 from viscera.networks.graph_cache import GraphCache
-from viscera.networks.onnx import CannotRunError
-from viscera.networks.runners import (
-    OnnxRunner,
-    OpenVinoRunner,
-    Runner,
-    RuntimeName,
-    TorchRunner,
-    choose_runner,
-    input_channels,
-)
-from viscera.networks.weights import Weights, fill_network, load_weights
+from viscera.networks.runners import CannotRunError, Runner, RuntimeName, kept_runner, runner_of
+from viscera.networks.weights_header import Header, read_header
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,7 +44,7 @@ class Model:
     network: Runner
     recipe: Recipe
     space: LabelSpace
-    device: torch.device
+    device: Literal["cpu", "cuda"]
     weights_sha256: str
     tumour: "Model | None" = None
     finder: "Model | None" = None
@@ -90,15 +81,16 @@ class Model:
         return self.recipe.inference.margin_mm
 
     @property
-    def module(self) -> torch.nn.Module:
+    def module(self) -> "nn.Module":
         """The torch module itself, of a model that was loaded without a runtime: as it was trained.
 
         Raises:
             SettingError: Another runtime than torch has it.
         """
-        if not isinstance(self.network, TorchRunner):
+        module = getattr(self.network, "module", None)
+        if module is None:
             raise SettingError(f"the network runs on {self.network.name}, not on torch", "Load it without a runtime.")
-        return self.network.module
+        return module
 
     @property
     def networks(self) -> tuple["Model", ...]:
@@ -140,22 +132,43 @@ def load_model(
     else:
         shipped = as_shipped(where)
         file = shipped.file if shipped else find_weights(where)
-    device = device_type(accelerator)
-    weights, digest = load_weights(file), sha256(file)
+    device, header, digest = device_type(accelerator), read_header(file), sha256(file)
+    if header.recipe.space.organs != header.space.organs:
+        raise WeightsError(f"{file.name}: its recipe's organs are not the organs of its channels", "Train again.")
     if shipped:
-        _require_own_card(shipped, weights)
-    network = _build(weights, file.name).eval()
-    if weights.recipe.dimensions == 2:
-        network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    if runtime is None:
-        runner: Runner = TorchRunner(network.to(device), autocast_type("auto", device))
-    else:
-        channels, cache = input_channels(weights.recipe.network), GraphCache(graphs, digest) if graphs else None
-        runner = choose_runner(network, torch.device(device), channels=channels, wanted=runtime, cache=cache)
-    windows, card = not weights.recipe.inference.whole_slices, shipped.card if shipped else None
+        _require_own_card(shipped, header)
+    cache = GraphCache(graphs, digest) if graphs else None
+    runner = None
+    if runtime is not None and device == "cpu" and cache is not None:
+        runner = kept_runner(runtime, header.recipe.network, cache)
+    if runner is None:
+        runner = _on_torch(file, device=device, runtime=runtime, cache=cache)
+    windows, card = not header.recipe.inference.whole_slices, shipped.card if shipped else None
     if device == "cpu" and (not windows or runner.name == "torch"):
         keep_freed_memory(spare=windows)  # from here on: what loading took may go
-    return Model(runner, weights.recipe, weights.space, torch.device(device), digest, card=card)
+    return Model(runner, header.recipe, header.space, device, digest, card=card)
+
+
+def _on_torch(
+    file: Path,
+    *,
+    device: Literal["cpu", "cuda"],
+    runtime: Literal["auto"] | RuntimeName | None,
+    cache: GraphCache | None,
+) -> Runner:
+    """Build the network with torch, and put it on a runtime.
+
+    Raises:
+        SettingError: Torch is not installed.
+        WeightsError: The weights are not for the network of their recipe.
+    """
+    try:
+        from viscera.networks.trained import on_runtime
+    except ModuleNotFoundError as error:
+        if error.name != "torch":
+            raise
+        raise SettingError(f"{file.name} is run by torch, which is not installed", TORCH_REMEDY) from error
+    return on_runtime(file, device=device, runtime=runtime, cache=cache)
 
 
 def _exported(where: Path, *, accelerator: Accelerator, runtime: Literal["auto"] | RuntimeName | None) -> Model:
@@ -176,14 +189,12 @@ def _exported(where: Path, *, accelerator: Accelerator, runtime: Literal["auto"]
     if found.recipe.inference.whole_slices:
         keep_freed_memory()
     try:
-        runner = (
-            OnnxRunner(found.file, found.shape) if found.kind == "onnx" else OpenVinoRunner(found.file, found.shape)
-        )
+        runner = runner_of(found.kind, found.file, found.shape)
     except CannotRunError as error:
         raise WeightsError(
             f"{found.file}: {error}", "Export the run again on this machine.", file=found.file
         ) from error
-    return Model(runner, found.recipe, found.space, torch.device("cpu"), found.sha256)
+    return Model(runner, found.recipe, found.space, "cpu", found.sha256)
 
 
 def with_others(model: Model, *, tumour: Model | None = None, finder: Model | None = None) -> Model:
@@ -225,16 +236,7 @@ def with_region(model: Model, region: Literal["find", "whole", "middle"]) -> Mod
     return replace(model, recipe=replace(model.recipe, inference=replace(settings, region=region)))
 
 
-def _build(weights: Weights, where: str) -> torch.nn.Module:
-    if weights.recipe.space.organs != weights.space.organs:
-        raise WeightsError(f"{where}: its recipe's organs are not the organs of its channels", "Train again.")
-    classes = len(weights.space.classes)
-    network = build_network(weights.recipe.network, classes=classes, softmax=weights.recipe.softmax)
-    fill_network(network, weights.tensors, where=where)
-    return network
-
-
-def _require_own_card(shipped: Shipped, weights: Weights) -> None:
+def _require_own_card(shipped: Shipped, weights: Header) -> None:
     """Raise WeightsError where a card is of other organs than the weights."""
     if tuple(shipped.card.organs) != weights.space.organs:
         raise WeightsError(

@@ -16,8 +16,6 @@ from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
-import torch
-
 from viscera.errors import FileError, VisceraError
 from viscera.inference.certainty import Certainty, certainty_of, handedness_of
 from viscera.inference.colour_files import write_colours
@@ -42,6 +40,7 @@ from viscera.io import nifti, scans
 from viscera.io.atomic import replacing, sha256, write_json
 from viscera.io.scans import Scan
 from viscera.networks.device import Stopwatch, peak_memory_mib
+from viscera.networks.runners import runner_facts
 from viscera.preparation.body import Coarse, coarse_scan
 from viscera.preparation.image import prepare_file
 from viscera.preparation.intensity import hounsfield
@@ -310,14 +309,14 @@ def _run_facts(scan: _Labelled, run: Run) -> dict[str, object]:
         "made_with": made_with(model, run.wanted),
         "date": datetime.now().astimezone().isoformat(timespec="seconds"),
         "viscera": version("viscera"),
-        "torch": torch.__version__,
+        "runtime_version": runner_facts(model.network)["version"],
         "recipe": model.recipe.name,
         "weights": model.card.name if model.card else None,
         "weights_version": model.card.version if model.card else None,
         "weights_sha256": model.weights_sha256,
         "other_weights_sha256": model.sha256s,
         "organs": list(run.options.organs),
-        "device": str(model.device),
+        "device": model.device,
         "runtime": model.network.name,
         "precision": model.network.precision,
         "plan": plan,

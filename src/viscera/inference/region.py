@@ -3,20 +3,15 @@
 By default a cheap first pass finds them: a finder, that is any other run, or the same network in windows that do not overlap.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from math import ceil
 
 import numpy as np
-import torch
-from jaxtyping import Bool, Int, Int16, Shaped, UInt8
+from jaxtyping import Bool, Int, Shaped, UInt8
 
-from viscera.inference.model import Model
-from viscera.inference.windows import BLOCK, Plan, coarse_plan, finished_planes, holds, places
+from viscera.inference.plans import BLOCK, Plan, holds, places
 from viscera.preparation.geometry import Geometry
 from viscera.preparation.resampling import resample_labels, resample_labels_along_z
-
-FIRST_PASS_PAYS = 3
-"""Windows in all per window of a first pass, from which on the first pass is worth its time."""
 
 
 def blocks_of(mask: Bool[np.ndarray, "z y x"]) -> Bool[np.ndarray, "bz by bx"]:
@@ -34,49 +29,6 @@ def widened(
 
     reach = [2 * ceil(margin_mm / (BLOCK * mm)) + 1 for mm in spacing_mm]
     return maximum_filter(wanted.view(np.uint8), size=reach, mode="constant").astype(bool)
-
-
-def first_look(
-    image: Int16[np.ndarray, "z y x"],
-    model: Model,
-    plan: Plan,
-    *,
-    organs: Sequence[int] = (),
-    watch: Callable[[int, int], None] = lambda done, windows: None,
-) -> Bool[np.ndarray, "bz by bx"] | None:
-    """Return the blocks in which a network finds any organ (of those given) in windows that do not overlap, in one phase.
-
-    Returns:
-        The blocks; None where a first pass would not pay, because the scan has few windows.
-    """
-    coarse = coarse_plan(plan)
-    chosen = places(image.shape, coarse, one_phase=True)
-    if len(places(image.shape, plan)) < FIRST_PASS_PAYS * len(chosen):
-        return None
-    return found_blocks(image, model, coarse, chosen, organs=organs, watch=watch)
-
-
-@torch.inference_mode()
-def found_blocks(
-    image: Int16[np.ndarray, "z y x"],
-    model: Model,
-    plan: Plan,
-    chosen: Sequence[tuple[int, int, int]],
-    *,
-    organs: Sequence[int] = (),
-    watch: Callable[[int, int], None] = lambda done, windows: None,
-) -> Bool[np.ndarray, "bz by bx"]:
-    """Return the blocks in which a network finds any organ (of those given), looking through some windows."""
-    counts = np.zeros(256, bool)
-    counts[list(organs) or slice(1, None)] = True
-    wanted = np.zeros([ceil(side / BLOCK) for side in image.shape], bool)
-    for planes in finished_planes(image, model, plan, chosen=chosen, watch=watch):
-        if planes.logits is None:
-            continue
-        z, y, x = np.nonzero(counts[planes.logits.max(0).indices.cpu().numpy()])
-        z, y, x = z + planes.start, y + planes.box[0].start, x + planes.box[1].start
-        wanted[z // BLOCK, y // BLOCK, x // BLOCK] = True
-    return wanted
 
 
 def blocks_of_labels(labels: UInt8[np.ndarray, "z y x"], geometry: Geometry) -> Bool[np.ndarray, "bz by bx"]:

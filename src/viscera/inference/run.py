@@ -139,7 +139,7 @@ def begin(
     """Begin a run, and measure what it costs."""
     wanted = tuple(model.output_space.index(organ) for organ in options.organs)
     budget = Budget(model, most_mib=max_memory_mib, statistics=options.measure)
-    with sample_efficiency(str(model.device)) as meter:
+    with sample_efficiency(model.device) as meter:
         run = Run(model, options, wanted, budget, meter, watch)
         try:
             yield run

@@ -19,7 +19,6 @@ from viscera.inference.postprocessing.tidying import tidy
 from viscera.inference.postprocessing.tumours import merge_tumour, tumour_report
 from viscera.inference.region import blocks_of_labels, widened
 from viscera.inference.slices import label_slices
-from viscera.inference.volumes import find_blocks, segment_volume
 from viscera.io.nifti import GridWarning
 from viscera.labels import TUMOUR
 from viscera.networks.device import Stopwatch
@@ -150,6 +149,8 @@ def segment_prepared(
             look = None if certainty is None else certainty.add
             axial = label_slices(image, geometry, model, organs=organs, look=look, watch=watch)
         else:
+            from viscera.inference.volumes import segment_volume  # here, since slices need no torch
+
             axial = segment_volume(image, geometry, model, wanted=wanted, organs=organs, watch=watch)
     z, y, x = (grid.spacing_mm[axis] for axis in geometry.turn.axes)
     with clock.stage("postprocess"):
@@ -171,6 +172,8 @@ def _found(scan: Prepared, *, model: Model, finder: Model, watch: Watch) -> Bool
     """Return the blocks of a prepared scan in which a finder finds organs, and those around them."""
     image, geometry = scan.images[model.recipe.preparation]
     if finder.recipe.preparation == model.recipe.preparation and not finder.recipe.inference.whole_slices:
+        from viscera.inference.volumes import find_blocks
+
         blocks = find_blocks(image, finder, watch=watch)
     else:
         labels = segment_prepared(scan, finder, watch=watch).labels

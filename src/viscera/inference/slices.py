@@ -1,26 +1,38 @@
-"""A 2D network's logits, and labels on the scanner's slices: in chunks of a few slices, several chunks at once.
+"""A 2D network's labels on the scanner's slices: as many slices go through the network as the anatomy needs.
 
-Each chunk goes the whole way on one core, from HU to labels, so that no core waits for another and no array of all slices' logits
-ever exists.
+Organs change little within 3 mm, so of thin slices every k-th goes through the network, with its true neighbours, and the logits
+of those between are mixed (upsampling.py). Each stretch of slices goes the whole way on one core, from HU to labels, so that no
+core waits for another and no array of all slices' logits ever exists.
 """
 
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import as_completed
+from contextlib import ExitStack
 from itertools import pairwise
 from math import floor
+from threading import Lock
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from jaxtyping import Float, Int16, UInt8
-from torch import Tensor
+from jaxtyping import Float32, Int16, UInt8
 
 from viscera.config import SliceInference
 from viscera.errors import SettingError
 from viscera.inference.model import Model
-from viscera.inference.upsampling import Enlargement, enlarged_labels
+from viscera.inference.upsampling import Enlargement, SliceLogits
+from viscera.networks.runners import Logits
 from viscera.preparation.contrast import enhance
 from viscera.preparation.geometry import Geometry
 from viscera.preparation.intensity import network_input
+
+if TYPE_CHECKING:
+    from viscera.inference.on_gpu import SliceLogitsOnGpu
+
+    AnySlice = SliceLogits | SliceLogitsOnGpu
+
+LOOKS_ON_GPU, SLICES_ON_GPU = 16, 16
+"""Stretches at once on a GPU, and slices per pass, which a CPU's caches would not hold."""
 
 
 def label_slices(
@@ -29,76 +41,150 @@ def label_slices(
     model: Model,
     *,
     organs: Sequence[int] = (),
-    look: Callable[[Tensor], None] | None = None,
+    look: "Callable[[AnySlice], None] | None" = None,
     watch: Callable[[int, int], None] = lambda done, slices: None,
 ) -> UInt8[np.ndarray, "depth rows columns"]:
     """Return labels on the scanner's axial slices.
 
-    First every slice that lies ``look_mm`` (of the recipe) from the last one is segmented; then, of those between two, the ones
-    with an organ at either end. The others stay background.
+    First slices that lie ``look_mm`` (of the recipe) from each other are segmented; then, of those between two, the ones
+    with an organ at either end: every slice that lies ``step_mm`` from the last, and what is between is mixed. The others stay
+    background.
 
     Args:
         image: HU, prepared.
         geometry: Where it lies.
         model: A 2D network.
         organs: Indices of those that are wanted: slices are skipped that seem to hold none of these; all organs where empty.
-        look: Called with every chunk's logits, from several threads; None where nobody asks.
+        look: Called with every slice that went through the network, from several threads; None where nobody asks.
         watch: Called with the slices done or skipped, and all of them.
     """
     settings = model.recipe.inference
     if not isinstance(settings, SliceInference):
         raise SettingError(f"recipe '{model.recipe.name}' segments windows, not slices.")
-    axial = np.zeros(geometry.axial_shape, np.uint8)
-    streams, threads = model.network.streams, torch.get_num_threads()
-    each = 1 if streams > 1 else threads
-    pool = ThreadPoolExecutor(streams, initializer=torch.set_num_threads, initargs=(each,))
-    depth, size, done = len(image), settings.batch_size, 0
-
-    def segmented(chunk: Sequence[int]) -> int:
-        """Segment some slices; return their number."""
-        logits = slice_logits(image, model, chunk)
-        if look is not None:
-            look(logits)
-        axial[chunk] = on_scanner(logits, geometry)
-        return len(chunk)
-
-    def segment_all(chosen: Sequence[int]) -> None:
-        """Segment slices, chunk by chunk."""
-        nonlocal done
-        chunks = [chosen[start : start + size] for start in range(0, len(chosen), size)]
-        for work in as_completed([pool.submit(segmented, chunk) for chunk in chunks]):
+    depth, done = len(image), 0
+    looks = looked_at(depth, slice_mm=geometry.spacing_mm[0], settings=settings)
+    at_once = LOOKS_ON_GPU if model.device == "cuda" else 1
+    stretches = [looks[first : first + at_once + 1] for first in range(0, max(1, len(looks) - 1), at_once)]
+    walk = _Walk(image, geometry, model, organs=organs, look=look, stretches=stretches)
+    with model.network.threads() as pool:
+        for work in as_completed([pool.submit(walk.take, stretch) for stretch in stretches]):
             done += work.result()
             watch(done, depth)
-
-    first = _seen_first(depth, step_mm=geometry.spacing_mm[0], look_mm=settings.look_mm)
-    try:
-        segment_all(first)
-        segment_all(_between(first, axial, organs))
-        if done < depth:
-            watch(depth, depth)
-    finally:
-        pool.shutdown(cancel_futures=True)
-        torch.set_num_threads(threads)  # a worker's number would hold for all threads that begin later
-    return axial
+    return walk.axial
 
 
-def _seen_first(depth: int, *, step_mm: float, look_mm: float) -> list[int]:
-    """Return the slices that are segmented in any case, the first and the last among them."""
-    step = max(1, floor(look_mm / step_mm + 1e-3))
-    return sorted({*range(0, depth, step), depth - 1})
+def kept_step(slice_mm: float, settings: SliceInference) -> int:
+    """Return k: every k-th slice goes through the network."""
+    return max(1, floor(settings.step_mm / slice_mm + 1e-3))
 
 
-def _between(first: Sequence[int], axial: UInt8[np.ndarray, "z y x"], organs: Sequence[int]) -> list[int]:
-    """Return the slices between those seen first that may hold organs."""
-    holds = np.zeros(256, bool)
-    holds[list(organs) or slice(1, None)] = True
-    held = {place: bool(holds[axial[place]].any()) for place in first}
-    return [place for low, high in pairwise(first) if held[low] or held[high] for place in range(low + 1, high)]
+def looked_at(depth: int, *, slice_mm: float, settings: SliceInference) -> list[int]:
+    """Return the slices that are segmented in any case, the first and the last among them.
+
+    Args:
+        depth: How many slices there are.
+        slice_mm: From one to the next.
+        settings: The recipe's.
+    """
+    step = kept_step(slice_mm, settings)
+    apart = step * max(1, floor(settings.look_mm / (step * slice_mm) + 1e-3))
+    return sorted({*range(0, depth, apart), depth - 1})
+
+
+class _Walk:
+    """A scan on its way to labels, stretch by stretch, from several threads."""
+
+    def __init__(
+        self,
+        image: Int16[np.ndarray, "z y x"],
+        geometry: Geometry,
+        model: Model,
+        *,
+        organs: Sequence[int],
+        look: "Callable[[AnySlice], None] | None",
+        stretches: Sequence[Sequence[int]],
+    ) -> None:
+        """Begin; see ``label_slices``.
+
+        Args:
+            image: HU, prepared.
+            geometry: Where it lies.
+            model: A 2D network.
+            organs: Indices of those that are wanted.
+            look: Called with every slice that went through the network.
+            stretches: Slices that are segmented in any case; the last of each stretch is the first of the next.
+        """
+        settings = model.recipe.inference
+        assert isinstance(settings, SliceInference)
+        self.image, self.geometry, self.model, self.look = image, geometry, model, look
+        self.axial = np.zeros(geometry.axial_shape, np.uint8)
+        self.step = kept_step(geometry.spacing_mm[0], settings)
+        self.size = settings.batch_size if model.device == "cpu" else max(SLICES_ON_GPU, settings.batch_size)
+        self._holds = np.zeros(256, bool)
+        self._holds[list(organs) or slice(1, None)] = True
+        self._uses = Counter(place for stretch in stretches for place in stretch)
+        self._kept: dict[int, AnySlice] = {}
+        self._locks: defaultdict[int, Lock] = defaultdict(Lock)
+
+    def take(self, looks: Sequence[int]) -> int:
+        """Label the slices of a stretch but the last, which is the next stretch's; return their number."""
+        ends = dict(zip(looks, self._shared(looks), strict=True))
+        held = {place: bool(self._holds[logits.labels].any()) for place, logits in ends.items()}
+        wanted = [(low, high) for low, high in pairwise(looks) if held[low] or held[high]]
+        between = self._seen([place for low, high in wanted for place in range(low + self.step, high, self.step)])
+        for low, high in pairwise(looks):
+            self._write(low, ends[low])
+            if (low, high) not in wanted:
+                continue
+            before = low, ends[low]
+            for place in range(low + self.step, high, self.step):
+                after = place, next(between)
+                self._fill(before, after)
+                self._write(*after)
+                before = after
+            self._fill(before, (high, ends[high]))
+        if looks[-1] < len(self.image) - 1:
+            return looks[-1] - looks[0]
+        self._write(looks[-1], ends[looks[-1]])
+        return looks[-1] - looks[0] + 1
+
+    def _shared(self, places: Sequence[int]) -> "list[AnySlice]":
+        """Return slices that neighbouring stretches share: whoever needs one first segments it."""
+        with ExitStack() as mine:
+            for place in places:  # in the order of all, so that no two threads wait for each other
+                mine.enter_context(self._locks[place])
+            missing = [place for place in places if place not in self._kept]
+            self._kept.update(zip(missing, self._seen(missing), strict=True))
+            found = [self._kept[place] for place in places]
+            for place in places:
+                self._uses[place] -= 1
+                if not self._uses[place]:
+                    del self._kept[place]
+        return found
+
+    def _seen(self, places: Sequence[int]) -> "Iterator[AnySlice]":
+        """Put slices through the network, a few at a time."""
+        for first in range(0, len(places), self.size):
+            for logits in slice_logits(self.image, self.model, places[first : first + self.size]):
+                found = as_slice(logits)
+                if self.look is not None:
+                    self.look(found)
+                yield found
+
+    def _fill(self, before: "tuple[int, AnySlice]", after: "tuple[int, AnySlice]") -> None:
+        """Label the slices between two that the network has seen."""
+        (low, one), (high, other) = before, after
+        for place in range(low + 1, high):
+            self._write(place, one.between(other, (place - low) / (high - low)))  # type: ignore[arg-type]
+
+    def _write(self, place: int, logits: "AnySlice") -> None:
+        """Label one slice."""
+        self.axial[place] = on_scanner(logits, self.geometry)
 
 
 def slice_inputs(
     image: Int16[np.ndarray, "z y x"], model: Model, slices: Sequence[int]
-) -> Float[Tensor, "slice channel y x"]:
+) -> Float32[np.ndarray, "slice channel y x"]:
     """Return what the network sees of some slices of a prepared scan.
 
     Args:
@@ -109,20 +195,25 @@ def slice_inputs(
     reach = model.recipe.reach
     seen = np.asarray(slices)[:, None] + np.arange(-reach, reach + 1)
     places, stacked = np.unique(seen.clip(0, len(image) - 1), return_inverse=True)
-    part = enhance(image[places], model.recipe.contrast)
-    stack = torch.from_numpy(part[stacked.reshape(seen.shape)]).to(model.device)
-    return network_input(stack, model.recipe.intensity).contiguous(memory_format=torch.channels_last)
+    part = enhance(image[places], model.recipe.contrast).astype(np.float32)
+    return network_input(part, model.recipe.intensity)[stacked.reshape(seen.shape)]
 
 
-@torch.inference_mode()
-def slice_logits(
-    image: Int16[np.ndarray, "z y x"], model: Model, slices: Sequence[int]
-) -> Float[Tensor, "slice class rows columns"]:
-    """Return the network's output for some slices of a prepared scan; see ``slice_inputs``."""
+def slice_logits(image: Int16[np.ndarray, "z y x"], model: Model, slices: Sequence[int]) -> Logits:
+    """Return the network's output for some slices of a prepared scan: (slice, class, rows, columns); see ``slice_inputs``."""
     return model.network(slice_inputs(image, model, slices))
 
 
-def decide(logits: Float[Tensor, "slice class rows columns"], size: Sequence[int]) -> UInt8[np.ndarray, "slice y x"]:
+def as_slice(logits: Logits) -> "AnySlice":
+    """Return a slice's logits (class, rows, columns) with what is done with them, where they are."""
+    if isinstance(logits, np.ndarray):
+        return SliceLogits.of(logits)
+    from viscera.inference.on_gpu import SliceLogitsOnGpu  # where torch is loaded already
+
+    return SliceLogitsOnGpu(logits) if logits.is_cuda else SliceLogits.of(logits.detach().float().numpy())
+
+
+def decide(logits: Logits, size: Sequence[int]) -> UInt8[np.ndarray, "slice y x"]:
     """Return the class of the largest logit on slices of another size.
 
     Args:
@@ -130,17 +221,17 @@ def decide(logits: Float[Tensor, "slice class rows columns"], size: Sequence[int
         size: Rows and columns wanted; logits are interpolated linearly, pixel centres at half steps.
     """
     rows, columns = size
-    return enlarged_labels(logits, Enlargement((rows, columns)))
+    return np.stack([as_slice(one).on_slice(Enlargement((rows, columns))) for one in logits])
 
 
-def on_scanner(logits: Float[Tensor, "slice class rows columns"], geometry: Geometry) -> UInt8[np.ndarray, "slice y x"]:
-    """Return the labels of prepared slices on the scanner's axial slices: background where those were cut off."""
-    inside = enlarged_labels(logits, enlargement_of(geometry))
+def on_scanner(logits: "AnySlice", geometry: Geometry) -> UInt8[np.ndarray, "y x"]:
+    """Return the labels of a prepared slice on the scanner's: background where that was cut off."""
+    inside = logits.on_slice(enlargement_of(geometry))
     whole = geometry.axial_shape[1:]
-    if inside.shape[1:] == whole:
+    if inside.shape == whole:
         return inside
-    labels = np.zeros((len(logits), *whole), np.uint8)
-    labels[:, *geometry.pixel_grid.inside(whole)] = inside
+    labels = np.zeros(whole, np.uint8)
+    labels[geometry.pixel_grid.inside(whole)] = inside
     return labels
 
 

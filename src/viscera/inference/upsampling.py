@@ -2,36 +2,29 @@
 
 An interpolated logit is a convex mix of the four around it. Where one class is the largest at all four, it is so in the mix,
 and rounding, which keeps order, does not change that: nothing has to be interpolated. The other pixels, a few in a hundred at
-the organs' edges, are mixed with the weights and in the order of operations of torch, bit by bit, so that the labels are those
-of the argmax of enlarged logits. Only if two classes differ by less than the last bits of their logits at all four may rounding
-make equals of them, of which torch then takes the first, and this file the larger.
+the organs' edges, are mixed with the weights and in the order of operations of torch, so that the labels are those of the argmax
+of logits that torch enlarged. Only if two classes differ by less than the last bits of their logits may rounding make equals of
+them, of which torch then takes the first, and this file the larger.
 
-Not here: which scanner's slices these are (slices.py).
+The same holds along z: the logits of a slice that the network has not seen are a mix of those of two that it has
+(``SliceLogits.between``), so only pixels on which these two disagree have to be mixed.
+
+Not here: which scanner's slices these are (slices.py); logits on a GPU (on_gpu.py).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from math import floor
 
-import cv2
 import numpy as np
-import torch
-from jaxtyping import Float, Float32, Int64, UInt8
-from torch import Tensor
-from torch.nn.functional import interpolate
+from jaxtyping import Float32, Int64, UInt8
 
 OPEN = 255
 """In place of a label: not yet decided."""
 
 LOGITS_AT_ONCE = 32767
-"""Mixed together. Torch spreads more over its threads, which then wait for each other: 100 slices took 7.5 s instead of 0.2 s
-with two threads on two cores that were busy with other work (one run)."""
-
-MOSTLY_OPEN = 0.4
-"""Share of open prepared pixels above which interpolating everything is quicker; organs' edges are 0.1, noise is 1."""
-
-SMALL = 128
-"""Rows and columns together up to which torch mixes all four logits in one go, rounding otherwise; such slices are its own."""
+"""Mixed together, so that they stay in the processor's cache."""
 
 
 @dataclass(frozen=True)
@@ -74,63 +67,61 @@ class Side:
         )
 
 
-@torch.inference_mode()
-def enlarged_labels(
-    logits: Float[Tensor, "slice class rows columns"], enlargement: Enlargement
-) -> UInt8[np.ndarray, "slice y x"]:
-    """Return the class of the largest logit at every pixel of enlarged slices, the first of equals.
+@dataclass(frozen=True, eq=False)
+class SliceLogits:
+    """A slice's logits, and which class has the largest.
 
-    Args:
-        logits: Finite. Slices that lie channels last are read as they are.
-        enlargement: What is wanted.
+    Attributes:
+        planes: Class by class; finite.
+        labels: The class of the largest logit, the first of equals.
     """
-    old = (int(logits.shape[2]), int(logits.shape[3]))
+
+    planes: Float32[np.ndarray, "class rows columns"]
+    labels: UInt8[np.ndarray, "rows columns"]
+
+    @classmethod
+    def of(cls, planes: Float32[np.ndarray, "class rows columns"]) -> "SliceLogits":
+        """Find the labels of logits."""
+        return cls(planes, first_largest(planes))
+
+    def between(self, other: "SliceLogits", share: float) -> "SliceLogits":
+        """Return the slice between this one and another.
+
+        Args:
+            other: The slice on the other side.
+            share: Of the way to it, above 0 and below 1.
+        """
+        share32 = np.float32(share)
+        planes = self.planes * (1 - share32)
+        planes += other.planes * share32
+        labels, open_ = self.labels.copy(), self.labels != other.labels
+        labels[open_] = first_largest(planes[:, open_])
+        return SliceLogits(planes, labels)
+
+    def on_slice(self, enlargement: Enlargement) -> UInt8[np.ndarray, "y x"]:
+        """Return the class of the largest logit at every pixel of the enlarged slice, the first of equals."""
+        planes, size = self.planes, enlargement.size
+        rows, columns = sides_of(planes.shape[1:], enlargement)
+        cells = _cells(self.labels, rows, columns) if len(planes) < OPEN else np.full_like(self.labels, OPEN)
+        labels = np.empty(size, np.uint8)
+        np.take(cells.take(columns.low, axis=1), rows.low, axis=0, out=labels, mode="clip")
+        _decide_open_(labels, planes.reshape(len(planes), -1), rows, columns, width=planes.shape[2])
+        return labels
+
+
+def sides_of(old: Sequence[int], enlargement: Enlargement) -> tuple[Side, Side]:
+    """Return how the rows and the columns of a slice are enlarged."""
     size, factors, start = enlargement.size, enlargement.factors, enlargement.start
-    if logits.device.type != "cpu" or sum(size) <= SMALL or logits.shape[1] >= OPEN:
-        return plain_labels(logits, enlargement)
     rows, columns = (
         side_of(old[axis], size[axis], factor=None if factors is None else factors[axis], start=start[axis])
         for axis in (0, 1)
     )
-    labels = np.empty((len(logits), *size), np.uint8)
-    for one, found in zip(logits.detach(), labels, strict=True):
-        planes = planes_of(one)
-        cells = _cells(first_largest(planes).reshape(old), rows, columns)
-        if np.count_nonzero(cells == OPEN) > MOSTLY_OPEN * cells.size:
-            found[:] = plain_labels(one[None], enlargement)[0]
-            continue
-        np.take(cells.take(columns.low, axis=1), rows.low, axis=0, out=found, mode="clip")
-        _decide_open_(found, planes, rows, columns, width=old[1])
-    return labels
-
-
-@torch.inference_mode()
-def plain_labels(
-    logits: Float[Tensor, "slice class rows columns"], enlargement: Enlargement
-) -> UInt8[np.ndarray, "slice y x"]:
-    """Return the same as ``enlarged_labels`` by interpolating all logits, one slice after the other to keep memory small."""
-    height, width = enlargement.size
-    top, left = enlargement.start
-    whole = enlargement.size if enlargement.factors is None else None
-    found = []
-    for one in logits:
-        # Interpolation is twice as fast on contiguous logits, and max ten times as fast as argmax.
-        image = one[None].float().contiguous()
-        if whole != image.shape[2:]:
-            image = interpolate(
-                image,
-                whole,
-                scale_factor=enlargement.factors,  # type: ignore[arg-type]
-                mode="bilinear",
-                align_corners=False,
-            )
-        found.append(image[..., top : top + height, left : left + width].max(1).indices.to(torch.uint8))
-    return torch.cat(found).cpu().numpy()
+    return rows, columns
 
 
 @lru_cache(maxsize=64)
 def side_of(old: int, size: int, *, factor: float | None = None, start: int = 0) -> Side:
-    """Return how new rows (or columns) are mixed from old ones.
+    """Return how new rows (or columns) are mixed from old ones: pixel centres at half steps, as torch's interpolation has it.
 
     Args:
         old: How many there are.
@@ -141,35 +132,19 @@ def side_of(old: int, size: int, *, factor: float | None = None, start: int = 0)
     if (size if factor is None else floor(old * factor)) == old:
         same = np.arange(start, start + size)
         return Side(same, same, np.ones(size, np.float32), np.zeros(size, np.float32), mixed=False)
-    # Torch itself says its weights: those of one row are what becomes of a 1 there. One row more, so that the last ones, which
-    # torch mixes with themselves, can be told apart too.
-    ones = torch.eye(old + 1)[None]
-    large = interpolate(ones, scale_factor=size / old if factor is None else factor, mode="linear", align_corners=False)
-    weights = large[0, :, start : start + size].numpy()
-    every, low = np.arange(size), (weights > 0).argmax(0)
-    return Side(low, np.minimum(low + 1, old - 1), weights[low, every], weights[low + 1, every], mixed=True)
+    step = np.float32(old / size if factor is None else 1 / factor)  # torch computes in float32, too
+    half = np.float32(0.5)
+    centres = step * (np.arange(start, start + size, dtype=np.float32) + half) - half
+    centres = centres.clip(0, None)
+    low = np.minimum(centres.astype(np.int64), old - 1)
+    share = (centres - low.astype(np.float32)).clip(0, 1)
+    return Side(low, np.minimum(low + 1, old - 1), 1 - share, share, mixed=True)
 
 
-def planes_of(logits: Float[Tensor, "class rows columns"]) -> Float32[np.ndarray, "class pixels"]:
-    """Return logits class by class."""
-    # NumPy knows no bfloat16: it sees them as the upper halves of float32, and OpenCV, which transposes four times as fast as
-    # torch, moves any two bytes.
-    halves = logits.dtype == torch.bfloat16
-    by_pixel = (logits.view(torch.int16) if halves else logits).permute(1, 2, 0)
-    if by_pixel.is_contiguous() and not logits.is_contiguous():
-        flat = by_pixel.reshape(-1, len(logits)).numpy()
-        planes = cv2.transpose(flat.view(np.int16) if flat.dtype == np.float16 else flat).view(flat.dtype)
-    else:
-        planes = by_pixel.permute(2, 0, 1).reshape(len(logits), -1).numpy()
-    if halves:
-        return np.left_shift(planes.view(np.uint16), np.uint32(16), dtype=np.uint32).view(np.float32)
-    return planes.astype(np.float32, copy=False)
-
-
-def first_largest(planes: Float32[np.ndarray, "class pixels"]) -> UInt8[np.ndarray, " pixels"]:
+def first_largest(planes: Float32[np.ndarray, "class *pixels"]) -> UInt8[np.ndarray, "*pixels"]:
     """Return the class of the largest logit, the first of equals: eight times as fast as max over the classes in torch."""
-    largest, labels = planes[0].copy(), np.zeros(planes.shape[1], np.uint8)
-    larger = np.empty(planes.shape[1], bool)
+    largest, labels = planes[0].copy(), np.zeros(planes.shape[1:], np.uint8)
+    larger = np.empty(planes.shape[1:], bool)
     numbers = larger.view(np.uint8)
     for number, plane in enumerate(planes[1:], start=1):
         np.greater(plane, largest, out=larger)
@@ -220,7 +195,7 @@ def _decide_open_(
 def mixed_logits(
     planes: Float32[np.ndarray, "class pixels"], rows: Side, columns: Side, *, width: int
 ) -> Float32[np.ndarray, "class n"]:
-    """Return interpolated logits at some pixels, bit by bit those that torch gives.
+    """Return interpolated logits at some pixels.
 
     Args:
         planes: Logits of a slice.
@@ -242,6 +217,7 @@ def _mixed(
 ) -> Float32[np.ndarray, "class n"]:
     """Return a weighted sum."""
     # In torch's kernel columns come before rows, and the product with the second weight is rounded before the one with the
-    # first is added, both in one operation; addcmul does the same (found by trying all orders, on x86-64).
-    summed = torch.from_numpy(high * by.high_weight)
-    return summed.addcmul_(torch.from_numpy(low), torch.from_numpy(by.low_weight)).numpy()
+    # first is added, both in one operation (found by trying all orders, on x86-64). Products of float32 are exact in float64.
+    summed = low * by.low_weight.astype(np.float64)
+    summed += high * by.high_weight
+    return summed.astype(np.float32)

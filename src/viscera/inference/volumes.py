@@ -1,7 +1,6 @@
 """A 3D network's labels on the scanner's slices: windows, averaged, interpolated, decided plane by plane."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import partial
 from math import ceil, floor
 
 import numpy as np
@@ -12,18 +11,10 @@ from torch import Tensor
 from viscera.config import WindowInference
 from viscera.errors import SettingError
 from viscera.inference.model import Model
-from viscera.inference.region import first_look, found_blocks, widened, windows_of
-from viscera.inference.slices import on_scanner, slice_logits
-from viscera.inference.windows import (
-    SURE_BACKGROUND,
-    Plan,
-    Planes,
-    finished_planes,
-    places,
-    plan_of,
-    smaller,
-    warn_of_memory,
-)
+from viscera.inference.plans import Plan, places, plan_of, smaller, warn_of_memory
+from viscera.inference.region import widened, windows_of
+from viscera.inference.slices import as_slice, on_scanner, slice_logits
+from viscera.inference.windows import SURE_BACKGROUND, Planes, finished_planes, first_look, found_blocks
 from viscera.preparation.geometry import Geometry
 
 Watch = Callable[[int, int], None]
@@ -153,7 +144,7 @@ def on_axial(found: Iterable[Planes], geometry: Geometry) -> UInt8[np.ndarray, "
             mixed = _mixed(before, planes, low, share=float(at[z] - low))
             if mixed is not None:
                 whole = _widen(mixed, planes if planes.logits is not None else before, geometry.size)
-                labels[z] = on_scanner(whole[None], geometry)[0]
+                labels[z] = on_scanner(as_slice(whole), geometry)
             z += 1
         before = _last_plane(planes)
     return labels
@@ -210,7 +201,7 @@ LogitReader = Callable[[range], Float[Tensor, "slice class rows columns"]]
 def read_logits(image: Int16[np.ndarray, "z y x"], model: Model) -> LogitReader:
     """Return what reads a network's logits of a prepared scan slice by slice, of a 3D network as its windows finish them."""
     if model.recipe.inference.whole_slices:
-        return partial(slice_logits, image, model)
+        return lambda slices: torch.as_tensor(slice_logits(image, model, slices))
     plan = plan_of(model)
     found = finished_planes(image, model, plan, chosen=places(image.shape, plan))
     waiting: list[Tensor] = []

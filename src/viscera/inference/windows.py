@@ -1,27 +1,23 @@
-"""Sliding windows of a 3D network: where they lie, and the logits of the planes that they finish.
+"""Sliding windows of a 3D network: the logits of the planes that they finish. Where windows lie: plans.py.
 
 Windows go from the feet up. Their logits are averaged with Gaussian weights into a slab as thick as one window; planes that no
 later window reaches are given away and forgotten. So no array of classes x scan ever exists.
 """
 
-import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from itertools import combinations, groupby, product
+from dataclasses import dataclass
+from itertools import combinations, groupby
+from math import ceil
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int16
 from torch import Tensor
 
-from viscera.config import PatchSampling, WindowInference
-from viscera.errors import SettingError
 from viscera.inference.model import Model
+from viscera.inference.plans import BLOCK, PLANES_AT_ONCE, Plan, coarse_plan, places
 from viscera.preparation.contrast import enhance
 from viscera.preparation.intensity import network_input
-
-BLOCK = 8
-"""Voxels along each side of a block of ``wanted`` maps: what is to be looked at is known to so many voxels."""
 
 SIGMA_FRACTION = 0.125
 """Standard deviation of a window's Gaussian weights, of its side (nnU-Net: Isensee et al. 2021)."""
@@ -32,31 +28,8 @@ LEAST_WEIGHT = 1e-3
 SURE_BACKGROUND = 20.0
 """Logit of background where no window was looked at."""
 
-PLANES_AT_ONCE = 4
-"""Finished planes that are given away together, in full precision."""
-
-
-@dataclass(frozen=True)
-class Plan:
-    """How windows are laid over a prepared scan.
-
-    Attributes:
-        size: Voxels of a window along z, rows and columns.
-        stride: Every so-manyth voxel is seen by a window; all phases are taken in turn.
-        overlap: Share of a window that the next one covers again.
-        mirror: Average over the eight mirror images.
-    """
-
-    size: tuple[int, int, int]
-    stride: tuple[int, int, int] = (1, 1, 1)
-    overlap: float = 0.5
-    mirror: bool = False
-
-    @property
-    def span(self) -> tuple[int, int, int]:
-        """Prepared voxels from a window's first to its last."""
-        z, y, x = ((size - 1) * step + 1 for size, step in zip(self.size, self.stride, strict=True))
-        return z, y, x
+FIRST_PASS_PAYS = 3
+"""Windows in all per window of a first pass, from which on the first pass is worth its time."""
 
 
 @dataclass(frozen=True)
@@ -76,55 +49,7 @@ class Planes:
     box: tuple[slice, slice] = (slice(0), slice(0))
 
 
-def plan_of(model: Model) -> Plan:
-    """Return the plan that a model's recipe describes.
-
-    Raises:
-        SettingError: The recipe is one of slices.
-    """
-    sampling, settings = model.recipe.sampling, model.recipe.inference
-    if not isinstance(sampling, PatchSampling) or not isinstance(settings, WindowInference):
-        raise SettingError(f"recipe '{model.recipe.name}' has no windows: its network is a 2D one.")
-    return Plan(settings.size or sampling.size, sampling.stride, settings.overlap, settings.mirror)
-
-
-def coarse_plan(plan: Plan) -> Plan:
-    """Return the plan of a first look: no overlap, no mirror images."""
-    return replace(plan, overlap=0.0, mirror=False)
-
-
-def places(shape: Sequence[int], plan: Plan, *, one_phase: bool = False) -> list[tuple[int, int, int]]:
-    """Return the first voxel of every window, from the feet up.
-
-    Along each axis, and for each phase, windows lie evenly so that neighbours share at least ``plan.overlap``.
-
-    Args:
-        shape: Of the prepared scan.
-        plan: How windows are laid.
-        one_phase: Only the middle phase of each axis.
-    """
-    starts = []
-    for length, size, stride in zip(shape, plan.size, plan.stride, strict=True):
-        phases = [min(stride // 2, length - 1)] if one_phase else range(min(stride, length))
-        found = []
-        for phase in phases:
-            seen = -(-(length - phase) // stride)
-            steps = int(np.ceil(max(0, seen - size) / max(1.0, size * (1 - plan.overlap))))
-            firsts = np.round(np.linspace(0, max(0, seen - size), steps + 1)).astype(int)
-            found += [phase + stride * int(first) for first in firsts]
-        starts.append(sorted(set(found)))
-    return list(product(*starts))
-
-
-def holds(place: tuple[int, int, int], plan: Plan, wanted: Bool[np.ndarray, "bz by bx"]) -> bool:
-    """Tell whether a window holds a wanted block."""
-    part = tuple(
-        slice(first // BLOCK, (first + span - 1) // BLOCK + 1) for first, span in zip(place, plan.span, strict=True)
-    )
-    return bool(wanted[part].any())
-
-
-def gaussian(size: Sequence[int], device: torch.device) -> Float[Tensor, "z y x"]:
+def gaussian(size: Sequence[int], device: str) -> Float[Tensor, "z y x"]:
     """Return a window's weights: 1 in its middle, LEAST_WEIGHT at least."""
     weights = torch.ones((), device=device)
     for side in size:
@@ -151,11 +76,11 @@ def window_logits(
     seen = np.ascontiguousarray(image[part])
     missing = [(0, size - found) for size, found in zip(plan.size, seen.shape, strict=True)]
     padded = np.pad(seen, missing, mode="edge") if any(pad for _, pad in missing) else seen
-    stack = network_input(torch.from_numpy(padded).to(model.device), model.recipe.intensity)[None, None]
-    logits = model.network(stack)
+    stack = network_input(padded.astype(np.float32), model.recipe.intensity)[None, None]
+    logits = torch.as_tensor(model.network(stack))
     if plan.mirror:
         for axes in (axes for count in (1, 2, 3) for axes in combinations((2, 3, 4), count)):
-            logits = logits + model.network(stack.flip(axes)).flip(axes)
+            logits = logits + torch.as_tensor(model.network(np.ascontiguousarray(np.flip(stack, axes)))).flip(axes)
         logits = logits / 8
     z, y, x = seen.shape
     return logits[0, :, :z, :y, :x]
@@ -199,7 +124,7 @@ def finished_planes(
 class _Slab:
     """Sums of weighted logits over the planes that windows may still reach."""
 
-    def __init__(self, classes: int, thickness: int, box: tuple[slice, slice], device: torch.device) -> None:
+    def __init__(self, classes: int, thickness: int, box: tuple[slice, slice], device: str) -> None:
         rows, columns = (side.stop - side.start for side in box)
         self.box, self.start, self.reached = box, 0, 0
         self.sums = torch.zeros((classes, thickness, rows, columns), dtype=torch.half, device=device)
@@ -255,21 +180,44 @@ def _box(chosen: Sequence[tuple[int, int, int]], plan: Plan, shape: Sequence[int
     return sides[0], sides[1]
 
 
-def smaller(plan: Plan, stride: int) -> Plan | None:
-    """Return the plan with windows of half the longest side; None where the network cannot halve smaller ones."""
-    longest = max(plan.size)
-    half = longest // 2 // stride * stride
-    if half < stride:
+def first_look(
+    image: Int16[np.ndarray, "z y x"],
+    model: Model,
+    plan: Plan,
+    *,
+    organs: Sequence[int] = (),
+    watch: Callable[[int, int], None] = lambda done, windows: None,
+) -> Bool[np.ndarray, "bz by bx"] | None:
+    """Return the blocks in which a network finds any organ (of those given) in windows that do not overlap, in one phase.
+
+    Returns:
+        The blocks; None where a first pass would not pay, because the scan has few windows.
+    """
+    coarse = coarse_plan(plan)
+    chosen = places(image.shape, coarse, one_phase=True)
+    if len(places(image.shape, plan)) < FIRST_PASS_PAYS * len(chosen):
         return None
-    z, y, x = (half if size == longest else size for size in plan.size)
-    return replace(plan, size=(z, y, x))
+    return found_blocks(image, model, coarse, chosen, organs=organs, watch=watch)
 
 
-def warn_of_memory(plan: Plan) -> None:
-    """Say that windows became smaller, since the device's memory did not suffice."""
-    size = "x".join(map(str, plan.size))
-    warnings.warn(
-        f"the GPU's memory did not suffice, so windows of {size} voxels are used from here on; organs may be a little worse. "
-        "Free the GPU, or set --device cpu.",
-        stacklevel=2,
-    )
+@torch.inference_mode()
+def found_blocks(
+    image: Int16[np.ndarray, "z y x"],
+    model: Model,
+    plan: Plan,
+    chosen: Sequence[tuple[int, int, int]],
+    *,
+    organs: Sequence[int] = (),
+    watch: Callable[[int, int], None] = lambda done, windows: None,
+) -> Bool[np.ndarray, "bz by bx"]:
+    """Return the blocks in which a network finds any organ (of those given), looking through some windows."""
+    counts = np.zeros(256, bool)
+    counts[list(organs) or slice(1, None)] = True
+    wanted = np.zeros([ceil(side / BLOCK) for side in image.shape], bool)
+    for planes in finished_planes(image, model, plan, chosen=chosen, watch=watch):
+        if planes.logits is None:
+            continue
+        z, y, x = np.nonzero(counts[planes.logits.max(0).indices.cpu().numpy()])
+        z, y, x = z + planes.start, y + planes.box[0].start, x + planes.box[1].start
+        wanted[z // BLOCK, y // BLOCK, x // BLOCK] = True
+    return wanted

@@ -27,7 +27,8 @@ from viscera.learning.sampling.index import Index, open_training, open_validatio
 from viscera.learning.schedule import moving_average
 from viscera.learning.synthetic_patients import PatientWorker, TrainingData, open_patients, split_supply
 from viscera.networks.build import build_network
-from viscera.networks.device import allow_open_files, device_type, keep_freed_memory, precision_of
+from viscera.networks.device import allow_open_files, device_type, keep_freed_memory
+from viscera.networks.precision import precision_of
 from viscera.networks.weights import find_weights, load_weights
 from viscera.preparation.intensity import network_input
 from viscera.preparation.store import Case, Store

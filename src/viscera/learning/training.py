@@ -41,8 +41,8 @@ from viscera.learning.sampling.reading import read_ahead, step_generator
 from viscera.learning.schedule import learning_rate, plan_change
 from viscera.learning.setup import IndexOf, Session, begin, epoch_indices, scaled
 from viscera.learning.synthetic_patients import TrainingData, split_supply
-from viscera.networks.device import precision_of
 from viscera.networks.levels import check_patch
+from viscera.networks.precision import precision_of
 from viscera.networks.upv import check_slices
 from viscera.networks.weights import Weights, load_state, save_state, save_weights
 from viscera.preparation.store import Store

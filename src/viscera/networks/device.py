@@ -1,6 +1,10 @@
-"""Where computation runs (device, precision, memory that is kept) and what it costs (seconds, peak memory)."""
+"""Where computation runs (device, cores, memory that is kept) and what it costs (seconds, peak memory).
+
+Nothing here imports torch, unless a GPU is there to be asked for: segmenting a scan on a CPU needs none.
+"""
 
 import ctypes
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -11,13 +15,14 @@ from typing import Literal
 
 import cv2
 import psutil
-import torch
 
-from viscera.config import Accelerator, Precision
+from viscera.config import Accelerator
 from viscera.errors import SettingError
 
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -2, -3, -4
 """Parameters of glibc's mallopt."""
+TORCH_REMEDY = "Install it: pip install 'viscera[train]'."
+"""Of what only torch can do."""
 LARGEST_KEPT = 64 * 2**20
 """Bytes of the blocks that are given back where memory is to be spared."""
 
@@ -28,32 +33,57 @@ def device_type(accelerator: Accelerator) -> Literal["cpu", "cuda"]:
     Raises:
         SettingError: A GPU is asked for and there is none.
     """
-    if accelerator == "cuda" and not torch.cuda.is_available():
+    if accelerator == "cpu" or (accelerator == "auto" and not has_driver()):
+        return "cpu"
+    try:
+        import torch
+    except ModuleNotFoundError as error:
+        if accelerator == "auto":
+            return "cpu"
+        raise SettingError(f"a GPU is used by torch, which is not installed ({error})", TORCH_REMEDY) from error
+    if torch.cuda.is_available():
+        return "cuda"
+    if accelerator == "cuda":
         raise SettingError("torch finds no CUDA GPU", "Choose cpu or auto, or install torch for CUDA.")
-    if accelerator == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    return accelerator
+    return "cpu"
 
 
-def precision_of(setting: Literal["auto"] | Precision, device: str) -> Precision:
-    """Resolve "auto": fp16 mixed on a GPU (zhang2d's), bf16 mixed on a CPU with such instructions, otherwise fp32."""
-    if setting != "auto":
-        return setting
-    if device == "cuda":
-        return "16-mixed"
-    return "bf16-mixed" if torch.ops.mkldnn._is_mkldnn_bf16_supported() else "32-true"
+def has_driver() -> bool:
+    """Tell whether NVIDIA's driver is installed, without which torch finds no GPU; importing torch to ask takes over a second."""
+    name = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
+    try:
+        ctypes.CDLL(name)
+    except OSError:
+        return False
+    return True
 
 
-def autocast_type(setting: Literal["auto"] | Precision, device: str) -> torch.dtype | None:
-    """Return the type of mixed precision, or None for fp32."""
-    return {"16-mixed": torch.float16, "bf16-mixed": torch.bfloat16, "32-true": None}[precision_of(setting, device)]
+_chosen = 0
+"""Cores that ``use_cores`` was told of; 0: all."""
+
+
+def cores() -> int:
+    """Return how many cores to compute on: those of ``use_cores``, or all that this process may use.
+
+    OMP_NUM_THREADS says otherwise, and so does a program that has loaded torch and set its threads. Two threads of one core
+    count once: they share the units that multiply.
+    """
+    if _chosen:
+        return _chosen
+    if "torch" in sys.modules:
+        return sys.modules["torch"].get_num_threads()
+    told = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
+    if told.isdecimal() and int(told) > 0:
+        return int(told)
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(allowed, psutil.cpu_count(logical=False) or allowed))
 
 
 def use_cores(count: int = 0) -> int:
-    """Let torch, OpenCV, and what runs networks compute on so many cores; before models are loaded, which keep to it.
+    """Let OpenCV, torch, and what runs networks compute on so many cores; before models are loaded, which keep to it.
 
     Args:
-        count: 0: as many as torch takes by itself, which is all that this process may use (OMP_NUM_THREADS says otherwise).
+        count: 0: as many as ``cores`` says.
 
     Returns:
         How many that are.
@@ -61,12 +91,14 @@ def use_cores(count: int = 0) -> int:
     Raises:
         SettingError: A negative number.
     """
+    global _chosen
     if count < 0:
         raise SettingError(f"--jobs must not be negative, got {count}.")
-    cores = count or torch.get_num_threads()
-    torch.set_num_threads(cores)
-    cv2.setNumThreads(cores)
-    return cores
+    _chosen = count
+    cv2.setNumThreads(cores())
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(cores())
+    return cores()
 
 
 def keep_freed_memory(*, spare: bool = False) -> None:

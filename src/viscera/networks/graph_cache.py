@@ -43,15 +43,15 @@ class GraphCache:
     folder: Path
     weights_sha256: str
 
-    def find(self, how: Sequence[str], *, packages: Sequence[str]) -> bytes | None:
+    def find(self, runtime: str, *, exact: bool = False) -> bytes | None:
         """Return the graph that was kept; None where there is none, or only a damaged one.
 
         Args:
-            how: What was asked of the export and of the check: runtime, precision ...
-            packages: Those whose version matters beside viscera's and torch's.
+            runtime: Which was to run it, and was checked.
+            exact: In fp32, where that was asked for.
         """
         with suppress(OSError):
-            for file in self.folder.glob(f"{self._key(how, packages)}-*.onnx"):
+            for file in self.folder.glob(f"{self._key(runtime, exact=exact)}-*.onnx"):
                 graph = file.read_bytes()
                 if file.stem.endswith(hashlib.sha256(graph).hexdigest()):
                     with suppress(OSError):  # a folder that others filled and that may only be read
@@ -60,15 +60,15 @@ class GraphCache:
                 file.unlink()
         return None
 
-    def keep(self, graph: bytes, how: Sequence[str], *, packages: Sequence[str]) -> None:
+    def keep(self, graph: bytes, runtime: str, *, exact: bool = False) -> None:
         """Keep a graph that passed its check, and drop those that were not used for longest.
 
         Args:
             graph: An ONNX file.
-            how: As in ``find``.
-            packages: As in ``find``.
+            runtime: As in ``find``.
+            exact: As in ``find``.
         """
-        file = self.folder / f"{self._key(how, packages)}-{hashlib.sha256(graph).hexdigest()}.onnx"
+        file = self.folder / f"{self._key(runtime, exact=exact)}-{hashlib.sha256(graph).hexdigest()}.onnx"
         with suppress(OSError, FileError):
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             with replacing(file) as part:
@@ -76,9 +76,10 @@ class GraphCache:
             for old in _surplus(self.folder):
                 old.unlink(missing_ok=True)
 
-    def _key(self, how: Sequence[str], packages: Sequence[str]) -> str:
-        """Return the hash of all that a graph depends on."""
-        facts = [self.weights_sha256, *how, *_versions(("viscera", "torch", *packages)), *_sources()]
+    def _key(self, runtime: str, *, exact: bool) -> str:
+        """Return the hash of all that a graph, and that it was checked, depends on."""
+        packages = ("viscera", "torch", "onnx", "openvino", "onnxruntime")
+        facts = [self.weights_sha256, runtime, "exact" if exact else "mixed", *_versions(packages), *_sources()]
         return hashlib.sha256("\n".join(facts).encode()).hexdigest()[:KEY_DIGITS]
 
 

@@ -13,12 +13,10 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from viscera.networks.runners import CannotRunError, one_line
+
 OPSET = 17
 """Of ONNX: old enough for every ONNX Runtime since 1.12."""
-
-
-class CannotRunError(Exception):
-    """A runtime, or the way to it, cannot do what a network computes. The message says why in one line, without a full stop."""
 
 
 def folded(network: nn.Module) -> nn.Module:
@@ -77,12 +75,6 @@ def to_onnx(network: nn.Module, *, channels: int, labels: bool) -> bytes:
 def shape_of(network: nn.Module) -> tuple[int, int]:
     """Return a network's stride, what its input's sides must be multiples of, and its dimensions, 2 or 3."""
     return int(network.stride), int(network.dimensions)  # type: ignore[arg-type]
-
-
-def one_line(error: BaseException) -> str:
-    """Return the first line of another library's error, without a full stop."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0][:200].rstrip(".") if lines else type(error).__name__
 
 
 class _Labelled(nn.Module):

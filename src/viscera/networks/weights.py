@@ -16,15 +16,12 @@ from safetensors.torch import save
 from torch import Tensor
 
 from viscera.config import Recipe
-from viscera.config.recipe_json import recipe_from_json, recipe_to_json
+from viscera.config.recipe_json import recipe_to_json
 from viscera.errors import WeightsError
 from viscera.io.atomic import replacing, sha256, write_json
-from viscera.json_text import parse_json
-from viscera.labels import LabelSpace, label_space_from_json
+from viscera.labels import LabelSpace
 from viscera.networks.find_weights import find_weights as find_weights
-
-FORMAT = "viscera-weights-1"
-PICKLES = (".pth", ".pt", ".ckpt", ".bin")
+from viscera.networks.weights_header import FORMAT, read_facts, read_header, unreadable
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,17 +60,8 @@ def load_weights(path: Path) -> Weights:
     Raises:
         WeightsError: No safetensors file, damaged, or not written by viscera.
     """
-    tensors, facts = _read(path, "viscera")
-    if facts.get("format") != FORMAT:
-        raise WeightsError(
-            f"{path.name}: format '{facts.get('format')}' is not '{FORMAT}'", "Update viscera.", file=path
-        )
-    try:
-        found, provenance, settings = facts["label_space"], dict(facts["provenance"]), json.dumps(facts["recipe"])
-        space = label_space_from_json(found)
-    except (ValueError, KeyError, TypeError) as error:
-        raise _unreadable(path, error) from error
-    return Weights(recipe_from_json(settings, where=path.name), space, tensors, provenance)
+    header = read_header(path)
+    return Weights(header.recipe, header.space, _tensors(path), header.provenance)
 
 
 def save_state(
@@ -109,7 +97,7 @@ def load_state(path: Path, parts: Mapping[str, torch.nn.Module], optimizer: torc
     Raises:
         WeightsError: The file is damaged, or belongs to another network.
     """
-    tensors, facts = _read(path, "state")
+    facts, tensors = read_facts(path, "state"), _tensors(path)
     state: dict[int, dict[str, Tensor]] = {}
     own: dict[str, dict[str, Tensor]] = {part: {} for part in parts}
     for key, tensor in tensors.items():
@@ -148,39 +136,14 @@ def _write(path: Path, tensors: dict[str, Tensor], *, metadata: dict[str, str]) 
         part.write_bytes(save(tensors, metadata))
 
 
-def _read(path: Path, key: str) -> tuple[dict[str, Tensor], dict]:
+def _tensors(path: Path) -> dict[str, Tensor]:
+    """Read all tensors of a file.
+
+    Raises:
+        WeightsError: It is damaged.
+    """
     try:
         with safe_open(path, framework="pt") as file:
-            facts = (file.metadata() or {}).get(key)
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (no mapping)
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (no mapping)
     except (SafetensorError, OSError) as error:
-        raise _unreadable(path, error) from error
-    if facts is None:
-        raise WeightsError(
-            f"{path}: a safetensors file, but not one of viscera's (its header says nothing of it)",
-            "Give a run's folder or its best.safetensors.",
-            file=path,
-        )
-    try:
-        found = parse_json(facts, constants=True)  # the best loss of a run that has none yet
-    except ValueError as error:
-        raise _unreadable(path, error) from error
-    if not isinstance(found, dict):
-        raise _unreadable(path, TypeError("its facts are not an object"))
-    return tensors, found
-
-
-def _unreadable(path: Path, error: Exception) -> WeightsError:
-    """Return why a file cannot be read, and what to do."""
-    if path.suffix != ".safetensors":
-        return WeightsError(
-            f"{path}: weights are read from .safetensors only. Pickles (torch.save's {', '.join(PICKLES)}) are never opened: "
-            "they can run any program",
-            "Give a run's folder or its best.safetensors.",
-            file=path,
-        )
-    return WeightsError(
-        f"{path}: not a readable safetensors file, it is damaged or cut off ({error})",
-        "Copy it again, or train again.",
-        file=path,
-    )
+        raise unreadable(path, error) from error

@@ -54,7 +54,7 @@ VISCERA2D = Recipe(
         warm_up=0.03,
         average_decay=0.999,
     ),
-    inference=SliceInference(),
+    inference=SliceInference(step_mm=3.0),
 )
 """Width 32: 7.8 M parameters."""
 
