@@ -49,7 +49,8 @@ from viscera.learning.synthetic_patients import FIRST, make_fresh
 from viscera.networks.device import keep_freed_memory
 from viscera.networks.doors import openvino_module
 from viscera.networks.onnx import shape_of, to_onnx
-from viscera.networks.runners import OpenVinoRunner, TorchRunner, input_channels
+from viscera.networks.runners import OpenVinoRunner, input_channels
+from viscera.networks.torch_runner import TorchRunner
 from viscera.networks.unet import UNet
 from viscera.preparation.store import Store, open_store
 from viscera.recipes.catalogue import find_recipe

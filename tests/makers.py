@@ -30,7 +30,7 @@ from viscera.config import (
 from viscera.inference.model import Model
 from viscera.io import nifti
 from viscera.labels import ABDOMENCT1K
-from viscera.networks.runners import TorchRunner
+from viscera.networks.torch_runner import TorchRunner
 from viscera.networks.weights import load_weights
 from viscera.synthesis.patient import Patient
 from viscera.volume import Volume
@@ -68,16 +68,14 @@ class Painted(nn.Module):
         return -((image - centres[None, :, None, None]) ** 2)
 
 
-def painted_model(network: nn.Module, *, look_mm: float = 10.0) -> Model:
+def painted_model(network: nn.Module, *, look_mm: float = 10.0, step_mm: float = 0.0) -> Model:
     recipe = Recipe(
         label_space="abdomenct1k",
         preparation=ResizedSlices(size=(16, 16)),
         intensity=Window(-400, 400),
-        inference=SliceInference(batch_size=3, look_mm=look_mm),
+        inference=SliceInference(batch_size=3, look_mm=look_mm, step_mm=step_mm),
     )
-    return Model(
-        TorchRunner(network, streams=getattr(network, "streams", 1)), recipe, ABDOMENCT1K, torch.device("cpu"), "hash"
-    )
+    return Model(TorchRunner(network, streams=getattr(network, "streams", 1)), recipe, ABDOMENCT1K, "cpu", "hash")
 
 
 def painted_scan(organs: dict[int, range], depth: int = 40, slice_mm: float = 3.0) -> Volume:
@@ -110,7 +108,7 @@ def nearest_model(size: tuple[int, int] = (16, 16), preparation: Preparation | N
         inference=SliceInference(batch_size=3),
         postprocessing=Postprocessing(**postprocessing),
     )
-    return Model(TorchRunner(Nearest()), recipe, ABDOMENCT1K, torch.device("cpu"), "hash")
+    return Model(TorchRunner(Nearest()), recipe, ABDOMENCT1K, "cpu", "hash")
 
 
 def nearest(hu: np.ndarray) -> np.ndarray:

@@ -34,7 +34,7 @@ def load_viscera(order: Order, clock: Clock) -> Segment:
     from viscera.inference.jobs import ScanJob
     from viscera.inference.model import load_model
     from viscera.inference.predict import predict_file
-    from viscera.networks.runners import TorchRunner
+    from viscera.networks.torch_runner import TorchRunner
 
     how = order.how
     exact, weights = "exact" in how, Path(how.get("weights", order.run))

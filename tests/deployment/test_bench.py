@@ -31,7 +31,8 @@ from viscera.deployment.flops import NotedRunner, flops
 from viscera.errors import FileError, RunError, SettingError, VisceraError
 from viscera.inference.model import load_model
 from viscera.io import nifti
-from viscera.networks.runners import TorchRunner, missing_packages
+from viscera.networks.runners import missing_packages
+from viscera.networks.torch_runner import TorchRunner
 from viscera.networks.weights import load_weights
 from viscera.recipes.catalogue import RECIPES
 

@@ -27,7 +27,8 @@ from viscera.io.atomic import sha256
 from viscera.labels import ABDOMENCT1K
 from viscera.networks.build import build_network
 from viscera.networks.onnx import to_onnx
-from viscera.networks.runners import PACKAGES, OnnxRunner, OpenVinoRunner, TorchRunner
+from viscera.networks.runners import PACKAGES, OnnxRunner, OpenVinoRunner
+from viscera.networks.torch_runner import TorchRunner
 from viscera.networks.weights import Weights, save_weights
 from viscera.preparation.case import prepare_image
 from viscera.preparation.store import open_store
@@ -57,7 +58,7 @@ def model(small_store) -> Model:
         optimizer.zero_grad()
         nn.functional.cross_entropy(network(images), labels).backward()
         optimizer.step()
-    return Model(TorchRunner(network.eval()), RECIPE, ABDOMENCT1K, torch.device("cpu"), "hash")
+    return Model(TorchRunner(network.eval()), RECIPE, ABDOMENCT1K, "cpu", "hash")
 
 
 @pytest.fixture(scope="module")

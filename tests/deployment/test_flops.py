@@ -7,7 +7,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from viscera.deployment.flops import LAYERS, Chain, Load, convolution_loads, convolution_peak, flops
 from viscera.networks.build import build_network
-from viscera.networks.runners import PACKAGES, TorchRunner, input_channels
+from viscera.networks.runners import PACKAGES, input_channels
+from viscera.networks.torch_runner import TorchRunner
 from viscera.recipes.catalogue import RECIPES
 
 CPU = torch.device("cpu")

@@ -17,8 +17,8 @@ from viscera.inference.slices import slice_logits
 from viscera.labels import ABDOMENCT1K
 from viscera.networks.build import build_network
 from viscera.networks.doors import openvino_module
-from viscera.networks.onnx import CannotRunError, to_onnx
-from viscera.networks.runners import TorchRunner
+from viscera.networks.runners import CannotRunError, to_onnx
+from viscera.networks.torch_runner import TorchRunner
 from viscera.preparation.store import open_store
 
 openvino = openvino_module()
@@ -43,7 +43,7 @@ def model(small_store) -> Model:
     """Return a network that has learnt to tell liver and spleen of the small store apart."""
     torch.manual_seed(0)
     network = build_network(RECIPE.network, classes=len(ABDOMENCT1K.classes))
-    model = Model(TorchRunner(network), RECIPE, ABDOMENCT1K, torch.device("cpu"), "hash")
+    model = Model(TorchRunner(network), RECIPE, ABDOMENCT1K, "cpu", "hash")
     store, seeing = open_store(small_store), replace(model, network=TorchRunner(Same()))
     cases = [store.case(name) for name in store.names() if name.startswith("a")]
     images = torch.cat([slice_logits(case.image, seeing, range(4)) for case in cases]).clone()

@@ -18,7 +18,7 @@ from viscera.config import (
 )
 from viscera.inference.segment import only_organs, segment
 from viscera.inference.slices import decide, slice_logits
-from viscera.networks.runners import TorchRunner
+from viscera.networks.torch_runner import TorchRunner
 from viscera.preparation.case import prepare_image
 from viscera.volume import Turn, Volume, to_axial, turn_volume
 
@@ -46,7 +46,7 @@ def test_labels_are_the_argmax_of_the_linearly_upsampled_logits():
     found = slice_logits(image, network, range(1, 4))
     labels = decide(found, (37, 41))
     logits = Nearest()(((torch.from_numpy(image)[1:4, None].float()) + 400) / 800)
-    torch.testing.assert_close(found, logits)
+    torch.testing.assert_close(torch.from_numpy(found), logits)
     expected = nn.functional.interpolate(logits, (37, 41), mode="bilinear", align_corners=False).argmax(1)
     assert np.array_equal(labels, expected.numpy())
 
@@ -194,7 +194,7 @@ def test_neighbouring_slices_are_channels_and_the_last_ones_repeat(slices, count
     expected = np.stack([scaled[i : i + slices] for i in range(count)])
     for first in range(count):
         for last in range(first + 1, count + 1):
-            found = slice_logits(image, network, range(first, last)).numpy()
+            found = slice_logits(image, network, range(first, last))
             np.testing.assert_allclose(found, expected[first:last], atol=1e-6)
 
 

@@ -7,8 +7,8 @@ from viscera.errors import FileError, SettingError
 from viscera.inference.colour_files import KeptWarning, write_colours
 from viscera.inference.identity import scan_sha256
 from viscera.inference.jobs import require_place
+from viscera.inference.plans import plan_of
 from viscera.inference.volumes import _background
-from viscera.inference.windows import plan_of
 from viscera.io.dicom_files import is_dicom
 from viscera.labels import ABDOMENCT1K
 

@@ -8,16 +8,9 @@ import pytest
 import torch
 from torch.nn.functional import interpolate
 
-from viscera.inference.slices import decide, on_scanner
-from viscera.inference.upsampling import (
-    LOGITS_AT_ONCE,
-    SMALL,
-    Enlargement,
-    enlarged_labels,
-    mixed_logits,
-    plain_labels,
-    side_of,
-)
+from viscera.inference.on_gpu import SliceLogitsOnGpu, plain_labels
+from viscera.inference.slices import as_slice, decide, on_scanner
+from viscera.inference.upsampling import LOGITS_AT_ONCE, Enlargement, SliceLogits, mixed_logits, side_of
 from viscera.preparation.geometry import Geometry
 from viscera.volume import Turn
 
@@ -45,6 +38,10 @@ def rough(shape: tuple[int, int], *, classes: int = 5, seed: int = 0) -> torch.T
 def smooth(shape: tuple[int, int], *, classes: int = 5, seed: int = 0) -> torch.Tensor:
     knots = tuple(-(-side // 8) for side in shape)
     return interpolate(rough(knots, classes=classes, seed=seed), shape, mode="bicubic", align_corners=False)
+
+
+SMALL = 128
+"""Rows and columns together up to which torch mixes all four logits in one go, and so rounds otherwise."""
 
 
 def argmax(logits: torch.Tensor, size: tuple[int, int]) -> np.ndarray:
@@ -86,7 +83,7 @@ def test_slices_with_a_step_are_enlarged_by_it_and_lie_where_they_were_cut_out(s
         row, column = y - start[0], x - start[1]
         if 0 <= row < large.shape[1] and 0 <= column < large.shape[2]:
             expected[:, y, x] = large[:, row, column]
-    assert np.array_equal(on_scanner(logits, where), expected)
+    assert np.array_equal(np.stack([on_scanner(as_slice(one), where) for one in logits]), expected)
 
 
 def test_a_class_that_is_nowhere_the_largest_may_win_between_two_that_are():
@@ -146,7 +143,38 @@ def test_the_logits_given_stay_as_they_are():
 def test_the_plain_way_gives_the_same_labels_and_many_open_pixels_are_decided_in_parts():
     logits, enlargement = rough((90, 80), classes=12), Enlargement((200, 210), (2.5, 2.75), (3, 7))
     assert 2 * LOGITS_AT_ONCE < 12 * 200 * 210
-    assert np.array_equal(enlarged_labels(logits, enlargement), plain_labels(logits, enlargement))
+    labels = [SliceLogits.of(one).on_slice(enlargement) for one in logits.numpy()]
+    assert np.array_equal(labels, plain_labels(logits, enlargement))
+
+
+@pytest.mark.parametrize("share", [0.25, 0.5, 2 / 3])
+def test_a_slice_between_two_is_the_argmax_of_mixed_logits_everywhere(share):
+    one, other = smooth((70, 60), classes=7, seed=1)
+    between = SliceLogits.of(one.numpy()).between(SliceLogits.of(other.numpy()), share)
+    mixed = torch.lerp(one, other, share)
+    torch.testing.assert_close(torch.from_numpy(between.planes), mixed)
+    assert np.array_equal(between.labels, mixed.argmax(0))
+    assert np.array_equal(between.on_slice(Enlargement((160, 150))), argmax(mixed[None], (160, 150))[0])
+    assert 0 < np.count_nonzero(SliceLogits.of(one.numpy()).labels != SliceLogits.of(other.numpy()).labels) < 70 * 60
+
+
+def test_slices_that_are_mixed_stay_as_they_are():
+    one, other = (SliceLogits.of(planes.numpy()) for planes in smooth((40, 40)))
+    before = [one.planes.copy(), one.labels.copy(), other.planes.copy(), other.labels.copy()]
+    one.between(other, 0.5)
+    for array, was in zip([one.planes, one.labels, other.planes, other.labels], before, strict=True):
+        assert np.array_equal(array, was)
+
+
+def test_what_a_gpu_does_gives_the_labels_of_the_cpu():
+    one, other = smooth((40, 48), classes=6, seed=2)
+    here, there = SliceLogits.of(one.numpy()), SliceLogitsOnGpu(one)
+    assert np.array_equal(here.labels, there.labels)
+    assert np.array_equal(here.planes, there.planes)
+    enlargement = Enlargement((120, 130), (3.1, 2.9), (2, 1))
+    assert np.array_equal(here.on_slice(enlargement), there.on_slice(enlargement))
+    mixed = here.between(SliceLogits.of(other.numpy()), 1 / 3), there.between(SliceLogitsOnGpu(other), 1 / 3)
+    assert np.array_equal(mixed[0].on_slice(enlargement), mixed[1].on_slice(enlargement))
 
 
 def test_logits_that_carry_gradients_are_decided_too():

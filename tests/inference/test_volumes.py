@@ -22,12 +22,13 @@ from viscera.config import (
 )
 from viscera.errors import SettingError
 from viscera.inference.model import Model, with_others, with_region
-from viscera.inference.region import blocks_of, first_look, widened, windows_of
+from viscera.inference.plans import Plan, holds, places, smaller
+from viscera.inference.region import blocks_of, widened, windows_of
 from viscera.inference.segment import prepare_scan, segment, segment_prepared
 from viscera.inference.volumes import read_logits
-from viscera.inference.windows import Plan, finished_planes, gaussian, holds, places, smaller
+from viscera.inference.windows import finished_planes, first_look, gaussian
 from viscera.labels import ABDOMENCT1K, TUMOUR_ONLY
-from viscera.networks.runners import TorchRunner
+from viscera.networks.torch_runner import TorchRunner
 from viscera.preparation.case import prepare_image
 from viscera.volume import Volume
 
@@ -71,7 +72,7 @@ def model(
         augmentation=VolumeAugmentation(),
         inference=WindowInference(**({"region": "whole"} | inference)),
     )
-    return Model(TorchRunner(network or Nearest()), recipe, ABDOMENCT1K, torch.device("cpu"), "hash")
+    return Model(TorchRunner(network or Nearest()), recipe, ABDOMENCT1K, "cpu", "hash")
 
 
 def scan(shape=(19, 24, 21), spacing=(2.0, 1.0, 1.0), seed=0) -> Volume:

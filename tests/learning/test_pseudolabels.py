@@ -48,7 +48,7 @@ from viscera.learning.pseudolabels.teachers import (
     find_teacher,
     read_seen,
 )
-from viscera.networks.runners import TorchRunner
+from viscera.networks.torch_runner import TorchRunner
 from viscera.preparation.splits import unlabelled_cases
 from viscera.preparation.store import UNSURE, open_store, write_case
 

@@ -48,7 +48,7 @@ from viscera.learning.sampling.reading import step_generator
 from viscera.learning.schedule import learning_rate
 from viscera.learning.setup import check_fit
 from viscera.learning.training import Watch, train
-from viscera.networks.runners import TorchRunner
+from viscera.networks.torch_runner import TorchRunner
 from viscera.networks.weights import load_weights
 from viscera.preparation.store import Case, Facts, SourceFacts, create_store, open_store, write_case
 from viscera.recipes.catalogue import RECIPES

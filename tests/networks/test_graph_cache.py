@@ -9,16 +9,15 @@ import pytest
 from viscera.networks import graph_cache
 from viscera.networks.graph_cache import MOST_GRAPHS, GraphCache
 
-HOW = ("openvino", "mixed")
 GRAPH = b"graph" * 1000
 
 
-def keep(folder: Path, graph: bytes, *, weights: str = "w", how: tuple[str, ...] = HOW, packages=("numpy",)) -> None:
-    GraphCache(folder, weights).keep(graph, how, packages=packages)
+def keep(folder: Path, graph: bytes, *, weights: str = "w", runtime: str = "openvino", exact: bool = False) -> None:
+    GraphCache(folder, weights).keep(graph, runtime, exact=exact)
 
 
-def find(folder: Path, *, weights: str = "w", how: tuple[str, ...] = HOW, packages=("numpy",)) -> bytes | None:
-    return GraphCache(folder, weights).find(how, packages=packages)
+def find(folder: Path, *, weights: str = "w", runtime: str = "openvino", exact: bool = False) -> bytes | None:
+    return GraphCache(folder, weights).find(runtime, exact=exact)
 
 
 def files(folder: Path) -> list[Path]:
@@ -42,9 +41,7 @@ def test_file_is_named_by_its_contents(tmp_path: Path) -> None:
     assert file.read_bytes() == GRAPH
 
 
-@pytest.mark.parametrize(
-    "other", [{"weights": "v"}, {"how": ("onnx", "mixed")}, {"how": HOW[:1]}, {"packages": ("scipy",)}]
-)
+@pytest.mark.parametrize("other", [{"weights": "v"}, {"runtime": "onnx"}, {"exact": True}])
 def test_graph_of_something_else_is_not_found(tmp_path: Path, other: dict) -> None:
     keep(tmp_path, GRAPH)
     assert find(tmp_path, **other) is None
@@ -52,7 +49,7 @@ def test_graph_of_something_else_is_not_found(tmp_path: Path, other: dict) -> No
 
 def test_graph_is_not_found_after_an_update(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     keep(tmp_path, GRAPH)
-    monkeypatch.setattr(graph_cache, "version", lambda package: {"numpy": "99.0"}.get(package, "1.0"))
+    monkeypatch.setattr(graph_cache, "version", lambda package: {"openvino": "99.0"}.get(package, "1.0"))
     assert find(tmp_path) is None
 
 

@@ -4,8 +4,10 @@ import pytest
 import torch
 
 from makers import nearest_model
-from viscera.networks.device import peak_memory_mib, precision_of
-from viscera.networks.runners import CannotRunError, TorchRunner, require_agreement
+from viscera.networks.device import peak_memory_mib
+from viscera.networks.precision import precision_of
+from viscera.networks.runners import CannotRunError
+from viscera.networks.torch_runner import TorchRunner, require_agreement
 
 MODEL = nearest_model()
 

@@ -31,15 +31,15 @@ from viscera.config import (
 from viscera.config.recipe_json import recipe_from_json, recipe_to_json
 from viscera.errors import RunError, SettingError
 from viscera.inference.model import Model, with_others
+from viscera.inference.plans import places, plan_of
 from viscera.inference.segment import segment
 from viscera.inference.slices import slice_logits
 from viscera.inference.volumes import read_logits
-from viscera.inference.windows import places, plan_of
 from viscera.labels import ABDOMENCT1K, TUMOUR_ONLY
 from viscera.learning.foreground_hu import measure_foreground
 from viscera.learning.sampling.index import open_training, open_validation, read_batch
 from viscera.learning.setup import scaled, with_measurements
-from viscera.networks.runners import TorchRunner
+from viscera.networks.torch_runner import TorchRunner
 from viscera.networks.weights import Weights, load_weights, save_weights
 from viscera.preparation.contrast import air_hu, enhance
 from viscera.recipes.catalogue import RECIPES
@@ -254,7 +254,7 @@ def model(contrast: Contrast, *, slices: Literal[1, 3]) -> Model:
         network=UNetShape(slices=slices),
         inference=SliceInference(batch_size=4),
     )
-    return Model(TorchRunner(Recorder()), recipe, ABDOMENCT1K, torch.device("cpu"), "hash")
+    return Model(TorchRunner(Recorder()), recipe, ABDOMENCT1K, "cpu", "hash")
 
 
 def deep_model(contrast: Contrast, network: Recorder, *, size, stride=(1, 1, 1)) -> Model:
@@ -270,7 +270,7 @@ def deep_model(contrast: Contrast, network: Recorder, *, size, stride=(1, 1, 1))
         augmentation=VolumeAugmentation(),
         inference=WindowInference(region="whole"),
     )
-    return Model(TorchRunner(network), recipe, space, torch.device("cpu"), "hash")
+    return Model(TorchRunner(network), recipe, space, "cpu", "hash")
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -279,8 +279,8 @@ def test_training_validation_and_prediction_see_the_same_slices(method, slices, 
     contrast, image = Contrast(method, tiles=(4, 4)), scan()
     case = make_case("a__0", annotated=(), labels=np.zeros(image.shape, np.uint8), image=image)
     everything, reach = np.arange(len(image)), slices // 2
-    predicted = slice_logits(image, model(contrast, slices=slices), range(len(image))).numpy()
-    alone = [slice_logits(image, model(contrast, slices=slices), range(z, z + 1)).numpy() for z in everything]
+    predicted = slice_logits(image, model(contrast, slices=slices), range(len(image)))
+    alone = [slice_logits(image, model(contrast, slices=slices), range(z, z + 1)) for z in everything]
     assert np.array_equal(predicted, np.concatenate(alone))
     assert np.array_equal(read_logits(image, model(contrast, slices=slices))(range(2, 5)).numpy(), predicted[2:5])
     assert np.array_equal(predicted[:, reach], enhance(image, contrast))

@@ -1,9 +1,10 @@
 """How sure a 2D network is: at the organs' edges, and of the scan rather than of its mirror image.
 
 ``Certainty`` sums up edges, and what was tidied away, on the way to labels: logits are forgotten slice by slice (slices.py), so
-what is to be known of them is taken from each slice that the network has seen. ``handedness_of`` looks at a few slices by itself: a network labels by place
-as much as by looks, so in a scan whose header has left and right the wrong way round it finds a liver where there is none, and
-what it finds gives the fault away less than how unsure it is. Not here: from what value on an organ is doubtful (quality/).
+what is to be known of them is taken from each slice that the network has seen. ``handedness_of`` looks at a few slices by
+itself: a network labels by place as much as by looks, so in a scan whose header has left and right the wrong way round it finds
+a liver where there is none, and what it finds gives the fault away less than how unsure it is. Not here: from what value on an
+organ is doubtful (quality/).
 """
 
 from threading import Lock

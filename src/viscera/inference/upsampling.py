@@ -132,10 +132,9 @@ def side_of(old: int, size: int, *, factor: float | None = None, start: int = 0)
     if (size if factor is None else floor(old * factor)) == old:
         same = np.arange(start, start + size)
         return Side(same, same, np.ones(size, np.float32), np.zeros(size, np.float32), mixed=False)
-    step = np.float32(old / size if factor is None else 1 / factor)  # torch computes in float32, too
-    half = np.float32(0.5)
-    centres = step * (np.arange(start, start + size, dtype=np.float32) + half) - half
-    centres = centres.clip(0, None)
+    # Torch computes in float32, multiplying and subtracting in one operation.
+    step = np.float64(np.float32(old / size if factor is None else 1 / factor))
+    centres = (step * (np.arange(start, start + size) + 0.5) - 0.5).astype(np.float32).clip(0, None)
     low = np.minimum(centres.astype(np.int64), old - 1)
     share = (centres - low.astype(np.float32)).clip(0, 1)
     return Side(low, np.minimum(low + 1, old - 1), 1 - share, share, mixed=True)
