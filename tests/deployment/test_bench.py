@@ -58,7 +58,7 @@ def measured(tmp_path_factory):
 
 
 def test_each_runtime_has_every_stage_and_what_follows_from_the_rounds(measured):
-    folder, runtimes, [(title, columns, rows)] = measured
+    folder, runtimes, [(title, columns, rows), _] = measured
     written = json.loads((folder / "bench.json").read_text())
     assert title == "8x64x64, zhang2d-small: median (range) of 1"
     assert list(columns[1:]) == list(written["runtimes"]) == runtimes

@@ -25,7 +25,7 @@ from jaxtyping import Integer
 
 from viscera.errors import FileError, SettingError
 from viscera.io.doors import pydicom_module
-from viscera.io.processes import usable_cores
+from viscera.io.cores import usable_cores
 
 if TYPE_CHECKING:
     from pydicom import Dataset
