@@ -1,4 +1,4 @@
-"""What every benchmark's JSON says about itself (machine, commit, date, versions), how rivals are timed, and rows of several machines."""
+"""What every benchmark's JSON says about itself (machine, commit, date, versions), rivals in turn, rows of several machines."""
 
 import json
 import os

@@ -1,6 +1,6 @@
 """`viscera predict` as a whole: how fast and in how much memory, a scan, a folder, a very large scan.
 
-    python -m benchmarks.predict speed [--before CHECKOUT] the command with the bundled weights, on three real scans, in new processes
+    python -m benchmarks.predict speed [--before CHECKOUT] the command with the bundled weights, three real scans, new processes
     python -m benchmarks.predict folder RUN [--copies 2]   a folder: one scan after the other, against reading ahead
     python -m benchmarks.predict dicom [--rounds 5]        from DICOM (plastimatch writes it) with SEG and RTSTRUCT, beside NIfTI
     python -m benchmarks.predict tidying CHECKOUT          post-processing beside that of another checkout; labels must be equal
@@ -119,6 +119,7 @@ def speed(data: Path, sources: Mapping[str, Path], ways: Sequence[str], rounds: 
     runtimes = [package for package in ("openvino", "onnxruntime") if find_spec(package)]
     about = facts("torch", *runtimes) | {"key": processor.key, "kind": processor.kind, "cores": processor.cores}
     about |= {"model": processor.model, "abilities": processor.abilities, "load": round(os.getloadavg()[0], 2)}
+    commits = {state: commit(checkout) for state, checkout in sources.items()}
     rows = []
     for title, scan in SCANS.items():
         taken: dict[tuple[str, str], list[dict]] = {(way, state): [] for way in ways for state in sources}
@@ -128,7 +129,7 @@ def speed(data: Path, sources: Mapping[str, Path], ways: Sequence[str], rounds: 
                 taken[way, state] += [found] if number else []
         for (way, state), runs in taken.items():
             medians = {key: round(statistics.median(run[key] for run in runs), 2) for key in MEASURED}
-            which = {"state": state, "scan": title, "way": way, "rounds": rounds, "commit": commit(sources[state])}
+            which = {"state": state, "scan": title, "way": way, "rounds": rounds, "commit": commits[state]}
             rows.append(about | which | {key: runs[0][key] for key in ("runtime", "precision")} | medians)
             print(rows[-1], flush=True)
     return rows

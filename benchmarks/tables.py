@@ -180,7 +180,16 @@ def speed(rows: Sequence[dict]) -> str:
     if len({row["kind"] for row in rows}) < 2:
         raise ValueError("results/speed.json must have rows of at least two kinds of processor")
     shown = newest(rows)
-    head = ["processor", "runtime", "scan", "file to file, s", "whole command, s", "CPU, s", "memory, MiB", "viscera of"]
+    head = [
+        "processor",
+        "runtime",
+        "scan",
+        "file to file, s",
+        "whole command, s",
+        "CPU, s",
+        "memory, MiB",
+        "viscera of",
+    ]
     cells = [
         [
             f"{kind(row)}, {row['cores']} cores",

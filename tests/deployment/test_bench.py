@@ -31,6 +31,7 @@ from viscera.deployment.flops import NotedRunner, flops
 from viscera.errors import FileError, RunError, SettingError, VisceraError
 from viscera.inference.model import load_model
 from viscera.io import nifti
+from viscera.networks.processor import this_processor
 from viscera.networks.runners import TorchRunner, missing_packages
 from viscera.networks.weights import load_weights
 from viscera.recipes.catalogue import RECIPES
@@ -91,6 +92,10 @@ def test_each_runtime_has_every_stage_and_what_follows_from_the_rounds(measured)
     assert (written["trained"], written["synthetic_scan"]) == (False, False)
     assert written["conclusion"].startswith("With ")
     assert written["machine"]["versions"]["torch"] == torch.__version__
+    processor = this_processor()
+    assert written["machine"]["processor_facts"]["abilities"] == list(processor.abilities)
+    assert (written["machine"]["processor"], written["machine"]["cores"]) == (processor.name, processor.cores)
+    assert {figure["kind"] for figure in written["elsewhere"]} >= {"AMX", "AVX2"}
 
 
 def test_nothing_of_the_patient_is_written_and_nothing_else_is_left(measured):

@@ -27,8 +27,8 @@ def usable_threads(cores: int, environment: Mapping[str, str] = os.environ) -> i
 
     Args:
         cores: That this process may use.
-        environment: Where MKL_NUM_THREADS or OMP_NUM_THREADS may stand. Of a list, one number for each level, the first counts; what
-            is not positive, or is not a number, is ignored, as torch 2.13 does.
+        environment: Where MKL_NUM_THREADS or OMP_NUM_THREADS may stand. Of a list, one number for each level, the first
+            counts; what is not positive, or is not a number, is ignored, as torch 2.13 does.
     """
     for name in THREADS_VARIABLES:
         number = re.fullmatch(r"\s*\+?(\d{1,9})\s*(,.*)?", environment.get(name, ""))
@@ -38,7 +38,7 @@ def usable_threads(cores: int, environment: Mapping[str, str] = os.environ) -> i
 
 
 def cpu_quotas(root: Path = Path("/")) -> Iterator[float]:
-    """Yield the quotas, in cores, of this process's control groups and of all groups that they are in; none elsewhere than on Linux.
+    """Yield the quotas, in cores, of this process's control groups and of all groups that they are in; on Linux only.
 
     Source: kernel.org, Documentation/admin-guide/cgroup-v2.rst (cpu.max) and scheduler/sched-bwc.rst (cpu.cfs_quota_us).
 
@@ -55,7 +55,10 @@ def cpu_quotas(root: Path = Path("/")) -> Iterator[float]:
             for place in dict.fromkeys((path, *path.parents)):
                 folder = mount / place
                 values = _text(folder / "cpu.max").split()
-                values = values or [*_text(folder / "cpu.cfs_quota_us").split(), *_text(folder / "cpu.cfs_period_us").split()]
+                values = values or [
+                    *_text(folder / "cpu.cfs_quota_us").split(),
+                    *_text(folder / "cpu.cfs_period_us").split(),
+                ]
                 if len(values) == 2 and all(value.isdecimal() for value in values) and all(map(int, values)):
                     yield int(values[0]) / int(values[1])  # no quota: "max" in version 2, -1 in version 1
 

@@ -36,7 +36,7 @@ LINUX: Mapping[Ability, tuple[str, ...]] = {
     "SVE": ("sve",),
     "bf16": ("avx512_bf16", "amx_tile amx_bf16", "bf16"),
 }
-"""Flags in /proc/cpuinfo, any of these sets. AVX-512 is what oneDNN calls avx512_core: AVX512F alone (Xeon Phi) serves no network."""
+"""Flags in /proc/cpuinfo, any of these sets. AVX-512 is oneDNN's avx512_core: AVX512F alone (Xeon Phi) serves no network."""
 MACOS: Mapping[Ability, str] = {
     "AVX2": "hw.optional.avx2_0",
     "AVX-512": "hw.optional.avx512f",
@@ -117,7 +117,7 @@ class Processor:
     def key(self) -> str:
         """A short hash, the same for all processors of one kind, for what is good on that kind only.
 
-        It is of name, model, abilities, system and architecture, and of what keeps libraries from using all abilities; not of cores.
+        It is of name, model, abilities, system, architecture, and what keeps libraries from using all abilities; not of cores.
         """
         isa = [f"{name}={value}" for name, value in self.limits if name in ISA_VARIABLES]
         facts = [self.name, self.model, ",".join(self.abilities), self.system, self.architecture, *isa]
@@ -192,7 +192,9 @@ def limits_of(environment: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
         environment: What is not a word or a number is shown as "?": it means nothing to the libraries.
     """
     names = [name for name in (*ISA_VARIABLES, *THREADS_VARIABLES) if environment.get(name)]
-    return tuple((name, environment[name] if re.fullmatch(r"[\w,]{1,32}", environment[name]) else "?") for name in names)
+    return tuple(
+        (name, environment[name] if re.fullmatch(r"[\w,]{1,32}", environment[name]) else "?") for name in names
+    )
 
 
 def read_cpuinfo(text: str, known: Sequence[Ability]) -> tuple[str, str, dict[Ability, bool | None]]:
@@ -206,7 +208,9 @@ def read_cpuinfo(text: str, known: Sequence[Ability]) -> tuple[str, str, dict[Ab
     blocks = [block for block in blocks if "processor" in block]
     names = list(dict.fromkeys(_name(block) for block in blocks))
     models = dict.fromkeys(
-        f"family {block['cpu family']}, model {block['model']}" for block in blocks if {"cpu family", "model"} <= set(block)
+        f"family {block['cpu family']}, model {block['model']}"
+        for block in blocks
+        if {"cpu family", "model"} <= set(block)
     )
     all_flags = [set(block.get("flags", block.get("Features", "")).split()) for block in blocks]
     flags = set.intersection(*all_flags) if all_flags else set()
@@ -227,9 +231,7 @@ def _name(block: Mapping[str, str]) -> str:
     return PARTS.get((implementer, part), f"ARM {implementer}, part {part}" if part else "")
 
 
-def read_sysctl(
-    ask: Callable[[str], bytes | None], known: Sequence[Ability]
-) -> tuple[str, dict[Ability, bool | None]]:
+def read_sysctl(ask: Callable[[str], bytes | None], known: Sequence[Ability]) -> tuple[str, dict[Ability, bool | None]]:
     """Return name and abilities of what macOS tells.
 
     Args:
