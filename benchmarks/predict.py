@@ -57,6 +57,7 @@ WAYS = {
     "--statistics": ("--statistics",),
 }
 MEASURED = ("command_s", "file_to_file_s", "cpu_s", "peak_mib")
+QUIET_LOAD = 1.5
 TIDYING_WAYS = ("default", "--organs all")
 DICOM_WAYS = {
     "NIfTI": (),
@@ -119,6 +120,8 @@ def speed(data: Path, sources: Mapping[str, Path], ways: Sequence[str], rounds: 
     runtimes = [package for package in ("openvino", "onnxruntime") if find_spec(package)]
     about = facts("torch", *runtimes) | {"key": processor.key, "kind": processor.kind, "cores": processor.cores}
     about |= {"model": processor.model, "abilities": processor.abilities, "load": round(os.getloadavg()[0], 2)}
+    if os.getloadavg()[0] > QUIET_LOAD:
+        print(f"note: load is {about['load']}: the seconds will be those of a busy machine", file=sys.stderr)
     commits = {state: commit(checkout) for state, checkout in sources.items()}
     rows = []
     for title, scan in SCANS.items():

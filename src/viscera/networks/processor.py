@@ -214,7 +214,9 @@ def read_cpuinfo(text: str, known: Sequence[Ability]) -> tuple[str, str, dict[Ab
     )
     all_flags = [set(block.get("flags", block.get("Features", "")).split()) for block in blocks]
     flags = set.intersection(*all_flags) if all_flags else set()
-    told = {one: any(set(way.split()) <= flags for way in LINUX[one]) if flags else None for one in known}
+    told: dict[Ability, bool | None] = {
+        one: any(set(way.split()) <= flags for way in LINUX[one]) if flags else None for one in known
+    }
     return " and ".join(filter(None, names)) or "unknown", " and ".join(models), told
 
 
