@@ -144,7 +144,7 @@ class Processor:
         parts += [f"{self.system} does not tell of {', '.join(self.untold)}"] if self.untold else []
         parts += [f"{name}={value} is set" for name, value in self.limits]
         name = f"{self.name} ({self.model})" if self.model else self.name
-        threads = f" ({self.threads} threads)" if self.threads != self.cores else ""
+        threads = f" ({self.threads} thread{'s' * (self.threads != 1)})" if self.threads != self.cores else ""
         cores = f"{self.cores} core{'s' * (self.cores != 1)}{threads}"
         return f"{name}, {self.architecture}, {cores}: {'; '.join(parts)}"
 
