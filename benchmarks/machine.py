@@ -1,4 +1,4 @@
-"""What every benchmark's JSON says about itself (machine, commit, date, versions), and how rivals are timed."""
+"""What every benchmark's JSON says about itself (machine, commit, date, versions), rivals in turn, rows of several machines."""
 
 import json
 import os
@@ -6,7 +6,7 @@ import platform
 import statistics
 import subprocess
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -15,8 +15,8 @@ ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 DATA = ROOT.parent / "shared" / "data"
 """The real scans, which are not in the repository."""
-INSTRUCTIONS = {"amx_tile": "AMX", "avx512f": "AVX-512", "avx2": "AVX2"}
-"""{flag of the processor: name}, the widest first."""
+INSTRUCTIONS = ("AMX", "AVX-512", "AVX2")
+"""Abilities of a processor, the widest first."""
 
 
 def facts(*packages: str) -> dict[str, object]:
@@ -34,28 +34,24 @@ def facts(*packages: str) -> dict[str, object]:
 
 def machine() -> str:
     """Return the processor's name."""
-    return _of_processor("model name") or platform.processor() or platform.machine()
+    from viscera.networks.processor import this_processor  # peers import this file where viscera is not installed
+
+    return this_processor().name
 
 
 def instructions() -> str:
     """Return the widest vector instructions that the processor has; "" where they are not known."""
-    flags = _of_processor("flags").split()
-    return next((name for flag, name in INSTRUCTIONS.items() if flag in flags), "")
+    from viscera.networks.processor import this_processor
+
+    abilities = this_processor().abilities
+    return next((name for name in INSTRUCTIONS if name in abilities), "")
 
 
-def _of_processor(key: str) -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return ""
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith(key)), "")
-
-
-def commit() -> str:
-    """Return the short hash of the checkout's commit, with a + where files differ from it; "" outside of git."""
+def commit(checkout: Path = ROOT) -> str:
+    """Return the short hash of a checkout's commit, with a + where files differ from it; "" outside of git."""
 
     def git(*arguments: str) -> str:
-        done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
+        done = subprocess.run(["git", *arguments], cwd=checkout, capture_output=True, text=True, check=False)
         return done.stdout.strip()
 
     return git("rev-parse", "--short", "HEAD") + ("+" if git("status", "--porcelain", "--", "src") else "")
@@ -97,7 +93,32 @@ def rows(seconds: Mapping[str, list[float]], *, ours: str = "viscera") -> list[d
     ]
 
 
-def save(name: str, content: Mapping[str, object]) -> Path:
+def same_processor(one: Mapping[str, object], other: Mapping[str, object]) -> bool:
+    """Return whether rows of several machines are of one kind of processor; older rows have no key, but a name."""
+    if one["key"] and other["key"]:
+        return (one["key"], one["cores"]) == (other["key"], other["cores"])
+    return all(one[fact] == other[fact] for fact in ("machine", "instructions", "cores"))
+
+
+def replaced(old: Sequence[Mapping], new: Sequence[Mapping], same: Sequence[str]) -> list[Mapping]:
+    """Return the rows of several machines, where new rows take the place of those that they measured anew.
+
+    Args:
+        old: All rows so far.
+        new: Of this machine. They stand where the first that they replace stood, or at the end.
+        same: The fields in which a row must agree, besides the kind of processor, to be replaced.
+    """
+
+    def is_old(row: Mapping) -> bool:
+        return any(same_processor(row, one) and all(row[field] == one[field] for field in same) for one in new)
+
+    stale = [is_old(row) for row in old]
+    place = stale.index(True) if True in stale else len(old)
+    kept = [row for row, gone in zip(old, stale, strict=True) if not gone]
+    return [*kept[:place], *new, *kept[place:]]  # none was stale before this place
+
+
+def save(name: str, content: Mapping[str, object] | Sequence[Mapping]) -> Path:
     """Write benchmarks/results/NAME.json."""
     path = RESULTS / f"{name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,12 +1,13 @@
 """`viscera predict` as a whole: how fast and in how much memory, a scan, a folder, a very large scan.
 
-    python -m benchmarks.predict speed [--rounds 5]        the command with the bundled weights, on two real scans, in new processes
+    python -m benchmarks.predict speed [--before CHECKOUT] the command with the bundled weights, three real scans, new processes
     python -m benchmarks.predict folder RUN [--copies 2]   a folder: one scan after the other, against reading ahead
     python -m benchmarks.predict dicom [--rounds 5]        from DICOM (plastimatch writes it) with SEG and RTSTRUCT, beside NIfTI
     python -m benchmarks.predict tidying CHECKOUT          post-processing beside that of another checkout; labels must be equal
     python -m benchmarks.predict memory WORK               512x512x824 voxels, 14 classes, gao2step at full width
 
-On a quiet machine. The memory's weights are untrained: they cost what trained ones cost, and label noise all over, the worst case
+On a quiet machine. `speed` replaces this kind of processor's rows of results/speed.json and leaves those of others, which README
+shows side by side. The memory's weights are untrained: they cost what trained ones cost, and label noise all over, the worst case
 for post-processing. Its windows do not overlap, which changes the time (by 6 to 8 times) but not the memory: a slab is as thick as
 one window either way.
 """
@@ -23,18 +24,20 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 
 import nibabel
 import numpy as np
 import torch
 
-from benchmarks.machine import DATA, ROOT, alternate, facts, save
+from benchmarks.machine import DATA, RESULTS, ROOT, alternate, commit, facts, replaced, save
 from viscera.inference.jobs import ScanJob
 from viscera.inference.model import Model, load_model
 from viscera.inference.predict import predict_all, predict_file
 from viscera.io import nifti
 from viscera.networks.build import build_network
+from viscera.networks.processor import this_processor
 from viscera.networks.unet import parameter_count
 from viscera.networks.weights import Weights, save_weights
 from viscera.recipes.gao2step import GAO2STEP
@@ -44,14 +47,17 @@ from viscera.volume import Volume
 SCANS = {
     "HCC_048, 512x512x89": "hcc_tace/HCC_048_portal_venous_ct.nii.gz",
     "LIDC-IDRI-0314, 512x512x275": "lidc/LIDC-IDRI-0314_chest_upper_abdomen_ct.nii.gz",
+    "HCC_006, 512x512x109": "hcc_tace/HCC_006_LIVER_3PHASE_ct.nii.gz",
 }
-FOLDER = (*SCANS.values(), "hcc_tace/HCC_006_LIVER_3PHASE_ct.nii.gz", "msd_spleen/spleen_8_ct.nii.gz")
+FOLDER = (*SCANS.values(), "msd_spleen/spleen_8_ct.nii.gz")
 WAYS = {
     "default": (),
     "--runtime torch": ("--runtime", "torch"),
     "--organs all": ("--organs", "all"),
     "--statistics": ("--statistics",),
 }
+MEASURED = ("command_s", "file_to_file_s", "cpu_s", "peak_mib")
+QUIET_LOAD = 1.5
 TIDYING_WAYS = ("default", "--organs all")
 DICOM_WAYS = {
     "NIfTI": (),
@@ -77,18 +83,21 @@ def main() -> None:
     for verb in (one, several, series, two):
         verb.add_argument("--rounds", type=int, default=5)
         verb.add_argument("--data", type=Path, default=DATA, help="folder of the real scans")
-    one.add_argument("--name", default="starter_speed", help="of the JSON in benchmarks/results")
+    one.add_argument("--before", type=Path, help="another checkout, whose command takes turns with ours")
+    one.add_argument("--ways", nargs="+", choices=WAYS, default=["default", "--runtime torch"], metavar="WAY")
     options = parser.parse_args()
     if options.verb == "speed":
-        content = facts("torch", "openvino") | {"rounds": options.rounds, "rows": speed(options.data, options.rounds)}
-        print(save(options.name, content))
+        sources = {"before": options.before.absolute()} if options.before else {}
+        rows = speed(options.data, sources | {"after": ROOT}, options.ways, options.rounds)
+        old = json.loads((RESULTS / "speed.json").read_text())
+        print(save("speed", replaced(old, rows, ("scan", "state", "way"))))
     elif options.verb == "folder":
         model = load_model(options.run, accelerator="cpu", runtime="auto")
         scans = [options.data / scan for scan in FOLDER]
         content = folder(model, scans, copies=options.copies, rounds=options.rounds)
         print(save("folder", facts("torch", "openvino") | {"recipe": model.recipe.name} | content))
     elif options.verb == "dicom":
-        content = {scan: dicom(options.data / scan, options.rounds) for scan in (*SCANS.values(), FOLDER[2])}
+        content = {scan: dicom(options.data / scan, options.rounds) for scan in SCANS.values()}
         print(save("dicom", facts("torch", "pydicom") | {"rounds": options.rounds, "scans": content}))
     elif options.verb == "tidying":
         print(save("tidying", facts("torch", "openvino") | tidying(options.checkout, options.data, options.rounds)))
@@ -96,44 +105,52 @@ def main() -> None:
         print(save("volume_memory", facts("torch") | memory(options.work.absolute())))
 
 
-def speed(data: Path, rounds: int) -> list[Mapping[str, object]]:
-    """Time the command with the bundled weights in each way, in turn; return medians."""
+def speed(data: Path, sources: Mapping[str, Path], ways: Sequence[str], rounds: int) -> list[Mapping]:
+    """Time the command with the bundled weights of each checkout in each way, in turn; return medians, a row for each.
+
+    Args:
+        data: Folder of the real scans.
+        sources: {"before" or "after": checkout}.
+        ways: Of WAYS.
+        rounds: Of each, after one that keeps the graph and warms the disk's cache.
+    """
+    processor = this_processor()
+    if processor.limits:
+        raise SystemExit(f"{processor}: unset that, a row is of the whole processor")
+    runtimes = [package for package in ("openvino", "onnxruntime") if find_spec(package)]
+    about = facts("torch", *runtimes) | {"key": processor.key, "kind": processor.kind, "cores": processor.cores}
+    about |= {"model": processor.model, "abilities": processor.abilities, "load": round(os.getloadavg()[0], 2)}
+    if os.getloadavg()[0] > QUIET_LOAD:
+        print(f"note: load is {about['load']}: the seconds will be those of a busy machine", file=sys.stderr)
+    commits = {state: commit(checkout) for state, checkout in sources.items()}
     rows = []
-    with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder) / "labels.nii.gz"
-        for title, scan in SCANS.items():
-            measure_once(data / scan, out, ())  # writes the graph, so that later starts find it
-            found: dict[str, list[dict]] = {way: [] for way in WAYS}
-            for _ in range(rounds):
-                for way, words in WAYS.items():
-                    found[way].append(measure_once(data / scan, out, words))
-            for way, runs in found.items():
-                medians = {
-                    key: round(statistics.median(run[key] for run in runs), 2)
-                    for key in ("command_s", "scan_s", "peak_mib")
-                }
-                rows.append({"scan": title, "way": way, "runtime": runs[0]["runtime"], **medians})
-                print(rows[-1], flush=True)
+    for title, scan in SCANS.items():
+        taken: dict[tuple[str, str], list[dict]] = {(way, state): [] for way in ways for state in sources}
+        for number in range(rounds + 1):
+            for way, state in taken:
+                found = run_noted(data / scan, *WAYS[way], source=sources[state] / "src")
+                taken[way, state] += [found] if number else []
+        for (way, state), runs in taken.items():
+            medians = {key: round(statistics.median(run[key] for run in runs), 2) for key in MEASURED}
+            which = {"state": state, "scan": title, "way": way, "rounds": rounds, "commit": commits[state]}
+            rows.append(about | which | {key: runs[0][key] for key in ("runtime", "precision")} | medians)
+            print(rows[-1], flush=True)
     return rows
 
 
-def measure_once(scan: Path, out: Path, words: Sequence[str]) -> dict[str, object]:
-    """Segment once: seconds of the whole command and from file to file, peak memory, and what ran the network."""
-    command = [sys.executable, "-m", "viscera.cli", "predict", str(scan), str(out), "--overwrite", *words]
-    started = time.perf_counter()
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-    whole = time.perf_counter() - started
-    if process.returncode:
-        raise SystemExit(f"{' '.join(command)} ended with {process.returncode}")
-    run = json.loads(out.with_name("labels.json").read_text())["run"]
-    ran = f"{run['runtime']}, {run['precision']}"
+def run_noted(scan: Path, *options: str, source: Path) -> dict[str, object]:
+    """Run the command of a checkout in a new process; return what it took and, of what it notes, what ran the network."""
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "labels.nii.gz"
+        found = run_once(scan, out, *options, source=source)
+        run = json.loads(out.with_name("labels.json").read_text())["run"]
     return {
-        "command_s": whole,
-        "scan_s": sum(run["seconds"].values()),
-        "peak_mib": usage.ru_maxrss / 1024,
-        "runtime": ran,
+        "command_s": found["wall_s"],
+        "file_to_file_s": run["efficiency"]["seconds"],  # of the wall: stages may overlap
+        "cpu_s": found["cpu_s"],
+        "peak_mib": found["peak_mib"],
+        "runtime": run["runtime"],
+        "precision": run["precision"],
     }
 
 
@@ -147,7 +164,7 @@ def tidying(checkout: Path, data: Path, rounds: int) -> dict[str, object]:
     """
     sources = {"before": checkout.absolute() / "src", "after": ROOT / "src"}
     cases = []
-    for scan in (*SCANS.values(), FOLDER[2]):
+    for scan in SCANS.values():
         for way in TIDYING_WAYS:
             taken: dict[str, list[dict[str, float]]] = {name: [] for name in sources}
             with tempfile.TemporaryDirectory() as name:

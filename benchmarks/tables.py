@@ -1,4 +1,4 @@
-"""Write what is generated in the docs: docs/results.md, and the marked parts of README and docs.
+"""Write what is generated: docs/results.md, the marked parts of README and docs, and the package's table of speeds elsewhere.
 
     python benchmarks/tables.py          (make tables)
     python benchmarks/tables.py --check  exits with 1 if anything is not up to date
@@ -14,12 +14,17 @@ import sys
 import tomllib
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import jinja2
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src" / "viscera"
 CARD = PACKAGE / "networks" / "bundled" / "starter.json"
+ELSEWHERE = PACKAGE / "deployment" / "elsewhere.json"
+"""What `viscera bench` says of other processors."""
+WAYS = ("default", "--runtime torch")
+"""Of the command, in README and ELSEWHERE."""
 GROUPS = ["annotated", "unannotated"]
 SCANS = {
     "20 slices": "20 slices of the upper abdomen, labels by TotalSegmentator",
@@ -35,10 +40,15 @@ UNSAID = {"Intel(R) Xeon(R) Processor": "AMX"}
 """What the results before the 26th of November 2026 do not say of their only machine."""
 
 
-def results() -> dict[str, dict]:
-    """Return what was measured: {name of the file: its content}."""
+def results() -> dict[str, Any]:
+    """Return what was measured: {name of the file: its content, a list where it is of several machines}."""
     folder = ROOT / "benchmarks" / "results"
     return {file.stem: json.loads(file.read_text()) for file in sorted(folder.glob("*.json"))}
+
+
+def measurements(found: dict[str, Any]) -> list[dict]:
+    """Return all results, each of one machine."""
+    return [row for one in found.values() for row in (one if isinstance(one, list) else [one])]
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -79,13 +89,19 @@ def kind(found: dict) -> str:
     """Return the processor of a result and its vector instructions."""
     machine = found["machine"]
     name = machine["processor"] if isinstance(machine, dict) else machine
-    instructions = found.get("instructions") or UNSAID[name]
+    instructions = found.get("kind") or found.get("instructions") or UNSAID[name]
     return f"{name.replace('(R)', '').removesuffix(' Processor')}, {instructions}"
 
 
 def cores(found: dict) -> int:
     """Return the cores of a result's machine."""
     return found["machine"]["cores"] if isinstance(found["machine"], dict) else found["cores"]
+
+
+def runtime(row: dict) -> str:
+    """Return what ran the network, and in which precision if that was noted."""
+    names = {"openvino": "OpenVINO", "onnx": "ONNX Runtime"}
+    return f"{names.get(row['runtime'], row['runtime'])} {row['precision'] or ''}".strip()
 
 
 def organs_of(scans: Iterable[dict], scan: str) -> list[str]:
@@ -96,6 +112,7 @@ def organs_of(scans: Iterable[dict], scan: str) -> list[str]:
 FILTERS: dict[str, Callable] = {
     "words": words,
     "f": formatted,
+    "runtime": runtime,
     "percent": lambda value, digits: formatted(value, digits, "{:.{digits}%}"),
     "signed": lambda value, digits: formatted(value, digits, "{:+.{digits}f}"),
     "times": lambda value: "" if isinstance(value, jinja2.Undefined) else f" ({value:g}x)",
@@ -115,7 +132,7 @@ def results_page(found: dict[str, dict]) -> str:
     loader = jinja2.FileSystemLoader(ROOT / "benchmarks")
     page = jinja2.Environment(loader=loader, trim_blocks=True, lstrip_blocks=True, autoescape=False)
     page.filters |= FILTERS
-    kinds = list(dict.fromkeys(kind(one) for one in found.values()))
+    kinds = list(dict.fromkeys(map(kind, measurements(found))))
     text = page.get_template("results.md.jinja").render(
         **found, results=found, real_scans=SCANS, groups=GROUPS, kinds=kinds
     )
@@ -141,23 +158,68 @@ def accuracy() -> str:
     )
 
 
-def speed(found: dict[str, dict]) -> str:
-    """Return seconds of `viscera predict` by kind of processor."""
-    ways = {"default": "OpenVINO", "--runtime torch": "torch"}
-    measured = [(one, row) for one in (found["starter_speed"], found["starter_speed_avx2"]) for row in one["rows"]]
-    rows = [
-        [
-            f"{kind(one)}, {cores(one)} cores",
-            ways[row["way"]],
-            row["scan"],
-            f"{row['scan_s']:.1f}",
-            f"{row['command_s']:.1f}",
-            f"{row['peak_mib']:.0f}",
-        ]
-        for one, row in measured
-        if row["way"] in ways
+def newest(rows: Sequence[dict]) -> list[dict]:
+    """Return the rows of results/speed.json that say what viscera takes today: "after" where that was measured, else "before"."""
+
+    def which(row: dict) -> tuple[str, ...]:
+        return kind(row), str(row["cores"]), row["scan"], row["way"]
+
+    after = {which(row) for row in rows if row["state"] == "after"}
+    return [row for row in rows if row["way"] in WAYS and (row["state"] == "after" or which(row) not in after)]
+
+
+def speed(rows: Sequence[dict]) -> str:
+    """Return seconds of `viscera predict` by kind of processor.
+
+    Args:
+        rows: Of results/speed.json.
+
+    Raises:
+        ValueError: They are of one kind of processor, whose seconds would be taken for everybody's.
+    """
+    if len({row["kind"] for row in rows}) < 2:
+        raise ValueError("results/speed.json must have rows of at least two kinds of processor")
+    shown = newest(rows)
+    head = [
+        "processor",
+        "runtime",
+        "scan",
+        "file to file, s",
+        "whole command, s",
+        "CPU, s",
+        "memory, MiB",
+        "viscera of",
     ]
-    return table(["processor", "runtime", "scan", "file to file, s", "whole command, s", "memory, MiB"], rows)
+    cells = [
+        [
+            f"{kind(row)}, {row['cores']} cores",
+            runtime(row),
+            row["scan"],
+            formatted(row["file_to_file_s"], 1),
+            formatted(row["command_s"], 1),
+            formatted(row["cpu_s"], 1),
+            formatted(row["peak_mib"], 0),
+            f"{row['date'][:10]}, {row['commit']}",
+        ]
+        for row in shown
+    ]
+    older = list(dict.fromkeys(kind(row) for row in shown if row["state"] == "before"))
+    mixed = older and any(row["state"] == "after" for row in shown)
+    return table(head, cells) + (f"\n\nOf an earlier viscera: {'; '.join(older)}." if mixed else "")
+
+
+def elsewhere(rows: Sequence[dict]) -> str:
+    """Return the package's table of what the command takes on each kind of processor.
+
+    Args:
+        rows: Of results/speed.json.
+    """
+    same = ("kind", "cores", "scan", "runtime", "precision", "command_s", "file_to_file_s", "commit")
+    figures = [
+        {key: row[key] for key in same} | {"processor": kind(row).partition(",")[0], "date": row["date"][:10]}
+        for row in newest(rows)
+    ]
+    return json.dumps({"figures": figures}, indent=2) + "\n"
 
 
 def layouts() -> str:
@@ -192,10 +254,13 @@ def filled(text: str, parts: dict[str, str]) -> str:
 def main() -> int:
     """Write, or check, every generated page and part."""
     found = results()
-    parts = {"accuracy": accuracy(), "speed": speed(found), "layouts": layouts(), "tree": tree()}
+    parts = {"accuracy": accuracy(), "speed": speed(found["speed"]), "layouts": layouts(), "tree": tree()}
     page = ROOT / "docs" / "results.md"
     pages = [file for file in (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))) if file != page]
-    new = {file: filled(file.read_text(), parts) for file in pages} | {page: results_page(found)}
+    new = {file: filled(file.read_text(), parts) for file in pages} | {
+        page: results_page(found),
+        ELSEWHERE: elsewhere(found["speed"]),
+    }
     stale = [file for file, text in new.items() if not file.exists() or file.read_text() != text]
     for file in stale:
         print(file.relative_to(ROOT))

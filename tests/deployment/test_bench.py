@@ -31,6 +31,7 @@ from viscera.deployment.flops import NotedRunner, flops
 from viscera.errors import FileError, RunError, SettingError, VisceraError
 from viscera.inference.model import load_model
 from viscera.io import nifti
+from viscera.networks.processor import this_processor
 from viscera.networks.runners import missing_packages
 from viscera.networks.torch_runner import TorchRunner
 from viscera.networks.weights import load_weights
@@ -59,7 +60,7 @@ def measured(tmp_path_factory):
 
 
 def test_each_runtime_has_every_stage_and_what_follows_from_the_rounds(measured):
-    folder, runtimes, [(title, columns, rows)] = measured
+    folder, runtimes, [(title, columns, rows), _] = measured
     written = json.loads((folder / "bench.json").read_text())
     assert title == "8x64x64, zhang2d-small: median (range) of 1"
     assert list(columns[1:]) == list(written["runtimes"]) == runtimes
@@ -92,6 +93,10 @@ def test_each_runtime_has_every_stage_and_what_follows_from_the_rounds(measured)
     assert (written["trained"], written["synthetic_scan"]) == (False, False)
     assert written["conclusion"].startswith("With ")
     assert written["machine"]["versions"]["torch"] == torch.__version__
+    processor = this_processor()
+    assert written["machine"]["processor_facts"]["abilities"] == list(processor.abilities)
+    assert (written["machine"]["processor"], written["machine"]["cores"]) == (processor.name, processor.cores)
+    assert {figure["kind"] for figure in written["elsewhere"]} >= {"AMX", "AVX2"}
 
 
 def test_nothing_of_the_patient_is_written_and_nothing_else_is_left(measured):

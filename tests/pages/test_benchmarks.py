@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.machine import alternate, instructions, rows
-from benchmarks.tables import filled, interval, kind, results, table
+from benchmarks.machine import alternate, instructions, replaced, rows, same_processor
+from benchmarks.tables import ELSEWHERE, elsewhere, filled, interval, kind, measurements, newest, results, speed, table
+from viscera.deployment.elsewhere import measured_figures
 
 ROOT = Path(__file__).parents[2]
 SCRIPTS = sorted(
@@ -58,5 +59,61 @@ def test_a_mean_is_shown_with_its_interval():
 
 
 def test_every_result_says_on_which_processor_it_was_measured():
-    assert {kind(found) for found in results().values()} == {"Intel Xeon, AMX", "AMD EPYC, AVX2"}
+    assert {kind(found) for found in measurements(results())} == {"Intel Xeon, AMX", "AMD EPYC, AVX2"}
     assert instructions() in ("AMX", "AVX-512", "AVX2", "")
+
+
+def row(**changes) -> dict:
+    """Return a row of speed.json."""
+    same = {"machine": "AMD EPYC", "instructions": "AVX2", "kind": "AVX2", "cores": 2, "key": "a", "runtime": "torch"}
+    which = {"scan": "LIDC", "state": "after", "way": "default", "precision": "fp32", "date": "2026-11-26 12:02 UTC"}
+    measured = {"commit": "1234567", "file_to_file_s": 1.0, "command_s": 3.0, "cpu_s": 4.0, "peak_mib": 600.0}
+    return same | which | measured | changes
+
+
+AMX_ROW = row(machine="Intel(R) Xeon(R) Processor", instructions="AMX", kind="AMX", key=None, state="before")
+SAME = ("scan", "state", "way")
+
+
+def test_a_measurement_replaces_the_rows_of_its_own_processor_scan_state_and_way_only():
+    others = [AMX_ROW, row(key="b"), row(scan="HCC"), row(state="before"), row(way="--organs all"), row(cores=4)]
+    old = [others[0], row(command_s=9.0), *others[1:]]
+    new = row(command_s=2.0)
+    assert replaced(old, [new], SAME) == [others[0], new, *others[1:]]
+    assert replaced(others, [new], SAME) == [*others, new]
+    assert replaced([], [new], SAME) == [new]
+
+
+def test_a_row_without_a_key_is_of_the_processor_of_its_name_instructions_and_cores():
+    assert same_processor(row(key=None), row(key="b"))
+    assert not same_processor(row(), row(key="b"))
+    assert not same_processor(row(key=None, cores=4), row())
+    assert not same_processor(row(key=None), row(instructions="AVX-512"))
+
+
+def test_the_table_of_speeds_is_never_of_one_kind_of_processor():
+    with pytest.raises(ValueError, match="at least two kinds"):
+        speed([row(), row(scan="HCC", machine="Other")])
+    text = speed([row(), AMX_ROW])
+    assert "| AMD EPYC, AVX2, 2 cores | torch fp32 | LIDC | 1.0 | 3.0 | 4.0 | 600 | 2026-11-26, 1234567 |" in text
+    assert text.endswith("Of an earlier viscera: Intel Xeon, AMX.")
+    assert "earlier" not in speed([row(state="before"), AMX_ROW])
+
+
+def test_where_a_scan_was_measured_again_the_row_before_is_not_shown():
+    before, elsewhere_, statistics_ = row(state="before"), row(state="before", scan="HCC"), row(way="--statistics")
+    assert newest([before, row(), elsewhere_, statistics_, AMX_ROW]) == [row(), elsewhere_, AMX_ROW]
+
+
+def test_what_is_not_known_is_a_dash():
+    unknown = row(precision=None, file_to_file_s=None, cpu_s=None, peak_mib=None)
+    assert "| torch | LIDC | - | 3.0 | - | - |" in speed([unknown, AMX_ROW])
+
+
+def test_the_package_holds_the_figures_of_the_results(tmp_path):
+    rows_ = results()["speed"]
+    assert ELSEWHERE.read_text() == elsewhere(rows_)
+    assert {figure.kind for figure in measured_figures()} == {one["kind"] for one in rows_}
+    (tmp_path / "elsewhere.json").write_text(elsewhere([row()]))
+    (figure,) = measured_figures(tmp_path / "elsewhere.json")
+    assert (figure.kind, figure.processor, figure.command_s, figure.date) == ("AVX2", "AMD EPYC", 3.0, "2026-11-26")

@@ -1,10 +1,9 @@
 """viscera bench: how fast viscera is on this machine, and what limits it."""
 
-import os
 import statistics
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -20,6 +19,9 @@ from viscera.io.same_file import refuse_inputs
 
 if TYPE_CHECKING:
     from viscera.deployment.bench import Bench
+    from viscera.deployment.elsewhere import Figure
+
+ELSEWHERE = ("kind", "processor", "scan", "runtime", "whole command (s)", "file to file (s)", "viscera of")
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,8 @@ class Options:
 
     A scan is segmented file to file, as `viscera predict` does it, in rounds that alternate between the runtimes; start-up
     and memory are those of the command in a process of its own. The network's speed is compared with what the same runtime
-    reaches here on bare convolutions. Close other programs first. Nothing is kept but the JSON file, which names no scan.
+    reaches here on bare convolutions. What `viscera predict` took on other kinds of processor stands below it, as far as that
+    was measured. Close other programs first. Nothing is kept but the JSON file, which names no scan.
     """
 
     scan: Annotated[Positional[Path | None], arg(metavar="SCAN")] = None
@@ -102,9 +105,10 @@ def main(arguments: list[str]) -> int:
         f"{shape}, {found.recipe.name}: median (range) of {options.rounds}", ("", *found.speeds), table_rows(found)
     )
     sys.stdout.write(conclusion(found) + "\n")
+    elsewhere = show_elsewhere()
     if options.json:
         origin = {"trained": options.weights is not None, "synthetic_scan": options.scan is None}
-        facts = {**origin, **found.to_json(), "conclusion": conclusion(found)}
+        facts = {**origin, **found.to_json(), "conclusion": conclusion(found), **elsewhere}
         write_json(options.json, facts, overwrite=options.overwrite)
     return 0
 
@@ -146,6 +150,35 @@ def table_rows(found: "Bench") -> list[tuple[str, ...]]:
     ]
 
 
+def show_elsewhere() -> dict[str, object]:
+    """Show what this processor can do and what `viscera predict` took on others; return that for JSON."""
+    from viscera.deployment.elsewhere import about_kinds, measured_figures
+    from viscera.networks.processor import this_processor
+
+    processor, figures = this_processor(), measured_figures()
+    about = about_kinds(processor, figures)
+    sys.stdout.write(f"Processor: {processor}.\n")
+    show_table("`viscera predict` elsewhere, bundled weights: medians", ELSEWHERE, elsewhere_rows(figures))
+    sys.stdout.write(about + "\n")
+    return {"elsewhere": [asdict(figure) for figure in figures], "elsewhere_kinds": about}
+
+
+def elsewhere_rows(figures: Sequence["Figure"]) -> list[tuple[str, ...]]:
+    """Return the rows of the table of other processors."""
+    return [
+        (
+            one.kind,
+            f"{one.processor}, {one.cores} cores",
+            one.scan,
+            f"{one.runtime} {one.precision or ''}".strip(),
+            f"{one.command_s:.1f}",
+            "-" if one.file_to_file_s is None else f"{one.file_to_file_s:.1f}",
+            f"{one.date} ({one.commit})",
+        )
+        for one in figures
+    ]
+
+
 def spread(seconds: Sequence[float]) -> str:
     """Return the median and the range."""
     return f"{statistics.median(seconds):.3f} ({min(seconds):.3f}-{max(seconds):.3f})" if seconds else "-"
@@ -173,12 +206,13 @@ def advice(found: "Bench", largest: str) -> str:
         largest: The stage that takes longest.
     """
     from viscera.deployment.bench import WHOLE
+    from viscera.io.cores import usable_cores
     from viscera.networks.runners import missing_packages
 
     speed, whole = found.speeds[found.usual], found.speeds[found.usual].median(WHOLE)
     medians = {name: one.median(WHOLE) for name, one in found.speeds.items()}
     quickest = min(medians, key=medians.__getitem__)
-    start, cores, threads = statistics.median(speed.start_up_s), os.cpu_count() or 1, speed.facts["threads"]
+    start, cores, threads = statistics.median(speed.start_up_s), usable_cores(), speed.facts["threads"]
     if medians[quickest] < 0.9 * whole:
         return f"{quickest} takes {medians[quickest] / whole:.0%} of that: --runtime {quickest}."
     if start > whole:

@@ -152,7 +152,7 @@ def places_of(words: Sequence[str], store: "Store") -> list[tuple[str, int]]:
 
 def workers_of(options: Options) -> "Workers":
     """Share devices and cores among the runs."""
-    from viscera.io.processes import usable_cores
+    from viscera.io.cores import usable_cores
     from viscera.learning.study.runs import Workers
     from viscera.networks.device import device_type
 

@@ -6,7 +6,6 @@ command line's.
 """
 
 import json
-import os
 import platform
 import statistics
 import subprocess
@@ -31,6 +30,7 @@ from viscera.io import nifti
 from viscera.networks.build import Network, build_network
 from viscera.networks.exported import read_export
 from viscera.networks.find_weights import find_weights, is_export
+from viscera.networks.processor import this_processor
 from viscera.networks.runners import PACKAGES, RuntimeName, missing_packages, runner_facts
 from viscera.networks.weights import Weights, load_weights, save_weights
 from viscera.synthesis.patient import synthesize
@@ -337,24 +337,18 @@ def _start_up(scan: Path, weights: Path, name: RuntimeName, *, plan: Plan, folde
 
 
 def machine_facts(device: str) -> dict[str, object]:
-    """Tell what a time depends on: processor, cores, memory, GPU, versions."""
+    """Tell what a time depends on: processor and its abilities, cores, memory, GPU, versions."""
+    processor = this_processor()
     packages = ("viscera", "torch", *(PACKAGES[name][0] for name in PACKAGES if not missing_packages(name)), "numpy")
     return {
-        "processor": _processor(),
-        "cores": os.cpu_count(),
+        "processor": processor.name,
+        "processor_facts": processor.to_json(),
+        "cores": processor.cores,
         "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
         "system": f"{platform.system()} {platform.machine()}",
         "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
         "versions": {"python": platform.python_version()} | {name: version(name) for name in packages},
     }
-
-
-def _processor() -> str:
-    """Return the processor's name; on Linux platform knows only its kind."""
-    path = Path("/proc/cpuinfo")
-    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
 
 
 def _speed_json(speed: Speed, *, slices: int) -> dict[str, object]:

@@ -24,8 +24,8 @@ import numpy as np
 from jaxtyping import Integer
 
 from viscera.errors import FileError, SettingError
+from viscera.io.cores import usable_cores
 from viscera.io.doors import pydicom_module
-from viscera.io.processes import usable_cores
 
 if TYPE_CHECKING:
     from pydicom import Dataset

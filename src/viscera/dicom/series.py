@@ -18,8 +18,8 @@ from viscera.dicom.decoding import parsing_errors
 from viscera.dicom.geometry import LPS_TO_RAS as LPS_TO_RAS
 from viscera.dicom.pixels import Pixels, read_slices
 from viscera.errors import FileError
+from viscera.io.cores import usable_cores
 from viscera.io.doors import pydicom_module
-from viscera.io.processes import usable_cores
 from viscera.volume import Volume
 
 if TYPE_CHECKING:

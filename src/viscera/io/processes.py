@@ -25,11 +25,6 @@ LOOK_S = 1.0
 """How often it is looked whether the pool is still there; a task that is handed over as it ends would never be done."""
 
 
-def usable_cores() -> int:
-    """Return how many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 @contextmanager
 def process_pool(jobs: int, *, niceness: int = 0) -> Iterator[ProcessPool]:
     """Run processes as long as the context lasts; leaving it ends them at once, whatever they are doing.

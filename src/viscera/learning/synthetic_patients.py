@@ -20,7 +20,8 @@ from pebble import ProcessExpired
 from viscera.datasets.sources import Source
 from viscera.datasets.synthetic import Cohort, make_patient
 from viscera.errors import RunError, SettingError
-from viscera.io.processes import process_pool, result_of, usable_cores
+from viscera.io.cores import usable_cores
+from viscera.io.processes import process_pool, result_of
 from viscera.labels import LabelSpace, fit
 from viscera.preparation.case import prepare_image, prepare_labels
 from viscera.preparation.store import Case, Facts, SourceFacts, Store, remove_leftovers, write_case

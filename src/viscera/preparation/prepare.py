@@ -23,9 +23,10 @@ from viscera.datasets.patients import note_of_stems
 from viscera.datasets.sources import Problem, Source
 from viscera.errors import DataSetError, StoreError, VisceraError
 from viscera.io.atomic import write_json
+from viscera.io.cores import usable_cores
 from viscera.io.doors import HeaderDataError, ImageFileError, nibabel
 from viscera.io.locks import locked
-from viscera.io.processes import share_out, usable_cores
+from viscera.io.processes import share_out
 from viscera.labels import LabelSpace
 from viscera.preparation.case import case_name, prepare_case, without_folders
 from viscera.preparation.origins import (
