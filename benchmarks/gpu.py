@@ -57,7 +57,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="tiny networks, patients and times; says nothing about speed")
     parser.add_argument("--parts", nargs="+", choices=tuple(PARTS), default=tuple(PARTS))
     parser.add_argument("--scan", type=Path, default=LIDC, help="to segment; a synthetic one where there is none")
-    parser.add_argument("--seconds", type=float, default=8.0, help="that each training is timed for")
+    parser.add_argument("--seconds", type=float, default=6.0, help="that each training is timed for")
     parser.add_argument("--nnunet-python", default=sys.executable, help="a Python that imports nnunetv2 and viscera")
     parser.add_argument("--limit", type=float, default=LIMIT_S, help="seconds for all parts together")
     parser.add_argument("--out", type=Path, default=RESULTS / "gpu.json")

@@ -11,6 +11,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -24,6 +25,7 @@ import viscera
 from benchmarks.machine import ROOT
 from benchmarks.peers.child import Order, competing
 from viscera.config import ForegroundScore, Machine, Postprocessing, Recipe
+from viscera.datasets.sources import Source
 from viscera.deployment.flops import flops
 from viscera.io.atomic import write_json
 from viscera.learning.sampling.batch import Batch
@@ -35,7 +37,8 @@ from viscera.networks.build import build_network
 from viscera.networks.cards import find_shipped
 from viscera.networks.unet import parameter_count
 from viscera.networks.weights import Weights, save_weights
-from viscera.preparation.store import open_store
+from viscera.preparation.case import prepare_case
+from viscera.preparation.store import create_store, open_store, write_case
 from viscera.synthesis.patient import synthesize
 
 WARM_UP = 5
@@ -162,8 +165,9 @@ def peak(work: Work, kind: torch.dtype) -> dict[str, object]:
     matrix = torch.rand(side, side, device=work.device, dtype=kind)
     image = torch.rand(batch, channels, pixels, pixels, device=work.device, dtype=kind)
     image = image.contiguous(memory_format=torch.channels_last)
-    convolution = torch.nn.Conv2d(channels, channels, 3, padding=1).to(work.device, kind)
-    convolution = convolution.to(memory_format=torch.channels_last)
+    convolution = torch.nn.Conv2d(channels, channels, 3, padding=1)
+    each = flops(convolution, image.shape)
+    convolution = convolution.to(work.device, kind, memory_format=torch.channels_last)  # type: ignore[call-overload]
     other = torch.empty_like(matrix)
     with torch.inference_mode():
         products = rate(lambda: torch.mm(matrix, matrix, out=other), work)
@@ -171,7 +175,7 @@ def peak(work: Work, kind: torch.dtype) -> dict[str, object]:
         copies = rate(lambda: other.copy_(matrix), work)
     return {
         "matrix_tflop_per_s": round(products * 2 * side**3 / 1e12, 3),
-        "convolution_tflop_per_s": round(convolutions * flops(convolution, image.shape) / 1e12, 3),
+        "convolution_tflop_per_s": round(convolutions * each / 1e12, 3),
         "copy_gb_per_s": round(copies * 2 * matrix.nbytes / 1e9, 3),
     }
 
@@ -210,19 +214,27 @@ def store_rows(work: Work) -> Iterator[Row]:
 
 
 def make_patients(work: Work) -> dict[str, object]:
-    """Make synthetic patients, all for training."""
+    """Make synthetic patients."""
     count, shape = (1, (16, 32, 32)) if work.quick else (4, (80, 192, 192))
-    cases = viscera.synthesize(work.place / "patients", cases=count, shape=shape)
-    write_json(work.place / "sides.json", {"training": [case.name for case in cases], "validation": [], "test": []})
+    viscera.synthesize(work.place / "patients", cases=count, shape=shape)
     return {"cases": count, "shape": shape}
 
 
 def make_store(work: Work, store: str, recipe: str) -> dict[str, object]:
-    """Prepare them for a recipe."""
-    wanted, data = recipe_of(recipe, work), {"nnunet": work.place / "patients"}
-    jobs = 1 if work.quick else 0
-    viscera.prepare(work.place / store, data, recipe=wanted, splits=work.place / "sides.json", jobs=jobs)
-    return {"cases": len(open_store(work.place / store).names("training"))}
+    """Prepare them for a recipe, all for training; in threads, since processes would take seconds to start."""
+    wanted, cases = recipe_of(recipe, work), viscera.find_cases("nnunet", work.place / "patients")
+    create_store(work.place / store, space=wanted.space, preparation=wanted.preparation)
+
+    def prepare(source: Source) -> str:
+        """Write one case; return its name."""
+        case, about = prepare_case(source, space=wanted.space, preparation=wanted.preparation)
+        write_case(work.place / store, case, about)
+        return case.name
+
+    with ThreadPoolExecutor() as pool:
+        sides = dict.fromkeys(pool.map(prepare, cases), "training")
+    write_json(work.place / store / "splits.json", {"seed": 0, "fractions": {}, "cases": sides})
+    return {"cases": len(sides)}
 
 
 # --- training
@@ -427,7 +439,7 @@ def warm_scan(work: Work) -> Path:
     file = work.place / "warm.nii.gz"
     if not file.exists():
         whole = viscera.read(scan_of(work))
-        viscera.write(file, replace(whole, voxels=whole.voxels[: min(8, len(whole.voxels))].copy()))
+        viscera.write(file, viscera.Volume(whole.voxels[:8].copy(), whole.affine))
     return file
 
 
