@@ -4,6 +4,7 @@ The loop over it is in training.py.
 """
 
 import math
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -103,6 +104,8 @@ def begin(recipe: Recipe, supply: Store | TrainingData, machine: Machine, *, sta
     keep_freed_memory()
     allow_open_files()
     torch.use_deterministic_algorithms(plan.deterministic)
+    if plan.deterministic:  # cuBLAS asks for it, and torch refuses matrix products on a GPU without it
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     device = device_type(machine.accelerator)
     fabric = Fabric(accelerator=device, devices=machine.devices, precision=precision_of(plan.precision, device))
     fabric.launch()
