@@ -45,7 +45,9 @@ def main() -> None:
             run_part(options.part[0], work, lambda row: print(json.dumps(row), file=file, flush=True))
         return
     if options.device == "cuda" and not torch.cuda.is_available():
-        print("no GPU: torch finds no CUDA device here, so nothing was measured. To see that the script runs: --device cpu --quick")
+        print(
+            "no GPU: torch finds no CUDA device here, so nothing was measured. To see that the script runs: --device cpu --quick"
+        )
         return
     print(measure(options))
 
@@ -54,7 +56,9 @@ def parsed() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
-    parser.add_argument("--quick", action="store_true", help="tiny networks, patients and times; says nothing about speed")
+    parser.add_argument(
+        "--quick", action="store_true", help="tiny networks, patients and times; says nothing about speed"
+    )
     parser.add_argument("--parts", nargs="+", choices=tuple(PARTS), default=tuple(PARTS))
     parser.add_argument("--scan", type=Path, default=LIDC, help="to segment; a synthetic one where there is none")
     parser.add_argument("--seconds", type=float, default=6.0, help="that each training is timed for")
