@@ -32,7 +32,8 @@ from viscera.synthesis.patient import synthesize
 
 MOST_UNLIKE = 1e-3
 """Share of the voxels that may be labelled otherwise: fp16 rounds logits to 3 digits, which matters where two are equal."""
-GREYS_HU = (-150, -50, 50, 150, 250)
+GREYS_HU = (-1000, 0, 250)
+STEPS = 30
 SLICES = Recipe(
     name="tiny",
     label_space="abdomenct1k",
@@ -46,16 +47,16 @@ PLAIN = replace(
     network=PlainUNetShape(widths=(4, 8)),
     sampling=PatchSampling(size=(16, 32, 32)),
     augmentation=VolumeAugmentation(),
-    inference=WindowInference(region="whole"),
+    inference=WindowInference(region="find"),
 )
 RECIPES = {
     "unet": SLICES,
     "plain3d": PLAIN,
     "attention3d": replace(PLAIN, network=AttentionUNetShape(widths=(4, 8))),
-    "mirrored, in strides": replace(
+    "in strides": replace(
         PLAIN,
         sampling=PatchSampling(size=(16, 16, 16), stride=(1, 2, 2)),
-        inference=WindowInference(region="find", mirror=True),
+        inference=WindowInference(region="whole"),
     ),
 }
 
@@ -63,23 +64,31 @@ RECIPES = {
 @pytest.fixture(scope="module")
 def abdomen() -> viscera.Volume:
     """Return a synthetic abdomen."""
-    return synthesize(np.random.default_rng(3), shape=(24, 96, 96)).ct
+    return synthesize(np.random.default_rng(3), shape=(16, 64, 64)).ct
 
 
 def grey_blocks(shape: tuple[int, int, int] = (4, 6, 6), side: int = 8) -> tuple[viscera.Volume, np.ndarray]:
-    """Return a scan of blocks that have one of five grey levels, and which: no network that learnt them is in doubt."""
+    """Return a scan of blocks that have one of three grey levels, and which: no network that learnt them is in doubt."""
     numbers = np.random.default_rng(0).integers(0, len(GREYS_HU), shape)
     blocks = numbers.repeat(side, 0).repeat(side, 1).repeat(side, 2)
     affine = np.array([[0, 0, -1.0, 0], [0, -1.0, 0, 0], [2.0, 0, 0, 0], [0, 0, 0, 1]])
     return viscera.Volume(np.asarray(GREYS_HU, np.int16)[blocks], affine), blocks
 
 
+def lesson() -> tuple[torch.Tensor, torch.Tensor]:
+    """Return a patch as a network sees it, and its labels."""
+    scan, truth = grey_blocks()
+    part = (slice(16), slice(16), slice(32))
+    return torch.from_numpy((scan.voxels[part].clip(-200, 300).astype(np.float32) + 200) / 500), torch.from_numpy(
+        truth[part]
+    )
+
+
 @pytest.fixture(scope="module")
 def taught(tmp_path_factory) -> dict[str, Path]:
     """Return {recipe: weights of its network that learnt to name grey levels}."""
-    scan, truth = grey_blocks()
-    image = torch.from_numpy((scan.voxels[:16, :32, :32].astype(np.float32) + 200) / 500)
-    labels, folder = torch.from_numpy(truth[:16, :32, :32]), tmp_path_factory.mktemp("taught")
+    image, labels = lesson()
+    folder = tmp_path_factory.mktemp("taught")
     return {
         name: teach(recipe, image, labels, file=folder / f"{number}.safetensors")
         for number, (name, recipe) in enumerate(RECIPES.items())
@@ -92,8 +101,8 @@ def teach(recipe: Recipe, image: torch.Tensor, labels: torch.Tensor, *, file: Pa
     network = build_network(recipe.network, classes=len(recipe.space.classes)).train()
     slices = recipe.dimensions == 2
     batch, target = (image[:, None], labels) if slices else (image[None, None], labels[None])
-    optimizer = torch.optim.Adam(network.parameters(), lr=0.03)
-    for _ in range(60):
+    optimizer = torch.optim.Adam(network.parameters(), lr=0.05)
+    for _ in range(STEPS):
         found = network(batch)
         finest = found if isinstance(found, torch.Tensor) else found[0]
         torch.nn.functional.cross_entropy(finest, target).backward()
@@ -119,11 +128,19 @@ def on_both(scan: viscera.Volume, weights: Path | str, device: str, **others: Pa
 # --- the same labels
 
 
-def test_the_bundled_weights_label_a_scan_as_on_the_cpu(abdomen, device):
-    here, there = on_both(abdomen, "starter", device)
-    assert len(np.unique(here.voxels)) > 3
-    assert unlike(here, there) < MOST_UNLIKE
-    assert np.array_equal(there.affine, abdomen.affine)
+@pytest.fixture(scope="module")
+def cpus_labels(abdomen) -> viscera.Volume:
+    """Return what the bundled weights find on the CPU with torch."""
+    return viscera.segment(abdomen, viscera.load_model("starter", device="cpu", runtime="torch"), organs="all")
+
+
+def test_the_bundled_weights_label_a_scan_as_on_the_cpu_and_so_again(abdomen, cpus_labels, device):
+    model = viscera.load_model("starter", device=device)
+    first, second = (viscera.segment(abdomen, model, organs="all") for _ in range(2))
+    assert len(np.unique(cpus_labels.voxels)) > 3
+    assert unlike(cpus_labels, first) < MOST_UNLIKE
+    assert unlike(first, second) == 0
+    assert np.array_equal(first.affine, abdomen.affine)
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -131,31 +148,24 @@ def test_a_network_labels_a_scan_as_on_the_cpu(taught, device, name):
     scan, truth = grey_blocks()
     here, there = on_both(scan, taught[name], device)
     assert unlike(here, there) < MOST_UNLIKE
-    assert np.mean(there.voxels == truth) > (0.6 if name == "mirrored, in strides" else 0.8)
+    assert np.mean(there.voxels == truth) > 0.45  # a third by chance
 
 
 def test_a_finder_and_a_second_network_work_where_the_first_one_does(taught, device, tmp_path):
     scan, _ = grey_blocks()
     tumours = replace(PLAIN, label_space="tumour")
-    image = torch.from_numpy((scan.voxels[:16, :32, :32].astype(np.float32) + 200) / 500)
-    second = teach(tumours, image, (image > 0.8).long(), file=tmp_path / "tumour.safetensors")
-    find = replace(PLAIN, inference=WindowInference(region="find"))
-    found = teach(find, image, (image * 5 - 0.5).round().long().clamp(0, 4), file=tmp_path / "find.safetensors")
-    here, there = on_both(scan, found, device, finder=taught["plain3d"], tumour=second)
+    image, labels = lesson()
+    second = teach(tumours, image, (labels == 2).long(), file=tmp_path / "tumour.safetensors")
+    others = {"finder": taught["in strides"], "tumour": second}
+    here, there = on_both(scan, taught["plain3d"], device, **others)
     assert unlike(here, there) < MOST_UNLIKE
-    assert {4, 5} & set(np.unique(there.voxels).tolist())  # the brightest, which is the tumour's
-
-
-def test_the_same_scan_gets_the_same_labels_again(abdomen, device):
-    model = viscera.load_model("starter", device=device)
-    first, second = (viscera.segment(abdomen, model) for _ in range(2))
-    assert unlike(first, second) == 0
+    assert 5 in there.voxels  # the tumour, behind the four organs
 
 
 # --- files
 
 
-def test_the_command_predicts_on_a_device(abdomen, device, tmp_path, monkeypatch):
+def test_the_command_predicts_on_a_device(abdomen, cpus_labels, device, tmp_path, monkeypatch):
     monkeypatch.setenv("COLUMNS", "300")
     viscera.write(tmp_path / "scan.nii.gz", abdomen)
     code, said = call(
@@ -166,8 +176,7 @@ def test_the_command_predicts_on_a_device(abdomen, device, tmp_path, monkeypatch
     assert run["device"] == device
     assert run["precision"] == "fp16" or device == "cpu"
     assert (run["efficiency"]["max_gpu_mib"] is None) == (device == "cpu")
-    here = viscera.segment(abdomen, viscera.load_model("starter", device="cpu", runtime="torch"), organs="all")
-    assert unlike(here, viscera.read(tmp_path / "labels.nii.gz")) < MOST_UNLIKE
+    assert unlike(cpus_labels, viscera.read(tmp_path / "labels.nii.gz")) < MOST_UNLIKE
 
 
 # --- memory

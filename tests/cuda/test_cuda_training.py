@@ -42,8 +42,8 @@ from viscera.networks.build import build_network
 from viscera.preparation.store import Facts, SourceFacts, create_store, open_store, write_case
 from viscera.recipes.catalogue import RECIPES
 
-PLAN = Training(epochs=1, visits_per_slice=3, batch_size=2, learning_rate=1e-2)
-SLICES = replace(PARTIAL_RECIPE, training=replace(PARTIAL_RECIPE.training, visits_per_slice=4))
+PLAN = Training(epochs=1, visits_per_slice=6, batch_size=2, learning_rate=1e-2)
+SLICES = replace(PARTIAL_RECIPE, training=replace(PARTIAL_RECIPE.training, visits_per_slice=2))
 VOLUMES = Recipe(
     name="tiny3d",
     label_space="abdomenct1k",

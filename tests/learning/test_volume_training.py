@@ -591,9 +591,13 @@ def test_memory_that_runs_out_is_said_with_what_to_do(volumes, tmp_path):
 
 def test_what_torch_cannot_do_deterministically_is_said_with_what_to_do(volumes, tmp_path):
     def refused(epoch: int, done: int, steps: int) -> None:
-        raise RuntimeError("upsample_trilinear3d_backward_out_cuda does not have a deterministic implementation, but ...")
+        raise RuntimeError(
+            "upsample_trilinear3d_backward_out_cuda does not have a deterministic implementation, but ..."
+        )
 
-    with pytest.raises(RunError, match=r"plain3d cannot be trained deterministically on cpu.*Leave --training.determin"):
+    with pytest.raises(
+        RunError, match=r"plain3d cannot be trained deterministically on cpu.*Leave --training.determin"
+    ):
         train(RECIPE, open_store(volumes), tmp_path / "run", watch=Watch(step=refused))
 
 

@@ -1,30 +1,21 @@
-"""The rows of gpu.py: what is measured on a GPU, one function per row, grouped into parts.
+"""gpu.py's rows on the card itself, the stores to train from, and training: what each costs in time and memory.
 
-A row is a name and a function that returns what it found. What it raises is that row's failure, and the next one is measured.
+A row is a name and a function that returns what it found; what it raises is that row's failure (gpu.py).
 """
 
-import gc
-import json
-import statistics
-import subprocess
-import sys
 import time
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import torch
 
 import viscera
-from benchmarks.machine import ROOT
-from benchmarks.peers.child import Order, competing
-from viscera.config import ForegroundScore, Machine, Postprocessing, Recipe
+from viscera.config import Machine, Recipe
 from viscera.datasets.sources import Source
 from viscera.deployment.flops import flops
 from viscera.io.atomic import write_json
@@ -34,17 +25,12 @@ from viscera.learning.sampling.reading import step_generator
 from viscera.learning.setup import Session, begin, scaled
 from viscera.learning.training import Watch, train
 from viscera.networks.build import build_network
-from viscera.networks.cards import find_shipped
 from viscera.networks.unet import parameter_count
-from viscera.networks.weights import Weights, save_weights
 from viscera.preparation.case import prepare_case
 from viscera.preparation.store import create_store, open_store, write_case
-from viscera.synthesis.patient import synthesize
 
 WARM_UP = 5
 """Steps before the clock starts."""
-MEASURED = (-160.0, 240.0, 80.0, 60.0)
-"""HU of organs (low, high, mean, SD) for networks that were never trained."""
 Row = tuple[str, Callable[[], Mapping[str, object]]]
 
 
@@ -72,33 +58,6 @@ class Work:
     def place(self) -> Path:
         """The folder."""
         return Path(self.folder)
-
-
-@dataclass(frozen=True)
-class Part:
-    """Rows that are measured in one process.
-
-    Attributes:
-        rows: Lists them.
-        limit_s: How long they may take together.
-    """
-
-    rows: Callable[[Work], Iterator[Row]]
-    limit_s: float
-
-
-def run_part(name: str, work: Work, write: Callable[[Mapping[str, object]], object]) -> None:
-    """Measure the rows of a part, and write each as soon as it is known."""
-    for row, measure in PARTS[name].rows(work):
-        began = time.perf_counter()
-        try:
-            found = dict(measure())
-        except Exception as error:  # whatever a row raises is that row's result
-            found = {"failed": f"{type(error).__name__}: {error}"[:500]}
-        write({"part": name, "name": row} | found | {"row_s": round(time.perf_counter() - began, 2)})
-        gc.collect()
-        if work.device == "cuda":
-            torch.cuda.empty_cache()
 
 
 # --- memory and time on a device
@@ -383,142 +342,3 @@ def resident_batch(session: Session) -> Batch:
         session.training, numbers, space=session.space, distance=recipe.loss.needed_distance, places=places
     )
     return scaled(batch.to(session.fabric.device), recipe)
-
-
-# --- file to file
-
-
-def scan_of(work: Work) -> Path:
-    """Return the scan, or write a synthetic one."""
-    if work.scan:
-        return Path(work.scan)
-    file = work.place / "synthetic.nii.gz"
-    if not file.exists():
-        shape = (16, 32, 32) if work.quick else (96, 384, 384)
-        viscera.write(file, synthesize(np.random.default_rng(0), shape=shape).ct)
-    return file
-
-
-def weights_of(name: str, work: Work) -> Path:
-    """Write an untrained network that looks at the whole scan, and whose labels are not tidied."""
-    file = work.place / f"{name}.safetensors"
-    if not file.exists():
-        torch.manual_seed(0)
-        recipe = replace(recipe_of(name, work), postprocessing=Postprocessing())
-        if isinstance(recipe.intensity, ForegroundScore):
-            recipe = replace(recipe, intensity=replace(recipe.intensity, measured=MEASURED))
-        recipe = replace(recipe, inference=recipe.inference.everywhere())
-        network = build_network(recipe.network, classes=len(recipe.space.classes), softmax=recipe.softmax)
-        save_weights(file, Weights(recipe, recipe.space, network.state_dict(), {}))
-    return file
-
-
-def predictions_2d(work: Work) -> Iterator[Row]:
-    """List scans segmented slice by slice."""
-    starter = find_shipped().file
-    yield "starter", partial(segmented, starter, work, rounds=3)
-    yield "starter, as a command", partial(command, work)
-    yield "starter, beside the CPU's labels", partial(agreement, starter, work)
-    yield "zhang2d", lambda: segmented(weights_of("zhang2d", work), work, rounds=2)
-    yield "viscera2d-64", lambda: segmented(weights_of("viscera2d-64", work), work, rounds=2)
-
-
-def predictions_3d(work: Work) -> Iterator[Row]:
-    """List scans segmented in windows."""
-    for name in ("gao2step", "runet"):
-        yield name, partial(untrained, name, work)
-
-
-def untrained(name: str, work: Work) -> dict[str, object]:
-    """Segment with an untrained network, once after a warm-up."""
-    return segmented(weights_of(name, work), work, rounds=1)
-
-
-def warm_scan(work: Work) -> Path:
-    """Return a scan of a few slices, for what is set up at first sight."""
-    file = work.place / "warm.nii.gz"
-    if not file.exists():
-        whole = viscera.read(scan_of(work))
-        viscera.write(file, viscera.Volume(whole.voxels[:8].copy(), whole.affine))
-    return file
-
-
-def segmented(weights: Path, work: Work, *, rounds: int) -> dict[str, object]:
-    """Time ``viscera.predict`` with a loaded model, file to file; the sidecar says what each stage took."""
-    scan, out = scan_of(work), work.place / f"{weights.stem}_labels.nii.gz"
-    began = time.perf_counter()
-    model = viscera.load_model(weights, device=work.device)  # type: ignore[arg-type]
-    loaded = time.perf_counter() - began
-    viscera.predict(warm_scan(work), work.place / "warm_labels.nii.gz", model, organs="all", overwrite=True)
-    seconds, runs = [], []
-    with memory_of(work.device) as memory:
-        for _ in range(1 if work.quick else rounds):
-            began = time.perf_counter()
-            viscera.predict(scan, out, model, organs="all", overwrite=True)
-            seconds.append(round(time.perf_counter() - began, 3))
-            runs.append(json.loads(out.with_name(f"{weights.stem}_labels.json").read_text())["run"])
-    last = runs[-1]
-    said = {"scan": scan.name, "shape": viscera.read(out).shape, "median_s": statistics.median(seconds)}
-    said |= {"seconds": seconds, "load_s": round(loaded, 3), "stages_s": last["seconds"]}
-    said |= {key: last[key] for key in ("runtime", "precision", "peak_memory_mib", "efficiency") if key in last}
-    return said | memory
-
-
-def command(work: Work) -> dict[str, object]:
-    """Time `viscera predict` as a whole, in new processes."""
-    out, seconds = work.place / "command.nii.gz", []
-    words = [sys.executable, "-m", "viscera.cli", "predict", str(scan_of(work)), str(out)]
-    words += ["--device", work.device, "--organs", "all", "--overwrite"]
-    for _ in range(1 if work.quick else 3):
-        began = time.perf_counter()
-        done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
-        seconds.append(round(time.perf_counter() - began, 3))
-        if done.returncode:
-            raise RuntimeError(done.stderr.strip()[-400:])
-    return {"median_s": statistics.median(seconds), "seconds": seconds}
-
-
-def agreement(weights: Path, work: Work) -> dict[str, object]:
-    """Return the share of the voxels that the device labels otherwise than torch does on the CPU, and the CPU's seconds."""
-    image, labels, seconds = viscera.read(scan_of(work)), {}, {}
-    for device in ("cpu", work.device):
-        model = viscera.load_model(weights, device=device, runtime="torch")  # type: ignore[arg-type]
-        began = time.perf_counter()
-        with warnings.catch_warnings(action="ignore"):
-            labels[device] = viscera.segment(image, model, organs="all").voxels  # type: ignore[union-attr]
-        seconds[f"{device}_s"] = round(time.perf_counter() - began, 3)
-    unlike = float(np.mean(labels["cpu"] != labels[work.device]))
-    return {"unlike_fraction": round(unlike, 7), "labelled_voxels": int(np.count_nonzero(labels["cpu"]))} | seconds
-
-
-# --- nnU-Net's machinery
-
-
-def peer_rows(work: Work) -> Iterator[Row]:
-    """List scans that nnU-Net segments with the same networks; viscera's rows have the same names."""
-    for name in ("zhang2d", "gao2step"):
-        yield f"{name}, nnU-Net", partial(peer, name, work)
-
-
-def peer(name: str, work: Work) -> dict[str, object]:
-    """Let nnU-Net segment; its process measures its memory on the device."""
-    if work.nnunet_python == sys.executable and find_spec("nnunetv2") is None:
-        return {"left_out": "nnunetv2 is not installed here; give --nnunet-python"}
-    scan, out = scan_of(work), work.place / f"{name}_nnunet.nii.gz"
-    order = Order(
-        str(scan), str(out), run=str(weights_of(name, work)), how={"device": work.device}, warm=str(warm_scan(work))
-    )
-    return competing("rivals nnunet", order, python=work.nnunet_python)
-
-
-PARTS = {
-    "card": Part(card_rows, 30.0),
-    "stores": Part(store_rows, 75.0),
-    "training_2d": Part(loops_2d, 110.0),
-    "training_3d": Part(loops_3d, 100.0),
-    "prediction_2d": Part(predictions_2d, 75.0),
-    "prediction_3d": Part(predictions_3d, 80.0),
-    "steps": Part(step_rows, 110.0),
-    "nnunet": Part(peer_rows, 90.0),
-}
-"""{name: what is measured, in how many seconds}; the most needed first, as the last ones get what time is left."""
