@@ -6,7 +6,7 @@ A row is a name and a function that returns what it found; what it raises is tha
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -227,10 +227,8 @@ def loop(recipe: Recipe, work: Work, *, threads: int = 2) -> dict[str, object]:
     store = open_store(work.place / recipe.name.partition("-")[0])
     machine = Machine(accelerator=work.device, threads=threads)  # type: ignore[arg-type]
     with memory_of(work.device) as memory:
-        try:
+        with suppress(EnoughError):
             train(recipe, store, run, machine=machine, existing="overwrite", watch=Watch(step=timer.step))
-        except EnoughError:
-            pass
     if not timer.steps:
         raise RuntimeError(f"the training ended within the first {timer.warm_up} steps")
     each = timer.seconds / timer.steps

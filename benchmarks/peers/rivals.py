@@ -288,7 +288,7 @@ def plans_of(
     window: tuple[float, float] = (-400.0, 400.0),
     scale: tuple[float, float] | None = None,
 ) -> dict[str, object]:
-    """Return plans whose normalisation clips to a HU window and scales by (mean, SD); None: the window to [0, 1], as zhang2d does."""
+    """Return plans that clip to a HU window and scale by (mean, SD); None: the window to [0, 1], as zhang2d does."""
     low, high = window
     mean, deviation = scale or (low, high - low)
     return {

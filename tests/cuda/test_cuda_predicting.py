@@ -3,6 +3,7 @@
 The CPU's variants show that these tests are right; those of a GPU run where there is one (pytest -m cuda).
 """
 
+import contextlib
 import json
 import warnings
 from dataclasses import replace
@@ -185,7 +186,12 @@ def test_the_command_predicts_on_a_device(abdomen, cpus_labels, device, tmp_path
 @pytest.mark.cuda
 def test_a_gpu_whose_memory_runs_out_takes_smaller_windows_with_a_word(tmp_path):
     """A window of 128 has levels of 128 MiB, of which two must lie there at once; one of 64 has levels of 16 MiB."""
-    recipe = replace(PLAIN, network=PlainUNetShape(widths=(32, 64)), sampling=PatchSampling(size=(128, 128, 128)))
+    recipe = replace(
+        PLAIN,
+        network=PlainUNetShape(widths=(32, 64)),
+        sampling=PatchSampling(size=(128, 128, 128)),
+        inference=WindowInference(region="whole"),
+    )
     torch.manual_seed(0)
     network = build_network(recipe.network, classes=5)
     save_weights(tmp_path / "wide.safetensors", Weights(recipe, recipe.space, network.state_dict(), {}))
@@ -203,6 +209,16 @@ def test_a_gpu_whose_memory_runs_out_takes_smaller_windows_with_a_word(tmp_path)
     assert labels.shape == scan.shape
 
 
+def filled() -> list[torch.Tensor]:
+    """Return tensors that take what torch has reserved of a GPU and not used, down to the last KiB."""
+    held = []
+    for size in (2**19, 2**16, 2**13, 2**10, 2**9):
+        with contextlib.suppress(torch.OutOfMemoryError):
+            while True:
+                held.append(torch.zeros(size, dtype=torch.uint8, device="cuda"))
+    return held
+
+
 @pytest.mark.cuda
 def test_a_gpu_on_which_no_window_fits_is_said_with_what_to_do(taught):
     scan, _ = grey_blocks((16, 16, 16))
@@ -212,9 +228,7 @@ def test_a_gpu_on_which_no_window_fits_is_said_with_what_to_do(taught):
     torch.cuda.set_per_process_memory_fraction(torch.cuda.memory_reserved() / total)
     held = []
     try:
-        with pytest.raises(torch.OutOfMemoryError):
-            while True:  # what is reserved and not used
-                held.append(torch.zeros(2**19, dtype=torch.uint8, device="cuda"))
+        held = filled()
         with (
             pytest.raises(viscera.VisceraError, match=r"the GPU's memory does not suffice.*--device cpu"),
             warnings.catch_warnings(action="ignore"),

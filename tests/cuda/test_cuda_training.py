@@ -214,12 +214,14 @@ def test_a_run_says_where_it_was_trained_and_in_what_precision(small_store, tmp_
 
 @pytest.mark.cuda
 def test_a_gpu_whose_memory_runs_out_while_training_says_what_to_do(small_store, tmp_path):
-    recipe = replace(SLICES, network=UNetShape(widths=(1024, 1024)))
+    # Some 15 levels of 64 slices x 64 channels x 16 x 16 pixels, 4 MiB each; network and optimizer take 2 MiB.
+    recipe = in_precision(SLICES, "32-true", batch_size=64, visits_per_slice=8)
+    recipe = replace(recipe, network=UNetShape(widths=(64, 64)))
     total = torch.cuda.get_device_properties(0).total_memory
     torch.cuda.empty_cache()
-    torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_reserved() + 16 * 2**20) / total)
+    torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_reserved() + 24 * 2**20) / total)
     try:
-        with pytest.raises(RunError, match=r"the cuda ran out of memory at batch_size 4.*Halve --training.batch-size"):
+        with pytest.raises(RunError, match=r"the cuda ran out of memory at batch_size 64.*Halve --training.batch-size"):
             trained(recipe, small_store, tmp_path / "run", "cuda")
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)

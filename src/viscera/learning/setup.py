@@ -104,9 +104,10 @@ def begin(recipe: Recipe, supply: Store | TrainingData, machine: Machine, *, sta
     keep_freed_memory()
     allow_open_files()
     torch.use_deterministic_algorithms(plan.deterministic)
-    if plan.deterministic:  # cuBLAS asks for it, and torch refuses matrix products on a GPU without it
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     device = device_type(machine.accelerator)
+    if device == "cuda":
+        # Without it torch refuses matrix products where plan.deterministic. Always, since torch looks only once in a process.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     fabric = Fabric(accelerator=device, devices=machine.devices, precision=precision_of(plan.precision, device))
     fabric.launch()
     torch.manual_seed(plan.seed)
