@@ -226,9 +226,8 @@ def loop(recipe: Recipe, work: Work, *, threads: int = 2) -> dict[str, object]:
     run, timer = work.place / "run", StepTimer(work)
     store = open_store(work.place / recipe.name.partition("-")[0])
     machine = Machine(accelerator=work.device, threads=threads)  # type: ignore[arg-type]
-    with memory_of(work.device) as memory:
-        with suppress(EnoughError):
-            train(recipe, store, run, machine=machine, existing="overwrite", watch=Watch(step=timer.step))
+    with memory_of(work.device) as memory, suppress(EnoughError):
+        train(recipe, store, run, machine=machine, existing="overwrite", watch=Watch(step=timer.step))
     if not timer.steps:
         raise RuntimeError(f"the training ended within the first {timer.warm_up} steps")
     each = timer.seconds / timer.steps
