@@ -18,6 +18,23 @@ HOOK = install_import_hook("viscera", "checking.check")
 SHARED_DATA = Path(os.environ.get("VISCERA_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
 
 
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip what needs a GPU where there is none."""
+    if item.get_closest_marker("cuda") is not None:
+        import torch
+
+        if not torch.cuda.is_available():
+            pytest.skip("torch finds no CUDA GPU here")
+        # As learning/setup.py: torch looks once, at the first matrix product on a GPU, which may be another test's.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+
+
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.cuda)])
+def device(request: pytest.FixtureRequest) -> str:
+    """Return each device: the test of a GPU is itself tested on the CPU."""
+    return request.param
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """Return the folder of real scans, or skip."""

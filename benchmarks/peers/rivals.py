@@ -22,6 +22,7 @@ import torch
 from benchmarks.peers.child import Clock, Order, Segment, measured, plain_network
 
 if TYPE_CHECKING:
+    from viscera.config import Recipe
     from viscera.inference.model import Model
 
 
@@ -175,15 +176,14 @@ def load_notebook(order: Order, clock: Clock) -> Segment:
 
 
 def load_nnunet(order: Order, clock: Clock) -> Segment:
-    """Put viscera's network into nnU-Net's ``nnUNetPredictor``, with a 2D plan that asks for the same work.
+    """Put viscera's network into nnU-Net's ``nnUNetPredictor``, with a plan that asks for the same work (``plans_for``).
 
-    The plan's spacing is the field of view over the prepared size, so that slices become 256x256 there too, one tile each. All
-    else is nnU-Net's own: SimpleITK, cubic resampling of the scan in 3D (``how["order"]``), tiles one by one in fp32 (its way on a
-    CPU), half-precision logits, linear resampling of all logits, argmax. Without mirroring. ``predict_from_files_sequential``: with
-    one scan the worker processes of ``predict_from_files`` have nothing to overlap, and their start would only be added.
+    All else is nnU-Net's own: SimpleITK, cubic resampling of the scan in 3D (``how["order"]``), tiles one by one, in fp32 on a CPU
+    and in half precision on a GPU (``how["device"]``), half-precision logits, linear resampling of all logits, argmax. Without
+    mirroring. ``predict_from_files_sequential``: with one scan the worker processes of ``predict_from_files`` have nothing to
+    overlap, and their start would only be added.
     """
     os.environ.update(dict.fromkeys(("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"), "/nowhere"))
-    import nibabel
     from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
     from nnunetv2.inference import predict_from_raw_data
     from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
@@ -191,21 +191,15 @@ def load_nnunet(order: Order, clock: Clock) -> Segment:
     from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
     network, weights = plain_network(order.run)
-    recipe, image = weights.recipe, nibabel.load(order.scan)
-    steps, shape = image.header.get_zooms(), image.shape  # type: ignore[attr-defined]
-    rows, columns = recipe.preparation.size
-    spacing_mm = [float(steps[1]) * shape[1] / rows, float(steps[0]) * shape[0] / columns]
-    plans = plans_of(
-        {"2d": configuration_of([rows, columns], spacing_mm, order=int(order.how.get("order", 3)))},
-        window=(recipe.intensity.low_hu, recipe.intensity.high_hu),
-    )
+    device = order.how.get("device", "cpu")
+    name, plans = plans_for(weights.recipe, order)
     with contextlib.redirect_stdout(io.StringIO()):
-        predictor = nnUNetPredictor(use_mirroring=False, device=torch.device("cpu"), allow_tqdm=False)
+        predictor = nnUNetPredictor(use_mirroring=False, device=torch.device(device), allow_tqdm=False)
     manager = PlansManager(plans)
     predictor.manual_initialization(
         network,
         manager,
-        manager.get_configuration("2d"),
+        manager.get_configuration(name),
         parameters=[network.state_dict()],
         dataset_json=dataset_of(len(weights.space.classes)),
         trainer_name="nnUNetTrainer",
@@ -218,13 +212,45 @@ def load_nnunet(order: Order, clock: Clock) -> Segment:
     clock.wrap(predict_from_raw_data, "export_prediction_from_logits", "labels")
     clock.wrap(SimpleITKIO, "write_seg", "write")
 
-    def segment(scan: str, out: str) -> None:
-        """Segment one scan."""
+    def segment(scan: str, out: str) -> dict[str, object]:
+        """Segment one scan; return what it took of a GPU's memory at most."""
         # nnU-Net's export sets torch's threads to 8, and back.
+        if device == "cuda":
+            torch.cuda.reset_peak_memory_stats()
         with contextlib.redirect_stdout(io.StringIO()), clock.stage("else"):
             predictor.predict_from_files_sequential([[scan]], [out.removesuffix(".nii.gz")])
+        if device != "cuda":
+            return {}
+        reserved, held = torch.cuda.max_memory_reserved(), torch.cuda.max_memory_allocated()
+        return {"peak_allocated_mib": round(held / 2**20), "peak_reserved_mib": round(reserved / 2**20)}
 
     return segment
+
+
+def plans_for(recipe: "Recipe", order: Order) -> tuple[str, dict[str, object]]:
+    """Return the name of a configuration and the plans that ask nnU-Net for a recipe's work.
+
+    In 2D the spacing is the field of view over the prepared size, so that slices become as large there too, one tile each; in 3D it
+    is the recipe's, as are the tiles.
+    """
+    import nibabel
+
+    spline = int(order.how.get("order", 3))
+    if recipe.dimensions == 3:
+        patch, steps_mm = list(recipe.sampling.size), list(recipe.preparation.spacing_mm)
+        low, high, mean, deviation = recipe.intensity.measured
+        plans = plans_of(
+            {"3d_fullres": configuration_of(patch, steps_mm, order=spline)},
+            window=(low, high),
+            scale=(mean, deviation),
+        )
+        return "3d_fullres", plans
+    image = nibabel.load(order.scan)
+    steps, shape = image.header.get_zooms(), image.shape  # type: ignore[attr-defined]
+    rows, columns = recipe.preparation.size
+    spacing_mm = [float(steps[1]) * shape[1] / rows, float(steps[0]) * shape[0] / columns]
+    window = (recipe.intensity.low_hu, recipe.intensity.high_hu)
+    return "2d", plans_of({"2d": configuration_of([rows, columns], spacing_mm, order=spline)}, window=window)
 
 
 def dataset_of(classes: int) -> dict[str, object]:
@@ -256,9 +282,15 @@ def configuration_of(patch: list[int], spacing_mm: list[float], *, order: int = 
     }
 
 
-def plans_of(configurations: dict[str, object], *, window: tuple[float, float] = (-400.0, 400.0)) -> dict[str, object]:
-    """Return plans whose normalisation scales a HU window to [0, 1], as zhang2d does."""
+def plans_of(
+    configurations: dict[str, object],
+    *,
+    window: tuple[float, float] = (-400.0, 400.0),
+    scale: tuple[float, float] | None = None,
+) -> dict[str, object]:
+    """Return plans that clip to a HU window and scale by (mean, SD); None: the window to [0, 1], as zhang2d does."""
     low, high = window
+    mean, deviation = scale or (low, high - low)
     return {
         "dataset_name": "Dataset001_CT",
         "plans_name": "nnUNetPlans",
@@ -271,7 +303,7 @@ def plans_of(configurations: dict[str, object], *, window: tuple[float, float] =
         "experiment_planner_used": "ExperimentPlanner",
         "label_manager": "LabelManager",
         "foreground_intensity_properties_per_channel": {
-            "0": {"mean": low, "std": high - low, "percentile_00_5": low, "percentile_99_5": high}
+            "0": {"mean": mean, "std": deviation, "percentile_00_5": low, "percentile_99_5": high}
         },
     }
 

@@ -476,7 +476,7 @@ def test_it_computes_in_float32_under_autocast():
     assert torch.equal(mixed.image, change_batch(batch, changes).image)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.cuda
 def test_a_gpu_makes_the_same_changes():
     batch = some_batch(96, 64, channels=3)
     changes = draw_changes(RichAugmentation(probability=1), 4, step_generator(14))

@@ -187,7 +187,7 @@ def test_checkpointing_and_bf16_train_on_strided_phases(volumes, tmp_path, preci
     assert all(tensor.dtype == torch.float32 for tensor in tensors(tmp_path / "run").values())
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.cuda
 @pytest.mark.parametrize("network", [PlainUNetShape(widths=(8, 16, 32)), AttentionUNetShape(widths=(8, 16, 32))])
 def test_a_gpu_trains_in_fp16_what_the_cpu_then_segments_alike(volumes, tmp_path, network):
     recipe = replace(
@@ -587,6 +587,18 @@ def test_memory_that_runs_out_is_said_with_what_to_do(volumes, tmp_path):
         RunError, match=r"ran out of memory at batch_size 2.*smaller --sampling.size, or pass --network"
     ):
         train(RECIPE, open_store(volumes), tmp_path / "run", watch=Watch(step=full))
+
+
+def test_what_torch_cannot_do_deterministically_is_said_with_what_to_do(volumes, tmp_path):
+    def refused(epoch: int, done: int, steps: int) -> None:
+        raise RuntimeError(
+            "upsample_trilinear3d_backward_out_cuda does not have a deterministic implementation, but ..."
+        )
+
+    with pytest.raises(
+        RunError, match=r"plain3d cannot be trained deterministically on cpu.*Leave --training.determin"
+    ):
+        train(RECIPE, open_store(volumes), tmp_path / "run", watch=Watch(step=refused))
 
 
 class Narrow(nn.Module):

@@ -107,7 +107,7 @@ def test_work_on_this_machine_costs_time_memory_and_cpu():
     assert found.max_gpu_mib is None
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.cuda
 def test_memory_of_a_gpu_is_seen_while_it_is_held():
     torch.zeros(1, device="cuda")  # the context takes memory too
     with sample_efficiency("cuda", interval_s=0.005) as meter:

@@ -4,6 +4,7 @@ The loop over it is in training.py.
 """
 
 import math
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -105,6 +106,9 @@ def begin(recipe: Recipe, supply: Store | TrainingData, machine: Machine, *, sta
     allow_open_files()
     torch.use_deterministic_algorithms(plan.deterministic)
     device = device_type(machine.accelerator)
+    if device == "cuda":
+        # Without it torch refuses matrix products where plan.deterministic. Always, since torch looks only once in a process.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     fabric = Fabric(accelerator=device, devices=machine.devices, precision=precision_of(plan.precision, device))
     fabric.launch()
     torch.manual_seed(plan.seed)

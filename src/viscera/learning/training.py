@@ -51,6 +51,9 @@ MEASURED = "measured_hu"
 """Where a run's state keeps the organs' HU (ForegroundScore)."""
 
 
+NOT_DETERMINISTIC = "does not have a deterministic implementation"
+"""What torch says of an operation that training.deterministic forbids."""
+
 Existing = Literal["refuse", "resume", "overwrite"]
 
 
@@ -135,6 +138,10 @@ def train_in(
                 run_epoch(session, progress, run, index_of=index_of, save_every_s=machine.save_every_s, watch=watch)
             except torch.OutOfMemoryError as error:
                 raise out_of_memory(recipe, fabric.device) from error
+            except RuntimeError as error:
+                if NOT_DETERMINISTIC not in str(error):
+                    raise
+                raise not_deterministic(recipe, fabric.device) from error
             row = close_epoch(session, progress)
             if fabric.is_global_zero:
                 save_epoch(run, session, progress, facts=facts, row=row)
@@ -176,6 +183,14 @@ def out_of_memory(recipe: Recipe, device: torch.device) -> RunError:
     return RunError(
         f"the {device.type} ran out of memory at batch_size {recipe.training.batch_size}",
         f"Halve --training.batch-size and double --training.accumulate{smaller}, or pass --network.checkpointing.",
+    )
+
+
+def not_deterministic(recipe: Recipe, device: torch.device) -> RunError:
+    """Say what to do where torch has no deterministic form of what a network needs."""
+    return RunError(
+        f"network {recipe.network.kind} cannot be trained deterministically on {device.type}: torch knows no way to",
+        "Leave --training.deterministic out, or train with --machine.accelerator cpu.",
     )
 
 

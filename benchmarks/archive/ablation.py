@@ -1,6 +1,6 @@
 """What each change from zhang2d to viscera2d is worth: viscera2d without one of them at a time, and zhang2d itself.
 
-    python -m benchmarks.studies.ablation WORK        (after partial_labels WORK, whose patients it uses; goes on where it stopped)
+    python -m benchmarks.archive.ablation WORK        (after partial_labels WORK, whose patients it uses; goes on where it stopped)
 
 Everything is small, for two cores: width 16, 6 mm pixels, zhang2d on 64x64 pixels. All arms visit as many slices in batches
 of one size; training patients are dealt out to two data sets as in zhang2d's mix, and tested on whole truth.

@@ -1,6 +1,6 @@
 """The study upv on synthetic AbdomenCT-1K patients: two U-Nets, two depths, three contrasts, on two cores.
 
-    python -m benchmarks.studies.contrast WORK        (goes on where it stopped; 12 trainings)
+    python -m benchmarks.archive.contrast WORK        (goes on where it stopped; 12 trainings)
 
 What is compared are settings of a small network on synthetic CT, whose contrast is plainer than a patient's.
 """
