@@ -29,10 +29,10 @@ from viscera.datasets.read_labels import read_labels
 from viscera.datasets.sources import Source
 from viscera.evaluation.metrics import confusion, overlap
 from viscera.inference.model import Model, load_model
+from viscera.inference.on_gpu import plain_labels
 from viscera.inference.postprocessing.tidying import tidy
 from viscera.inference.segment import prepare_scan, segment, segment_prepared
 from viscera.inference.slices import enlargement_of, slice_logits
-from viscera.inference.on_gpu import plain_labels
 from viscera.io import nifti
 from viscera.labels import LabelSpace, fit
 from viscera.preparation.intensity import hounsfield

@@ -26,6 +26,7 @@ from viscera.io import nifti
 from viscera.io.atomic import sha256
 from viscera.labels import ABDOMENCT1K
 from viscera.networks.build import build_network
+from viscera.networks.doors import openvino_module
 from viscera.networks.onnx import to_onnx
 from viscera.networks.runners import PACKAGES, OnnxRunner, OpenVinoRunner
 from viscera.networks.torch_runner import TorchRunner
@@ -95,13 +96,15 @@ def test_an_export_runs_agrees_and_says_what_it_is(kind, model, small_store, tmp
     assert facts["input"]["shape"] == [None, 1, 16, 16]
     assert (facts["preparation"]["kind"], facts["intensity"]["low_hu"]) == ("resized", -400)
     runner = OnnxRunner(out / "network.onnx", (2, 2)) if kind == "onnx" else OpenVinoRunner(out / "network.xml", (2, 2))
-    image = torch.rand(3, 1, 16, 16)
+    image = np.random.default_rng(0).random((3, 1, 16, 16), np.float32)
     if kind == "onnx":
-        labels = runner.session.run(["labels"], {"image": image.numpy()})[0]
-    else:
-        labels = runner.compiled([image.numpy()])["labels"]
-    for found in (torch.from_numpy(labels), runner(image).argmax(1)):
-        assert (found == model.network(image).argmax(1)).float().mean() > 0.98
+        labels = runner.session.run(["labels"], {"image": image})[0]
+    else:  # the file has them for other programs; viscera's runner leaves them out
+        openvino = openvino_module()
+        labels = openvino.Core().compile_model(out / "network.xml", "CPU")([image])["labels"]
+        assert len(runner.compiled.outputs) == 1
+    for found in (labels, runner(image).argmax(1)):
+        assert (found == model.network(image).argmax(1)).mean() > 0.98
 
 
 def test_the_dice_of_both_are_pooled_over_the_cases_that_annotate_an_organ(model, small_store):

@@ -1,5 +1,6 @@
 """FLOPs: those derived by hand, those of torch's counter; the peak of convolutions on each runtime."""
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -47,7 +48,7 @@ def test_a_unet_has_the_flops_that_are_derived_by_hand():
     ):  # upwards: transposed 2x2, then two convolutions of which one sees the skip too
         macs += (2 * width * width + 2 * width * width * 9 + width * width * 9) * pixels // 4**level
     macs += widths[0] * 12 * pixels
-    with "meta":
+    with torch.device("meta"):
         network = build_network(RECIPES["zhang2d"].network, classes=12)
     assert flops(network, (1, 1, 256, 256)) == 2 * macs
     assert 2 * macs == pytest.approx(96.3e9, rel=1e-3)
@@ -94,7 +95,7 @@ def test_a_peak_is_the_work_of_all_streams_over_the_time():
             passes.append(torch.get_num_threads())
             return image
 
-    load = Load(TorchRunner(Counting(), streams=2), torch.zeros(1, 1, 2, 2), 10)
+    load = Load(TorchRunner(Counting(), streams=2), np.zeros((1, 1, 2, 2), np.float32), 10)
     before = torch.get_num_threads()
     assert convolution_peak([load], seconds=0.001) > 0
     assert set(passes) == {1}  # each stream has one core

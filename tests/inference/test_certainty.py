@@ -13,6 +13,7 @@ from makers import painted_scan as scan
 from viscera.config import UNetShape, WindowInference
 from viscera.inference.certainty import Certainty, certainty_of, edges
 from viscera.inference.segment import prepare_scan, segment_prepared
+from viscera.inference.slices import as_slice
 
 
 def by_hand(logits: torch.Tensor, label: int) -> tuple[int, float, float]:
@@ -30,13 +31,18 @@ def by_hand(logits: torch.Tensor, label: int) -> tuple[int, float, float]:
     return len(found), probability, entropy
 
 
+def add(certainty: Certainty, logits: torch.Tensor) -> None:
+    for one in logits:
+        certainty.add(as_slice(one))
+
+
 @pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("last", [False, True])
 def test_sums_are_those_of_softmax_and_entropy_pixel_by_pixel(kind, last):
     logits = 3 * torch.randn(3, 4, 9, 7, generator=torch.Generator().manual_seed(0))
     logits = logits.to(kind).contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
     certainty = Certainty(4)
-    certainty.add(logits)
+    add(certainty, logits)
     for label in (1, 2, 3):
         edge = certainty.edge(label)
         expected = by_hand(logits.float(), label)
@@ -49,7 +55,7 @@ def test_two_equal_classes_are_one_bit_and_a_certain_one_none():
     even[0, 1:, 0, 2] = 0.0  # classes 1 and 2 equal: class 1, beside background and class 2
     even[0, 2, 0, 3] = 0.0
     certainty = Certainty(3)
-    certainty.add(even)
+    add(certainty, even)
     one, two = certainty.edge(1), certainty.edge(2)
     assert (one.pixels, one.probability, one.entropy_bits) == pytest.approx((1, 0.5, 1.0))
     assert (two.pixels, two.probability, two.entropy_bits) == pytest.approx((1, 1.0, 0.0))
@@ -66,7 +72,7 @@ def test_an_edge_is_where_another_label_is_near_but_not_the_border_of_the_slice(
 
 def test_a_class_that_is_nowhere_has_no_certainty():
     certainty = Certainty(3)
-    certainty.add(torch.zeros(2, 3, 4, 4))
+    add(certainty, torch.zeros(2, 3, 4, 4))
     assert certainty.edge(1).probability is None
     assert certainty.edge(200).pixels == 0
 
@@ -75,8 +81,8 @@ def test_chunks_from_several_threads_add_up():
     chunks = [torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(number)) for number in range(40)]
     together, alone = Certainty(3), Certainty(3)
     with ThreadPoolExecutor(8) as pool:
-        list(pool.map(together.add, chunks))
-    alone.add(torch.cat(chunks))
+        list(pool.map(lambda chunk: add(together, chunk), chunks))
+    add(alone, torch.cat(chunks))
     for label in (1, 2):
         assert together.edge(label).pixels == alone.edge(label).pixels
         assert together.edge(label).probability == pytest.approx(alone.edge(label).probability)

@@ -6,7 +6,6 @@ from math import prod
 
 import numpy as np
 import pytest
-import torch
 
 from makers import hollow
 from makers import nearest_model as model
@@ -79,7 +78,7 @@ def test_post_processing_other_networks_and_more_slices_at_once_take_more():
         needed_mib(SCAN, one_at_a_time(large), statistics=False).working
         < needed_mib(SCAN, large, statistics=False).working
     )
-    gpu = replace(large, device=torch.device("cuda"))
+    gpu = replace(large, device="cuda")
     assert needed_mib(SCAN, gpu, statistics=False).working < needed_mib(SCAN, large, statistics=False).working
 
 

@@ -139,7 +139,7 @@ def test_logits_of_windows_are_averaged_with_gaussian_weights():
     assert chosen == [(0, 0, 0), (4, 0, 0)]
     found = list(finished_planes(image, model(network=Place()), plan, chosen=chosen))
     assert [plane for planes in found for plane in range(planes.start, planes.stop)] == list(range(12))
-    weights = gaussian((8, 8, 8), torch.device("cpu")).double().numpy()
+    weights = gaussian((8, 8, 8), "cpu").double().numpy()
     sums, total = np.zeros((2, 12, 8, 8))
     for answer, first in ((1, 0), (2, 4)):
         sums[first : first + 8] += answer * weights

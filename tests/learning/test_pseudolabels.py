@@ -92,7 +92,7 @@ class Nearest(nn.Module):
 
 
 def model(answering: nn.Module, sha256: str = "1", **changes) -> Model:
-    return Model(TorchRunner(answering), replace(RECIPE, **changes), ABDOMENCT1K, torch.device("cpu"), sha256)
+    return Model(TorchRunner(answering), replace(RECIPE, **changes), ABDOMENCT1K, "cpu", sha256)
 
 
 def tables(*rows: dict[int, dict[int, float]], **changes) -> list[Model]:

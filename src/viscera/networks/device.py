@@ -4,7 +4,6 @@ Nothing here imports torch, unless a GPU is there to be asked for: segmenting a 
 """
 
 import ctypes
-import os
 import sys
 import time
 from collections.abc import Iterator
@@ -18,6 +17,7 @@ import psutil
 
 from viscera.config import Accelerator
 from viscera.errors import SettingError
+from viscera.io.cores import usable_cores, usable_threads
 
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -2, -3, -4
 """Parameters of glibc's mallopt."""
@@ -65,18 +65,15 @@ _chosen = 0
 def cores() -> int:
     """Return how many cores to compute on: those of ``use_cores``, or all that this process may use.
 
-    OMP_NUM_THREADS says otherwise, and so does a program that has loaded torch and set its threads. Two threads of one core
-    count once: they share the units that multiply.
+    OMP_NUM_THREADS says otherwise, and so does a program that has loaded torch and set its threads. A container's quota
+    counts, and two threads of one core count once: they share the units that multiply.
     """
     if _chosen:
         return _chosen
     if "torch" in sys.modules:
         return sys.modules["torch"].get_num_threads()
-    told = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
-    if told.isdecimal() and int(told) > 0:
-        return int(told)
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(allowed, psutil.cpu_count(logical=False) or allowed))
+    allowed = usable_cores()
+    return usable_threads(min(allowed, psutil.cpu_count(logical=False) or allowed))
 
 
 def use_cores(count: int = 0) -> int:

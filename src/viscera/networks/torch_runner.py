@@ -87,7 +87,7 @@ class TorchRunner:
     def __call__(self, image: Float32[np.ndarray, "batch channel *space"]) -> Logits:
         """Return the logits."""
         given = torch.from_numpy(image).to(self.device)
-        if self.dimensions == 2:
+        if given.ndim == 4:
             given = given.contiguous(memory_format=torch.channels_last)
         if self.autocast is None:
             logits = self.module(given)
