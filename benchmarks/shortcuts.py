@@ -2,11 +2,11 @@
 
     python -m benchmarks.shortcuts unchanged RUN [--data DATASET] [--int8 FOLDER]  from the plain path to the fast one, step by step
     python -m benchmarks.shortcuts skipped RUN DATASET                              by how far apart slices are looked at first
-    python -m benchmarks.shortcuts bundled [DATASET] [--others NAME=FILE.xml]      the bundled graphs: fp32 beside int8
+    python -m benchmarks.shortcuts bundled [DATASET] [--others NAME=FILE.xml]      the bundled graphs: fp32 beside int8 (and others)
 
-``bundled`` compares Dice with the truth of DATASET (viscera synth), of 20 slices of a real patient and of the kidneys of two; without
-DATASET it only measures seconds again. Others are further int8 graphs. RUN is a trained 2D network's; DATASET a labelled data set in nnU-Net's layout: for ``unchanged`` the one that the run's own test
-patients are in, for ``skipped`` one that it never saw (viscera synth).
+RUN is a trained 2D network's; DATASET a labelled data set in nnU-Net's layout: for ``unchanged`` the one that the run's own test
+patients are in, for ``skipped`` and ``bundled`` one that it never saw (viscera synth). ``bundled`` also takes the truth of real scans;
+without DATASET it only measures seconds again.
 
 The plain path: the network as torch has it in fp32, every slice, all logits interpolated to the scanner's slices. One thing is
 changed after the other, so that each step says what it costs. Real scans have no labels: there the plain path's (or those with
@@ -80,6 +80,7 @@ def main() -> None:
     graphs.add_argument("dataset", type=Path, nargs="?")
     graphs.add_argument("--others", nargs="*", default=[], help="NAME=FILE.xml")
     graphs.add_argument("--rounds", type=int, default=15)
+    graphs.add_argument("--about", default="", help="how DATASET was made, for the JSON")
     graphs.add_argument("--name", default="int8_bundled", help="of the JSON in benchmarks/results")
     options = parser.parse_args()
     ways = {"unchanged": unchanged, "skipped": with_less, "bundled": bundled}
@@ -316,15 +317,9 @@ def bundled(options: argparse.Namespace) -> dict[str, object]:
             models = {name: replace(model, network=OpenVinoRunner(file, shape)) for name, file in files.items()}
             data_set(Path(made) / "20 slices", "ts20", DATA / UNSEEN)
             kidney_set(Path(made) / "kidneys")
-            dice = (
-                facts("openvino")
-                | {
-                    "what": "Dice with the truth on the scanner's grid, tidied, as viscera predict does it",
-                    "synthetic": graphs_on(models, options.dataset),
-                }
-                | {name: graphs_on(models, Path(made) / name) for name in ("20 slices", "kidneys")}
-            )
-        return {"dice": dice, "speed": graph_seconds(files, options.rounds)}
+            sets = {"synthetic": options.dataset} | {name: Path(made) / name for name in ("20 slices", "kidneys")}
+            dice = facts("openvino") | {name: graphs_on(models, folder) for name, folder in sets.items()}
+        return {"about": options.about, "dice": dice, "speed": graph_seconds(files, options.rounds)}
 
 
 def self_contained(folder: Path, others: list[str]) -> dict[str, Path]:
@@ -353,28 +348,25 @@ def graphs_on(models: dict[str, Model], dataset: Path) -> dict[str, object]:
             found = np.array([overlap(counts, index).dice for index in space.labels])
             dice[name].append(np.where(shown, found, np.nan))
         print(source.name, {name: round(float(np.nanmean(rows[-1])), 4) for name, rows in dice.items()}, flush=True)
-    exact, seen = np.array(dice["fp32"]), ~np.isnan(dice["fp32"]).all(axis=0)
-    rows = []
-    for name, values in dice.items():
-        organs = {
-            organ: (float(np.nanmean(np.array(values)[:, place])), float(np.nanmean((values - exact)[:, place])))
-            for place, organ in enumerate(space.organs)
-            if seen[place]
-        }
-        worst = min(organs, key=lambda organ: organs[organ][1])
-        rows.append(
-            {
-                "graph": name,
-                "mean_dice": round(float(np.mean([one for one, _ in organs.values()])), 5),
-                "mean_difference": round(float(np.mean([change for _, change in organs.values()])), 5),
-                "worst_organ": worst,
-                "worst_difference": round(organs[worst][1], 5),
-                "worst_difference_of_a_case": round(float(np.nanmin(values - exact)), 5),
-                "dice": {organ: round(one, 5) for organ, (one, _) in organs.items()},
-                "difference": {organ: round(change, 5) for organ, (_, change) in organs.items()},
-            }
-        )
-    return {"cases": len(sources), "rows": rows}
+    exact = np.array(dice["fp32"])
+    return {"cases": len(sources), "rows": [beside(name, np.array(dice[name]), exact, space) for name in models]}
+
+
+def beside(name: str, dice: np.ndarray, exact: np.ndarray, space: LabelSpace) -> dict[str, object]:
+    """Return a graph's Dice (case, organ) beside the fp32 graph's."""
+    seen = np.flatnonzero(~np.isnan(exact).all(axis=0))
+    organs = [space.organs[place] for place in seen]
+    mean, change = np.nanmean(dice[:, seen], axis=0), np.nanmean((dice - exact)[:, seen], axis=0)
+    return {
+        "graph": name,
+        "mean_dice": round(float(mean.mean()), 5),
+        "mean_difference": round(float(change.mean()), 5),
+        "worst_organ": organs[int(change.argmin())],
+        "worst_difference": round(float(change.min()), 5),
+        "worst_difference_of_a_case": round(float(np.nanmin(dice - exact)), 5),
+        "dice": dict(zip(organs, mean.round(5).tolist(), strict=True)),
+        "difference": dict(zip(organs, change.round(5).tolist(), strict=True)),
+    }
 
 
 def graph_seconds(files: dict[str, Path], rounds: int) -> dict[str, object]:

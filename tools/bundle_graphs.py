@@ -48,13 +48,16 @@ if TYPE_CHECKING:
     import openvino
 
 KEPT = ("/up.3.0/",)
-"""In fp32. Of all convolutions this one's rounding changes the logits most (by 0.029 on average, the next one's by 0.022), and without
-it the right adrenal gland loses up to 0.011 Dice: one scale has to serve the skip connection, which is never negative, and the
-enlarged features, which are. See benchmarks/results/int8_bundled.json."""
+"""In fp32. Rounded alone, this one changes the logits most (by 0.029 on average; the two of the level before, together, by 0.022);
+with it in int8 a right adrenal gland lost 0.007 to 0.011 Dice (three draws of slices), without 0.001 to 0.003. The likely reason: one
+scale serves the skip connection, which is never negative, and the enlarged features, which are. Figures:
+benchmarks/results/int8_bundled.json."""
 LARGEST_DIFFERENCE = 1e-3
 """Of a logit in fp32 from torch's: rounding. The logits' standard deviation is 4."""
 MOST_DIFFERING = 0.003
 """Share of pixels whose label in int8 may differ from torch's."""
+TENSORS = (".weight", ".bias", ".running_mean", ".running_var")
+"""Ends of the names that constants have from torch."""
 EXAMPLE = (1, 3, 144, 176)
 """What the graphs are compared on, beside slices: random numbers."""
 
@@ -82,7 +85,12 @@ Inputs = list[Float32[np.ndarray, "1 channel y x"]]
 
 
 def write_graphs(
-    shipped: Shipped, *, calibration: Slices = CALIBRATION, check: Slices = CHECK, kept: Sequence[str] = KEPT
+    shipped: Shipped,
+    *,
+    calibration: Slices = CALIBRATION,
+    check: Slices = CHECK,
+    kept: Sequence[str] = KEPT,
+    most_differing: float = MOST_DIFFERING,
 ) -> dict[str, object]:
     """Write the graphs of bundled weights, and their description.
 
@@ -93,6 +101,7 @@ def write_graphs(
         calibration: What the scales of the int8 graph are taken from.
         check: What both graphs are compared with torch on.
         kept: As in ``quantised``.
+        most_differing: Share of pixels whose label in int8 may differ from torch's.
 
     Returns:
         The description.
@@ -101,18 +110,18 @@ def write_graphs(
         WeightsError: The graphs do not agree with torch, or the fp32 one needs numbers that the weights file does not hold.
     """
     model = load_model(shipped, accelerator="cpu", runtime=None)
-    drawn, phases = drawn_slices(model, calibration)
-    seen, _ = drawn_slices(model, check)
     folder, name = shipped.file.parent / FOLDER_NAME, shipped.card.name
     with tempfile.TemporaryDirectory() as made:
         fp32, int8 = Path(made) / f"{name}.fp32.xml", Path(made) / f"{name}.int8.xml"
         write_fp32(model, shipped.file, fp32)
+        drawn, phases = drawn_slices(model, calibration)
+        seen, _ = drawn_slices(model, check)
         write_int8(model, drawn, int8, kept=kept)
         agreement = {
             "fp32": compared(model, compiled(fp32, shipped.file), seen),
             "int8": compared(model, compiled(int8, int8.with_suffix(".bin")), seen),
         }
-        _require_near(agreement)
+        _require_near(agreement, most_differing)
         files = {"fp32": [fp32], "int8": [int8, int8.with_suffix(".bin")]}
         stride, dimensions = shape_of(model.module)
         facts = {
@@ -246,12 +255,11 @@ def _use_stored_(network: "openvino.Model", places: dict[str, Place]) -> None:
 
 
 def _name_(network: "openvino.Model") -> None:
-    """Number the nodes that no tensor gave its name to, since OpenVINO's own numbers depend on what was done before."""
+    """Number the nodes that have no tensor's name: OpenVINO's own numbers depend on what else the process has done."""
     for number, node in enumerate(network.get_ordered_ops()):
-        if node.get_type_name() not in ("Parameter", "Result") and not node.get_friendly_name().endswith(
-            ("weight", "bias", "running_mean", "running_var")
-        ):
-            node.set_friendly_name(f"{node.get_type_name()}_{number}")
+        kind = node.get_type_name()
+        if kind not in ("Parameter", "Result") and not node.get_friendly_name().endswith(TENSORS):
+            node.set_friendly_name(f"{kind}_{number}")
 
 
 def write_int8(model: Model, images: Inputs, file: Path, *, kept: Sequence[str]) -> None:
@@ -291,7 +299,7 @@ def compared(model: Model, graph: "openvino.CompiledModel", images: Inputs) -> d
     }
 
 
-def _require_near(agreement: dict[str, dict[str, float]]) -> None:
+def _require_near(agreement: dict[str, dict[str, float]], most_differing: float) -> None:
     """Raise unless both graphs say what torch says."""
     fp32, int8 = agreement["fp32"], agreement["int8"]
     far = max(fp32["largest_logit_difference"], fp32["largest_logit_difference_random"])
@@ -299,10 +307,10 @@ def _require_near(agreement: dict[str, dict[str, float]]) -> None:
         raise WeightsError(
             f"a logit of the fp32 graph differs by {far:.2g} from torch's, allowed are {LARGEST_DIFFERENCE:g}"
         )
-    if not int8["differing_labels_fraction"] <= MOST_DIFFERING:
+    if not int8["differing_labels_fraction"] <= most_differing:
         raise WeightsError(
             f"{int8['differing_labels_fraction']:.2%} of the int8 graph's labels differ from torch's, allowed are "
-            f"{MOST_DIFFERING:.2%}"
+            f"{most_differing:.2%}"
         )
 
 
