@@ -5,8 +5,8 @@
     python -m benchmarks.shortcuts bundled [DATASET] [--others NAME=FILE.xml]      the bundled graphs: fp32 beside int8 (and others)
 
 RUN is a trained 2D network's; DATASET a labelled data set in nnU-Net's layout: for ``unchanged`` the one that the run's own test
-patients are in, for ``skipped`` and ``bundled`` one that it never saw (viscera synth). ``bundled`` also takes the truth of real scans;
-without DATASET it only measures seconds again.
+patients are in, for ``skipped`` and ``bundled`` one that it never saw (viscera synth). ``bundled`` also takes real scans with a
+truth; without DATASET it only measures seconds again.
 
 The plain path: the network as torch has it in fp32, every slice, all logits interpolated to the scanner's slices. One thing is
 changed after the other, so that each step says what it costs. Real scans have no labels: there the plain path's (or those with
@@ -307,8 +307,7 @@ def on_labelled(model: Model, dataset: Path) -> dict[str, object]:
 
 def bundled(options: argparse.Namespace) -> dict[str, object]:
     """Measure the bundled graphs' Dice, where there is a data set, and their seconds."""
-    old = RESULTS / f"{options.name}.json"
-    dice = json.loads(old.read_text())["dice"] if old.exists() and not options.dataset else {}
+    dice = {} if options.dataset else json.loads((RESULTS / f"{options.name}.json").read_text())["dice"]
     with tempfile.TemporaryDirectory() as made:
         files = self_contained(Path(made), options.others)
         if options.dataset:
@@ -372,25 +371,23 @@ def beside(name: str, dice: np.ndarray, exact: np.ndarray, space: LabelSpace) ->
 def graph_seconds(files: dict[str, Path], rounds: int) -> dict[str, object]:
     """Time each graph on slices of 144x176: one on one thread, then eight on two streams."""
     openvino, image = openvino_module(), np.random.default_rng(0).random((1, 3, 144, 176), np.float32)
-    content: dict[str, object] = {"slice": "1x3x144x176", "load_before": [round(one, 2) for one in os.getloadavg()]}
+    content: dict[str, object] = {"slice": image.shape, "load_before": os.getloadavg()}
     for streams, slices in ((1, 1), (2, 8)):
         settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": streams, "NUM_STREAMS": streams}
-        queues = {
-            name: openvino.AsyncInferQueue(openvino.Core().compile_model(file, "CPU", settings), streams)
-            for name, file in files.items()
-        }
+        ready = {name: openvino.Core().compile_model(file, "CPU", settings) for name, file in files.items()}
+        queues = {name: openvino.AsyncInferQueue(one, streams) for name, one in ready.items()}
 
-        def run(queue: object, slices: int = slices) -> None:
+        def run(queue: "openvino.AsyncInferQueue", slices: int = slices) -> None:
             for _ in range(slices):
-                queue.start_async([image])  # type: ignore[attr-defined]
-            queue.wait_all()  # type: ignore[attr-defined]
+                queue.start_async([image])
+            queue.wait_all()
 
         for clock in (time.process_time, time.perf_counter):
             seconds = alternate({n: (lambda q=q: run(q), rounds + 2) for n, q in queues.items()}, clock=clock)
             content[f"{streams} stream(s), {clock.__name__}, ms per slice"] = {
                 name: round(1000 * median(times[2:]) / slices, 1) for name, times in seconds.items()
             }
-    return content | {"load_after": [round(one, 2) for one in os.getloadavg()]}
+    return content | {"load_after": os.getloadavg()}
 
 
 def dice_of(one: np.ndarray, other: np.ndarray) -> float:
