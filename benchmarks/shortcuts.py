@@ -2,9 +2,11 @@
 
     python -m benchmarks.shortcuts unchanged RUN [--data DATASET] [--int8 FOLDER]  from the plain path to the fast one, step by step
     python -m benchmarks.shortcuts skipped RUN DATASET                              by how far apart slices are looked at first
+    python -m benchmarks.shortcuts bundled [DATASET] [--others NAME=FILE.xml]      the bundled graphs: fp32 beside int8 (and others)
 
 RUN is a trained 2D network's; DATASET a labelled data set in nnU-Net's layout: for ``unchanged`` the one that the run's own test
-patients are in, for ``skipped`` one that it never saw (viscera synth).
+patients are in, for ``skipped`` and ``bundled`` one that it never saw (viscera synth). ``bundled`` also takes real scans with a
+truth; without DATASET it only measures seconds again.
 
 The plain path: the network as torch has it in fp32, every slice, all logits interpolated to the scanner's slices. One thing is
 changed after the other, so that each step says what it costs. Real scans have no labels: there the plain path's (or those with
@@ -13,6 +15,8 @@ nothing skipped) are the truth.
 
 import argparse
 import json
+import os
+import tempfile
 import time
 from collections import defaultdict
 from dataclasses import replace
@@ -22,7 +26,8 @@ from statistics import median
 import numpy as np
 import torch
 
-from benchmarks.machine import DATA, facts, save
+from benchmarks.machine import DATA, RESULTS, alternate, facts, save
+from benchmarks.studies.starter import UNSEEN, data_set, kidney_set
 from viscera.config import SliceInference
 from viscera.datasets.layouts import find_sources
 from viscera.datasets.read_labels import read_labels
@@ -35,6 +40,10 @@ from viscera.inference.segment import prepare_scan, segment, segment_prepared
 from viscera.inference.slices import enlargement_of, slice_logits
 from viscera.io import nifti
 from viscera.labels import LabelSpace, fit
+from viscera.networks.bundled_graphs import find_graph
+from viscera.networks.cards import find_shipped
+from viscera.networks.doors import openvino_module
+from viscera.networks.runners import OpenVinoRunner
 from viscera.preparation.intensity import hounsfield
 from viscera.volume import Volume, with_voxels
 
@@ -67,9 +76,15 @@ def main() -> None:
     skipped.add_argument("dataset", type=Path)
     skipped.add_argument("--scans", type=Path, nargs="*", default=SCANS[:2])
     skipped.add_argument("--rounds", type=int, default=5)
+    graphs = verbs.add_parser("bundled")
+    graphs.add_argument("dataset", type=Path, nargs="?")
+    graphs.add_argument("--others", nargs="*", default=[], help="NAME=FILE.xml")
+    graphs.add_argument("--rounds", type=int, default=15)
+    graphs.add_argument("--about", default="", help="how DATASET was made, for the JSON")
+    graphs.add_argument("--name", default="int8_bundled", help="of the JSON in benchmarks/results")
     options = parser.parse_args()
-    content = unchanged(options) if options.verb == "unchanged" else with_less(options)
-    print(save(options.name, facts("torch", "openvino") | content))
+    ways = {"unchanged": unchanged, "skipped": with_less, "bundled": bundled}
+    print(save(options.name, facts("torch", "openvino") | ways[options.verb](options)))
 
 
 def unchanged(options: argparse.Namespace) -> dict[str, object]:
@@ -288,6 +303,91 @@ def on_labelled(model: Model, dataset: Path) -> dict[str, object]:
         )
         print(rows[-1], flush=True)
     return {"patients": len(sources), "rows": rows}
+
+
+def bundled(options: argparse.Namespace) -> dict[str, object]:
+    """Measure the bundled graphs' Dice, where there is a data set, and their seconds."""
+    dice = {} if options.dataset else json.loads((RESULTS / f"{options.name}.json").read_text())["dice"]
+    with tempfile.TemporaryDirectory() as made:
+        files = self_contained(Path(made), options.others)
+        if options.dataset:
+            model = load_model(Path("starter"), accelerator="cpu", runtime=None)
+            shape = model.network.stride, model.network.dimensions
+            models = {name: replace(model, network=OpenVinoRunner(file, shape)) for name, file in files.items()}
+            data_set(Path(made) / "20 slices", "ts20", DATA / UNSEEN)
+            kidney_set(Path(made) / "kidneys")
+            sets = {"synthetic": options.dataset} | {name: Path(made) / name for name in ("20 slices", "kidneys")}
+            dice = facts("openvino") | {name: graphs_on(models, folder) for name, folder in sets.items()}
+        return {"about": options.about, "dice": dice, "speed": graph_seconds(files, options.rounds)}
+
+
+def self_contained(folder: Path, others: list[str]) -> dict[str, Path]:
+    """Return {name: .xml with its .bin beside it} of the bundled graphs and of others."""
+    openvino, shipped = openvino_module(), find_shipped()
+    found = {}
+    for precision in ("fp32", "int8"):
+        graph = find_graph(shipped, precision)
+        if graph is None:
+            raise SystemExit("the bundled weights have no graphs: run tools/bundle_graphs.py")
+        found[precision] = folder / f"{precision}.xml"
+        network = openvino.Core().read_model(graph.file, graph.weights)
+        openvino.save_model(network, found[precision], compress_to_fp16=False)
+    return found | {name: Path(file) for name, _, file in (other.partition("=") for other in others)}
+
+
+def graphs_on(models: dict[str, Model], dataset: Path) -> dict[str, object]:
+    """Return each graph's Dice with the truth per organ, and its difference from fp32's, over cases that show the organ."""
+    space, dice = models["fp32"].space, {name: [] for name in models}
+    sources, _ = find_sources("nnunet", dataset)
+    for source in sources:
+        truth, ct = truth_of(source, space), scan_of(source.image)
+        shown = np.bincount(truth.ravel(), minlength=len(space.classes))[1:] > 0
+        for name, model in models.items():
+            counts = confusion(truth, segment(ct, model).voxels, len(space.classes))
+            found = np.array([overlap(counts, index).dice for index in space.labels])
+            dice[name].append(np.where(shown, found, np.nan))
+        print(source.name, {name: round(float(np.nanmean(rows[-1])), 4) for name, rows in dice.items()}, flush=True)
+    exact = np.array(dice["fp32"])
+    return {"cases": len(sources), "rows": [beside(name, np.array(dice[name]), exact, space) for name in models]}
+
+
+def beside(name: str, dice: np.ndarray, exact: np.ndarray, space: LabelSpace) -> dict[str, object]:
+    """Return a graph's Dice (case, organ) beside the fp32 graph's."""
+    seen = np.flatnonzero(~np.isnan(exact).all(axis=0))
+    organs = [space.organs[place] for place in seen]
+    mean, change = np.nanmean(dice[:, seen], axis=0), np.nanmean((dice - exact)[:, seen], axis=0)
+    return {
+        "graph": name,
+        "mean_dice": round(float(mean.mean()), 5),
+        "mean_difference": round(float(change.mean()), 5),
+        "worst_organ": organs[int(change.argmin())],
+        "worst_difference": round(float(change.min()), 5),
+        "worst_difference_of_a_case": round(float(np.nanmin(dice - exact)), 5),
+        "dice": dict(zip(organs, mean.round(5).tolist(), strict=True)),
+        "difference": dict(zip(organs, change.round(5).tolist(), strict=True)),
+    }
+
+
+def graph_seconds(files: dict[str, Path], rounds: int) -> dict[str, object]:
+    """Time each graph on slices of 144x176: one on one thread, then eight on two streams."""
+    openvino, image = openvino_module(), np.random.default_rng(0).random((1, 3, 144, 176), np.float32)
+    content: dict[str, object] = {"slice": image.shape, "load_before": os.getloadavg()}
+    for streams, slices in ((1, 1), (2, 8)):
+        settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": streams, "NUM_STREAMS": streams}
+        ready = {name: openvino.Core().compile_model(file, "CPU", settings) for name, file in files.items()}
+        queues = {name: openvino.AsyncInferQueue(one, streams) for name, one in ready.items()}
+
+        def run(queue: "openvino.AsyncInferQueue", slices: int = slices) -> None:
+            for _ in range(slices):
+                queue.start_async([image])
+            queue.wait_all()
+
+        for clock in (time.process_time, time.perf_counter):
+            seconds = alternate({n: (lambda q=q: run(q), rounds + 2) for n, q in queues.items()}, clock=clock)
+            content[f"{streams} stream(s), {clock.__name__}, ms per slice"] = {
+                name: round(1000 * median(times[2:]) / slices, 1) for name, times in seconds.items()
+            }
+    return content | {"load_after": os.getloadavg()}
 
 
 def dice_of(one: np.ndarray, other: np.ndarray) -> float:

@@ -127,10 +127,7 @@ def make_tests(work: Path) -> None:
     shutil.rmtree(making, ignore_errors=True)
     for name, file in (("20 slices", UNSEEN), ("3 mm", LEARNT), ("spleen", "msd_spleen/spleen_8")):
         data_set(making / name, name, DATA / file)
-    for scan, plan in json.loads(KIDNEYS.read_text()).items():
-        file = DATA / "hcc_tace" / f"{scan}_ct.nii.gz"
-        write_pair(making / "kidneys", scan, SimpleITK.ReadImage(file), kidneys(file, plan))
-        describe(making / "kidneys", {organ: value for value, organ in enumerate(plan, start=1)})
+    kidney_set(making / "kidneys")
     for file in (making / "spleen").glob("*/*.nii.gz"):
         image = SimpleITK.ReadImage(file)
         turned = SimpleITK.GetImageFromArray(np.ascontiguousarray(SimpleITK.GetArrayFromImage(image)[..., ::-1]))
@@ -138,6 +135,14 @@ def make_tests(work: Path) -> None:
         SimpleITK.WriteImage(turned, file)
     three_slices(making / "liver", "liver")
     making.rename(folder)
+
+
+def kidney_set(folder: Path) -> None:
+    """Lay out the two scans whose kidneys are found by their HU."""
+    for scan, plan in json.loads(KIDNEYS.read_text()).items():
+        file = DATA / "hcc_tace" / f"{scan}_ct.nii.gz"
+        write_pair(folder, scan, SimpleITK.ReadImage(file), kidneys(file, plan))
+        describe(folder, {organ: value for value, organ in enumerate(plan, start=1)})
 
 
 def data_set(folder: Path, case: str, scan: Path) -> None:

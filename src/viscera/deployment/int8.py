@@ -67,19 +67,23 @@ def drawn_inputs(
         yield slice_inputs(images[number], model, range(z, z + 1))
 
 
-def quantised(graph: bytes | Path, images: Iterable[Float32[np.ndarray, "1 channel y x"]]) -> "openvino.Model":
+def quantised(
+    graph: bytes | Path, images: Iterable[Float32[np.ndarray, "1 channel y x"]], *, kept: Sequence[str] = ()
+) -> "openvino.Model":
     """Return a network in int8.
 
     Args:
         graph: In fp32, as ONNX, or a file of ONNX or OpenVINO.
         images: What the network is shown, from which the scales are taken.
+        kept: Convolutions stay in fp32, beside the first and the last, whose names contain one of these.
 
     Raises:
         CannotRunError: There is nothing to convert.
     """
     openvino = openvino_module()
     network = openvino.Core().read_model(graph)
-    inner = [node for node in network.get_ordered_ops() if _has_weights(node)][1:-1]
+    between = [node for node in network.get_ordered_ops() if _has_weights(node)][1:-1]
+    inner = [node for node in between if not any(part in node.get_friendly_name() for part in kept)]
     if not inner:
         raise CannotRunError("it has no convolution between the first and the last, so nothing would be int8")
     groups = _groups(inner)

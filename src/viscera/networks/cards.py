@@ -187,11 +187,11 @@ def find_shipped(name: str = STARTER, folder: Path = FOLDER) -> Shipped:
         raise _none_there(name, folder)
     card, file = read_card(card_file), folder / f"{name}.safetensors"
     if not file.is_file():
-        raise WeightsError(f"{file} is missing, though its card is there", _way_out(), file=file)
+        raise WeightsError(f"{file} is missing, though its card is there", way_out(), file=file)
     if sha256(file) != card.sha256:
         raise WeightsError(
             f"{file} is not the file that its card describes (SHA-256 {card.sha256[:12]}...): it is damaged or was changed",
-            _way_out(),
+            way_out(),
             file=file,
         )
     return Shipped(card, file)
@@ -251,10 +251,10 @@ def read_card(file: Path) -> Card:
     except pydantic.ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"]))
-        raise WeightsError(f"{file} is damaged: {place}: {first['msg']}", _way_out(), file=file) from error
+        raise WeightsError(f"{file} is damaged: {place}: {first['msg']}", way_out(), file=file) from error
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise WeightsError(
-            f"{file} is damaged, so it is not known what the weights are", _way_out(), file=file
+            f"{file} is damaged, so it is not known what the weights are", way_out(), file=file
         ) from error
 
 
@@ -271,7 +271,8 @@ def _none_there(name: str, folder: Path) -> WeightsError:
     )
 
 
-def _way_out() -> str:
+def way_out() -> str:
+    """Return what to do where something that came with viscera is damaged or missing."""
     return (
         "Install viscera again (pip install --force-reinstall --no-deps viscera), or give other weights: --weights RUN."
     )
