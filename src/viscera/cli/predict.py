@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from viscera.inference.dicom_objects import DicomOptions
     from viscera.inference.jobs import ScanJob
     from viscera.inference.model import Model
+    from viscera.inference.reading import ReadAhead
     from viscera.io.scans import Scan
 
 
@@ -105,7 +106,8 @@ def main(arguments: list[str], shipped: Path = FOLDER) -> int:
     if options.max_memory is not None and not options.max_memory > 0:
         raise SettingError(f"--max-memory must be above 0 MiB, got {options.max_memory:g}.")
     require_known(options, shipped)
-    with starting():  # torch is loaded here, when nothing is left to refuse
+    ahead = read_ahead(options, jobs)
+    with starting():  # what is heavy is loaded here, when nothing is left to refuse
         from viscera.inference.predict import PredictOptions, predict_all
         from viscera.io import nifti_header  # noqa: F401 (what reading scans would load anyway)
 
@@ -129,6 +131,7 @@ def main(arguments: list[str], shipped: Path = FOLDER) -> int:
             model,
             options=PredictOptions(organs, options.statistics, options.overwrite, dicom),
             max_memory_mib=options.max_memory,
+            ahead=ahead,
             done=done,
             watch=lambda done, total: bar.update(slices, completed=done, total=total),
         )
@@ -136,6 +139,15 @@ def main(arguments: list[str], shipped: Path = FOLDER) -> int:
     if len(jobs) == len(failed) == len(problems) == 1:
         raise failed[0][1]
     return tell(options, jobs, problems, before=len(before))
+
+
+def read_ahead(options: Options, jobs: "Sequence[ScanJob]") -> "ReadAhead | None":
+    """Begin to read the first scan while the network is loaded, where nothing stands in its way; half a second of a large one."""
+    if not jobs or options.max_memory is not None or jobs[0].output.exists() or not isinstance(jobs[0].scan, Path):
+        return None
+    from viscera.inference.reading import ReadAhead
+
+    return ReadAhead(jobs[0].scan)
 
 
 def jobs_of(options: Options) -> tuple[list["ScanJob"], list["Problem"]]:

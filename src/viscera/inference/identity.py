@@ -13,7 +13,7 @@ from dataclasses import asdict
 from viscera.errors import FileError
 from viscera.inference.jobs import ScanJob, described_name, own_facts
 from viscera.inference.model import Model
-from viscera.io.scans import Scan, files_of, sha256_of
+from viscera.inference.reading import scan_sha256
 
 RESULTS = 2
 """Of what predicting gives with the same weights and options; every change of viscera that changes labels raises it."""
@@ -57,22 +57,6 @@ def _settings_sha256(model: Model) -> str:
     windows = {key: value for key, value in recipe["inference"].items() if key not in ("batch_size", "region")}
     text = json.dumps({**parts, "inference": windows, "organs": model.space.organs}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def scan_sha256(scan: Scan) -> str:
-    """Return the SHA-256 of a scan's file, or over those of a series.
-
-    Raises:
-        FileError: One cannot be read.
-    """
-    try:
-        return sha256_of(scan)
-    except OSError as error:
-        raise FileError(
-            f"{scan} cannot be read: {error.strerror or error}",
-            "Check the path and its permissions.",
-            file=files_of(scan)[0],
-        ) from error
 
 
 def is_finished(job: ScanJob, wanted: Mapping[str, object], *, overwrite: bool = False) -> bool:

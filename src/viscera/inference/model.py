@@ -8,6 +8,7 @@ from viscera.config import Accelerator, Recipe
 from viscera.errors import SettingError, WeightsError
 from viscera.io.atomic import sha256
 from viscera.labels import TUMOUR, LabelSpace
+from viscera.networks.bundled_runner import bundled_runner
 from viscera.networks.cards import Card, Shipped, as_shipped
 from viscera.networks.device import TORCH_REMEDY, device_type, keep_freed_memory
 from viscera.networks.exported import read_export
@@ -118,7 +119,8 @@ def load_model(
             runtime; or bundled weights, by their name (Path("starter")) or from ``find_shipped``.
         accelerator: Where to run it.
         runtime: What runs it (networks/runners.py); auto: the fastest that there is. None: torch's module as it was trained.
-        graphs: Folder in which what was written for a runtime and checked is kept for the next start; None: nothing is kept.
+        graphs: Folder in which what was written for a runtime and checked is kept for the next start, and whether int8 is faster
+            on this processor; None: nothing is kept.
 
     Raises:
         WeightsError: No weights there, or not for the network of their recipe; an exported network that was changed, cannot be
@@ -139,8 +141,11 @@ def load_model(
         _require_own_card(shipped, header)
     cache = GraphCache(graphs, digest) if graphs else None
     runner = None
-    if runtime is not None and device == "cpu" and cache is not None:
-        runner = kept_runner(runtime, header.recipe.network, cache)
+    if runtime is not None and device == "cpu":
+        if shipped and runtime in ("auto", "openvino"):
+            runner = bundled_runner(shipped, choices=graphs)
+        if runner is None and cache is not None:
+            runner = kept_runner(runtime, header.recipe.network, cache)
     if runner is None:
         runner = _on_torch(file, device=device, runtime=runtime, cache=cache)
     windows, card = not header.recipe.inference.whole_slices, shipped.card if shipped else None

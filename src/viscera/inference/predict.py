@@ -16,16 +16,17 @@ from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
-from viscera.errors import FileError, VisceraError
+from viscera.errors import VisceraError
 from viscera.inference.certainty import Certainty, certainty_of, handedness_of
 from viscera.inference.colour_files import write_colours
 from viscera.inference.dicom_objects import Result, log_result, refuse_others, write_objects
 from viscera.inference.faults import as_problem
-from viscera.inference.identity import made_with, scan_sha256
+from viscera.inference.identity import made_with
 from viscera.inference.jobs import ScanJob, refuse_scans_as_outputs, require_place
 from viscera.inference.memory import one_at_a_time
 from viscera.inference.model import Model
 from viscera.inference.pipeline import run_stages
+from viscera.inference.reading import ReadAhead, read_hu, state, unchanged
 from viscera.inference.run import (
     DoneMeanwhileError,
     PredictOptions,
@@ -36,14 +37,12 @@ from viscera.inference.run import (
     outcome_before,
 )
 from viscera.inference.segment import Prepared, Segmentation, only_organs, prepare_scan, segment_prepared
-from viscera.io import nifti, scans
+from viscera.io import nifti
 from viscera.io.atomic import replacing, sha256, write_json
-from viscera.io.scans import Scan
 from viscera.networks.device import Stopwatch, peak_memory_mib
 from viscera.networks.runners import runner_facts
 from viscera.preparation.body import Coarse, coarse_scan
 from viscera.preparation.image import prepare_file
-from viscera.preparation.intensity import hounsfield
 from viscera.preparation.shear import shear_of
 from viscera.quality.certainty import Handedness
 from viscera.quality.glance import scan_doubts
@@ -89,6 +88,7 @@ def predict_all(
     *,
     options: PredictOptions = PredictOptions(),
     max_memory_mib: float | None = None,
+    ahead: ReadAhead | None = None,
     done: Callable[[ScanJob, str], None] = lambda job, how: None,
     watch: Callable[[int, int], None] = lambda done, slices: None,
 ) -> list[tuple[ScanJob, VisceraError]]:
@@ -102,6 +102,7 @@ def predict_all(
         model: Loaded once.
         options: What to write.
         max_memory_mib: The most that this process may hold; scans wait for each other where they do not fit together.
+        ahead: The first scan, if reading it has begun before.
         done: Told of each scan, in the order of the jobs, how it went: "segmented", "was done" or the error's message.
         watch: Told of the slices of the present scan.
 
@@ -140,7 +141,7 @@ def predict_all(
             log_result(job, model, ended, secret=options.dicom.secret)
         tell()
 
-    with begin(model, options, max_memory_mib=max_memory_mib, watch=watch) as run:
+    with begin(model, options, max_memory_mib=max_memory_mib, watch=watch, ahead=ahead) as run:
         for job in jobs:
             outcome = outcome_before(job, run)
             if outcome is not None:
@@ -192,17 +193,17 @@ def read_scan(job: ScanJob, run: Run) -> _Scan:
     refuse_others(job, run.options.dicom, overwrite=run.options.overwrite)
     clock, model = Stopwatch({}), run.model
     plan = run.budget.plan(job.scan)  # which refuses what is no scan
-    before = _state(job.scan)
     if plan == "slabs" and isinstance(job.scan, Path):
+        before = state(job.scan)
         with clock.stage("prepare"):
             prepared, coarse = _prepared_by_slabs(job.scan, model)
-        digest = _unchanged(job.scan, before)
+        digest = unchanged(job.scan, before)
         run.claim(job)
         return _Scan(job, digest, clock, prepared.grid, prepared, one_at_a_time(model), coarse)
-    with clock.stage("read"):
-        ct = scans.read(job.scan)
-        digest = _unchanged(job.scan, before)
-        ct = with_voxels(ct, hounsfield(ct, where=job.scan.name))
+    read = read_hu(job.scan) if run.ahead is None else run.ahead.take(job.scan)
+    clock.seconds["read"] = read.seconds
+    ct, digest = read.ct, read.sha256
+    del read
     run.claim(job)
     with clock.stage("prepare"):
         prepared, coarse = prepare_scan(ct, model), coarse_scan(ct)
@@ -210,27 +211,6 @@ def read_scan(job: ScanJob, run: Run) -> _Scan:
         ct = prepared.grid  # HU are for the statistics only
     run.spare_memory()
     return _Scan(job, digest, clock, ct, prepared, model, coarse)
-
-
-def _state(scan: Scan) -> tuple[tuple[int, int, int], ...] | None:
-    """Return what tells that files are others, or were written to; None where one is gone, which reading it tells."""
-    try:
-        found = [file.stat() for file in scans.files_of(scan)]
-    except OSError:
-        return None
-    return tuple((one.st_ino, one.st_size, one.st_mtime_ns) for one in found)
-
-
-def _unchanged(scan: Scan, before: tuple[tuple[int, int, int], ...] | None) -> str:
-    """Return the SHA-256 of a scan that was read just now.
-
-    Raises:
-        FileError: It cannot be read, or it is not what it was before.
-    """
-    digest = scan_sha256(scan)
-    if _state(scan) != before:
-        raise FileError(f"{scan} changed while it was read", "Wait until it is whole, then try again.")
-    return digest
 
 
 def segment_scan(scan: _Scan, run: Run) -> _Labelled:

@@ -12,6 +12,7 @@ from viscera.inference.identity import is_finished, made_with
 from viscera.inference.jobs import ScanJob, own_facts
 from viscera.inference.memory import Budget
 from viscera.inference.model import Model
+from viscera.inference.reading import ReadAhead
 from viscera.io.atomic import cannot_write
 from viscera.io.locks import only_writer, remove_abandoned_lock
 from viscera.networks.device import release_freed_memory
@@ -88,6 +89,7 @@ class Run:
         budget: How each scan is to be read.
         meter: What the run costs; each scan that is written ends a lap.
         watch: Told of the slices of the present scan.
+        ahead: The first scan, where reading it has begun before.
         claims: Of the label maps that are being made, what keeps other processes from writing them.
         written: Which files were written, by what the disk knows them by.
     """
@@ -98,6 +100,7 @@ class Run:
     budget: Budget
     meter: Meter
     watch: Callable[[int, int], None]
+    ahead: ReadAhead | None = None
     claims: dict[ScanJob, ExitStack] = field(default_factory=dict)
     written: dict[tuple[int, int], str] = field(default_factory=dict)
 
@@ -134,13 +137,18 @@ class Run:
 
 @contextmanager
 def begin(
-    model: Model, options: PredictOptions, *, max_memory_mib: float | None, watch: Callable[[int, int], None]
+    model: Model,
+    options: PredictOptions,
+    *,
+    max_memory_mib: float | None,
+    watch: Callable[[int, int], None],
+    ahead: ReadAhead | None = None,
 ) -> Iterator[Run]:
     """Begin a run, and measure what it costs."""
     wanted = tuple(model.output_space.index(organ) for organ in options.organs)
     budget = Budget(model, most_mib=max_memory_mib, statistics=options.measure)
     with sample_efficiency(model.device) as meter:
-        run = Run(model, options, wanted, budget, meter, watch)
+        run = Run(model, options, wanted, budget, meter, watch, ahead)
         try:
             yield run
         finally:

@@ -105,6 +105,11 @@ def missing_packages(name: RuntimeName) -> list[str]:
     return [package for package in PACKAGES[name] if find_spec(package) is None]
 
 
+def missing_runtime(name: RuntimeName) -> bool:
+    """Tell whether a runtime itself is not installed: enough for a graph that is there; writing one takes more."""
+    return find_spec(PACKAGES[name][0]) is None
+
+
 def input_channels(shape: NetworkShape) -> int:
     """Return the channels of a network's input: the slices that it sees at once."""
     return shape.slices
@@ -130,7 +135,8 @@ class OpenVinoRunner:
 
     Args:
         graph: The network as ONNX, or a file of ONNX or OpenVINO.
-        shape: Its stride and dimensions; with two dimensions the graph gives labels too.
+        shape: Its stride and dimensions.
+        weights: What holds the numbers of an OpenVINO graph, where it is no .bin beside it.
         exact: fp32 rather than bf16 where the CPU has such instructions.
 
     Raises:
@@ -139,7 +145,9 @@ class OpenVinoRunner:
 
     name: RuntimeName = "openvino"
 
-    def __init__(self, graph: bytes | Path, shape: tuple[int, int], *, exact: bool = False) -> None:
+    def __init__(
+        self, graph: bytes | Path, shape: tuple[int, int], *, weights: Path | None = None, exact: bool = False
+    ) -> None:
         openvino = openvino_module()
         self.stride, self.dimensions = shape
         self.streams = cores() if self.dimensions == 2 else 1
@@ -153,7 +161,7 @@ class OpenVinoRunner:
             "ENABLE_CPU_PINNING": False,  # two processes would be pinned to the same cores
         }
         try:
-            network = core.read_model(graph)
+            network = core.read_model(graph) if weights is None else core.read_model(graph, weights)
             for result in network.get_results():
                 if "labels" in result.input_value(0).get_names():  # an export's, for other programs
                     network.remove_result(result)
@@ -166,8 +174,8 @@ class OpenVinoRunner:
         self.tensor = openvino.Tensor
         self.of_thread = threading.local()
         # Before threads do: of two that made their first call at once, both hung in 2 of 8 runs (OpenVINO 2026.4.1).
-        channels = self.compiled.input("image").get_partial_shape()[1].get_length()
-        self(np.zeros((1, channels, *[self.stride] * self.dimensions), np.float32))
+        self.channels = self.compiled.input("image").get_partial_shape()[1].get_length()
+        self(np.zeros((1, self.channels, *[self.stride] * self.dimensions), np.float32))
 
     @property
     def request(self) -> "openvino.InferRequest":
@@ -194,7 +202,7 @@ class OnnxRunner:
 
     Args:
         graph: The network as ONNX, or a file of it.
-        shape: Its stride and dimensions; with two dimensions the graph gives labels too.
+        shape: Its stride and dimensions.
 
     Raises:
         CannotRunError: ONNX Runtime cannot.
@@ -253,7 +261,7 @@ def kept_runner(
         exact: fp32 rather than bf16 where the CPU has such instructions.
     """
     name: RuntimeName = "openvino" if wanted == "auto" else wanted
-    if name == "torch" or find_spec(PACKAGES[name][0]) is None:
+    if name == "torch" or missing_runtime(name):
         return None
     graph = cache.find(name, exact=exact)
     if graph is None:
