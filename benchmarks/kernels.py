@@ -3,7 +3,7 @@
     python -m benchmarks.kernels files                        reading and writing NIfTI: nibabel, SimpleITK
     python -m benchmarks.kernels upsampling RUN               labels on the scanner's slices: interpolated everywhere, nearest
     python -m benchmarks.kernels int8 RUN STORE               one network in int8, bf16 and fp32, and what its organs' Dice loses
-    python -m benchmarks.kernels training                     training steps on the CPU: torch as it comes, bf16, channels last, ...
+    python -m benchmarks.kernels training                     training steps on the CPU, by stage, and a convolution's peak
     python -m benchmarks.kernels generation [--template ...]  synthetic patients per second on one core and two
 
 Rivals take turns. RUN is a trained 2D network's, STORE its prepared store. Dice, NSD, HD95 and tidying are in label_maps.py.
@@ -13,11 +13,9 @@ import argparse
 import json
 import os
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, replace
 from fractions import Fraction
@@ -33,24 +31,28 @@ import torch
 from isal import igzip
 from torch import nn
 
-from benchmarks.machine import DATA, RESULTS, ROOT, alternate, facts, rows, save
+from benchmarks.machine import DATA, RESULTS, alternate, facts, instructions, rows, save
+from viscera.cli.command import find_verb
 from viscera.cli.templates import read_templates
-from viscera.config import AddedBoundaryLoss, ResizedSlices, SliceInference, SpacedSlices, UNetShape
+from viscera.config import Machine, ResizedSlices, SliceInference, SpacedSlices
 from viscera.datasets.synthetic import Cohort, make_patient
 from viscera.deployment.export import Yardstick, measure
+from viscera.deployment.flops import Chain, flops
 from viscera.deployment.int8 import SLICES, drawn_inputs, quantised
 from viscera.inference.model import Model, load_model
 from viscera.inference.segment import prepare_scan
 from viscera.inference.slices import enlargement_of, slice_logits
 from viscera.inference.upsampling import Enlargement, enlarged_labels, plain_labels, side_of
 from viscera.io import nifti
-from viscera.learning.losses import boundary_loss
+from viscera.learning.augmentation.changes import change_batch, draw_changes
+from viscera.learning.progress import class_counts
+from viscera.learning.sampling.index import draw_places, read_batch
+from viscera.learning.sampling.reading import step_generator
+from viscera.learning.setup import Session, begin, scaled
 from viscera.learning.synthetic_patients import FIRST, make_fresh
-from viscera.networks.device import keep_freed_memory
 from viscera.networks.doors import openvino_module
 from viscera.networks.onnx import shape_of, to_onnx
 from viscera.networks.runners import OpenVinoRunner, TorchRunner, input_channels
-from viscera.networks.unet import UNet
 from viscera.preparation.store import Store, open_store
 from viscera.recipes.catalogue import find_recipe
 from viscera.synthesis.variety import RICH
@@ -58,10 +60,8 @@ from viscera.volume import Volume, with_voxels
 
 LIDC = DATA / "lidc" / "LIDC-IDRI-0314_chest_upper_abdomen_ct.nii.gz"
 HCC = DATA / "hcc_tace" / "HCC_048_portal_venous_ct.nii.gz"
-TRAINING_WAYS = ("torch as it comes", "bf16", "bf16, channels last", "bf16, channels last, pages kept")
-TRAINING_CASES = ((16, 128, 8), (16, 256, 8))
-"""Base width, size of a slice, batch."""
-STEPS = 12
+LAYOUTS = ("plain", "as viscera trains")
+STAGES = ("data", "forward", "loss and scores", "backward, the loss's with it", "optimizer")
 CHUNKS = 16
 """Timed in each round of int8, from as many cases as there are."""
 OURS = "openvino int8"
@@ -250,48 +250,69 @@ def real_chunks(model: Model, store: Store, *, split: str) -> list[torch.Tensor]
 
 
 def training(options: argparse.Namespace) -> dict[str, object]:
-    """Time training steps, each way in a process of its own, in turn."""
-    found: dict[tuple, list[float]] = {}
-    for _ in range(options.rounds):
-        for case in TRAINING_CASES:
-            for way in range(len(TRAINING_WAYS)):
-                words = [sys.executable, "-m", "benchmarks.kernels", "training", "--one", *map(str, (way, *case))]
-                done = subprocess.run(words, capture_output=True, text=True, check=True, cwd=ROOT)
-                found.setdefault((case, way), []).append(round(float(done.stdout), 2))
-    timed = [
-        {
-            "network": f"U-Net, base width {base}",
-            "slice": f"{size}x{size}, batch {batch}",
-            "how": TRAINING_WAYS[way],
-            "slices_per_s": statistics.median(values),
-            "rounds": values,
-        }
-        for ((base, size, batch), way), values in sorted(found.items())
-    ]
-    return facts("torch") | {"rows": timed}
+    """Time training steps, the weights laid out plainly and as viscera lays them out, in turn: losses differ by rounding only."""
+    torch.set_num_threads(options.threads)
+    found, chain = [], Chain(64).to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+    image, peaks = torch.rand(4, 1, 128, 128), list[float]()
+    for name in options.recipes:
+        with tempfile.TemporaryDirectory() as folder:
+            find_verb("synth")([f"{folder}/data", "--layout", "nnunet", "--cases", "8", "--shape", "96", "160", "160"])
+            find_verb("prepare")([f"{folder}/store", "--data", f"nnunet={folder}/data", "--recipe", name])
+            store = open_store(Path(folder) / "store")
+            sessions = {how: begin(find_recipe(name), store, Machine(accelerator="cpu")) for how in LAYOUTS}
+            sessions["plain"].network.module.to(memory_format=torch.contiguous_format)  # type: ignore[operator, call-overload]
+            timed: dict[str, list[dict[str, float]]] = {how: [] for how in LAYOUTS}
+            for number in range(options.rounds + 1):
+                for how, session in sessions.items():
+                    start = time.process_time()
+                    for_all(chain, [image])
+                    peaks.append(flops(chain, image.shape) / 1e9 / (time.process_time() - start))
+                    timed[how].append(one_step(session, number))
+        found += [trained(name, how, rounds) for how, rounds in timed.items()]
+    peak = {"threads": options.threads, "convolution_gflop_per_cpu_s": round(statistics.median(peaks[2:]), 1)}
+    return facts("torch") | {"load": round(os.getloadavg()[1], 1)} | peak | {"rows": found}
 
 
-def slices_per_s(way: int, base: int, size: int, *, batch: int) -> float:
-    """Time training steps on random slices."""
-    if way == 3:
-        keep_freed_memory()
-    layout = torch.channels_last if way >= 2 else torch.contiguous_format
-    widths = tuple(base * 2**level for level in range(5))
-    network = UNet(UNetShape(widths=widths), classes=12).to(memory_format=layout)
-    optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3)
-    image = torch.rand(batch, 1, size, size).contiguous(memory_format=layout)
-    labels = torch.randint(0, 12, (batch, size, size), dtype=torch.uint8)
-    distance, known = torch.rand(batch, size, size) * 50, torch.ones(batch, size, size, dtype=torch.bool)
-    weights, loss, start = torch.ones(12), AddedBoundaryLoss(), 0.0
-    for step in range(STEPS + 3):
-        if step == 3:
-            start = time.perf_counter()
-        with torch.autocast("cpu", torch.bfloat16, enabled=way >= 1):
-            logits = network(image)
-        boundary_loss(loss, logits, labels=labels, distance=distance, known=known, class_weights=weights).backward()
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-    return STEPS * batch / (time.perf_counter() - start)
+def one_step(session: Session, number: int) -> dict[str, float]:
+    """Do a training step; return its loss, GFLOP and seconds, by stage those of the processor."""
+    index, recipe, count = session.training, session.recipe, session.recipe.training.batch_size
+    generator = step_generator(0, number)
+    numbers = torch.randint(len(index), (count,), generator=generator).numpy()
+    changes, places = draw_changes(recipe.augmentation, count, generator), draw_places(index, count, generator)
+    began, at = time.perf_counter(), [time.process_time()]
+    read = read_batch(index, numbers, space=session.space, distance=recipe.loss.needed_distance, places=places)
+    batch = change_batch(scaled(read, recipe), changes)
+    at.append(time.process_time())
+    outputs = session.network.train()(batch.image)
+    at.append(time.process_time())
+    loss = session.loss(outputs, batch)
+    class_counts((outputs if isinstance(outputs, torch.Tensor) else outputs[0]).detach(), batch)
+    at.append(time.process_time())
+    loss.backward()
+    at.append(time.process_time())
+    session.optimizer.step()
+    session.optimizer.zero_grad(set_to_none=True)
+    if session.average is not None:
+        session.average.update_parameters(session.network.module)  # type: ignore[arg-type]
+    at.append(time.process_time())
+    work = 3 * flops(session.network.module, batch.image.shape) / 1e9  # type: ignore[arg-type]
+    seconds = dict(zip(STAGES, np.diff(at).tolist(), strict=True)) | {"step": at[-1] - at[0]}
+    return seconds | {"wall": time.perf_counter() - began, "loss": loss.item(), "gflop": work, "items": count}
+
+
+def trained(name: str, how: str, rounds: Sequence[Mapping[str, float]]) -> dict[str, object]:
+    """Return the medians of all rounds but the first, and every round's loss."""
+    median = {key: statistics.median(one[key] for one in rounds[1:]) for key in rounds[0]}
+    return {
+        "recipe": name,
+        "layout": how,
+        "items_per_cpu_s": round(median["items"] / median["step"], 2),
+        "items_per_s": round(median["items"] / median["wall"], 2),
+        "gflop_per_cpu_s": round(median["gflop"] / median["step"], 1),
+        "cpu_s": {key: round(median[key], 3) for key in ("step", *STAGES)},
+        "cpu_s_of_rounds": [round(one["step"], 3) for one in rounds[1:]],
+        "losses": [round(one["loss"], 6) for one in rounds],
+    }
 
 
 def generation(options: argparse.Namespace) -> dict[str, object]:
@@ -313,7 +334,7 @@ def generation(options: argparse.Namespace) -> dict[str, object]:
 
 
 def training_rate() -> float:
-    """Return the slices per second of the fastest training in training_cpu.json, at 128x128."""
+    """Return the slices per second of the fastest training in training_cpu.json (AMX, bf16), at 128x128."""
     trained = json.loads((RESULTS / "training_cpu.json").read_text())["rows"]
     return max(row["slices_per_s"] for row in trained if row["slice"].startswith("128x128"))
 
@@ -355,7 +376,7 @@ KERNELS = {
     "files": (files, "files", 5),
     "upsampling": (upsampling, "upsampling", 5),
     "int8": (int8, "int8", 9),
-    "training": (training, "training_cpu", 3),
+    "training": (training, f"training_{instructions().lower().replace('-', '') or 'cpu'}", 5),
     "generation": (generation, "generation", 3),
 }
 """{sub-command: (what measures, its JSON in benchmarks/results, rounds)}."""
@@ -375,16 +396,13 @@ def main() -> None:
     added["upsampling"].add_argument("--scan", type=Path, default=HCC)
     added["int8"].add_argument("store", type=Path)
     added["int8"].add_argument("--split", default="test")
-    added["training"].add_argument("--one", type=int, nargs=4, help="for the processes: way, base, size, batch")
+    added["training"].add_argument("--recipes", nargs="+", default=["viscera2d-16", "gao2step-small"])
+    added["training"].add_argument("--threads", type=int, default=1)
     added["generation"].add_argument("--patients", type=int, default=8, help="in each round")
     added["generation"].add_argument("--shape", type=int, nargs=3, default=(96, 160, 160))
     added["generation"].add_argument("--template", type=Path, nargs="+", default=[], help="a label map, and its scan")
     added["generation"].add_argument("--training-slices-per-s", type=float)
     options = parser.parse_args()
-    if options.verb == "training" and options.one:
-        way, base, size, batch = options.one
-        print(slices_per_s(way, base, size, batch=batch))
-        return
     content = KERNELS[options.verb][0](options)
     print(json.dumps(content, indent=1))
     print(save(options.name, content))
