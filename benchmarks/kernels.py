@@ -10,6 +10,7 @@ Rivals take turns. RUN is a trained 2D network's, STORE its prepared store. Dice
 """
 
 import argparse
+import itertools
 import json
 import os
 import statistics
@@ -31,13 +32,13 @@ import torch
 from isal import igzip
 from torch import nn
 
-from benchmarks.machine import DATA, RESULTS, alternate, facts, instructions, rows, save
+from benchmarks.machine import DATA, RESULTS, alternate, convolution_gflops, facts, instructions, rows, save
 from viscera.cli.command import find_verb
 from viscera.cli.templates import read_templates
 from viscera.config import Machine, ResizedSlices, SliceInference, SpacedSlices
 from viscera.datasets.synthetic import Cohort, make_patient
 from viscera.deployment.export import Yardstick, measure
-from viscera.deployment.flops import Chain, flops
+from viscera.deployment.flops import flops
 from viscera.deployment.int8 import SLICES, drawn_inputs, quantised
 from viscera.inference.model import Model, load_model
 from viscera.inference.segment import prepare_scan
@@ -252,36 +253,32 @@ def real_chunks(model: Model, store: Store, *, split: str) -> list[torch.Tensor]
 def training(options: argparse.Namespace) -> dict[str, object]:
     """Time training steps, the weights laid out plainly and as viscera lays them out, in turn: losses differ by rounding only."""
     torch.set_num_threads(options.threads)
-    found, chain = [], Chain(64).to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
-    image, peaks = torch.rand(4, 1, 128, 128), list[float]()
+    found, peaks = [], list[float]()
     for name in options.recipes:
+        timed: dict[str, list[dict[str, float]]] = {how: [] for how in LAYOUTS}
         with tempfile.TemporaryDirectory() as folder:
             find_verb("synth")([f"{folder}/data", "--layout", "nnunet", "--cases", "8", "--shape", "96", "160", "160"])
             find_verb("prepare")([f"{folder}/store", "--data", f"nnunet={folder}/data", "--recipe", name])
             store = open_store(Path(folder) / "store")
             sessions = {how: begin(find_recipe(name), store, Machine(accelerator="cpu")) for how in LAYOUTS}
             sessions["plain"].network.module.to(memory_format=torch.contiguous_format)  # type: ignore[operator, call-overload]
-            timed: dict[str, list[dict[str, float]]] = {how: [] for how in LAYOUTS}
-            for number in range(options.rounds + 1):
-                for how, session in sessions.items():
-                    start = time.process_time()
-                    for_all(chain, [image])
-                    peaks.append(flops(chain, image.shape) / 1e9 / (time.process_time() - start))
-                    timed[how].append(one_step(session, number))
-        found += [trained(name, how, rounds) for how, rounds in timed.items()]
-    peak = {"threads": options.threads, "convolution_gflop_per_cpu_s": round(statistics.median(peaks[2:]), 1)}
-    return facts("torch") | {"load": round(os.getloadavg()[1], 1)} | peak | {"rows": found}
+            for number, (how, session) in itertools.product(range(options.rounds + 1), sessions.items()):
+                peaks.append(convolution_gflops())
+                timed[how].append(one_step(session, number))
+        found += [training_row(name, how, rounds) for how, rounds in timed.items()]
+    about = {"threads": options.threads, "load": round(os.getloadavg()[1], 1)}
+    return facts("torch") | about | {"convolution_gflop_per_cpu_s": round(statistics.median(peaks), 1), "rows": found}
 
 
 def one_step(session: Session, number: int) -> dict[str, float]:
     """Do a training step; return its loss, GFLOP and seconds, by stage those of the processor."""
     index, recipe, count = session.training, session.recipe, session.recipe.training.batch_size
-    generator = step_generator(0, number)
+    generator, distance = step_generator(0, number), session.recipe.loss.needed_distance
     numbers = torch.randint(len(index), (count,), generator=generator).numpy()
     changes, places = draw_changes(recipe.augmentation, count, generator), draw_places(index, count, generator)
     began, at = time.perf_counter(), [time.process_time()]
-    read = read_batch(index, numbers, space=session.space, distance=recipe.loss.needed_distance, places=places)
-    batch = change_batch(scaled(read, recipe), changes)
+    batch = read_batch(index, numbers, space=session.space, distance=distance, places=places)
+    batch = change_batch(scaled(batch, recipe), changes)
     at.append(time.process_time())
     outputs = session.network.train()(batch.image)
     at.append(time.process_time())
@@ -295,24 +292,19 @@ def one_step(session: Session, number: int) -> dict[str, float]:
     if session.average is not None:
         session.average.update_parameters(session.network.module)  # type: ignore[arg-type]
     at.append(time.process_time())
-    work = 3 * flops(session.network.module, batch.image.shape) / 1e9  # type: ignore[arg-type]
     seconds = dict(zip(STAGES, np.diff(at).tolist(), strict=True)) | {"step": at[-1] - at[0]}
+    work = 3 * flops(session.network.module, batch.image.shape) / 1e9  # type: ignore[arg-type]
     return seconds | {"wall": time.perf_counter() - began, "loss": loss.item(), "gflop": work, "items": count}
 
 
-def trained(name: str, how: str, rounds: Sequence[Mapping[str, float]]) -> dict[str, object]:
+def training_row(name: str, how: str, rounds: Sequence[Mapping[str, float]]) -> dict[str, object]:
     """Return the medians of all rounds but the first, and every round's loss."""
     median = {key: statistics.median(one[key] for one in rounds[1:]) for key in rounds[0]}
-    return {
-        "recipe": name,
-        "layout": how,
-        "items_per_cpu_s": round(median["items"] / median["step"], 2),
-        "items_per_s": round(median["items"] / median["wall"], 2),
-        "gflop_per_cpu_s": round(median["gflop"] / median["step"], 1),
-        "cpu_s": {key: round(median[key], 3) for key in ("step", *STAGES)},
-        "cpu_s_of_rounds": [round(one["step"], 3) for one in rounds[1:]],
-        "losses": [round(one["loss"], 6) for one in rounds],
-    }
+    clocks = {"items_per_cpu_s": "step", "items_per_s": "wall", "gflop_per_cpu_s": "step"}
+    rates = {rate: round(median[rate.partition("_")[0]] / median[clock], 2) for rate, clock in clocks.items()}
+    losses, each = ([round(one[key], 6) for one in rounds] for key in ("loss", "step"))
+    stages = {"cpu_s": {key: round(median[key], 3) for key in ("step", *STAGES)}, "cpu_s_of_rounds": each[1:]}
+    return {"recipe": name, "layout": how} | rates | stages | {"losses": losses}
 
 
 def generation(options: argparse.Namespace) -> dict[str, object]:
@@ -322,7 +314,9 @@ def generation(options: argparse.Namespace) -> dict[str, object]:
     kinds = {"procedural": cohort}
     if options.template:
         kinds["template"] = replace(cohort, templates=read_templates(options.template[:1], options.template[1:]))
-    trained = options.training_slices_per_s or training_rate()
+    rates = json.loads((RESULTS / "training_cpu.json").read_text())["rows"]  # the fastest: bf16 with AMX
+    fastest = max(rate["slices_per_s"] for rate in rates if rate["slice"].startswith("128x128"))
+    trained = options.training_slices_per_s or fastest
     found = []
     for name, kind in kinds.items():
         for what, work in (("made", make), ("made, prepared and written", make_case)):
@@ -331,12 +325,6 @@ def generation(options: argparse.Namespace) -> dict[str, object]:
                 found.append({"patients": name, "what": what} | row | {"times_training": rate})
     settings = {"shape": options.shape, "patients": options.patients, "recipe": "starter"}
     return facts("numpy", "opencv-python-headless") | settings | {"training_slices_per_s": trained, "rows": found}
-
-
-def training_rate() -> float:
-    """Return the slices per second of the fastest training in training_cpu.json (AMX, bf16), at 128x128."""
-    trained = json.loads((RESULTS / "training_cpu.json").read_text())["rows"]
-    return max(row["slices_per_s"] for row in trained if row["slice"].startswith("128x128"))
 
 
 def make(cohort: Cohort, number: int, _: Store) -> float:
@@ -390,14 +378,14 @@ def main() -> None:
     for name, (_, result, rounds) in KERNELS.items():
         added[name].add_argument("--rounds", type=int, default=rounds)
         added[name].add_argument("--name", default=result, help="of the JSON in benchmarks/results")
-    for name in ("upsampling", "int8"):
-        added[name].add_argument("run", type=Path)
+    for name in ("upsampling", "int8", "training"):
         added[name].add_argument("--threads", type=int, default=torch.get_num_threads() if name == "upsampling" else 1)
+    added["upsampling"].add_argument("run", type=Path)
+    added["int8"].add_argument("run", type=Path)
     added["upsampling"].add_argument("--scan", type=Path, default=HCC)
     added["int8"].add_argument("store", type=Path)
     added["int8"].add_argument("--split", default="test")
     added["training"].add_argument("--recipes", nargs="+", default=["viscera2d-16", "gao2step-small"])
-    added["training"].add_argument("--threads", type=int, default=1)
     added["generation"].add_argument("--patients", type=int, default=8, help="in each round")
     added["generation"].add_argument("--shape", type=int, nargs=3, default=(96, 160, 160))
     added["generation"].add_argument("--template", type=Path, nargs="+", default=[], help="a label map, and its scan")

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from viscera.config import Precision
 from viscera.learning.setup import memory_format
 from viscera.recipes.catalogue import find_recipe
 
@@ -19,6 +20,6 @@ from viscera.recipes.catalogue import find_recipe
     ],
 )
 def test_channels_are_innermost_where_that_was_measured_to_be_faster(
-    recipe: str, device: str, precision: str, expected: torch.memory_format
+    recipe: str, device: str, precision: Precision, expected: torch.memory_format
 ):
     assert memory_format(find_recipe(recipe), device, precision) == expected

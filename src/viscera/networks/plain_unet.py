@@ -69,7 +69,7 @@ class PlainUNet(nn.Module):
         for up, head in zip(self.up, self.heads, strict=True):
             patch = self._run(up, patch, skips.pop())
             if every_level or not skips:
-                logits.insert(0, self._logits(head, patch))
+                logits.insert(0, self._logits(head, patch))  # type: ignore[arg-type]
         return logits if every_level else logits[0]
 
     def _run(self, level: nn.Module, *images: Tensor) -> Tensor:
@@ -89,13 +89,13 @@ class ItemNorm(nn.InstanceNorm3d):
     That is the same sum, but keeps the channels innermost, where torch's instance normalisation copies there and back.
     """
 
-    def forward(self, image: Float[Tensor, "batch channel z y x"]) -> Float[Tensor, "batch channel z y x"]:
+    def forward(self, input: Float[Tensor, "batch channel z y x"]) -> Float[Tensor, "batch channel z y x"]:
         """Return the normalised images."""
-        if not channels_innermost(image):
-            return super().forward(image)
+        if not channels_innermost(input):
+            return super().forward(input)
         items = (
             nn.functional.batch_norm(item, None, None, self.weight, self.bias, training=True, eps=self.eps)
-            for item in image.split(1)
+            for item in input.split(1)
         )
         return torch.cat(list(items))
 
