@@ -137,7 +137,7 @@ def begin(recipe: Recipe, supply: Store | TrainingData, machine: Machine, *, sta
 def memory_format(recipe: Recipe, device: str, precision: Precision) -> torch.memory_format:
     """Return how the weights lie in memory, and with them all that passes through: channels innermost where that is faster.
 
-    2D: everywhere. 3D: the plain U-Net in float32 on a CPU, 1.2 times as fast in training (benchmarks/results/training_avx2.json);
+    2D: everywhere. 3D: the plain U-Net in float32 on a CPU, 1.3 times as fast in training (benchmarks/results/training_avx2.json);
     elsewhere it was not measured.
     """
     if recipe.dimensions == 2:
