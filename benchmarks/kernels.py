@@ -3,21 +3,20 @@
     python -m benchmarks.kernels files                        reading and writing NIfTI: nibabel, SimpleITK
     python -m benchmarks.kernels upsampling RUN               labels on the scanner's slices: interpolated everywhere, nearest
     python -m benchmarks.kernels int8 RUN STORE               one network in int8, bf16 and fp32, and what its organs' Dice loses
-    python -m benchmarks.kernels training                     training steps on the CPU: torch as it comes, bf16, channels last, ...
+    python -m benchmarks.kernels training                     training steps on the CPU, by stage, and a convolution's peak
     python -m benchmarks.kernels generation [--template ...]  synthetic patients per second on one core and two
 
 Rivals take turns. RUN is a trained 2D network's, STORE its prepared store. Dice, NSD, HD95 and tidying are in label_maps.py.
 """
 
 import argparse
+import itertools
 import json
 import os
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, replace
 from fractions import Fraction
@@ -31,27 +30,31 @@ import nibabel
 import numpy as np
 import torch
 from isal import igzip
-from torch import nn
 
-from benchmarks.machine import DATA, RESULTS, ROOT, alternate, facts, rows, save
+from benchmarks.machine import DATA, RESULTS, alternate, convolution_gflops, facts, instructions, rows, save
+from viscera.cli.command import find_verb
 from viscera.cli.templates import read_templates
-from viscera.config import AddedBoundaryLoss, ResizedSlices, SliceInference, SpacedSlices, UNetShape
+from viscera.config import Machine, ResizedSlices, SliceInference, SpacedSlices
 from viscera.datasets.synthetic import Cohort, make_patient
 from viscera.deployment.export import Yardstick, measure
+from viscera.deployment.flops import flops
 from viscera.deployment.int8 import SLICES, drawn_inputs, quantised
 from viscera.inference.model import Model, load_model
+from viscera.inference.on_gpu import plain_labels
 from viscera.inference.segment import prepare_scan
-from viscera.inference.slices import enlargement_of, slice_logits
-from viscera.inference.upsampling import Enlargement, enlarged_labels, plain_labels, side_of
+from viscera.inference.slices import enlargement_of, slice_inputs, slice_logits
+from viscera.inference.upsampling import Enlargement, SliceLogits, sides_of
 from viscera.io import nifti
-from viscera.learning.losses import boundary_loss
+from viscera.learning.augmentation.changes import change_batch, draw_changes
+from viscera.learning.progress import class_counts
+from viscera.learning.sampling.index import draw_places, read_batch
+from viscera.learning.sampling.reading import step_generator
+from viscera.learning.setup import Session, begin, scaled
 from viscera.learning.synthetic_patients import FIRST, make_fresh
-from viscera.networks.device import keep_freed_memory
 from viscera.networks.doors import openvino_module
 from viscera.networks.onnx import shape_of, to_onnx
-from viscera.networks.runners import OpenVinoRunner, input_channels
+from viscera.networks.runners import OpenVinoRunner, Runner, input_channels
 from viscera.networks.torch_runner import TorchRunner
-from viscera.networks.unet import UNet
 from viscera.preparation.store import Store, open_store
 from viscera.recipes.catalogue import find_recipe
 from viscera.synthesis.variety import RICH
@@ -59,10 +62,8 @@ from viscera.volume import Volume, with_voxels
 
 LIDC = DATA / "lidc" / "LIDC-IDRI-0314_chest_upper_abdomen_ct.nii.gz"
 HCC = DATA / "hcc_tace" / "HCC_048_portal_venous_ct.nii.gz"
-TRAINING_WAYS = ("torch as it comes", "bf16", "bf16, channels last", "bf16, channels last, pages kept")
-TRAINING_CASES = ((16, 128, 8), (16, 256, 8))
-"""Base width, size of a slice, batch."""
-STEPS = 12
+LAYOUTS = ("plain", "as viscera trains")
+STAGES = ("data", "forward", "loss and scores", "backward, the loss's with it", "optimizer")
 CHUNKS = 16
 """Timed in each round of int8, from as many cases as there are."""
 OURS = "openvino int8"
@@ -138,9 +139,9 @@ def enlarged(path: Path, model: Model, *, rounds: int) -> dict[str, object]:
     """Time the rivals on the logits of one scan; viscera's labels are those of the argmax of interpolated logits."""
     image, geometry = prepare_scan(nifti.read(path), model).images[model.recipe.preparation]
     parts = [range(first, min(first + 4, len(image))) for first in range(0, len(image), 4)]
-    logits = [slice_logits(image, model, part) for part in parts]
+    logits = [torch.from_numpy(slice_logits(image, model, part)) for part in parts]
     enlargement = enlargement_of(geometry)
-    ways = {"viscera": enlarged_labels, "interpolated": plain_labels, "nearest": nearest}
+    ways = {"viscera": by_slices, "interpolated": plain_labels, "nearest": nearest}
     labels = {name: np.concatenate([way(part, enlargement) for part in logits]) for name, way in ways.items()}
     runs = {name: partial(for_all, partial(way, enlargement=enlargement), logits) for name, way in ways.items()}
     seconds = alternate({name: (run, rounds) for name, run in runs.items()})
@@ -149,7 +150,7 @@ def enlarged(path: Path, model: Model, *, rounds: int) -> dict[str, object]:
     return {
         "prepared": "x".join(map(str, image.shape)),
         "enlarged": "x".join(map(str, enlargement.size)),
-        "step": [str(step if step is not None else Fraction(1)) for step in geometry.raster.step],
+        "step": [str(step) for step in geometry.step or (Fraction(1),) * 2],
         "classes": int(logits[0].shape[1]),
         "logits": str(logits[0].dtype).removeprefix("torch."),
         "open_fraction": round(float(np.mean([open_fraction(part, enlargement) for part in logits])), 4),
@@ -166,10 +167,16 @@ def for_all(work: Callable[[torch.Tensor], object], parts: Sequence[torch.Tensor
         work(part)
 
 
+def by_slices(logits: torch.Tensor, enlargement: Enlargement) -> np.ndarray:
+    """Return viscera's labels."""
+    return np.stack([SliceLogits.of(one).on_slice(enlargement) for one in logits.numpy()])
+
+
 @torch.inference_mode()
 def nearest(logits: torch.Tensor, enlargement: Enlargement) -> np.ndarray:
     """Return the labels of the nearest prepared pixels: not the argmax of interpolated logits, but what peers do for speed."""
-    y, x = (np.where(side.high_weight > side.low_weight, side.high, side.low) for side in sides_of(logits, enlargement))
+    sides = sides_of(logits.shape[2:], enlargement)
+    y, x = (np.where(side.high_weight > side.low_weight, side.high, side.low) for side in sides)
     low = logits.contiguous().float().max(1).indices.to(torch.uint8).numpy()
     return low.take(x, axis=2).take(y, axis=1)
 
@@ -177,22 +184,15 @@ def nearest(logits: torch.Tensor, enlargement: Enlargement) -> np.ndarray:
 def open_fraction(logits: torch.Tensor, enlargement: Enlargement) -> float:
     """Return the share of the pixels whose four prepared neighbours do not all have the same class."""
     low = logits.float().argmax(1).numpy()
-    y, x = sides_of(logits, enlargement)
+    y, x = sides_of(logits.shape[2:], enlargement)
     corners = [low[:, row][:, :, column] for row in (y.low, y.high) for column in (x.low, x.high)]
     return float(np.mean(np.any([corner != corners[0] for corner in corners[1:]], axis=0)))
-
-
-def sides_of(logits: torch.Tensor, enlargement: Enlargement) -> list:
-    """Return how rows and columns are mixed."""
-    size, factors, start = enlargement.size, enlargement.factors or (None, None), enlargement.start
-    shape = logits.shape[2:]
-    return [side_of(int(shape[axis]), size[axis], factor=factors[axis], start=start[axis]) for axis in (0, 1)]
 
 
 def int8(options: argparse.Namespace) -> dict[str, object]:
     """Time a network in each precision on the same real slices, and measure Dice on the cases of a split."""
     torch.set_num_threads(options.threads)
-    model, store = load_model(options.run, accelerator="cpu"), open_store(options.store)
+    model, store = load_model(options.run, accelerator="cpu", runtime=None), open_store(options.store)
     rivals, chunks = runners(model, store), real_chunks(model, store, split=options.split)
     for runner in rivals.values():
         for_all(runner, chunks)  # warm
@@ -216,83 +216,92 @@ def int8(options: argparse.Namespace) -> dict[str, object]:
     }
 
 
-def runners(model: Model, store: Store) -> dict[str, nn.Module]:
+def runners(model: Model, store: Store) -> dict[str, Runner]:
     """Return the network in each way; int8's scales are taken from slices of training cases."""
     openvino = openvino_module()
-    shape = shape_of(model.network)
-    graph = to_onnx(model.network, channels=input_channels(model.recipe.network), labels=True)
+    shape = shape_of(model.module)
+    graph = to_onnx(model.module, channels=input_channels(model.recipe.network), labels=True)
     drawn = drawn_inputs(model, store, generator=np.random.default_rng(0))
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "network.xml"
         openvino.save_model(quantised(graph, drawn), file, compress_to_fp16=False)
         small = OpenVinoRunner(file, shape)
     return {
-        "torch fp32": TorchRunner(model.network, model.device, exact=True),
-        "torch bf16": TorchRunner(model.network, model.device),
+        "torch fp32": TorchRunner(model.module),
+        "torch bf16": TorchRunner(model.module, torch.bfloat16),
         "openvino fp32": OpenVinoRunner(graph, shape, exact=True),
         "openvino bf16": OpenVinoRunner(graph, shape),
         OURS: small,
     }
 
 
-def real_chunks(model: Model, store: Store, *, split: str) -> list[torch.Tensor]:
+def real_chunks(model: Model, store: Store, *, split: str) -> list[np.ndarray]:
     """Return inputs: as many slices as predict takes, from the middle of each case in turn, all of the first one's size."""
-    settings, seeing = model.recipe.inference, replace(model, network=nn.Identity(), autocast=None)
+    settings = model.recipe.inference
     if not isinstance(settings, SliceInference):
         raise SystemExit(f"{model.recipe.name} segments windows: this benchmark is for slices")
     images = [store.case(name).image for name in store.names(split)]
     starts = [(image, len(image) // 2) for image in images]
-    chunks = [
-        slice_logits(image, seeing, range(middle, min(len(image), middle + settings.batch_size)))
-        for image, middle in starts
-    ]
+    chunks = [slice_inputs(image, model, range(z, min(len(image), z + settings.batch_size))) for image, z in starts]
     alike = [chunk for chunk in chunks if chunk.shape == chunks[0].shape]
     return [alike[number % len(alike)] for number in range(CHUNKS)]
 
 
 def training(options: argparse.Namespace) -> dict[str, object]:
-    """Time training steps, each way in a process of its own, in turn."""
-    found: dict[tuple, list[float]] = {}
-    for _ in range(options.rounds):
-        for case in TRAINING_CASES:
-            for way in range(len(TRAINING_WAYS)):
-                words = [sys.executable, "-m", "benchmarks.kernels", "training", "--one", *map(str, (way, *case))]
-                done = subprocess.run(words, capture_output=True, text=True, check=True, cwd=ROOT)
-                found.setdefault((case, way), []).append(round(float(done.stdout), 2))
-    timed = [
-        {
-            "network": f"U-Net, base width {base}",
-            "slice": f"{size}x{size}, batch {batch}",
-            "how": TRAINING_WAYS[way],
-            "slices_per_s": statistics.median(values),
-            "rounds": values,
-        }
-        for ((base, size, batch), way), values in sorted(found.items())
-    ]
-    return facts("torch") | {"rows": timed}
+    """Time training steps, the weights laid out plainly and as viscera lays them out, in turn: losses differ by rounding only."""
+    torch.set_num_threads(options.threads)
+    found, peaks = [], list[float]()
+    for name in options.recipes:
+        timed: dict[str, list[dict[str, float]]] = {how: [] for how in LAYOUTS}
+        with tempfile.TemporaryDirectory() as folder:
+            find_verb("synth")([f"{folder}/data", "--layout", "nnunet", "--cases", "8", "--shape", "96", "160", "160"])
+            find_verb("prepare")([f"{folder}/store", "--data", f"nnunet={folder}/data", "--recipe", name])
+            store = open_store(Path(folder) / "store")
+            sessions = {how: begin(find_recipe(name), store, Machine(accelerator="cpu")) for how in LAYOUTS}
+            sessions["plain"].network.module.to(memory_format=torch.contiguous_format)  # type: ignore[operator, call-overload]
+            for number, (how, session) in itertools.product(range(options.rounds + 1), sessions.items()):
+                peaks.append(convolution_gflops())
+                timed[how].append(one_step(session, number))
+        found += [training_row(name, how, rounds) for how, rounds in timed.items()]
+    about = {"threads": options.threads, "load": round(os.getloadavg()[1], 1)}
+    return facts("torch") | about | {"convolution_gflop_per_cpu_s": round(statistics.median(peaks), 1), "rows": found}
 
 
-def slices_per_s(way: int, base: int, size: int, *, batch: int) -> float:
-    """Time training steps on random slices."""
-    if way == 3:
-        keep_freed_memory()
-    layout = torch.channels_last if way >= 2 else torch.contiguous_format
-    widths = tuple(base * 2**level for level in range(5))
-    network = UNet(UNetShape(widths=widths), classes=12).to(memory_format=layout)
-    optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3)
-    image = torch.rand(batch, 1, size, size).contiguous(memory_format=layout)
-    labels = torch.randint(0, 12, (batch, size, size), dtype=torch.uint8)
-    distance, known = torch.rand(batch, size, size) * 50, torch.ones(batch, size, size, dtype=torch.bool)
-    weights, loss, start = torch.ones(12), AddedBoundaryLoss(), 0.0
-    for step in range(STEPS + 3):
-        if step == 3:
-            start = time.perf_counter()
-        with torch.autocast("cpu", torch.bfloat16, enabled=way >= 1):
-            logits = network(image)
-        boundary_loss(loss, logits, labels=labels, distance=distance, known=known, class_weights=weights).backward()
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-    return STEPS * batch / (time.perf_counter() - start)
+def one_step(session: Session, number: int) -> dict[str, float]:
+    """Do a training step; return its loss, GFLOP and seconds, by stage those of the processor."""
+    index, recipe, count = session.training, session.recipe, session.recipe.training.batch_size
+    generator, distance = step_generator(0, number), session.recipe.loss.needed_distance
+    numbers = torch.randint(len(index), (count,), generator=generator).numpy()
+    changes, places = draw_changes(recipe.augmentation, count, generator), draw_places(index, count, generator)
+    began, at = time.perf_counter(), [time.process_time()]
+    batch = read_batch(index, numbers, space=session.space, distance=distance, places=places)
+    batch = change_batch(scaled(batch, recipe), changes)
+    at.append(time.process_time())
+    outputs = session.network.train()(batch.image)
+    at.append(time.process_time())
+    loss = session.loss(outputs, batch)
+    class_counts((outputs if isinstance(outputs, torch.Tensor) else outputs[0]).detach(), batch)
+    at.append(time.process_time())
+    loss.backward()
+    at.append(time.process_time())
+    session.optimizer.step()
+    session.optimizer.zero_grad(set_to_none=True)
+    if session.average is not None:
+        session.average.update_parameters(session.network.module)  # type: ignore[arg-type]
+    at.append(time.process_time())
+    seconds = dict(zip(STAGES, np.diff(at).tolist(), strict=True)) | {"step": at[-1] - at[0]}
+    work = 3 * flops(session.network.module, batch.image.shape) / 1e9  # type: ignore[arg-type]
+    return seconds | {"wall": time.perf_counter() - began, "loss": loss.item(), "gflop": work, "items": count}
+
+
+def training_row(name: str, how: str, rounds: Sequence[Mapping[str, float]]) -> dict[str, object]:
+    """Return the medians of all rounds but the first, and every round's loss."""
+    median = {key: statistics.median(one[key] for one in rounds[1:]) for key in rounds[0]}
+    clocks = {"items_per_cpu_s": "step", "items_per_s": "wall", "gflop_per_cpu_s": "step"}
+    rates = {rate: round(median[rate.partition("_")[0]] / median[clock], 2) for rate, clock in clocks.items()}
+    losses, each = ([round(one[key], 6) for one in rounds] for key in ("loss", "step"))
+    stages = {"cpu_s": {key: round(median[key], 3) for key in ("step", *STAGES)}, "cpu_s_of_rounds": each[1:]}
+    return {"recipe": name, "layout": how} | rates | stages | {"losses": losses}
 
 
 def generation(options: argparse.Namespace) -> dict[str, object]:
@@ -302,7 +311,9 @@ def generation(options: argparse.Namespace) -> dict[str, object]:
     kinds = {"procedural": cohort}
     if options.template:
         kinds["template"] = replace(cohort, templates=read_templates(options.template[:1], options.template[1:]))
-    trained = options.training_slices_per_s or training_rate()
+    rates = json.loads((RESULTS / "training_cpu.json").read_text())["rows"]  # the fastest: bf16 with AMX
+    fastest = max(rate["slices_per_s"] for rate in rates if rate["slice"].startswith("128x128"))
+    trained = options.training_slices_per_s or fastest
     found = []
     for name, kind in kinds.items():
         for what, work in (("made", make), ("made, prepared and written", make_case)):
@@ -311,12 +322,6 @@ def generation(options: argparse.Namespace) -> dict[str, object]:
                 found.append({"patients": name, "what": what} | row | {"times_training": rate})
     settings = {"shape": options.shape, "patients": options.patients, "recipe": "starter"}
     return facts("numpy", "opencv-python-headless") | settings | {"training_slices_per_s": trained, "rows": found}
-
-
-def training_rate() -> float:
-    """Return the slices per second of the fastest training in training_cpu.json, at 128x128."""
-    trained = json.loads((RESULTS / "training_cpu.json").read_text())["rows"]
-    return max(row["slices_per_s"] for row in trained if row["slice"].startswith("128x128"))
 
 
 def make(cohort: Cohort, number: int, _: Store) -> float:
@@ -356,7 +361,7 @@ KERNELS = {
     "files": (files, "files", 5),
     "upsampling": (upsampling, "upsampling", 5),
     "int8": (int8, "int8", 9),
-    "training": (training, "training_cpu", 3),
+    "training": (training, f"training_{instructions().lower().replace('-', '') or 'cpu'}", 5),
     "generation": (generation, "generation", 3),
 }
 """{sub-command: (what measures, its JSON in benchmarks/results, rounds)}."""
@@ -370,22 +375,19 @@ def main() -> None:
     for name, (_, result, rounds) in KERNELS.items():
         added[name].add_argument("--rounds", type=int, default=rounds)
         added[name].add_argument("--name", default=result, help="of the JSON in benchmarks/results")
-    for name in ("upsampling", "int8"):
-        added[name].add_argument("run", type=Path)
+    for name in ("upsampling", "int8", "training"):
         added[name].add_argument("--threads", type=int, default=torch.get_num_threads() if name == "upsampling" else 1)
+    added["upsampling"].add_argument("run", type=Path)
+    added["int8"].add_argument("run", type=Path)
     added["upsampling"].add_argument("--scan", type=Path, default=HCC)
     added["int8"].add_argument("store", type=Path)
     added["int8"].add_argument("--split", default="test")
-    added["training"].add_argument("--one", type=int, nargs=4, help="for the processes: way, base, size, batch")
+    added["training"].add_argument("--recipes", nargs="+", default=["viscera2d-16", "gao2step-small"])
     added["generation"].add_argument("--patients", type=int, default=8, help="in each round")
     added["generation"].add_argument("--shape", type=int, nargs=3, default=(96, 160, 160))
     added["generation"].add_argument("--template", type=Path, nargs="+", default=[], help="a label map, and its scan")
     added["generation"].add_argument("--training-slices-per-s", type=float)
     options = parser.parse_args()
-    if options.verb == "training" and options.one:
-        way, base, size, batch = options.one
-        print(slices_per_s(way, base, size, batch=batch))
-        return
     content = KERNELS[options.verb][0](options)
     print(json.dumps(content, indent=1))
     print(save(options.name, content))

@@ -10,6 +10,7 @@ from torch import nn
 from viscera.config import PlainUNetShape
 from viscera.errors import SettingError, WeightsError
 from viscera.networks.build import build_network
+from viscera.networks.levels import channels_innermost
 from viscera.networks.plain_unet import PlainUNet, from_plain_conv_unet
 from viscera.networks.unet import parameter_count
 
@@ -138,3 +139,52 @@ def test_every_weight_learns_and_the_network_is_what_its_shape_builds():
     assert (network.stride, network.dimensions) == (4, 3)
     sum(level.square().mean() for level in network(torch.randn(1, 1, 8, 8, 8))).backward()
     assert all(parameter.grad is not None for parameter in network.parameters())
+
+
+def innermost(layer: nn.Module, given: tuple, found: torch.Tensor) -> torch.Tensor:
+    """A hook: torch's convolutions in float64 lay their output out plainly, whatever the weights are."""
+    return found.contiguous(memory_format=torch.channels_last_3d)
+
+
+def trained(*, channels_last: bool) -> tuple[list[float], torch.Tensor]:
+    """Losses of three steps of AdamW in float64, and the logits of all that is learnt, in evaluation."""
+    torch.manual_seed(0)
+    network = PlainUNet(PlainUNetShape(widths=(4, 8, 8), deep_supervision=True), classes=3).double()
+    taken: list[bool] = []
+    for layer in network.modules():
+        if channels_last and isinstance(layer, nn.Conv3d | nn.ConvTranspose3d):
+            layer.register_forward_hook(innermost)
+        if isinstance(layer, nn.InstanceNorm3d):
+            layer.register_forward_pre_hook(lambda layer, given: taken.append(channels_innermost(given[0])))
+    optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3)
+    patch, losses = torch.randn(2, 1, 8, 12, 16, dtype=torch.float64), []
+    for _ in range(3):
+        loss = sum(logits.softmax(1)[:, 1].pow(2).mean() for logits in network(patch))
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(loss.item())
+    logits = network.eval()(patch).detach()
+    assert taken == [channels_last] * (4 * 10)  # runs x normalisations
+    return losses, logits
+
+
+def test_channels_innermost_change_losses_and_logits_by_rounding_only():
+    plain, logits = trained(channels_last=False)
+    same, same_logits = trained(channels_last=True)
+    assert len(set(plain)) == 3, "nothing was learnt"
+    assert same == pytest.approx(plain, rel=1e-9)
+    torch.testing.assert_close(same_logits, logits, rtol=1e-7, atol=1e-9)
+
+
+def test_channels_stay_innermost_from_the_first_convolution_to_the_logits():
+    network = PlainUNet(PlainUNetShape(widths=(4, 8, 8), deep_supervision=True), classes=3)
+    network.to(memory_format=torch.channels_last_3d)
+    seen: list[bool] = []
+    for level in (*network.down, *(up.level for up in network.up)):
+        for layer in level:
+            layer.register_forward_hook(lambda layer, given, found: seen.append(channels_innermost(found)))
+    logits = network(torch.randn(2, 1, 8, 12, 16))
+    assert len(seen) == 6 * 5
+    assert all(seen)
+    assert all(level.is_contiguous() for level in logits)

@@ -16,7 +16,7 @@ from lightning_fabric import Fabric
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
-from viscera.config import ForegroundScore, Machine, Recipe
+from viscera.config import ForegroundScore, Machine, Precision, Recipe
 from viscera.errors import SettingError
 from viscera.labels import LabelSpace
 from viscera.learning.cases import chosen_cases, fresh_organs, never_annotated, require_apart, training_cases
@@ -109,7 +109,8 @@ def begin(recipe: Recipe, supply: Store | TrainingData, machine: Machine, *, sta
     if device == "cuda":
         # Without it torch refuses matrix products where plan.deterministic. Always, since torch looks only once in a process.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    fabric = Fabric(accelerator=device, devices=machine.devices, precision=precision_of(plan.precision, device))
+    precision = precision_of(plan.precision, device)
+    fabric = Fabric(accelerator=device, devices=machine.devices, precision=precision)
     fabric.launch()
     torch.manual_seed(plan.seed)
     cases = [store.case(name) for name in names]
@@ -118,7 +119,7 @@ def begin(recipe: Recipe, supply: Store | TrainingData, machine: Machine, *, sta
     network = build_network(recipe.network, classes=len(recipe.space.classes), softmax=recipe.softmax)
     if start is not None:
         start_from(network, recipe, start)
-    network = network.to(memory_format=torch.channels_last) if recipe.dimensions == 2 else network  # type: ignore[call-overload]
+    network = network.to(memory_format=memory_format(recipe, device, precision))  # type: ignore[call-overload]
     optimizer = torch.optim.AdamW(network.parameters(), lr=plan.learning_rate, weight_decay=plan.weight_decay)
     wrapped, optimizer = fabric.setup(network, optimizer)
     weights = class_weights(recipe.loss.class_weights, store.voxels("training"))
@@ -136,6 +137,18 @@ def begin(recipe: Recipe, supply: Store | TrainingData, machine: Machine, *, sta
         validation=open_validation(validation, recipe.sampling, reach=recipe.reach, contrast=recipe.contrast),
         threads=machine.threads,
     )
+
+
+def memory_format(recipe: Recipe, device: str, precision: Precision) -> torch.memory_format:
+    """Return how the weights lie in memory, and with them all that passes through: channels innermost where that is faster.
+
+    2D: everywhere. 3D: the plain U-Net in float32 on a CPU, 1.3 times as fast in training (benchmarks/results/training_avx2.json);
+    elsewhere it was not measured.
+    """
+    if recipe.dimensions == 2:
+        return torch.channels_last
+    on_cpu = device == "cpu" and precision == "32-true"
+    return torch.channels_last_3d if on_cpu and recipe.network.kind == "plain3d" else torch.contiguous_format
 
 
 def training_index(cases: Sequence[Case], recipe: Recipe) -> Index:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
+import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
@@ -62,6 +63,11 @@ def check_patch(sides: Sequence[int], *, stride: int, setting: str) -> None:
 def _neighbours(side: int, stride: int) -> str:
     below = side // stride * stride
     return f"{below} or {below + stride}" if below else f"{stride}"
+
+
+def channels_innermost(patch: Tensor) -> bool:
+    """Tell whether the channels of 3D patches (batch, channel, z, y, x) lie side by side in memory, and only they do."""
+    return patch.is_contiguous(memory_format=torch.channels_last_3d) and not patch.is_contiguous()
 
 
 def recomputed(level: nn.Module, *images: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from viscera.config import PlainUNetShape
 from viscera.errors import WeightsError
-from viscera.networks.levels import check_patch, recomputed, sides_of
+from viscera.networks.levels import channels_innermost, check_patch, recomputed, sides_of
 
 SLOPE = 0.01  # of the leaky ReLU below 0; Gao et al., section 2.2
 
@@ -69,11 +69,35 @@ class PlainUNet(nn.Module):
         for up, head in zip(self.up, self.heads, strict=True):
             patch = self._run(up, patch, skips.pop())
             if every_level or not skips:
-                logits.insert(0, head(patch))
+                logits.insert(0, self._logits(head, patch))  # type: ignore[arg-type]
         return logits if every_level else logits[0]
 
     def _run(self, level: nn.Module, *images: Tensor) -> Tensor:
         return recomputed(level, *images) if self.checkpointing and self.training else level(*images)
+
+    def _logits(self, head: nn.Conv3d, patch: Tensor) -> Tensor:
+        """Run a head; as a matrix product where that is several times as fast (14 channels are no multiple of a vector's 8)."""
+        if not channels_innermost(patch):
+            return head(patch)
+        logits = nn.functional.linear(patch.movedim(1, -1), head.weight.flatten(1), head.bias)
+        return logits.movedim(-1, 1).contiguous()
+
+
+class ItemNorm(nn.InstanceNorm3d):
+    """Instance normalisation; with the channels innermost by batch normalisation of each item alone.
+
+    That is the same sum, but keeps the channels innermost, where torch's instance normalisation copies there and back.
+    """
+
+    def forward(self, input: Float[Tensor, "batch channel z y x"]) -> Float[Tensor, "batch channel z y x"]:
+        """Return the normalised images."""
+        if not channels_innermost(input):
+            return super().forward(input)
+        items = (
+            nn.functional.batch_norm(item, None, None, self.weight, self.bias, training=True, eps=self.eps)
+            for item in input.split(1)
+        )
+        return torch.cat(list(items))
 
 
 class Level(nn.Sequential):
@@ -82,10 +106,10 @@ class Level(nn.Sequential):
     def __init__(self, in_channels: int, out_channels: int, *, stride: int = 1) -> None:
         super().__init__(
             nn.Conv3d(in_channels, out_channels, 3, stride=stride, padding=1),
-            nn.InstanceNorm3d(out_channels, eps=1e-5, affine=True),
+            ItemNorm(out_channels, eps=1e-5, affine=True),
             nn.LeakyReLU(SLOPE, inplace=True),
             nn.Conv3d(out_channels, out_channels, 3, padding=1),
-            nn.InstanceNorm3d(out_channels, eps=1e-5, affine=True),
+            ItemNorm(out_channels, eps=1e-5, affine=True),
             nn.LeakyReLU(SLOPE, inplace=True),
         )
 
