@@ -6,8 +6,8 @@ fp32: the network as ONNX with its batch normalisations as they are; its constan
 in half precision, as they are stored there, so that nothing is rounded once more.
 
 int8: deployment/int8.py, with scales from slices of synthetic patients, made here from seeds. No real scan takes part. The first
-convolution of the decoder's last level stays in fp32 beside the network's first and last one (KEPT), and the last biases are changed so
-that the mean logits stay.
+convolution of the decoder's last level stays in fp32 beside the network's first and last one (KEPT). Last, the biases of the logits
+are changed so that their means stay.
 
 Both are compared with torch before anything is written, and written again they have the same bytes.
 """
