@@ -276,8 +276,8 @@ def write_int8(model: Model, images: Inputs, file: Path, *, kept: Sequence[str])
 def _keep_mean_(network: "openvino.Model", exact: "openvino.Model", images: Inputs) -> None:
     """Change the last biases so that each class's mean logit is what it is in fp32.
 
-    The mean Dice with the truth was .0010 below fp32's on 20 slices of a real patient, and is .0003 below so; on ten synthetic patients
-    it was and is .0004 below.
+    The mean Dice with the truth was .0010 below fp32's on 20 slices of a real patient, and is .0003 below so; on ten synthetic
+    patients it was and is .0004 below.
     """
     nodes = openvino_module().opset13
     last = network.get_results()[0].input_value(0).get_node()
