@@ -6,7 +6,8 @@ fp32: the network as ONNX with its batch normalisations as they are; its constan
 in half precision, as they are stored there, so that nothing is rounded once more.
 
 int8: deployment/int8.py, with scales from slices of synthetic patients, made here from seeds. No real scan takes part. The first
-convolution of the decoder's last level stays in fp32 beside the network's first and last one (KEPT).
+convolution of the decoder's last level stays in fp32 beside the network's first and last one (KEPT). Last, the biases of the logits
+are changed so that their means stay.
 
 Both are compared with torch before anything is written, and written again they have the same bytes.
 """
@@ -264,17 +265,39 @@ def _name_(network: "openvino.Model") -> None:
 
 def write_int8(model: Model, images: Inputs, file: Path, *, kept: Sequence[str]) -> None:
     """Write a graph in int8, and its numbers beside it."""
+    openvino = openvino_module()
     graph = to_onnx(model.module, channels=input_channels(model.recipe.network), labels=False)
     network = quantised(graph, images, kept=kept)
+    _keep_mean_(network, openvino.Core().read_model(graph), images)
     _name_(network)
-    openvino_module().save_model(network, file, compress_to_fp16=False)
+    openvino.save_model(network, file, compress_to_fp16=False)
+
+
+def _keep_mean_(network: "openvino.Model", exact: "openvino.Model", images: Inputs) -> None:
+    """Change the last biases so that each class's mean logit is what it is in fp32.
+
+    The mean Dice with the truth was .0010 below fp32's on 20 slices of a real patient, and is .0003 below so; on ten synthetic
+    patients it was and is .0004 below.
+    """
+    nodes = openvino_module().opset13
+    last = network.get_results()[0].input_value(0).get_node()
+    shaped = last.input_value(1).get_node()  # one per class, brought to the logits' dimensions
+    biases = shaped.input_value(0).get_node().get_data().reshape(list(shaped.get_output_shape(0)))
+    pair = [ready(one) for one in (exact, network)]
+    means = np.mean([[one([image])["logits"].mean((0, 2, 3)) for one in pair] for image in images], axis=0)
+    corrected = biases + (means[0] - means[1]).reshape(biases.shape)
+    last.input(1).replace_source_output(nodes.constant(corrected.astype(np.float32)).output(0))
 
 
 def compiled(file: Path, weights: Path) -> "openvino.CompiledModel":
+    """Return a written graph ready to run."""
+    return ready(openvino_module().Core().read_model(file, weights))
+
+
+def ready(network: "openvino.Model") -> "openvino.CompiledModel":
     """Return a graph ready to run, in fp32 where it is not int8."""
-    core = openvino_module().Core()
     settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": torch.get_num_threads()}
-    return core.compile_model(core.read_model(file, weights), "CPU", settings)
+    return openvino_module().Core().compile_model(network, "CPU", settings)
 
 
 @torch.inference_mode()
