@@ -1,8 +1,6 @@
 """`python -m viscera.cli` is the command `viscera`."""
 
-import sys
-
-from viscera.cli.command import main
+from viscera.cli.command import entry
 
 if __name__ == "__main__":
-    sys.exit(main())
+    entry()

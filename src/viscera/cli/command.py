@@ -4,16 +4,19 @@ Exit code 0: done. 2: something that the user can put right (one message on stde
 and no traceback unless VISCERA_DEBUG=1). 130, 143: ended by Ctrl-C or SIGTERM.
 """
 
+import atexit
 import errno
 import gc
+import os
 import signal
 import sys
 import warnings
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
+from typing import NoReturn
 
 from viscera.cli.interrupts import Interrupted, farewell, interruptible
 from viscera.errors import SettingError, VisceraError, did_you_mean
@@ -59,6 +62,22 @@ the usual way:
   viscera evaluate abdomenct1k=DIR PREDICTIONS --json scores.json
   viscera report scores.json
 """
+
+
+def entry() -> NoReturn:
+    """Be the command: leave with its exit code, and after predicting at once.
+
+    To take down what a runtime and arrays of a scan hold takes 0.3 s, for a process that is about to end. What is registered to
+    be done at the end is done.
+    """
+    code = main()
+    if sys.argv[1:2] == ["predict"]:
+        with suppress(OSError):  # a closed pipe or a full disk: then the usual way, which has an exit code for that
+            atexit._run_exitfuncs()
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
+    sys.exit(code)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -3,6 +3,7 @@
 import json
 import secrets
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -107,11 +108,14 @@ def main(arguments: list[str], shipped: Path = FOLDER) -> int:
         raise SettingError(f"--max-memory must be above 0 MiB, got {options.max_memory:g}.")
     require_known(options, shipped)
     ahead = read_ahead(options, jobs)
-    with starting():  # what is heavy is loaded here, when nothing is left to refuse
+    with starting(), ThreadPoolExecutor(1) as pool:  # what is heavy is loaded here, when nothing is left to refuse
+        loading = pool.submit(
+            loaded_model, options, shipped
+        )  # half of it is not Python's, so it costs no time beside imports
         from viscera.inference.predict import PredictOptions, predict_all
         from viscera.io import nifti_header  # noqa: F401 (what reading scans would load anyway)
 
-        model = loaded_model(options, shipped)
+        model = loading.result()
     if model.card is not None:
         say(weights_line(model))
     organs = () if "all" in options.organs else options.organs or model.default_organs

@@ -36,8 +36,12 @@ def read_hu(scan: Scan) -> Read:
         FileError, GeometryError: It cannot be used, or it changed while it was read.
     """
     start, before = time.perf_counter(), state(scan)
-    ct = scans.read(scan)
-    digest = unchanged(scan, before)
+    with ThreadPoolExecutor(1) as pool:  # unpacking takes one core
+        hashing = pool.submit(unchanged, scan, before)
+        ct = scans.read(scan)
+        digest = hashing.result()
+    if state(scan) != before:
+        raise _changed(scan)
     return Read(with_voxels(ct, hounsfield(ct, where=scan.name)), digest, time.perf_counter() - start)
 
 
@@ -58,8 +62,12 @@ def unchanged(scan: Scan, before: tuple[tuple[int, int, int], ...] | None) -> st
     """
     digest = scan_sha256(scan)
     if state(scan) != before:
-        raise FileError(f"{scan} changed while it was read", "Wait until it is whole, then try again.")
+        raise _changed(scan)
     return digest
+
+
+def _changed(scan: Scan) -> FileError:
+    return FileError(f"{scan} changed while it was read", "Wait until it is whole, then try again.")
 
 
 def scan_sha256(scan: Scan) -> str:

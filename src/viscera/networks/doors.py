@@ -10,9 +10,12 @@ threads, and writes a number for the machine into the cache folder; one variable
 import os
 import sys
 import threading
+from importlib import import_module
 from types import ModuleType
 
 TELEMETRY = "openvino_telemetry"
+CONVERSION = "openvino.tools.ovc"
+"""Takes half of the time of the import, and is not needed."""
 SILENT = "ORT_DISABLE_TELEMETRY"
 LOCK = threading.Lock()
 
@@ -28,15 +31,23 @@ def openvino_module() -> ModuleType:
     with LOCK:
         if (there := sys.modules.get("openvino")) is not None:
             return there
-        before = sys.modules.get(TELEMETRY)
-        sys.modules[TELEMETRY] = None  # type: ignore[assignment]  (Python's own way to say that there is no such module)
+        hidden = {name: sys.modules.get(name) for name in (TELEMETRY, CONVERSION)}
+        for name in hidden:
+            sys.modules[name] = None  # type: ignore[assignment]  (Python's own way to say that there is no such module)
         try:
             import openvino
         finally:
-            del sys.modules[TELEMETRY]
-            if before is not None:
-                sys.modules[TELEMETRY] = before
+            for name, before in hidden.items():
+                del sys.modules[name]
+                if before is not None:
+                    sys.modules[name] = before
+        openvino.convert_model = _convert_model
         return openvino
+
+
+def _convert_model(*arguments: object, **named: object) -> object:
+    """Convert a model with OpenVINO's own tools, which are loaded when somebody does."""
+    return import_module(CONVERSION).convert_model(*arguments, **named)
 
 
 def onnxruntime_module() -> ModuleType:

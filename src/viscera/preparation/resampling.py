@@ -7,6 +7,7 @@ turned to axial order before (volume.py); which part of a slice is the body is f
 to the scanner's grid in inference/.
 """
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from fractions import Fraction
 from math import ceil, floor
@@ -25,6 +26,9 @@ SMOOTH_ABOVE = 2
 
 FINENESS = 4096
 """Steps are whole multiples of 1/4096 old pixel (0.2 um at most): the float32 of a file's affine then changes no voxel."""
+
+MOST_THREADS = 4
+"""That resample slices at once; memory is too slow for more."""
 
 HALVINGS = 16
 """Rows and columns of a cut slice are multiples of this, so that networks can halve them four times."""
@@ -189,7 +193,9 @@ def _resample(
     (above, below), (left, right) = ((max(-low, 0), max(high - count, 0)) for low, high, count in limits)
     resized = np.empty((len(slices), *pixel_grid.size), np.int16)
     fy, fx = (float(1 / step) for step in pixel_grid.step)
-    for old, new in zip(slices[:, rows, columns], resized, strict=True):
+
+    def resample(old: Int16[np.ndarray, "y x"], new: Int16[np.ndarray, "rows columns"]) -> None:
+        """Resample one slice."""
         part = np.ascontiguousarray(old)
         if above or below or left or right:
             part = cv2.copyMakeBorder(part, above, below, left, right, cv2.BORDER_CONSTANT, value=(AIR_HU,))
@@ -197,6 +203,11 @@ def _resample(
             # Given factors and no size, OpenCV takes the factors as they are, and one pixel too many at times.
             part = cv2.resize(part, None, fx=fx, fy=fy, interpolation=method)
         new[:] = part[: pixel_grid.size[0], : pixel_grid.size[1]]
+
+    # OpenCV itself takes one core for slices of this size; a process that may use one only has set its threads to 1.
+    with ThreadPoolExecutor(max(1, min(MOST_THREADS, cv2.getNumThreads()))) as pool:
+        for _ in pool.map(resample, slices[:, rows, columns], resized):
+            pass
     return resized
 
 
