@@ -2,12 +2,14 @@
 
 import hashlib
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from viscera.networks import graph_cache
 from viscera.networks.graph_cache import MOST_GRAPHS, GraphCache
+from viscera.networks.processor import this_processor
 
 GRAPH = b"graph" * 1000
 
@@ -51,6 +53,17 @@ def test_graph_is_not_found_after_an_update(tmp_path: Path, monkeypatch: pytest.
     keep(tmp_path, GRAPH)
     monkeypatch.setattr(graph_cache, "version", lambda package: {"openvino": "99.0"}.get(package, "1.0"))
     assert find(tmp_path) is None
+
+
+def test_graph_is_not_found_on_another_processor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    keep(tmp_path, GRAPH)
+    other = replace(this_processor(), abilities=("AVX2", "AVX-512", "VNNI"), name="another")
+    monkeypatch.setattr(graph_cache, "this_processor", lambda: other)
+    assert find(tmp_path) is None
+    keep(tmp_path, b"other")
+    assert find(tmp_path) == b"other"
+    monkeypatch.undo()
+    assert find(tmp_path) == GRAPH
 
 
 def test_sources_that_the_key_depends_on_are_there() -> None:

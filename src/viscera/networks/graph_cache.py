@@ -17,6 +17,7 @@ from pathlib import Path
 
 from viscera.errors import FileError
 from viscera.io.atomic import replacing
+from viscera.networks.processor import this_processor
 
 MOST_GRAPHS = 8
 """How many are kept, the latest used ones."""
@@ -79,7 +80,15 @@ class GraphCache:
     def _key(self, runtime: str, *, exact: bool) -> str:
         """Return the hash of all that a graph, and that it was checked, depends on."""
         packages = ("viscera", "torch", "onnx", "openvino", "onnxruntime")
-        facts = [self.weights_sha256, runtime, "exact" if exact else "mixed", *_versions(packages), *_sources()]
+        processor = this_processor().key  # on which it was checked: a home folder may serve several
+        facts = [
+            self.weights_sha256,
+            runtime,
+            "exact" if exact else "mixed",
+            processor,
+            *_versions(packages),
+            *_sources(),
+        ]
         return hashlib.sha256("\n".join(facts).encode()).hexdigest()[:KEY_DIGITS]
 
 
