@@ -79,7 +79,7 @@ class Options:
     device: Accelerator = "auto"
     """Where the network runs; auto takes a GPU where there is one."""
     runtime: Literal["auto", "torch", "openvino", "onnx"] = "auto"
-    """What runs the network on a CPU: auto takes OpenVINO where it is installed (pip install "viscera[openvino]"), else torch.
+    """What runs the network on a CPU: auto takes OpenVINO, and torch where that cannot run it or with a GPU.
     NAME.json says which it was."""
     jobs: int = 0
     """Cores to compute on; 0: all that there are."""
@@ -109,13 +109,13 @@ def main(arguments: list[str], shipped: Path = FOLDER) -> int:
     require_known(options, shipped)
     ahead = read_ahead(options, jobs)
     with starting(), ThreadPoolExecutor(1) as pool:  # what is heavy is loaded here, when nothing is left to refuse
-        loading = pool.submit(
-            loaded_model, options, shipped
-        )  # half of it is not Python's, so it costs no time beside imports
+        # Bundled graphs beside the imports: half of it is not Python's. Torch's exporter changes warnings for all threads.
+        own = options.weights or options.tumour or options.finder or options.runtime not in ("auto", "openvino")
+        loading = None if own else pool.submit(loaded_model, options, shipped)
         from viscera.inference.predict import PredictOptions, predict_all
         from viscera.io import nifti_header  # noqa: F401 (what reading scans would load anyway)
 
-        model = loading.result()
+        model = loaded_model(options, shipped) if loading is None else loading.result()
     if model.card is not None:
         say(weights_line(model))
     organs = () if "all" in options.organs else options.organs or model.default_organs

@@ -10,6 +10,8 @@ threads, and writes a number for the machine into the cache folder; one variable
 import os
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from types import ModuleType
 
@@ -31,23 +33,32 @@ def openvino_module() -> ModuleType:
     with LOCK:
         if (there := sys.modules.get("openvino")) is not None:
             return there
-        hidden = {name: sys.modules.get(name) for name in (TELEMETRY, CONVERSION)}
-        for name in hidden:
-            sys.modules[name] = None  # type: ignore[assignment]  (Python's own way to say that there is no such module)
-        try:
+        with _hidden(TELEMETRY, CONVERSION):
             import openvino
-        finally:
-            for name, before in hidden.items():
-                del sys.modules[name]
-                if before is not None:
-                    sys.modules[name] = before
         openvino.convert_model = _convert_model
         return openvino
 
 
 def _convert_model(*arguments: object, **named: object) -> object:
-    """Convert a model with OpenVINO's own tools, which are loaded when somebody does."""
-    return import_module(CONVERSION).convert_model(*arguments, **named)
+    """Convert a model with OpenVINO's own tools, which are loaded when somebody does, without their statistics."""
+    with LOCK, _hidden(TELEMETRY):
+        convert = import_module(CONVERSION).convert_model
+    return convert(*arguments, **named)
+
+
+@contextmanager
+def _hidden(*names: str) -> Iterator[None]:
+    """Let imports find no such modules."""
+    before = {name: sys.modules.get(name) for name in names}
+    for name in names:
+        sys.modules[name] = None  # type: ignore[assignment]  (Python's own way to say that there is no such module)
+    try:
+        yield
+    finally:
+        for name, there in before.items():
+            del sys.modules[name]
+            if there is not None:
+                sys.modules[name] = there
 
 
 def onnxruntime_module() -> ModuleType:
