@@ -12,7 +12,7 @@ from scipy import ndimage
 
 from viscera.config.inference import Postprocessing
 from viscera.inference.certainty import Certainty
-from viscera.inference.postprocessing.boxes import boxes_of
+from viscera.boxes import boxes_of
 from viscera.inference.postprocessing.components import select_components
 from viscera.inference.postprocessing.morphology import fill_holes
 from viscera.inference.postprocessing.slabs import PLANES

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Bool, UInt8
 
 from viscera.errors import GeometryError, LabelError
-from viscera.inference.postprocessing.boxes import Box, boxes_of, widen
+from viscera.boxes import Box, boxes_of, widen
 from viscera.inference.postprocessing.slabs import pieces_of
 from viscera.labels import TUMOUR, LabelSpace
 
