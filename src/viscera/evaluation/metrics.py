@@ -311,9 +311,9 @@ def _offsets(spacing_mm: Spacing) -> tuple[np.ndarray, np.ndarray, tuple[int, in
 def _distances(surface: _Surface, other: _Surface, spacing_mm: Spacing, tolerance_mm: float) -> Float[np.ndarray, "n"]:
     """Return the distance of each element of a surface to the nearest of the other, in mm.
 
-    Exact to float64 wherever it decides the scores: near elements are found by trying offsets from short to long, far
-    ones in a k-d tree, the best of CANDIDATES; a distance map, which is quicker for many far elements in a compact box, rounds to float32, so
-    that values near the tolerance or the quantile are looked up in the tree.
+    Exact to float64 wherever it decides the scores: near elements are found by trying offsets from short to long, far ones in a
+    k-d tree (of CANDIDATES the best); a distance map, which is quicker for many far elements in a compact box, rounds to float32,
+    so that values near the tolerance or the quantile are looked up in the tree.
     """
     distances_mm = np.full(surface.indices.size, np.inf)
     steps, lengths_mm, _ = _offsets(spacing_mm)
@@ -347,9 +347,7 @@ def _distances(surface: _Surface, other: _Surface, spacing_mm: Spacing, toleranc
 
 def _tree_distances(places: Int[np.ndarray, "n"], other: _Surface, spacing_mm: Spacing) -> Float[np.ndarray, "n"]:
     """Return the distance from flat indices of the map to the nearest element of a surface, in mm."""
-    targets, points = (
-        np.stack(np.unravel_index(flat, other.border.shape), axis=1) for flat in (other.indices, places)
-    )
+    targets, points = (np.stack(np.unravel_index(flat, other.border.shape), axis=1) for flat in (other.indices, places))
     step = np.array(spacing_mm)
     tree = cv2.flann.Index((targets * step).astype(np.float32), {"algorithm": KD_TREE})
     nearest, _ = tree.knnSearch((points * step).astype(np.float32), min(CANDIDATES, len(targets)), params={})

@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float
 
 MOST_EXACT = 50
-"""Differences up to which all signs are counted: their number, 2**50, is still exact in float64. Beyond it the normal law is good."""
+"""Differences up to which all signs are counted: their number, 2**50, is exact in float64. Beyond, the normal law is near enough."""
 
 
 def signed_rank_p_value(differences: Float[np.ndarray, " n"]) -> float:
@@ -26,7 +26,9 @@ def signed_rank_p_value(differences: Float[np.ndarray, " n"]) -> float:
         0.03125
     """
     _, which, counts = np.unique(np.abs(differences), return_inverse=True, return_counts=True)
-    doubled = (2 * np.cumsum(counts) - counts + 1)[which]  # ties share their mean rank, which twice over is a whole number
+    doubled = (2 * np.cumsum(counts) - counts + 1)[
+        which
+    ]  # ties share their mean rank, which twice over is a whole number
     above, total = int(doubled[differences > 0].sum()), int(doubled.sum())
     if differences.size > MOST_EXACT:
         deviation = math.sqrt(float(np.square(doubled, dtype=np.float64).sum()) / 4)
