@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float
 
 MOST_EXACT = 50
-"""Differences up to which all signs are counted: their number, 2**50, is exact in float64. Beyond, the normal law is near enough."""
+"""Differences up to which all signs are counted: their number, 2**50, is exact in float64. Beyond, the normal law is near."""
 
 
 def signed_rank_p_value(differences: Float[np.ndarray, " n"]) -> float:
