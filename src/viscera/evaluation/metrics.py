@@ -350,7 +350,8 @@ def _tree_distances(places: Int[np.ndarray, "n"], other: _Surface, spacing_mm: S
     targets, points = (np.stack(np.unravel_index(flat, other.border.shape), axis=1) for flat in (other.indices, places))
     step = np.array(spacing_mm)
     tree = cv2.flann.Index((targets * step).astype(np.float32), {"algorithm": KD_TREE})
-    nearest, _ = tree.knnSearch((points * step).astype(np.float32), min(CANDIDATES, len(targets)), params={})
+    found, _ = tree.knnSearch((points * step).astype(np.float32), min(CANDIDATES, len(targets)), params={})
+    nearest = np.asarray(found, np.intp)
     # Whole steps times spacing: a distance that equals the tolerance must not miss it by a rounding of the positions.
     return np.sqrt((((points[:, None] - targets[nearest]) * step) ** 2).sum(axis=-1).min(axis=1))
 

@@ -29,7 +29,7 @@ def widened(
     for axis, mm in enumerate(spacing_mm):
         reach = ceil(margin_mm / (BLOCK * mm))
         room = [(reach, reach) if axis == which else (0, 0) for which in range(wanted.ndim)]
-        wanted = sliding_window_view(np.pad(wanted, room), 2 * reach + 1, axis).any(axis=-1)
+        wanted = np.logical_or.reduce(sliding_window_view(np.pad(wanted, room), 2 * reach + 1, axis), axis=-1)
     return wanted
 
 
