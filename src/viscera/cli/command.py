@@ -38,8 +38,10 @@ VERBS = {
 }
 
 
-TRAINED = dict.fromkeys(("pseudolabel", "bench", "export"), ("torch",))
-TRAINED |= dict.fromkeys(("demo", "train", "study"), ("torch", "lightning_fabric"))
+TRAINED: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(("demo", "train", "study"), ("torch", "lightning_fabric")),
+    **dict.fromkeys(("pseudolabel", "bench", "export"), ("torch",)),
+}
 """What the verbs need that are of no use without the extra ``train``; their --help needs nothing."""
 
 SYSTEM = frozenset(
