@@ -12,6 +12,8 @@ import pytest
 import torch
 
 from viscera.config.recipe import Recipe
+from viscera.deployment.export import export
+from viscera.inference.model import load_model
 from viscera.io.nifti import write
 from viscera.networks.build import build_network
 from viscera.networks.weights import Weights, save_weights
@@ -76,12 +78,13 @@ def untrained(file: Path, recipe: Recipe) -> None:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder with the weights of a network of slices and of one of volumes."""
+    """Return a folder with the weights of a network of slices, exported too, and of one of volumes."""
     folder = tmp_path_factory.mktemp("without")
     torch.manual_seed(0)
     slices, volumes = RECIPES["zhang2d-small"], RECIPES["gao2step-small"]
     untrained(folder / "slices.safetensors", replace(slices, network=replace(slices.network, widths=(4, 8))))
     untrained(folder / "volumes.safetensors", volumes)
+    export(load_model(folder / "slices.safetensors", accelerator="cpu"), folder / "exported", kind="openvino")
     return folder
 
 
@@ -91,6 +94,7 @@ def test_the_way_from_a_scan_to_its_scores_needs_neither_torch_nor_scipy(folder:
         "predict radiotherapy=set labels --statistics",
         "evaluate radiotherapy=set labels --json scores.json",
         "report scores.json",
+        "predict set/ct/1.nii.gz exported.nii.gz --weights exported",
         "view set/ct/1.nii.gz labels/1.nii.gz",
         "view set/ct/1.nii.gz labels/1.nii.gz --png picture.png",
         "prepare store --data radiotherapy=set --recipe viscera2d-16 --jobs 1",
