@@ -62,13 +62,13 @@ clean:
 	$(PYTHON) -m venv .venv
 
 .venv/installed: .venv/bin/pip pyproject.toml constraints.txt
-	@echo 'Setting up .venv, once. It downloads about 350 MB (several GB more where pip takes torch with CUDA), takes'
-	@echo '1.5 GB of disk, and one to five minutes with a fast connection. Nothing is downloaded afterwards.'
-	$(PIP) -e .
+	@echo 'Setting up .venv, once. It downloads about 430 MB (several GB more where pip takes torch with CUDA), takes'
+	@echo '1.7 GB of disk, and one to five minutes with a fast connection. Nothing is downloaded afterwards.'
+	$(PIP) -e '.[train]'
 	touch $@
 
 .venv/installed-dev: .venv/installed
-	@echo 'Adding the tools for tests, checks and documentation: about 600 MB to download, 1.2 GB of disk, two to five minutes.'
+	@echo 'Adding the tools for tests, checks and documentation: about 550 MB to download, 1 GB of disk, two to five minutes.'
 	$(PIP) -e '.[dev]'
 	# nnU-Net's networks, for one oracle test; their dependencies (timm, torchvision) would replace torch and are not needed
 	$(PIP) --no-deps dynamic-network-architectures==0.4.4

@@ -5,6 +5,7 @@
     python -m benchmarks.predict dicom [--rounds 5]        from DICOM (plastimatch writes it) with SEG and RTSTRUCT, beside NIfTI
     python -m benchmarks.predict tidying CHECKOUT          post-processing beside that of another checkout; labels must be equal
     python -m benchmarks.predict memory WORK               512x512x824 voxels, 14 classes, gao2step at full width
+    python -m benchmarks.predict installation NAME=VENV .. size and start of each virtual environment with viscera in it
 
 On a quiet machine. `speed` replaces this kind of processor's rows of results/speed.json and leaves those of others, which README
 shows side by side. The memory's weights are untrained: they cost what trained ones cost, and label noise all over, the worst case
@@ -15,6 +16,7 @@ one window either way.
 import argparse
 import json
 import os
+import resource
 import shutil
 import statistics
 import subprocess
@@ -65,6 +67,10 @@ DICOM_WAYS = {
     "DICOM, SEG and RTSTRUCT": ("--write", "seg", "rtstruct"),
     "DICOM, label map SEG": ("--write", "seg", "--seg-type", "labelmap"),
 }
+SMALL_SCAN = "totalsegmentator_example/ts_example_dicom_20slices_ct.nii.gz"
+OF_EVERY_VENV = ("pip", "setuptools", "pkg_resources", "_distutils_hack", "distutils-precedence")
+"""How the names of what Python puts into every environment begin: not counted."""
+STARTS = {"help": ("--help",), "info": ("info",), "predict help": ("predict", "--help")}
 SHAPE = (824, 512, 512)
 SPACING_MM = (1.0, 0.78, 0.78)
 
@@ -78,9 +84,10 @@ def main() -> None:
     several.add_argument("run", type=Path)
     several.add_argument("--copies", type=int, default=2)
     verbs.add_parser("memory").add_argument("work", type=Path)
-    series, two = verbs.add_parser("dicom"), verbs.add_parser("tidying")
+    series, two, places = (verbs.add_parser(name) for name in ("dicom", "tidying", "installation"))
     two.add_argument("checkout", type=Path)
-    for verb in (one, several, series, two):
+    places.add_argument("venvs", nargs="+", metavar="NAME=VENV")
+    for verb in (one, several, series, two, places):
         verb.add_argument("--rounds", type=int, default=5)
         verb.add_argument("--data", type=Path, default=DATA, help="folder of the real scans")
     one.add_argument("--before", type=Path, help="another checkout, whose command takes turns with ours")
@@ -101,6 +108,11 @@ def main() -> None:
         print(save("dicom", facts("torch", "pydicom") | {"rounds": options.rounds, "scans": content}))
     elif options.verb == "tidying":
         print(save("tidying", facts("torch", "openvino") | tidying(options.checkout, options.data, options.rounds)))
+    elif options.verb == "installation":
+        scan = options.data / SMALL_SCAN
+        rows = [installation(*words.split("=", 1), scan=scan, rounds=options.rounds) for words in options.venvs]
+        about = facts() | {"load": round(os.getloadavg()[0], 2), "rounds": options.rounds, "scan": scan.name}
+        print(save("installation", about | {"rows": rows}))
     else:
         print(save("volume_memory", facts("torch") | memory(options.work.absolute())))
 
@@ -152,6 +164,46 @@ def run_noted(scan: Path, *options: str, source: Path) -> dict[str, object]:
         "runtime": run["runtime"],
         "precision": run["precision"],
     }
+
+
+def installation(name: str, venv: str, *, scan: Path, rounds: int) -> dict[str, object]:
+    """Return the size of an environment in MiB, its number of packages, and how quickly its command starts.
+
+    Args:
+        name: Of the row.
+        venv: A virtual environment.
+        scan: Small, so that starting is most of the time.
+        rounds: Of each start, of which the best counts; the scan is segmented twice, first without anything kept from before.
+    """
+    (packages,) = Path(venv).glob("lib/python*/site-packages")
+    ours = [place for place in packages.iterdir() if not place.name.startswith(OF_EVERY_VENV)]
+    said = subprocess.run(["du", "-smc", *ours], capture_output=True, text=True, check=True).stdout.splitlines()
+    sizes = {Path(place).name: int(mib) for mib, place in (line.split("\t") for line in said)}
+    total = sizes.pop("total")
+    largest = dict(sorted(sizes.items(), key=lambda pair: -pair[1])[:8])
+    count = sum(place.suffix == ".dist-info" for place in ours)
+    row: dict[str, object] = {"name": name, "mib": total, "packages": count, "largest_mib": largest}
+    command = Path(venv).absolute() / "bin" / "viscera"
+    with tempfile.TemporaryDirectory() as folder:
+        place = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | {"XDG_CACHE_HOME": folder}
+
+        def run(*words: str | Path) -> tuple[float, float]:
+            """Return wall and CPU seconds."""
+            begun, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
+            subprocess.run([command, *words], cwd=folder, env=place, capture_output=True, check=True)
+            wall, after = time.perf_counter() - begun, resource.getrusage(resource.RUSAGE_CHILDREN)
+            cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+            return round(wall, 2), round(cpu, 2)
+
+        try:
+            taken = {what: [run(*words) for _ in range(rounds)] for what, words in STARTS.items()}
+            taken |= {f"{which} predict": [run("predict", scan, f"{which}.nii.gz")] for which in ("first", "second")}
+        except subprocess.CalledProcessError as error:
+            taken, row["refused"] = {}, error.stderr.decode().splitlines()[-1]
+    for place, key in enumerate(("wall_s", "cpu_s")):
+        row[key] = {what: min(times[place] for times in runs) for what, runs in taken.items()}
+    print(row, flush=True)
+    return row
 
 
 def tidying(checkout: Path, data: Path, rounds: int) -> dict[str, object]:

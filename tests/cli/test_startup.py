@@ -40,6 +40,10 @@ def test_help_of_a_verb_loads_nothing_heavy(verb: str) -> None:
     assert not loaded_by(verb, "--help") & set(HEAVY)
 
 
+def test_info_loads_neither_numpy_nor_pydantic() -> None:
+    assert not loaded_by("info") & {*HEAVY, "numpy", "pydantic"}
+
+
 def test_predicting_slices_needs_no_scipy() -> None:
     script = "import sys, viscera.inference.segment, viscera.inference.predict; print('scipy' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)

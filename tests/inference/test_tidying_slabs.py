@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
+from viscera.boxes import boxes_of
 from viscera.config.inference import Postprocessing
 from viscera.inference.certainty import Certainty
-from viscera.inference.postprocessing.boxes import boxes_of
 from viscera.inference.postprocessing.components import select_components
 from viscera.inference.postprocessing.morphology import fill_holes
 from viscera.inference.postprocessing.slabs import PLANES

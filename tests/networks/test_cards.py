@@ -311,6 +311,12 @@ def test_the_card_is_shown_to_people_and_to_programs(folder, tmp_path, capsys):
     assert info.main([], tmp_path / "none") == 0
 
 
+def test_an_overview_names_a_card_that_is_damaged(tmp_path):
+    (tmp_path / "starter.json").write_text('{"name": "starter"}')
+    with pytest.raises(WeightsError, match="starter.json is damaged"):
+        info.main([], tmp_path)
+
+
 def test_shared_organs_keep_their_head_by_name_and_the_trunk_is_kept(folder):
     file = weights_path(Path("starter"), folder)
     other = replace(RECIPE, label_space="flare13", postprocessing=RECIPE.postprocessing)

@@ -3,10 +3,11 @@
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Literal
 
 from viscera.config import Accelerator, Machine, Recipe
 from viscera.figures.curves import training_curves
-from viscera.learning import training
+from viscera.io.extras import require_train
 from viscera.learning.run_folder import read_rows
 from viscera.preparation.store import open_store
 from viscera.recipes.catalogue import find_recipe
@@ -20,7 +21,7 @@ def train(
     run: PathLike,
     *,
     start: PathLike | None = None,
-    existing: training.Existing = "refuse",
+    existing: Literal["refuse", "resume", "overwrite"] = "refuse",
     device: Accelerator = "auto",
     on_epoch: Callable[[Mapping[str, object]], None] | None = None,
 ) -> Path:
@@ -42,7 +43,8 @@ def train(
         The best weights. ``load_model``, ``segment`` and ``predict`` take them, or RUN.
 
     Raises:
-        SettingError: A setting is out of its range, or the recipe does not fit the run to be resumed.
+        SettingError: A setting is out of its range, or the recipe does not fit the run to be resumed; or viscera[train] is not
+            installed.
         StoreError: There is no store, or it is another recipe's.
         RunError: A run stands there already; the loss is not finite; the memory does not suffice.
 
@@ -57,6 +59,8 @@ def train(
         >>> weights.name
         'best.safetensors'
     """
+    require_train("viscera.train", "torch", "lightning_fabric")
+    from viscera.learning import training
 
     def epoch(folder: Path) -> None:
         training_curves(folder, folder / "curves.png")

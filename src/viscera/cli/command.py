@@ -38,6 +38,12 @@ VERBS = {
 }
 
 
+TRAINED: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(("demo", "train", "study"), ("torch", "lightning_fabric")),
+    **dict.fromkeys(("pseudolabel", "bench", "export"), ("torch",)),
+}
+"""What the verbs need that are of no use without the extra ``train``; their --help needs nothing."""
+
 SYSTEM = frozenset(
     getattr(errno, name)
     for name in ("ENOSPC", "EDQUOT", "EFBIG", "EIO", "EACCES", "EPERM", "EROFS", "EMFILE", "ENFILE", "ESTALE", "ENODEV")
@@ -93,7 +99,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     try:
         with interruptible(arguments[0]) if own_process else nullcontext():
-            return find_verb(arguments[0])(arguments[1:])
+            return run_verb(*arguments)
     except VisceraError as error:
         sys.stderr.write(f"viscera: {type(error).__name__}: {error}\n")
         return 2
@@ -124,6 +130,20 @@ def refused(error: OSError) -> str:
 
     file = error.filename2 or error.filename
     return str(cannot_use(Path(str(file)) if file else None, error))
+
+
+def run_verb(verb: str, *arguments: str) -> int:
+    """Run a verb, unless it needs what is not installed; return the exit code.
+
+    Raises:
+        SettingError: There is no such verb, or it needs the extra ``train``.
+    """
+    run = find_verb(verb)
+    if verb in TRAINED and not {"-h", "--help"} & {*arguments}:
+        from viscera.io.extras import require_train
+
+        require_train(f"viscera {verb}", *TRAINED[verb])
+    return run(list(arguments))
 
 
 def find_verb(verb: str) -> Callable[[list[str]], int]:

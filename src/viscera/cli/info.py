@@ -12,22 +12,29 @@ from typing import Annotated
 import tyro
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
+from viscera.datasets.descriptions import LAYOUTS
 from viscera.errors import SettingError, did_you_mean
 from viscera.labels import SPACES
-from viscera.networks.cards import FOLDER, Card, Figure, shipped_weights
+from viscera.networks.cards import FOLDER, Card, Figure, shipped_titles, shipped_weights
 from viscera.recipes.catalogue import RECIPES
 
 TOPICS = ("recipes", "layouts", "organs", "weights", "system")
-PACKAGES = (
-    "viscera",
-    "torch",
-    "numpy",
-    "nibabel",
-    "lightning-fabric",
-    "opencv-python-headless",
-    "connected-components-3d",
-    "edt",
-)
+PACKAGES = {
+    "viscera": "",
+    "numpy": "",
+    "nibabel": "",
+    "opencv-python-headless": "",
+    "connected-components-3d": "",
+    "edt": "",
+    "openvino": "openvino",
+    "torch": "train",
+    "lightning-fabric": "train",
+    "scipy": "train",
+    "onnx": "train",
+    "onnxruntime": "onnx",
+    "pydicom": "dicom",
+}
+"""{package: the extra that brings it; "" for those that every installation has}."""
 
 
 @dataclass(frozen=True)
@@ -74,13 +81,11 @@ def _facts(topic: str, shipped: Path) -> dict[str, str]:
         case "recipes":
             return {name: recipe.about for name, recipe in RECIPES.items()}
         case "layouts":
-            from viscera.datasets.layouts import LAYOUTS
-
             return dict(LAYOUTS)
         case "organs":
             return {name: ", ".join(space.organs) for name, space in SPACES.items()}
         case "weights":
-            return {card.name: f"{card.title} ({card.notice.partition(':')[0]})" for card in shipped_weights(shipped)}
+            return shipped_titles(shipped)
         case _:
             return _system()
 
@@ -134,9 +139,9 @@ def _rows(rows: dict[str, str]) -> list[str]:
 def _system() -> dict[str, str]:
     """Tell versions and machine without importing anything heavy."""
     facts = {"python": platform.python_version(), "platform": platform.platform(), "cores": str(os.cpu_count())}
-    for package in PACKAGES:
+    for package, extra in PACKAGES.items():
         try:
             facts[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
-            facts[package] = "not installed"
+            facts[package] = f"not installed (pip install 'viscera[{extra}]')" if extra else "not installed"
     return facts

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from viscera.cli.console import say
 from viscera.errors import SettingError
+from viscera.io.extras import require_train
 
 if TYPE_CHECKING:
     from viscera.synthesis.template.template import Template
@@ -24,9 +25,11 @@ def read_templates(
         prefix: What the verb's options begin with, for messages.
 
     Raises:
-        SettingError: Not as many scans as label maps.
+        SettingError: Not as many scans as label maps, or SciPy is not installed.
         VisceraError: A file is not a template.
     """
+    if labels:
+        require_train(f"{prefix}template", "scipy")
     from viscera.io import nifti
     from viscera.io.label_names import label_names
     from viscera.synthesis.template.template import read_template

@@ -1,7 +1,7 @@
 """Data sets on disk: which cases a folder holds, and which organs each of them annotates.
 
-Every layout is described in LAYOUTS and found by a file of its own here (those that are two folders of files share
-pairs.py). A file annotated.json in the data set's folder has the last word on what is annotated (annotations.py), a file
+Every layout is described in LAYOUTS (descriptions.py) and found by a file of its own here (those that are two folders of files
+share pairs.py). A file annotated.json in the data set's folder has the last word on what is annotated (annotations.py), a file
 patients.json on who is who (patients.py).
 
 To add a layout of two folders with fixed label values: a PairLayout in pairs.PAIRS and a line in LAYOUTS. To add any
@@ -17,23 +17,12 @@ from pathlib import Path
 from viscera.datasets import msd, nnunet, pairs, totalsegmentator, unlabelled
 from viscera.datasets.annotations import REST, annotate, read_annotations
 from viscera.datasets.annotations import AnnotationWarning as AnnotationWarning
+from viscera.datasets.descriptions import LAYOUTS as LAYOUTS
 from viscera.datasets.patients import name_patients
 from viscera.datasets.sources import LONGEST_DATASET, Found, Origin, Problem, Source, wrong_with_name
 from viscera.errors import DataSetError, SettingError, did_you_mean
 from viscera.io.dicom_files import holds_dicom
 from viscera.labels import TUMOUR
-
-LAYOUTS: dict[str, str] = {
-    "abdomenct1k": "Image/Case_00001_0000.nii.gz, Mask/Case_00001.nii.gz: liver, kidney, spleen, pancreas",
-    "radiotherapy": "ct/59.nii.gz, label/59.nii.gz: 11 organs of abdomen and pelvis",
-    "nnunet": "dataset.json with channel_names, imagesTr/CASE_0000.nii.gz, labelsTr/CASE.nii.gz (nnU-Net v2)",
-    "msd": "dataset.json with labels and training, imagesTr/CASE.nii.gz, labelsTr/CASE.nii.gz (Decathlon, nnU-Net v1)",
-    "flare": "imagesTr/CASE_0000.nii.gz, labelsTr/CASE.nii.gz, no dataset.json: 13 organs and tumour",
-    "totalsegmentator": "CASE/ct.nii.gz, CASE/segmentations/ORGAN.nii.gz: one binary mask per organ",
-    "dicom": "CT series in any nesting; as truth, RTSTRUCT or SEG that refer to them; roi_names.json: {ROI: organ}",
-    "images": "CASE.nii.gz or CASE_0000.nii.gz: scans without labels, to segment or for pseudo-labels",
-}
-"""{layout: what its folder looks like and which organs it holds}."""
 
 
 def find_sources(layout: str, folder: Path) -> tuple[list[Source], list[Problem]]:

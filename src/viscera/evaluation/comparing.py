@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import wilcoxon
 
 from viscera.evaluation.scores import ALL, MEAN, OrganScore, of_group
+from viscera.evaluation.signed_ranks import signed_rank_p_value
 from viscera.evaluation.statistics import bootstrap_interval
 
 
@@ -113,6 +113,6 @@ def _comparison(
     if not each:
         p_value = math.nan
     else:
-        p_value = float(np.asarray(wilcoxon(changed))[1]) if changed.size else 1.0
+        p_value = signed_rank_p_value(changed) if changed.size else 1.0
     mean, low, high = bootstrap_interval(each, generator)
     return Comparison(organ, metric, mean, low, high, p_value, len(each), left_out)

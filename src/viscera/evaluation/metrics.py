@@ -11,9 +11,8 @@ import cv2
 import edt
 import numpy as np
 from jaxtyping import Bool, Float, Int, Integer, UInt8
-from scipy.ndimage import find_objects
-from scipy.spatial import KDTree
 
+from viscera.boxes import boxes_of
 from viscera.errors import GeometryError, LabelError, SettingError
 
 Spacing = tuple[float, float, float]
@@ -28,7 +27,12 @@ RINGS_PER_CHECK = 64
 """Give up on offsets once so many of them found less than 5 % of what was left: the surfaces are far apart."""
 KD_POINTS_PER_VOXEL = 0.002
 """Elements per voxel of the box up to which the k-d tree is taken instead of the distance map. The map takes 25 ns per
-voxel; the tree 0.5 us per element far outside of the other surface, 120 us far inside (2-core Xeon): even at 12 us."""
+voxel; scipy's tree took 0.5 us per element far outside of the other surface, 120 us far inside (2-core Xeon): even at 12 us.
+OpenCV's takes up to a third of that."""
+KD_TREE = 4
+"""FLANN_INDEX_KDTREE_SINGLE: one tree, which finds the nearest element, not one that is probably near (FLANN's manual)."""
+CANDIDATES = 8
+"""Nearest elements by OpenCV's float32, among which the nearest by float64 is looked for."""
 
 
 @dataclass(frozen=True)
@@ -188,20 +192,8 @@ def bounding_box(mask: Bool[np.ndarray, "z y x"]) -> tuple[slice, slice, slice] 
 
 def organ_boxes(labels: UInt8[np.ndarray, "z y x"], organs: int) -> list[tuple[slice, slice, slice] | None]:
     """Return the smallest box of each label from 1 to ``organs``, or None for one that is absent."""
-    # Maxima run at the speed of memory, find_objects at 2 ns per voxel: leave it only the box of all organs.
-    z = np.flatnonzero(labels.max(axis=(1, 2), initial=0))
-    if z.size == 0:
-        return [None] * organs
-    flat = labels.max(axis=0)
-    outer = (z, np.flatnonzero(flat.max(axis=1)), np.flatnonzero(flat.max(axis=0)))
-    first = [int(places[0]) for places in outer]
-    inner = find_objects(labels[tuple(slice(places[0], places[-1] + 1) for places in outer)], max_label=organs)
-    return [None if box is None else _moved(box, first) for box in inner]
-
-
-def _moved(box: tuple[slice, ...], by: list[int]) -> tuple[slice, slice, slice]:
-    z, y, x = (slice(part.start + step, part.stop + step) for part, step in zip(box, by, strict=True))
-    return z, y, x
+    found = boxes_of(labels, range(1, organs + 1))
+    return [found.get(label) for label in range(1, organs + 1)]
 
 
 @lru_cache(maxsize=16)
@@ -319,9 +311,9 @@ def _offsets(spacing_mm: Spacing) -> tuple[np.ndarray, np.ndarray, tuple[int, in
 def _distances(surface: _Surface, other: _Surface, spacing_mm: Spacing, tolerance_mm: float) -> Float[np.ndarray, "n"]:
     """Return the distance of each element of a surface to the nearest of the other, in mm.
 
-    Exact to float64 wherever it decides the scores: near elements are found by trying offsets from short to long, far
-    ones in a k-d tree; a distance map, which is quicker for many far elements in a compact box, rounds to float32, so
-    that values near the tolerance or the quantile are looked up in the tree.
+    Exact to float64 wherever it decides the scores: near elements are found by trying offsets from short to long, far ones in a
+    k-d tree (of CANDIDATES the best); a distance map, which is quicker for many far elements in a compact box, rounds to float32,
+    so that values near the tolerance or the quantile are looked up in the tree.
     """
     distances_mm = np.full(surface.indices.size, np.inf)
     steps, lengths_mm, _ = _offsets(spacing_mm)
@@ -355,12 +347,13 @@ def _distances(surface: _Surface, other: _Surface, spacing_mm: Spacing, toleranc
 
 def _tree_distances(places: Int[np.ndarray, "n"], other: _Surface, spacing_mm: Spacing) -> Float[np.ndarray, "n"]:
     """Return the distance from flat indices of the map to the nearest element of a surface, in mm."""
-    targets = np.stack(np.unravel_index(other.indices, other.border.shape), axis=1)
-    points = np.stack(np.unravel_index(places, other.border.shape), axis=1)
-    tree = KDTree(targets * np.array(spacing_mm), balanced_tree=False, compact_nodes=False)
-    nearest = tree.query(points * np.array(spacing_mm))[1]
+    targets, points = (np.stack(np.unravel_index(flat, other.border.shape), axis=1) for flat in (other.indices, places))
+    step = np.array(spacing_mm)
+    tree = cv2.flann.Index((targets * step).astype(np.float32), {"algorithm": KD_TREE})
+    found, _ = tree.knnSearch((points * step).astype(np.float32), min(CANDIDATES, len(targets)), params={})
+    nearest = np.asarray(found, np.intp)
     # Whole steps times spacing: a distance that equals the tolerance must not miss it by a rounding of the positions.
-    return np.sqrt((((points - targets[nearest]) * np.array(spacing_mm)) ** 2).sum(axis=1))
+    return np.sqrt((((points[:, None] - targets[nearest]) * step) ** 2).sum(axis=-1).min(axis=1))
 
 
 def _quantile(values: Float[np.ndarray, "n"], weights: Float[np.ndarray, "n"], fraction: float) -> float:

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Literal
 from viscera.config import Accelerator, Recipe
 from viscera.errors import SettingError, WeightsError
 from viscera.io.atomic import sha256
+from viscera.io.extras import require_train
 from viscera.labels import TUMOUR, LabelSpace
 from viscera.networks.bundled_runner import bundled_runner
 from viscera.networks.cards import Card, Shipped, as_shipped
-from viscera.networks.device import TORCH_REMEDY, device_type, keep_freed_memory
+from viscera.networks.device import device_type, keep_freed_memory
 from viscera.networks.exported import read_export
 from viscera.networks.find_weights import find_weights, is_export
 from viscera.networks.graph_cache import GraphCache
@@ -125,7 +126,7 @@ def load_model(
     Raises:
         WeightsError: No weights there, or not for the network of their recipe; an exported network that was changed, cannot be
             run here, or of which torch's module is wanted; weights that came with viscera and are others by now.
-        SettingError: No such device, or another runtime than an exported network's.
+        SettingError: No such device, or another runtime than an exported network's; torch is needed and not installed.
     """
     if isinstance(where, Shipped):
         shipped, file = where, where.file
@@ -135,6 +136,7 @@ def load_model(
         shipped = as_shipped(where)
         file = shipped.file if shipped else find_weights(where)
     device, header, digest = device_type(accelerator), read_header(file), sha256(file)
+    _require_windows(header.recipe)
     if header.recipe.space.organs != header.space.organs:
         raise WeightsError(f"{file.name}: its recipe's organs are not the organs of its channels", "Train again.")
     if shipped:
@@ -167,12 +169,9 @@ def _on_torch(
         SettingError: Torch is not installed.
         WeightsError: The weights are not for the network of their recipe.
     """
-    try:
-        from viscera.networks.trained import on_runtime
-    except ModuleNotFoundError as error:
-        if error.name != "torch":
-            raise
-        raise SettingError(f"{file.name} is run by torch, which is not installed", TORCH_REMEDY) from error
+    require_train(f"running {file.name}", "torch")
+    from viscera.networks.trained import on_runtime
+
     return on_runtime(file, device=device, runtime=runtime, cache=cache)
 
 
@@ -184,6 +183,7 @@ def _exported(where: Path, *, accelerator: Accelerator, runtime: Literal["auto"]
             "Give the folder of the run that it came from.",
         )
     found = read_export(where)
+    _require_windows(found.recipe)
     if runtime not in ("auto", found.kind):
         raise SettingError(f"{where} holds a network for {found.kind}, not for {runtime}", "Leave --runtime out.")
     if accelerator not in ("auto", "cpu"):
@@ -200,6 +200,12 @@ def _exported(where: Path, *, accelerator: Accelerator, runtime: Literal["auto"]
             f"{found.file}: {error}", "Export the run again on this machine.", file=found.file
         ) from error
     return Model(runner, found.recipe, found.space, "cpu", found.sha256)
+
+
+def _require_windows(recipe: Recipe) -> None:
+    """Raise SettingError where a network sees windows of volumes, which torch puts together, and torch is not installed."""
+    if not recipe.inference.whole_slices:
+        require_train(f"segmenting volumes with recipe '{recipe.name}'", "torch")
 
 
 def with_others(model: Model, *, tumour: Model | None = None, finder: Model | None = None) -> Model:

@@ -172,6 +172,22 @@ def shipped_weights(folder: Path = FOLDER) -> list[Card]:
     return [read_card(file) for file in sorted(folder.glob("*.json"))]
 
 
+def shipped_titles(folder: Path = FOLDER) -> dict[str, str]:
+    """Return {name: title, and what the notice begins with} of all weights that came with viscera; ``shipped_weights`` checks more.
+
+    Raises:
+        WeightsError: A card is damaged.
+    """
+    found = {}
+    for file in sorted(folder.glob("*.json")):
+        try:
+            name, title, notice = (parse_json(load_text(file))[key] for key in ("name", "title", "notice"))
+            found[str(name)] = f"{title} ({str(notice).partition(':')[0]})"
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise WeightsError(f"{file} is damaged", way_out(), file=file) from error
+    return found
+
+
 def find_shipped(name: str = STARTER, folder: Path = FOLDER) -> Shipped:
     """Return weights by their name, after comparing the file with the hash on its card.
 

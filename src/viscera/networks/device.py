@@ -18,11 +18,10 @@ import psutil
 from viscera.config import Accelerator
 from viscera.errors import SettingError
 from viscera.io.cores import usable_cores, usable_threads
+from viscera.io.extras import is_installed, require_train
 
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -2, -3, -4
 """Parameters of glibc's mallopt."""
-TORCH_REMEDY = "Install it: pip install 'viscera[train]'."
-"""Of what only torch can do."""
 LARGEST_KEPT = 64 * 2**20
 """Bytes of the blocks that are given back where memory is to be spared."""
 
@@ -31,16 +30,15 @@ def device_type(accelerator: Accelerator) -> Literal["cpu", "cuda"]:
     """Resolve "auto": a GPU where torch can use one.
 
     Raises:
-        SettingError: A GPU is asked for and there is none.
+        SettingError: A GPU is asked for and there is none, or no torch to use it.
     """
     if accelerator == "cpu" or (accelerator == "auto" and not has_driver()):
         return "cpu"
-    try:
-        import torch
-    except ModuleNotFoundError as error:
-        if accelerator == "auto":
-            return "cpu"
-        raise SettingError(f"a GPU is used by torch, which is not installed ({error})", TORCH_REMEDY) from error
+    if accelerator == "auto" and not is_installed("torch"):
+        return "cpu"
+    require_train("a GPU", "torch")
+    import torch
+
     if torch.cuda.is_available():
         return "cuda"
     if accelerator == "cuda":

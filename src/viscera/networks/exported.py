@@ -15,7 +15,7 @@ from viscera.io.atomic import sha256
 from viscera.json_text import load_json
 from viscera.labels import LabelSpace, label_space_from_json
 from viscera.networks.find_weights import DESCRIPTION
-from viscera.networks.runners import Foreign, missing_packages
+from viscera.networks.runners import PACKAGES, Foreign, missing_runtime
 
 FORMAT = "viscera-export-2"
 """1 had no settings and no label_space."""
@@ -71,10 +71,9 @@ def read_export(folder: Path) -> Exported:
         raise WeightsError(f"{where}: its recipe's organs are not the organs of its labels", "Export the run again.")
     for name, expected in hashes.items():
         _require_same(folder / name, expected)
-    missing = missing_packages(kind)
-    if missing:
+    if missing_runtime(kind):
         raise WeightsError(
-            f"{folder} holds a network for {kind}, but {' and '.join(missing)} is not installed",
+            f"{folder} holds a network for {kind}, but {PACKAGES[kind][0]} is not installed",
             f"Install it: pip install 'viscera[{kind}]'.",
             file=folder,
         )

@@ -9,7 +9,7 @@ from functools import partial
 import numpy as np
 from jaxtyping import Bool, Int64, UInt8
 
-from viscera.inference.postprocessing.boxes import Extent, extents_of
+from viscera.boxes import Extent, extents_of
 from viscera.inference.postprocessing.slabs import (
     Chosen,
     Part,

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, Int64, Shaped
 
-from viscera.inference.postprocessing.boxes import Box, Extent
+from viscera.boxes import Box, Extent
 
 PLANES = 16
 """Planes of a slab."""

@@ -7,9 +7,9 @@ from typing import TypeVar
 import numpy as np
 from jaxtyping import UInt8
 
+from viscera.boxes import extents_of
 from viscera.config.inference import Postprocessing
 from viscera.errors import GeometryError, LabelError, SettingError
-from viscera.inference.postprocessing.boxes import extents_of
 from viscera.inference.postprocessing.components import select_components_
 from viscera.inference.postprocessing.morphology import close_organs_, fill_holes_, open_organs_
 from viscera.labels import LabelSpace

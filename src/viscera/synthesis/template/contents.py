@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 from jaxtyping import Bool
-from scipy.special import ndtri
 
 from viscera.synthesis.anatomy.plans import Meals
 from viscera.synthesis.canvas import VALUE, Box, Tissue
@@ -175,6 +174,8 @@ def _fill_tube_(
     wall: Wall,
 ) -> None:
     """Fill a stretch of bowel, another content every few centimetres; folds and collapsed parts stay wall."""
+    from scipy.special import ndtri  # of the extra train
+
     folds, kinds, levels = draw_noise(generator, FOLD_MM), draw_noise(generator, 62.0), draw_noise(generator, 48.0)
     order = [contents[number] for number in generator.permutation(len(contents)).tolist()]
     box = extent(sample, (organ,))
@@ -199,6 +200,8 @@ def gas_in_front(lumen: Bool[np.ndarray, "z y x"], levels: Field, *, share: floa
         levels: Smooth noise: where it is high, there is gas.
         share: About how much of the organ holds gas.
     """
+    from scipy.special import ndtri  # of the extra train
+
     gassy = np.zeros(lumen.shape, bool)
     limit = float(ndtri(1 - np.clip(share, 1e-6, 1 - 1e-6)))
     rows = np.arange(lumen.shape[1])[:, None]

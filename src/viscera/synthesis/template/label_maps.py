@@ -9,7 +9,6 @@ from dataclasses import dataclass
 import edt
 import numpy as np
 from jaxtyping import UInt8
-from scipy import ndimage
 
 from viscera.errors import LabelError, did_you_mean
 from viscera.labels import PART_OF, SIDES, TUMOUR, organ_name
@@ -207,6 +206,8 @@ def _tell_apart_(
     annotated: set[str],
 ) -> list[str]:
     """Tell left from right, rectum from colon, femoral heads from femora, and give tumours to their organs."""
+    from scipy import ndimage  # of the extra train
+
     notes = []
     if TUMOUR in annotated:
         # A tumour has no label of its own here: the nearest organ goes on through it.

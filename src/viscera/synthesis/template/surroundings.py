@@ -11,7 +11,6 @@ import cv2
 import edt
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
-from scipy import ndimage
 
 from viscera.synthesis.canvas import VALUE, Tissue
 
@@ -99,6 +98,8 @@ def make_up(scene: Scene) -> Surroundings:
 
 def _hulls(mask: Bool[np.ndarray, "z y x"]) -> Bool[np.ndarray, "z y x"]:
     """Return the convex hull of each slice, smoothed from slice to slice; empty slices take their neighbours'."""
+    from scipy import ndimage  # of the extra train
+
     hulls = np.zeros(mask.shape, np.uint8)
     filled = []
     for number, plane in enumerate(mask):
@@ -177,6 +178,8 @@ def _paint_scan_(
 
 def _beneath(tissue: UInt8[np.ndarray, "z y x"], labelled: Bool[np.ndarray, "z y x"]) -> UInt8[np.ndarray, "z y x"]:
     """Let what is made up go on beneath the labels, from the nearest voxel: labels change a little between grids."""
+    from scipy import ndimage  # of the extra train
+
     if not labelled.any() or labelled.all():
         return tissue
     nearest = ndimage.distance_transform_edt(labelled, return_distances=False, return_indices=True)
@@ -185,6 +188,8 @@ def _beneath(tissue: UInt8[np.ndarray, "z y x"], labelled: Bool[np.ndarray, "z y
 
 def _paint_spine_(scene: Scene, tissue: np.ndarray, label: np.ndarray) -> None:
     """Paint discs between the vertebral bodies, and the spinal canal with its cord behind them."""
+    from scipy import ndimage  # of the extra train
+
     spine = scene.label == VALUE["vertebrae"]
     bodies = _by_slice(spine, cv2.MORPH_OPEN, 8.0 / scene.step_mm)
     levels = np.flatnonzero(bodies.any(axis=(1, 2)))

@@ -10,7 +10,6 @@ import cv2
 import edt
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
-from scipy import ndimage
 
 from viscera.synthesis.canvas import VALUE, Tissue
 from viscera.synthesis.template.template import DEPTH_STEPS_PER_MM, FINE_MM, Template
@@ -138,6 +137,8 @@ class _Domes:
 
 def _draw_domes(generator: np.random.Generator, base: _Base) -> _Domes:
     """Draw two domes of the diaphragm, filled by liver, spleen and stomach."""
+    from scipy import ndimage  # of the extra train
+
     below = base.chest & (base.tissue != Tissue.LUNG) & (base.label != VALUE["heart"])
     wall_mm = edt.edt(below, anisotropy=(FINE_MM, FINE_MM), black_border=True, parallel=1)
     x = (np.arange(base.label.shape[1], dtype=np.float32) - base.middle)[None, :] * FINE_MM
