@@ -4,9 +4,8 @@
     python -m benchmarks.shortcuts steps [--patients N]                          the bundled weights: fewer slices, and int8
     python -m benchmarks.shortcuts bundled [DATASET] [--others NAME=FILE.xml]    the bundled graphs: fp32 beside int8 (and others)
 
-RUN is a trained 2D network's; DATASET a labelled data set in nnU-Net's layout that it never saw (viscera synth). ``bundled`` also
-takes real scans with a truth; without DATASET it only measures seconds again. Of real scans without labels, those with nothing
-skipped are the truth.
+RUN is a trained 2D network's; DATASET a labelled data set in nnU-Net's layout that it never saw (viscera synth). Without
+DATASET ``bundled`` only measures seconds again. In ``skipped`` the labels of all slices stand for the truth of real scans.
 
 ``steps`` makes its patients, and scores label maps on the scanner's grid, tidied, as `viscera predict` writes them. What it has
 measured stands in runs/NAME.json after each patient, so that an interrupted call goes on, and a later one can add patients.
@@ -44,7 +43,7 @@ from viscera.io import nifti
 from viscera.io.atomic import sha256, write_json
 from viscera.labels import LabelSpace, fit
 from viscera.networks.bundled_graphs import BundledGraph, Precision, find_graph
-from viscera.networks.cards import Shipped, find_shipped
+from viscera.networks.cards import find_shipped
 from viscera.networks.doors import openvino_module
 from viscera.networks.runners import OpenVinoRunner
 from viscera.preparation.intensity import hounsfield
@@ -55,7 +54,6 @@ from viscera.volume import Volume, with_voxels
 SCANS = (
     DATA / "lidc" / "LIDC-IDRI-0314_chest_upper_abdomen_ct.nii.gz",
     DATA / "hcc_tace" / "HCC_048_portal_venous_ct.nii.gz",
-    DATA / "hcc_tace" / "HCC_006_LIVER_3PHASE_ct.nii.gz",
 )
 LOOKS_MM = (0.0, 5.0, 10.0, 20.0, 40.0)
 WANTED = (("liver",), ("kidney", "spleen"))
@@ -79,19 +77,18 @@ def main() -> None:
     verbs = parser.add_subparsers(dest="verb", required=True)
     skipped = verbs.add_parser("skipped")
     skipped.add_argument("run", type=Path)
-    skipped.add_argument("--name", default="less", help="of the JSON in benchmarks/results")
     skipped.add_argument("dataset", type=Path)
-    skipped.add_argument("--scans", type=Path, nargs="*", default=SCANS[:2])
+    skipped.add_argument("--scans", type=Path, nargs="*", default=SCANS)
     skipped.add_argument("--rounds", type=int, default=5)
     steps = verbs.add_parser("steps")
     steps.add_argument("--patients", type=int, default=8, help="of each slice thickness")
-    steps.add_argument("--name", default="slice_step", help="of the JSON in benchmarks/results")
     graphs = verbs.add_parser("bundled")
     graphs.add_argument("dataset", type=Path, nargs="?")
     graphs.add_argument("--others", nargs="*", default=[], help="NAME=FILE.xml")
     graphs.add_argument("--rounds", type=int, default=15)
     graphs.add_argument("--about", default="", help="how DATASET was made, for the JSON")
-    graphs.add_argument("--name", default="int8_bundled", help="of the JSON in benchmarks/results")
+    for verb, name in ((skipped, "less"), (steps, "slice_step"), (graphs, "int8_bundled")):
+        verb.add_argument("--name", default=name, help="of the JSON in benchmarks/results")
     options = parser.parse_args()
     ways = {"skipped": with_less, "steps": with_steps, "bundled": bundled}
     print(save(options.name, facts("torch", "openvino") | ways[options.verb](options)))
@@ -99,7 +96,7 @@ def main() -> None:
 
 def with_less(options: argparse.Namespace) -> dict[str, object]:
     """Measure seconds saved and Dice lost by looking at fewer slices, and where few organs are wanted."""
-    model = load_model(options.run, accelerator="cpu", runtime="auto")
+    model = changed(load_model(options.run, accelerator="cpu", runtime="auto"), step_mm=0.0)
     return {
         "recipe": model.recipe.name,
         "runtime": getattr(model.network, "name", "torch"),
@@ -165,10 +162,9 @@ def on_scan(model: Model, path: Path, *, rounds: int) -> dict[str, object]:
     rows = []
     for name, (_, organs) in rivals.items():
         counted = organs or tuple(range(1, len(model.space.classes)))
+        found = dice_per_organ(every, labels[name], model.space)[np.array(counted) - 1]
         dice = {
-            model.space.classes[index]: round(dice_of(every == index, labels[name] == index), 5)
-            for index in counted
-            if (every == index).any()
+            model.space.classes[index]: round(one, 5) for index, one in zip(counted, found, strict=True) if one >= 0
         }
         rows.append(
             {
@@ -189,8 +185,7 @@ def on_scan(model: Model, path: Path, *, rounds: int) -> dict[str, object]:
 def on_labelled(model: Model, dataset: Path) -> dict[str, object]:
     """Compare the rivals' Dice per organ with that of all slices, over patients with a truth."""
     rivals = ways(model)
-    dice: dict[str, dict[str, list[float]]] = {name: defaultdict(list) for name in rivals}
-    seconds: dict[str, float] = dict.fromkeys(rivals, 0.0)
+    dice, seconds = {name: [] for name in rivals}, dict.fromkeys(rivals, 0.0)
     sources, _ = find_sources("nnunet", dataset)
     for source in sources:
         truth, scan = truth_of(source, model.space), prepare_scan(scan_of(source.image), model)
@@ -198,62 +193,50 @@ def on_labelled(model: Model, dataset: Path) -> dict[str, object]:
             start = time.perf_counter()
             found = segment_prepared(scan, one, organs=organs).labels.voxels
             seconds[name] += time.perf_counter() - start
-            for index in organs or range(1, len(model.space.classes)):
-                if (truth == index).any() or (found == index).any():
-                    dice[name][model.space.classes[index]].append(dice_of(truth == index, found == index))
-    rows = []
-    for name in rivals:
-        change = {
-            organ: round(100 * float(np.mean(values) - np.mean(dice["0 mm"][organ])), 3) if name != "0 mm" else 0.0
-            for organ, values in dice[name].items()
-        }
+            dice[name].append(dice_per_organ(truth, found, model.space))
+    rows, exact = [], np.array(dice["0 mm"])
+    for name, (_, organs) in rivals.items():
+        level = over_patients(np.array(dice[name]), model.space)
+        change = over_patients(np.array(dice[name]) - exact, model.space)
+        counted = [organ for organ in level if organ != MEAN and (not organs or model.space.index(organ) in organs)]
         rows.append(
             {
                 "way": name,
                 "seconds": round(seconds[name], 2),
-                "dice_mean": round(float(np.mean([np.mean(values) for values in dice[name].values()])), 5),
-                "dice_points": change,
+                "dice_mean": round(float(np.mean([level[organ][0] for organ in counted])), 5),
+                "dice_points": {organ: round(100 * change[organ][0], 3) for organ in counted},
             }
         )
-        print(rows[-1], flush=True)
     return {"patients": len(sources), "rows": rows}
 
 
 def with_steps(options: argparse.Namespace) -> dict[str, object]:
     """Measure the Dice of every arm beside that of all slices in fp32, on synthetic patients of each thickness and real scans."""
-    graphs = bundled_graphs(find_shipped())
+    graphs = bundled_graphs()
     model = load_model(Path("starter"), accelerator="cpu", runtime="openvino")
-    runners = {
-        name: OpenVinoRunner(graph.file, (graph.stride, graph.dimensions), weights=graph.weights)
-        for name, graph in graphs.items()
-    }
+    shape = model.network.stride, model.network.dimensions
+    runners = {name: OpenVinoRunner(graph.file, shape, weights=graph.weights) for name, graph in graphs.items()}
     arms = {name: changed(replace(model, network=runners[graph]), step_mm=step) for name, (graph, step) in ARMS.items()}
-    measured = {"graphs": {name: sha256(graph.weights) for name, graph in graphs.items()}, "cases": {}}
+    hashes = {name: sha256(graph.weights) for name, graph in graphs.items()}
     file = ROOT / "runs" / f"{options.name}.json"
-    if file.exists():
-        begun = json.loads(file.read_text())
-        if begun["graphs"] != measured["graphs"]:
-            raise SystemExit(f"{file} is of other graphs: remove it")
-        measured = begun
+    measured = json.loads(file.read_text()) if file.exists() else {"graphs": hashes, "cases": {}}
+    if measured["graphs"] != hashes:
+        raise SystemExit(f"{file} is of other graphs: remove it")
     for cohort, case, make in cases(options.patients, model.space):
         if f"{cohort}/{case}" not in measured["cases"]:
             measured["cases"][f"{cohort}/{case}"] = {"cohort": cohort} | on_case(*make(), arms)
             write_json(file, measured)
             print(cohort, case, flush=True)
-    return {"look_mm": model.recipe.inference.look_mm, "arms": ARMS} | {
-        "cohorts": summed_up(list(measured["cases"].values()), model.space)
-    }
+    cohorts = summed_up(list(measured["cases"].values()), model.space)
+    return {"look_mm": model.recipe.inference.look_mm, "arms": ARMS, "cohorts": cohorts}
 
 
-def bundled_graphs(shipped: Shipped) -> dict[Precision, BundledGraph]:
+def bundled_graphs() -> dict[Precision, BundledGraph]:
     """Return the bundled weights' graphs."""
-    found: dict[Precision, BundledGraph] = {}
-    for precision in get_args(Precision):
-        graph = find_graph(shipped, precision)
-        if graph is None:
-            raise SystemExit("the bundled weights have no graphs: run tools/bundle_graphs.py")
-        found[precision] = graph
-    return found
+    found = {precision: find_graph(find_shipped(), precision) for precision in get_args(Precision)}
+    if None in found.values():
+        raise SystemExit("the bundled weights have no graphs: run tools/bundle_graphs.py")
+    return found  # type: ignore[return-value]
 
 
 def cases(patients: int, space: LabelSpace) -> Iterator[tuple[str, str, Callable[[], tuple[Volume, np.ndarray]]]]:
@@ -282,58 +265,59 @@ def on_case(ct: Volume, truth: np.ndarray, arms: dict[str, Model]) -> dict[str, 
     """Return each arm's Dice per organ and CPU seconds; arms that give the same slices to the same graph run once."""
     scan, first = prepare_scan(ct, arms["before"]), arms["before"].recipe
     slice_mm = scan.images[first.preparation][1].spacing_mm[0]
-    rows: dict[tuple[str, int], dict[str, object]] = {}
-    of_arm = {}
+    rows, of_arm = {}, {}
     for name, model in arms.items():
         of_arm[name] = model.network.precision, kept_step(slice_mm, model.recipe.inference)
         if of_arm[name] not in rows:
             start = time.process_time()
             found = segment_prepared(scan, model).labels.voxels
-            seconds = time.process_time() - start
+            row = {"nth_slice": of_arm[name][1], "cpu_s": round(time.process_time() - start, 2)}
             dice = [None if np.isnan(one) else float(one) for one in dice_per_organ(truth, found, model.space)]
-            rows[of_arm[name]] = {"nth_slice": of_arm[name][1], "cpu_s": round(seconds, 2), "dice": dice}
-    return {
-        "slice_mm": round(slice_mm, 3),
-        "shape": ct.shape,
-        "arms": {name: rows[key] for name, key in of_arm.items()},
-    }
+            rows[of_arm[name]] = row | {"dice": dice}
+    found = {name: rows[key] for name, key in of_arm.items()}
+    return {"slice_mm": round(slice_mm, 3), "shape": ct.shape, "arms": found}
 
 
 def summed_up(measured: list[dict], space: LabelSpace) -> list[dict[str, object]]:
     """Return a row for each cohort, and one for all synthetic patients, with its arms."""
-    cohorts: dict[str, list[dict]] = defaultdict(list)
+    cohorts = defaultdict(list)
     for case in measured:
         cohorts[case["cohort"]].append(case)
-    cohorts["synthetic"] = [case for case in measured if case["cohort"].endswith(" mm")]
+    cohorts["all synthetic"] = [case for case in measured if case["cohort"].endswith("mm")]
     return [
         {
-            "cohort": cohort,
+            "cohort": name,
             "patients": len(rows),
             "slice_mm": sorted({case["slice_mm"] for case in rows}),
-            "arms": [arm_row(name, rows, space) for name in ARMS],
+            "arms": [arm_row(arm, rows, space) for arm in ARMS],
         }
-        for cohort, rows in cohorts.items()
+        for name, rows in cohorts.items()
     ]
 
 
-def arm_row(arm: str, rows: list[dict], space: LabelSpace) -> dict[str, object]:
-    """Return an arm's Dice, and its difference from "before" with a 95 % interval over patients, per organ and in the mean."""
-    dice, exact = (np.array([case["arms"][name]["dice"] for case in rows], float) for name in (arm, "before"))
+def arm_row(arm: str, cases: list[dict], space: LabelSpace) -> dict[str, object]:
+    """Return an arm's Dice beside "before", which slices it looked at, and its mean CPU seconds."""
+    dice, exact = (np.array([case["arms"][name]["dice"] for case in cases], float) for name in (arm, "before"))
+    seconds = float(np.mean([case["arms"][arm]["cpu_s"] for case in cases]))
+    nth = sorted({case["arms"][arm]["nth_slice"] for case in cases})
+    return {"nth_slice": nth, "cpu_s": round(seconds, 2)} | beside(arm, dice, exact, space)
+
+
+def beside(name: str, dice: np.ndarray, exact: np.ndarray, space: LabelSpace) -> dict[str, object]:
+    """Return an arm's Dice (case, organ), and its difference from the exact one's with a 95 % interval over patients."""
     level, change = over_patients(dice, space), over_patients(dice - exact, space)
-    organs = [organ for organ in level if organ != MEAN]
-    worst = min(organs, key=lambda organ: change[organ][0])
+    rows = {
+        organ: {"patients": of_organ[3], "dice": of_organ[0], "difference": change[organ][:3]}
+        for organ, of_organ in level.items()
+        if organ != MEAN
+    }
     return {
-        "arm": arm,
-        "nth_slice": sorted({case["arms"][arm]["nth_slice"] for case in rows}),
-        "cpu_s": round(float(np.mean([case["arms"][arm]["cpu_s"] for case in rows])), 2),
+        "arm": name,
         "mean_dice": level[MEAN][0],
         "mean_difference": change[MEAN][:3],
-        "worst_organ": worst,
-        "worst_difference": change[worst][:3],
-        "organs": {
-            organ: {"patients": level[organ][3], "dice": level[organ][0], "difference": change[organ][:3]}
-            for organ in organs
-        },
+        "worst_organ": min(rows, key=lambda organ: rows[organ]["difference"][0]),
+        "worst_difference_of_a_case": round(float(np.nanmin(dice - exact)), 5),
+        "organs": rows,
     }
 
 
@@ -370,7 +354,7 @@ def bundled(options: argparse.Namespace) -> dict[str, object]:
 def self_contained(folder: Path, others: list[str]) -> dict[str, Path]:
     """Return {name: .xml with its .bin beside it} of the bundled graphs and of others."""
     openvino, found = openvino_module(), {}
-    for precision, graph in bundled_graphs(find_shipped()).items():
+    for precision, graph in bundled_graphs().items():
         found[precision] = folder / f"{precision}.xml"
         network = openvino.Core().read_model(graph.file, graph.weights)
         openvino.save_model(network, found[precision], compress_to_fp16=False)
@@ -388,23 +372,6 @@ def graphs_on(models: dict[str, Model], dataset: Path) -> dict[str, object]:
         print(source.name, {name: round(float(np.nanmean(rows[-1])), 4) for name, rows in dice.items()}, flush=True)
     exact = np.array(dice["fp32"])
     return {"cases": len(sources), "rows": [beside(name, np.array(dice[name]), exact, space) for name in models]}
-
-
-def beside(name: str, dice: np.ndarray, exact: np.ndarray, space: LabelSpace) -> dict[str, object]:
-    """Return a graph's Dice (case, organ) beside the fp32 graph's."""
-    seen = np.flatnonzero(~np.isnan(exact).all(axis=0))
-    organs = [space.organs[place] for place in seen]
-    mean, change = np.nanmean(dice[:, seen], axis=0), np.nanmean((dice - exact)[:, seen], axis=0)
-    return {
-        "graph": name,
-        "mean_dice": round(float(mean.mean()), 5),
-        "mean_difference": round(float(change.mean()), 5),
-        "worst_organ": organs[int(change.argmin())],
-        "worst_difference": round(float(change.min()), 5),
-        "worst_difference_of_a_case": round(float(np.nanmin(dice - exact)), 5),
-        "dice": dict(zip(organs, mean.round(5).tolist(), strict=True)),
-        "difference": dict(zip(organs, change.round(5).tolist(), strict=True)),
-    }
 
 
 def graph_seconds(files: dict[str, Path], rounds: int) -> dict[str, object]:
@@ -427,11 +394,6 @@ def graph_seconds(files: dict[str, Path], rounds: int) -> dict[str, object]:
                 name: round(1000 * median(times[2:]) / slices, 1) for name, times in seconds.items()
             }
     return content | {"load_after": os.getloadavg()}
-
-
-def dice_of(one: np.ndarray, other: np.ndarray) -> float:
-    """Return the Dice of two masks of which one holds something."""
-    return float(2 * np.count_nonzero(one & other) / (np.count_nonzero(one) + np.count_nonzero(other)))
 
 
 if __name__ == "__main__":

@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from benchmarks.machine import facts, save
-from benchmarks.shortcuts import SCANS, looking, scan_of, truth_of
+from benchmarks.machine import DATA, facts, save
+from benchmarks.shortcuts import SCANS, changed, scan_of, truth_of
 from viscera.datasets.layouts import find_sources
 from viscera.datasets.sources import Source
 from viscera.evaluation.metrics import confusion, overlap
@@ -27,10 +27,13 @@ from viscera.inference.segment import prepare_scan, segment
 from viscera.inference.slices import enlargement_of, slice_logits
 from viscera.io import nifti
 from viscera.labels import LabelSpace
+from viscera.networks.torch_runner import TorchRunner
 from viscera.volume import Volume, with_voxels
 
 PLAIN = "plain: torch fp32, all logits interpolated, every slice"
 FAST = "and slices skipped: the default"
+EVERY = {"look_mm": 0.0, "step_mm": 0.0}
+"""Settings with which every slice goes through the network."""
 Scan = tuple[str, Path, Source | None]
 """Name, file, and where its truth is."""
 
@@ -41,7 +44,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path)
     parser.add_argument("--name", default="unchanged", help="of the JSON in benchmarks/results")
-    parser.add_argument("--scans", type=Path, nargs="*", default=SCANS)
+    parser.add_argument(
+        "--scans", type=Path, nargs="*", default=(*SCANS, DATA / "hcc_tace" / "HCC_006_LIVER_3PHASE_ct.nii.gz")
+    )
     parser.add_argument("--data", type=Path, help="the data set in nnU-Net's layout that the run was trained on")
     parser.add_argument("--int8", type=Path, help="the run exported in int8")
     parser.add_argument("--patients", type=int, default=0, help="at most so many test patients; 0: all")
@@ -63,17 +68,18 @@ def unchanged(options: argparse.Namespace) -> dict[str, object]:
 
 def steps_of(run: Path, int8: Path | None) -> dict[str, Model]:
     """Return the models of each step from plain to fast."""
-    plain = replace(load_model(run, accelerator="cpu", runtime=None), autocast=None)
+    plain = load_model(run, accelerator="cpu", runtime=None)
+    plain = replace(plain, network=TorchRunner(plain.module))
     fast = load_model(run, accelerator="cpu", runtime="openvino")
     steps = {
         PLAIN: plain,
-        "exact upsampling": looking(plain, 0.0),
-        f"and {fast.network.name} in {fast.precision}": looking(fast, 0.0),
+        "exact upsampling": changed(plain, **EVERY),
+        f"and {fast.network.name} in {fast.precision}": changed(fast, **EVERY),
         FAST: fast,
     }
     if int8:
         quantised = load_model(int8, accelerator="cpu", runtime="auto")
-        steps |= {"int8, every slice": looking(quantised, 0.0), "int8, slices skipped": quantised}
+        steps |= {"int8, every slice": changed(quantised, **EVERY), "int8, slices skipped": quantised}
     return steps
 
 
