@@ -74,7 +74,7 @@ def steps_of(run: Path, int8: Path | None) -> dict[str, Model]:
     steps = {
         PLAIN: plain,
         "exact upsampling": changed(plain, **EVERY),
-        f"and {fast.network.name} in {fast.precision}": changed(fast, **EVERY),
+        f"and {fast.network.name} in {fast.network.precision}": changed(fast, **EVERY),
         FAST: fast,
     }
     if int8:
@@ -91,7 +91,7 @@ def plain_path(ct: Volume, model: Model) -> Volume:
     axial = np.zeros(geometry.axial_shape, np.uint8)
     inside = geometry.pixel_grid.inside(geometry.axial_shape[1:]) if geometry.step is not None else (slice(None),) * 2
     for z in range(len(image)):
-        axial[z, *inside] = plain_labels(slice_logits(image, model, range(z, z + 1)), enlargement)[0]
+        axial[z, *inside] = plain_labels(torch.from_numpy(slice_logits(image, model, range(z, z + 1))), enlargement)[0]
     z, y, x = (ct.spacing_mm[axis] for axis in geometry.turn.axes)
     axial = tidy(axial, (z, y, x), settings=model.recipe.postprocessing, space=model.space)
     return with_voxels(ct, geometry.turn.undo(axial))
