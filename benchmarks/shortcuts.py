@@ -25,7 +25,6 @@ from statistics import median
 from typing import get_args
 
 import numpy as np
-import torch
 
 from benchmarks.machine import DATA, RESULTS, ROOT, alternate, facts, save
 from benchmarks.studies.starter import UNSEEN, data_set, kidney_set
@@ -72,7 +71,6 @@ ARMS: dict[str, tuple[Precision, float]] = {
 
 def main() -> None:
     """Run a sub-command and save what it measured."""
-    torch.set_grad_enabled(False)
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     verbs = parser.add_subparsers(dest="verb", required=True)
     skipped = verbs.add_parser("skipped")
@@ -120,8 +118,8 @@ def scan_of(path: Path) -> Volume:
 
 def truth_of(source: Source, space: LabelSpace) -> np.ndarray:
     """Return a patient's truth in the network's label space."""
-    values = fit(space, dict(source.organs), source.annotated, unknown=source.unknown).values
-    return in_space(read_labels(source).voxels, values)
+    fitted = fit(space, dict(source.organs), source.annotated, unknown=source.unknown)
+    return in_space(read_labels(source).voxels, fitted.values)
 
 
 def in_space(labels: np.ndarray, values: dict[int, int]) -> np.ndarray:
@@ -162,6 +160,7 @@ def on_scan(model: Model, path: Path, *, rounds: int) -> dict[str, object]:
     rows = []
     for name, (_, organs) in rivals.items():
         counted = organs or tuple(range(1, len(model.space.classes)))
+        counts = np.isin(every, counted) | np.isin(labels[name], counted)
         found = dice_per_organ(every, labels[name], model.space)[np.array(counted) - 1]
         dice = {
             model.space.classes[index]: round(one, 5) for index, one in zip(counted, found, strict=True) if one >= 0
@@ -171,9 +170,7 @@ def on_scan(model: Model, path: Path, *, rounds: int) -> dict[str, object]:
                 "way": name,
                 "median_s": median(seconds[name]),
                 "seconds": seconds[name],
-                "voxels_that_differ": int(
-                    (np.isin(every, counted) | np.isin(labels[name], counted))[every != labels[name]].sum()
-                ),
+                "voxels_that_differ": int((counts & (every != labels[name])).sum()),
                 "lowest_dice_to_all_slices": min(dice.values(), default=1.0),
                 "organ_of_it": min(dice, key=lambda organ: dice[organ], default=None),
             }
@@ -254,8 +251,7 @@ def cases(patients: int, space: LabelSpace) -> Iterator[tuple[str, str, Callable
 
 def synthetic(number: int, slice_mm: float, space: LabelSpace) -> tuple[Volume, np.ndarray]:
     """Make a patient of 288 mm on pixels of 2 mm."""
-    generator = np.random.default_rng([SEED, int(10 * slice_mm), number])
-    shape = (round(LONG_MM / slice_mm), 192, 192)
+    generator, shape = np.random.default_rng([SEED, int(10 * slice_mm), number]), (round(LONG_MM / slice_mm), 192, 192)
     patient = synthesize(generator, shape=shape, spacing_mm=(slice_mm, 2.0, 2.0), variety=RICH)
     values = fit(space, patient.organs, tuple(patient.organs.values())).values
     return patient.ct, in_space(patient.labels.voxels, values)
@@ -279,7 +275,7 @@ def on_case(ct: Volume, truth: np.ndarray, arms: dict[str, Model]) -> dict[str, 
 
 
 def summed_up(measured: list[dict], space: LabelSpace) -> list[dict[str, object]]:
-    """Return a row for each cohort, and one for all synthetic patients, with its arms."""
+    """Return a row for each cohort, and one for all synthetic patients, with those arms that are not "before" again."""
     cohorts = defaultdict(list)
     for case in measured:
         cohorts[case["cohort"]].append(case)
@@ -289,10 +285,15 @@ def summed_up(measured: list[dict], space: LabelSpace) -> list[dict[str, object]
             "cohort": name,
             "patients": len(rows),
             "slice_mm": sorted({case["slice_mm"] for case in rows}),
-            "arms": [arm_row(arm, rows, space) for arm in ARMS],
+            "arms": [arm_row(arm, rows, space) for arm in ARMS if arm == "before" or not as_before(arm, rows)],
         }
         for name, rows in cohorts.items()
     ]
+
+
+def as_before(arm: str, cases: list[dict]) -> bool:
+    """Return whether an arm took every slice in fp32 in all cases."""
+    return all(case["arms"][arm] == case["arms"]["before"] for case in cases)
 
 
 def arm_row(arm: str, cases: list[dict], space: LabelSpace) -> dict[str, object]:
@@ -306,14 +307,13 @@ def arm_row(arm: str, cases: list[dict], space: LabelSpace) -> dict[str, object]
 def beside(name: str, dice: np.ndarray, exact: np.ndarray, space: LabelSpace) -> dict[str, object]:
     """Return an arm's Dice (case, organ), and its difference from the exact one's with a 95 % interval over patients."""
     level, change = over_patients(dice, space), over_patients(dice - exact, space)
+    mean = level.pop(MEAN)[0]
     rows = {
-        organ: {"patients": of_organ[3], "dice": of_organ[0], "difference": change[organ][:3]}
-        for organ, of_organ in level.items()
-        if organ != MEAN
+        organ: {"patients": one[3], "dice": one[0], "difference": change[organ][:3]} for organ, one in level.items()
     }
     return {
         "arm": name,
-        "mean_dice": level[MEAN][0],
+        "mean_dice": mean,
         "mean_difference": change[MEAN][:3],
         "worst_organ": min(rows, key=lambda organ: rows[organ]["difference"][0]),
         "worst_difference_of_a_case": round(float(np.nanmin(dice - exact)), 5),
