@@ -1,16 +1,14 @@
-"""What viscera's shortcuts save and change: slices that are skipped, exact upsampling, bf16, int8.
+"""What viscera's shortcuts save and change: slices that are skipped or mixed, int8.
 
-    python -m benchmarks.shortcuts unchanged RUN [--data DATASET] [--int8 FOLDER]  from the plain path to the fast one, step by step
-    python -m benchmarks.shortcuts skipped RUN DATASET                              by how far apart slices are looked at first
-    python -m benchmarks.shortcuts bundled [DATASET] [--others NAME=FILE.xml]      the bundled graphs: fp32 beside int8 (and others)
+    python -m benchmarks.shortcuts skipped RUN DATASET                           by how far apart slices are looked at first
+    python -m benchmarks.shortcuts steps [--patients N]                          the bundled weights: fewer slices, and int8
+    python -m benchmarks.shortcuts bundled [DATASET] [--others NAME=FILE.xml]    the bundled graphs: fp32 beside int8 (and others)
 
-RUN is a trained 2D network's; DATASET a labelled data set in nnU-Net's layout: for ``unchanged`` the one that the run's own test
-patients are in, for ``skipped`` and ``bundled`` one that it never saw (viscera synth). ``bundled`` also takes real scans with a
-truth; without DATASET it only measures seconds again.
+RUN is a trained 2D network's; DATASET a labelled data set in nnU-Net's layout that it never saw (viscera synth). Without
+DATASET ``bundled`` only measures seconds again. In ``skipped`` the labels of all slices stand for the truth of real scans.
 
-The plain path: the network as torch has it in fp32, every slice, all logits interpolated to the scanner's slices. One thing is
-changed after the other, so that each step says what it costs. Real scans have no labels: there the plain path's (or those with
-nothing skipped) are the truth.
+``steps`` makes its patients, and scores label maps on the scanner's grid, tidied, as `viscera predict` writes them. What it has
+measured stands in runs/NAME.json after each patient, so that an interrupted call goes on, and a later one can add patients.
 """
 
 import argparse
@@ -19,89 +17,84 @@ import os
 import tempfile
 import time
 from collections import defaultdict
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from statistics import median
+from typing import get_args
 
 import numpy as np
-import torch
 
-from benchmarks.machine import DATA, RESULTS, alternate, facts, save
+from benchmarks.machine import DATA, RESULTS, ROOT, alternate, facts, save
 from benchmarks.studies.starter import UNSEEN, data_set, kidney_set
 from viscera.config import SliceInference
 from viscera.datasets.layouts import find_sources
 from viscera.datasets.read_labels import read_labels
 from viscera.datasets.sources import Source
 from viscera.evaluation.metrics import confusion, overlap
+from viscera.evaluation.scores import MEAN, OrganScore
+from viscera.evaluation.statistics import summarise
 from viscera.inference.model import Model, load_model
-from viscera.inference.on_gpu import plain_labels
-from viscera.inference.postprocessing.tidying import tidy
 from viscera.inference.segment import prepare_scan, segment, segment_prepared
-from viscera.inference.slices import enlargement_of, slice_logits
+from viscera.inference.slices import kept_step
 from viscera.io import nifti
+from viscera.io.atomic import sha256, write_json
 from viscera.labels import LabelSpace, fit
-from viscera.networks.bundled_graphs import find_graph
+from viscera.networks.bundled_graphs import BundledGraph, Precision, find_graph
 from viscera.networks.cards import find_shipped
 from viscera.networks.doors import openvino_module
 from viscera.networks.runners import OpenVinoRunner
 from viscera.preparation.intensity import hounsfield
+from viscera.synthesis.patient import synthesize
+from viscera.synthesis.variety import RICH
 from viscera.volume import Volume, with_voxels
 
 SCANS = (
     DATA / "lidc" / "LIDC-IDRI-0314_chest_upper_abdomen_ct.nii.gz",
     DATA / "hcc_tace" / "HCC_048_portal_venous_ct.nii.gz",
-    DATA / "hcc_tace" / "HCC_006_LIVER_3PHASE_ct.nii.gz",
 )
-PLAIN = "plain: torch fp32, all logits interpolated, every slice"
-FAST = "and slices skipped: the default"
 LOOKS_MM = (0.0, 5.0, 10.0, 20.0, 40.0)
 WANTED = (("liver",), ("kidney", "spleen"))
-Scan = tuple[str, Path, Source | None]
-"""Name, file, and where its truth is."""
+SLICES_MM = (1.0, 1.5, 2.0, 3.0, 5.0)
+SEED, LONG_MM = 62_000, 288.0
+"""Of the patients of ``steps``: which no training (4001, 5001), calibration (7001, 7002) or earlier test (61001) had."""
+ARMS: dict[str, tuple[Precision, float]] = {
+    "before": ("fp32", 0.0),
+    "step 2 mm": ("fp32", 2.0),
+    "step 3 mm": ("fp32", 3.0),
+    "step 5 mm": ("fp32", 5.0),
+    "after": ("int8", 3.0),
+}
+"""{arm of ``steps``: graph, and the recipe's ``step_mm``}; "after" is `viscera predict` where int8 is faster."""
 
 
 def main() -> None:
     """Run a sub-command and save what it measured."""
-    torch.set_grad_enabled(False)
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     verbs = parser.add_subparsers(dest="verb", required=True)
-    steps, skipped = verbs.add_parser("unchanged"), verbs.add_parser("skipped")
-    for verb, name in ((steps, "unchanged"), (skipped, "less")):
-        verb.add_argument("run", type=Path)
-        verb.add_argument("--name", default=name, help="of the JSON in benchmarks/results")
-    steps.add_argument("--scans", type=Path, nargs="*", default=SCANS)
-    steps.add_argument("--data", type=Path, help="the data set in nnU-Net's layout that the run was trained on")
-    steps.add_argument("--int8", type=Path, help="the run exported in int8")
-    steps.add_argument("--patients", type=int, default=0, help="at most so many test patients; 0: all")
+    skipped = verbs.add_parser("skipped")
+    skipped.add_argument("run", type=Path)
     skipped.add_argument("dataset", type=Path)
-    skipped.add_argument("--scans", type=Path, nargs="*", default=SCANS[:2])
+    skipped.add_argument("--scans", type=Path, nargs="*", default=SCANS)
     skipped.add_argument("--rounds", type=int, default=5)
+    steps = verbs.add_parser("steps")
+    steps.add_argument("--patients", type=int, default=8, help="of each slice thickness")
     graphs = verbs.add_parser("bundled")
     graphs.add_argument("dataset", type=Path, nargs="?")
     graphs.add_argument("--others", nargs="*", default=[], help="NAME=FILE.xml")
     graphs.add_argument("--rounds", type=int, default=15)
     graphs.add_argument("--about", default="", help="how DATASET was made, for the JSON")
-    graphs.add_argument("--name", default="int8_bundled", help="of the JSON in benchmarks/results")
+    for verb, name in ((skipped, "less"), (steps, "slice_step"), (graphs, "int8_bundled")):
+        verb.add_argument("--name", default=name, help="of the JSON in benchmarks/results")
     options = parser.parse_args()
-    ways = {"unchanged": unchanged, "skipped": with_less, "bundled": bundled}
+    ways = {"skipped": with_less, "steps": with_steps, "bundled": bundled}
     print(save(options.name, facts("torch", "openvino") | ways[options.verb](options)))
-
-
-def unchanged(options: argparse.Namespace) -> dict[str, object]:
-    """Compare each step's labels with the plain path's, on real scans and on the run's test patients."""
-    steps = steps_of(options.run, options.int8)
-    plain = steps[PLAIN]
-    scans: list[Scan] = [(nifti.stem(path), path, None) for path in options.scans]
-    content = {"recipe": plain.recipe.name, "classes": len(plain.space.classes), "scans": compared(scans, steps)}
-    if options.data:
-        sources = test_patients(options.run, options.data)[: options.patients or None]
-        content["patients"] = compared([(source.name, source.image, source) for source in sources], steps)
-    return content
 
 
 def with_less(options: argparse.Namespace) -> dict[str, object]:
     """Measure seconds saved and Dice lost by looking at fewer slices, and where few organs are wanted."""
-    model = load_model(options.run, accelerator="cpu", runtime="auto")
+    model = changed(load_model(options.run, accelerator="cpu", runtime="auto"), step_mm=0.0)
     return {
         "recipe": model.recipe.name,
         "runtime": getattr(model.network, "name", "torch"),
@@ -110,12 +103,11 @@ def with_less(options: argparse.Namespace) -> dict[str, object]:
     }
 
 
-def looking(model: Model, look_mm: float) -> Model:
-    """Return a model that looks at slices so far apart first; 0: at all."""
-    settings = model.recipe.inference
-    if not isinstance(settings, SliceInference):
+def changed(model: Model, **settings: float) -> Model:
+    """Return a model with other settings of ``SliceInference``, such as ``look_mm`` and ``step_mm``."""
+    if not isinstance(model.recipe.inference, SliceInference):
         raise SystemExit("RUN must be a 2D network's")
-    return replace(model, recipe=replace(model.recipe, inference=replace(settings, look_mm=look_mm)))
+    return replace(model, recipe=replace(model.recipe, inference=replace(model.recipe.inference, **settings)))
 
 
 def scan_of(path: Path) -> Volume:
@@ -124,115 +116,32 @@ def scan_of(path: Path) -> Volume:
     return with_voxels(ct, hounsfield(ct, where=path.name))
 
 
-def steps_of(run: Path, int8: Path | None) -> dict[str, Model]:
-    """Return the models of each step from plain to fast."""
-    plain = replace(load_model(run, accelerator="cpu", runtime=None), autocast=None)
-    fast = load_model(run, accelerator="cpu", runtime="openvino")
-    steps = {
-        PLAIN: plain,
-        "exact upsampling": looking(plain, 0.0),
-        f"and {fast.network.name} in {fast.precision}": looking(fast, 0.0),
-        FAST: fast,
-    }
-    if int8:
-        quantised = load_model(int8, accelerator="cpu", runtime="auto")
-        steps |= {"int8, every slice": looking(quantised, 0.0), "int8, slices skipped": quantised}
-    return steps
-
-
-def plain_path(ct: Volume, model: Model) -> Volume:
-    """Return labels by interpolating all logits of every slice."""
-    scan = prepare_scan(ct, model)
-    image, geometry = scan.images[model.recipe.preparation]
-    enlargement = enlargement_of(geometry)
-    axial = np.zeros(geometry.axial_shape, np.uint8)
-    inside = geometry.raster.inside(geometry.axial_shape[1:]) if geometry.step is not None else (slice(None),) * 2
-    for z in range(len(image)):
-        axial[z, *inside] = plain_labels(slice_logits(image, model, range(z, z + 1)), enlargement)[0]
-    z, y, x = (ct.spacing_mm[axis] for axis in geometry.turn.axes)
-    axial = tidy(axial, (z, y, x), settings=model.recipe.postprocessing, space=model.space)
-    return with_voxels(ct, geometry.turn.undo(axial))
-
-
-def compared(scans: list[Scan], steps: dict[str, Model]) -> dict[str, object]:
-    """Compare each step's labels with the plain path's, and with the truth where there is one."""
-    space = steps[PLAIN].space
-    classes = len(space.classes)
-    with_plain = {name: np.zeros((classes, classes), np.int64) for name in steps}
-    with_truth = {name: [] for name in steps}
-    differing: dict[str, list[int]] = {name: [] for name in steps}
-    for case, path, source in scans:
-        ct = scan_of(path)
-        truth = None if source is None else truth_of(source, space)
-        plain = np.zeros(0)
-        for name, model in steps.items():
-            labels = (plain_path(ct, model) if name == PLAIN else segment(ct, model)).voxels
-            plain = labels if name == PLAIN else plain
-            with_plain[name] += confusion(plain, labels, classes)
-            differing[name].append(int(np.count_nonzero(labels != plain)))
-            if truth is not None:
-                with_truth[name].append(
-                    [overlap(confusion(truth, labels, classes), index).dice for index in space.labels]
-                )
-        print(case, {name: counts[-1] for name, counts in differing.items()}, flush=True)
-    rows = []
-    for name, counts in with_plain.items():
-        row = {
-            "step": name,
-            "voxels_unlike_plain": differing[name],
-            "unlike_plain_fraction": round(sum(differing[name]) / max(1, int(counts.sum())), 8),
-            "dice_with_plain": by_organ([overlap(counts, index).dice for index in space.labels], space),
-        }
-        if with_truth[name]:
-            row |= against_truth(np.array(with_truth[name]), np.array(with_truth[PLAIN]), space)
-        rows.append(row)
-    return {"cases": [case for case, _, _ in scans], "rows": rows}
-
-
-def against_truth(dice: np.ndarray, plain: np.ndarray, space: LabelSpace) -> dict[str, object]:
-    """Return mean Dice with the truth, and its difference from the plain path's in points: per organ, and the largest of a case."""
-    points = 100 * (dice - plain)
-    mean = np.nanmean(points, axis=0)
-    return {
-        "dice_with_truth": by_organ(np.nanmean(dice, axis=0).tolist(), space),
-        "mean_dice_with_truth": round(float(np.nanmean(dice)), 5),
-        "dice_points_from_plain": by_organ(mean.tolist(), space),
-        "mean_dice_points_from_plain": round(float(np.nanmean(points)), 4),
-        "largest_dice_points_of_a_case": round(float(np.nanmax(np.abs(points))), 4),
-    }
-
-
-def by_organ(values: list[float], space: LabelSpace) -> dict[str, float | None]:
-    """Return {organ: value}, None for one that no case holds."""
-    return {
-        organ: None if np.isnan(value) else round(value, 5) for organ, value in zip(space.organs, values, strict=True)
-    }
-
-
-def test_patients(run: Path, data: Path) -> list[Source]:
-    """List the data set's patients that the run kept for testing."""
-    names = set(json.loads((run / "run.json").read_text())["splits"]["test"])
-    sources, _ = find_sources("nnunet", data)
-    found = [source for source in sources if f"{source.dataset}__{source.name}" in names and source.labels is not None]
-    if not found:
-        raise SystemExit(f"{data} holds none of the run's test patients: {', '.join(sorted(names))}")
-    return found
-
-
 def truth_of(source: Source, space: LabelSpace) -> np.ndarray:
     """Return a patient's truth in the network's label space."""
-    values = fit(space, dict(source.organs), source.annotated, unknown=source.unknown).values
+    fitted = fit(space, dict(source.organs), source.annotated, unknown=source.unknown)
+    return in_space(read_labels(source).voxels, fitted.values)
+
+
+def in_space(labels: np.ndarray, values: dict[int, int]) -> np.ndarray:
+    """Return labels with each of their values replaced by another, and all else 0."""
     table = np.zeros(256, np.uint8)
     table[list(values)] = list(values.values())
-    return table[read_labels(source).voxels]
+    return table[labels]
+
+
+def dice_per_organ(truth: np.ndarray, found: np.ndarray, space: LabelSpace) -> np.ndarray:
+    """Return each organ's Dice, NaN where the truth does not show it."""
+    counts = confusion(truth, found, len(space.classes))
+    dice = np.array([overlap(counts, index).dice for index in space.labels])
+    return np.where(counts.sum(axis=1)[1:] > 0, dice, np.nan)
 
 
 def ways(model: Model) -> dict[str, tuple[Model, tuple[int, ...]]]:
     """Return the rivals: the model that looks, and the organs that are wanted."""
-    found = {f"{look:g} mm": (looking(model, look), ()) for look in LOOKS_MM}
+    found = {f"{look:g} mm": (changed(model, look_mm=look), ()) for look in LOOKS_MM}
     for organs in WANTED:
         indices = tuple(model.space.index(organ) for organ in organs)
-        found[f"10 mm, only {' and '.join(organs)}"] = (looking(model, 10.0), indices)
+        found[f"10 mm, only {' and '.join(organs)}"] = (changed(model, look_mm=10.0), indices)
     return found
 
 
@@ -251,19 +160,17 @@ def on_scan(model: Model, path: Path, *, rounds: int) -> dict[str, object]:
     rows = []
     for name, (_, organs) in rivals.items():
         counted = organs or tuple(range(1, len(model.space.classes)))
+        counts = np.isin(every, counted) | np.isin(labels[name], counted)
+        found = dice_per_organ(every, labels[name], model.space)[np.array(counted) - 1]
         dice = {
-            model.space.classes[index]: round(dice_of(every == index, labels[name] == index), 5)
-            for index in counted
-            if (every == index).any()
+            model.space.classes[index]: round(one, 5) for index, one in zip(counted, found, strict=True) if one >= 0
         }
         rows.append(
             {
                 "way": name,
                 "median_s": median(seconds[name]),
                 "seconds": seconds[name],
-                "voxels_that_differ": int(
-                    (np.isin(every, counted) | np.isin(labels[name], counted))[every != labels[name]].sum()
-                ),
+                "voxels_that_differ": int((counts & (every != labels[name])).sum()),
                 "lowest_dice_to_all_slices": min(dice.values(), default=1.0),
                 "organ_of_it": min(dice, key=lambda organ: dice[organ], default=None),
             }
@@ -275,8 +182,7 @@ def on_scan(model: Model, path: Path, *, rounds: int) -> dict[str, object]:
 def on_labelled(model: Model, dataset: Path) -> dict[str, object]:
     """Compare the rivals' Dice per organ with that of all slices, over patients with a truth."""
     rivals = ways(model)
-    dice: dict[str, dict[str, list[float]]] = {name: defaultdict(list) for name in rivals}
-    seconds: dict[str, float] = dict.fromkeys(rivals, 0.0)
+    dice, seconds = {name: [] for name in rivals}, dict.fromkeys(rivals, 0.0)
     sources, _ = find_sources("nnunet", dataset)
     for source in sources:
         truth, scan = truth_of(source, model.space), prepare_scan(scan_of(source.image), model)
@@ -284,25 +190,149 @@ def on_labelled(model: Model, dataset: Path) -> dict[str, object]:
             start = time.perf_counter()
             found = segment_prepared(scan, one, organs=organs).labels.voxels
             seconds[name] += time.perf_counter() - start
-            for index in organs or range(1, len(model.space.classes)):
-                if (truth == index).any() or (found == index).any():
-                    dice[name][model.space.classes[index]].append(dice_of(truth == index, found == index))
-    rows = []
-    for name in rivals:
-        change = {
-            organ: round(100 * float(np.mean(values) - np.mean(dice["0 mm"][organ])), 3) if name != "0 mm" else 0.0
-            for organ, values in dice[name].items()
-        }
+            dice[name].append(dice_per_organ(truth, found, model.space))
+    rows, exact = [], np.array(dice["0 mm"])
+    for name, (_, organs) in rivals.items():
+        level = over_patients(np.array(dice[name]), model.space)
+        change = over_patients(np.array(dice[name]) - exact, model.space)
+        counted = [organ for organ in level if organ != MEAN and (not organs or model.space.index(organ) in organs)]
         rows.append(
             {
                 "way": name,
                 "seconds": round(seconds[name], 2),
-                "dice_mean": round(float(np.mean([np.mean(values) for values in dice[name].values()])), 5),
-                "dice_points": change,
+                "dice_mean": round(float(np.mean([level[organ][0] for organ in counted])), 5),
+                "dice_points": {organ: round(100 * change[organ][0], 3) for organ in counted},
             }
         )
-        print(rows[-1], flush=True)
     return {"patients": len(sources), "rows": rows}
+
+
+def with_steps(options: argparse.Namespace) -> dict[str, object]:
+    """Measure the Dice of every arm beside that of all slices in fp32, on synthetic patients of each thickness and real scans."""
+    graphs = bundled_graphs()
+    model = load_model(Path("starter"), accelerator="cpu", runtime="openvino")
+    shape = model.network.stride, model.network.dimensions
+    runners = {name: OpenVinoRunner(graph.file, shape, weights=graph.weights) for name, graph in graphs.items()}
+    arms = {name: changed(replace(model, network=runners[graph]), step_mm=step) for name, (graph, step) in ARMS.items()}
+    hashes = {name: sha256(graph.weights) for name, graph in graphs.items()}
+    file = ROOT / "runs" / f"{options.name}.json"
+    measured = json.loads(file.read_text()) if file.exists() else {"graphs": hashes, "cases": {}}
+    if measured["graphs"] != hashes:
+        raise SystemExit(f"{file} is of other graphs: remove it")
+    for cohort, case, make in cases(options.patients, model.space):
+        if f"{cohort}/{case}" not in measured["cases"]:
+            measured["cases"][f"{cohort}/{case}"] = {"cohort": cohort} | on_case(*make(), arms)
+            write_json(file, measured)
+            print(cohort, case, flush=True)
+    cohorts = summed_up(list(measured["cases"].values()), model.space)
+    return {"look_mm": model.recipe.inference.look_mm, "arms": ARMS, "cohorts": cohorts}
+
+
+def bundled_graphs() -> dict[Precision, BundledGraph]:
+    """Return the bundled weights' graphs."""
+    found = {precision: find_graph(find_shipped(), precision) for precision in get_args(Precision)}
+    if None in found.values():
+        raise SystemExit("the bundled weights have no graphs: run tools/bundle_graphs.py")
+    return found  # type: ignore[return-value]
+
+
+def cases(patients: int, space: LabelSpace) -> Iterator[tuple[str, str, Callable[[], tuple[Volume, np.ndarray]]]]:
+    """List the cohort and name of each case of ``steps``, and what makes its scan and its truth; other patients in each cohort."""
+    with tempfile.TemporaryDirectory() as made:
+        data_set(Path(made) / "20 slices", "ts20", DATA / UNSEEN)
+        kidney_set(Path(made) / "kidneys")
+        for cohort in ("20 slices", "kidneys"):
+            for source in find_sources("nnunet", Path(made) / cohort)[0]:
+                yield cohort, source.name, lambda one=source: (scan_of(one.image), truth_of(one, space))
+        for number in range(1, patients + 1):
+            for slice_mm in SLICES_MM:
+                yield f"{slice_mm:g} mm", str(number), partial(synthetic, number, slice_mm, space)
+
+
+def synthetic(number: int, slice_mm: float, space: LabelSpace) -> tuple[Volume, np.ndarray]:
+    """Make a patient of 288 mm on pixels of 2 mm."""
+    generator, shape = np.random.default_rng([SEED, int(10 * slice_mm), number]), (round(LONG_MM / slice_mm), 192, 192)
+    patient = synthesize(generator, shape=shape, spacing_mm=(slice_mm, 2.0, 2.0), variety=RICH)
+    values = fit(space, patient.organs, tuple(patient.organs.values())).values
+    return patient.ct, in_space(patient.labels.voxels, values)
+
+
+def on_case(ct: Volume, truth: np.ndarray, arms: dict[str, Model]) -> dict[str, object]:
+    """Return each arm's Dice per organ and CPU seconds; arms that give the same slices to the same graph run once."""
+    scan, first = prepare_scan(ct, arms["before"]), arms["before"].recipe
+    slice_mm = scan.images[first.preparation][1].spacing_mm[0]
+    rows, of_arm = {}, {}
+    for name, model in arms.items():
+        of_arm[name] = model.network.precision, kept_step(slice_mm, model.recipe.inference)
+        if of_arm[name] not in rows:
+            start = time.process_time()
+            found = segment_prepared(scan, model).labels.voxels
+            row = {"nth_slice": of_arm[name][1], "cpu_s": round(time.process_time() - start, 2)}
+            dice = [None if np.isnan(one) else float(one) for one in dice_per_organ(truth, found, model.space)]
+            rows[of_arm[name]] = row | {"dice": dice}
+    found = {name: rows[key] for name, key in of_arm.items()}
+    return {"slice_mm": round(slice_mm, 3), "shape": ct.shape, "arms": found}
+
+
+def summed_up(measured: list[dict], space: LabelSpace) -> list[dict[str, object]]:
+    """Return a row for each cohort, and one for all synthetic patients, with those arms that are not "before" again."""
+    cohorts = defaultdict(list)
+    for case in measured:
+        cohorts[case["cohort"]].append(case)
+    cohorts["all synthetic"] = [case for case in measured if case["cohort"].endswith("mm")]
+    return [
+        {
+            "cohort": name,
+            "patients": len(rows),
+            "slice_mm": sorted({case["slice_mm"] for case in rows}),
+            "arms": [arm_row(arm, rows, space) for arm in ARMS if arm == "before" or not as_before(arm, rows)],
+        }
+        for name, rows in cohorts.items()
+    ]
+
+
+def as_before(arm: str, cases: list[dict]) -> bool:
+    """Return whether an arm took every slice in fp32 in all cases."""
+    return all(case["arms"][arm] == case["arms"]["before"] for case in cases)
+
+
+def arm_row(arm: str, cases: list[dict], space: LabelSpace) -> dict[str, object]:
+    """Return an arm's Dice beside "before", which slices it looked at, and its mean CPU seconds."""
+    dice, exact = (np.array([case["arms"][name]["dice"] for case in cases], float) for name in (arm, "before"))
+    seconds = float(np.mean([case["arms"][arm]["cpu_s"] for case in cases]))
+    nth = sorted({case["arms"][arm]["nth_slice"] for case in cases})
+    return {"nth_slice": nth, "cpu_s": round(seconds, 2)} | beside(arm, dice, exact, space)
+
+
+def beside(name: str, dice: np.ndarray, exact: np.ndarray, space: LabelSpace) -> dict[str, object]:
+    """Return an arm's Dice (case, organ), and its difference from the exact one's with a 95 % interval over patients."""
+    level, change = over_patients(dice, space), over_patients(dice - exact, space)
+    mean = level.pop(MEAN)[0]
+    rows = {
+        organ: {"patients": one[3], "dice": one[0], "difference": change[organ][:3]} for organ, one in level.items()
+    }
+    return {
+        "arm": name,
+        "mean_dice": mean,
+        "mean_difference": change[MEAN][:3],
+        "worst_organ": min(rows, key=lambda organ: rows[organ]["difference"][0]),
+        "worst_difference_of_a_case": round(float(np.nanmin(dice - exact)), 5),
+        "organs": rows,
+    }
+
+
+def over_patients(values: np.ndarray, space: LabelSpace) -> dict[str, tuple[float, float | None, float | None, int]]:
+    """Return {organ, or "mean" of all: mean, its 95 % interval and number of patients} of values (patient, organ)."""
+    scores = [
+        OrganScore(str(patient), str(patient), organ, {"dice": value})
+        for patient, row in enumerate(values.tolist())
+        for organ, value in zip(space.organs, row, strict=True)
+    ]
+    found = {}
+    for row in summarise(scores, np.random.default_rng(0)):
+        ends = (None if np.isnan(end) else round(end, 5) for end in (row.low, row.high))
+        found[row.organ] = (round(row.mean, 5), *ends, row.cases)
+    return found
 
 
 def bundled(options: argparse.Namespace) -> dict[str, object]:
@@ -323,12 +353,8 @@ def bundled(options: argparse.Namespace) -> dict[str, object]:
 
 def self_contained(folder: Path, others: list[str]) -> dict[str, Path]:
     """Return {name: .xml with its .bin beside it} of the bundled graphs and of others."""
-    openvino, shipped = openvino_module(), find_shipped()
-    found = {}
-    for precision in ("fp32", "int8"):
-        graph = find_graph(shipped, precision)
-        if graph is None:
-            raise SystemExit("the bundled weights have no graphs: run tools/bundle_graphs.py")
+    openvino, found = openvino_module(), {}
+    for precision, graph in bundled_graphs().items():
         found[precision] = folder / f"{precision}.xml"
         network = openvino.Core().read_model(graph.file, graph.weights)
         openvino.save_model(network, found[precision], compress_to_fp16=False)
@@ -341,31 +367,11 @@ def graphs_on(models: dict[str, Model], dataset: Path) -> dict[str, object]:
     sources, _ = find_sources("nnunet", dataset)
     for source in sources:
         truth, ct = truth_of(source, space), scan_of(source.image)
-        shown = np.bincount(truth.ravel(), minlength=len(space.classes))[1:] > 0
         for name, model in models.items():
-            counts = confusion(truth, segment(ct, model).voxels, len(space.classes))
-            found = np.array([overlap(counts, index).dice for index in space.labels])
-            dice[name].append(np.where(shown, found, np.nan))
+            dice[name].append(dice_per_organ(truth, segment(ct, model).voxels, space))
         print(source.name, {name: round(float(np.nanmean(rows[-1])), 4) for name, rows in dice.items()}, flush=True)
     exact = np.array(dice["fp32"])
     return {"cases": len(sources), "rows": [beside(name, np.array(dice[name]), exact, space) for name in models]}
-
-
-def beside(name: str, dice: np.ndarray, exact: np.ndarray, space: LabelSpace) -> dict[str, object]:
-    """Return a graph's Dice (case, organ) beside the fp32 graph's."""
-    seen = np.flatnonzero(~np.isnan(exact).all(axis=0))
-    organs = [space.organs[place] for place in seen]
-    mean, change = np.nanmean(dice[:, seen], axis=0), np.nanmean((dice - exact)[:, seen], axis=0)
-    return {
-        "graph": name,
-        "mean_dice": round(float(mean.mean()), 5),
-        "mean_difference": round(float(change.mean()), 5),
-        "worst_organ": organs[int(change.argmin())],
-        "worst_difference": round(float(change.min()), 5),
-        "worst_difference_of_a_case": round(float(np.nanmin(dice - exact)), 5),
-        "dice": dict(zip(organs, mean.round(5).tolist(), strict=True)),
-        "difference": dict(zip(organs, change.round(5).tolist(), strict=True)),
-    }
 
 
 def graph_seconds(files: dict[str, Path], rounds: int) -> dict[str, object]:
@@ -388,11 +394,6 @@ def graph_seconds(files: dict[str, Path], rounds: int) -> dict[str, object]:
                 name: round(1000 * median(times[2:]) / slices, 1) for name, times in seconds.items()
             }
     return content | {"load_after": os.getloadavg()}
-
-
-def dice_of(one: np.ndarray, other: np.ndarray) -> float:
-    """Return the Dice of two masks of which one holds something."""
-    return float(2 * np.count_nonzero(one & other) / (np.count_nonzero(one) + np.count_nonzero(other)))
 
 
 if __name__ == "__main__":

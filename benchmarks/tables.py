@@ -73,10 +73,11 @@ def interval(row: dict) -> str:
     return f"{row['dice']:.3f} [{row['interval'][0]:.3f}, {row['interval'][1]:.3f}]" if row else "-"
 
 
-def in_points(difference: Sequence[float]) -> str:
-    """Return a difference in Dice with its interval, in points."""
-    mean, low, high = (100 * value for value in difference)
-    return f"{mean:+.1f} [{low:+.1f}, {high:+.1f}]"
+def in_points(difference: Sequence[float | None], digits: int = 1) -> str:
+    """Return a difference in Dice in points, with its interval where there is one."""
+    mean, low, high = (None if value is None else 100 * value for value in difference)
+    ends = "" if low is None else f" [{low:+.{digits}f}, {high:+.{digits}f}]"
+    return f"{mean:+.{digits}f}{ends}"
 
 
 def gap(arms: dict[str, dict], design: str) -> str:

@@ -4,11 +4,26 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from benchmarks.machine import alternate, instructions, replaced, rows, same_processor
-from benchmarks.tables import ELSEWHERE, elsewhere, filled, interval, kind, measurements, newest, results, speed, table
+from benchmarks.shortcuts import beside, dice_per_organ
+from benchmarks.tables import (
+    ELSEWHERE,
+    elsewhere,
+    filled,
+    in_points,
+    interval,
+    kind,
+    measurements,
+    newest,
+    results,
+    speed,
+    table,
+)
 from viscera.deployment.elsewhere import measured_figures
+from viscera.labels import LabelSpace
 
 ROOT = Path(__file__).parents[2]
 SCRIPTS = sorted(
@@ -56,6 +71,27 @@ def test_a_table_has_as_many_columns_as_its_head():
 
 def test_a_mean_is_shown_with_its_interval():
     assert interval({"dice": 0.5, "interval": [0.25, 0.75]}) == "0.500 [0.250, 0.750]"
+
+
+def test_a_difference_is_shown_in_points_and_without_an_interval_where_one_patient_has_none():
+    assert in_points([-0.011, -0.02, 0.003]) == "-1.1 [-2.0, +0.3]"
+    assert in_points([0.0012, None, None], 2) == "+0.12"
+
+
+def test_an_organ_that_the_truth_does_not_show_has_no_dice():
+    truth, found = np.array([1, 1, 0, 0], np.uint8), np.array([1, 0, 2, 0], np.uint8)
+    dice = dice_per_organ(truth, found, LabelSpace("two", ("liver", "spleen")))
+    assert dice[0] == pytest.approx(2 / 3)  # one voxel of two and one
+    assert np.isnan(dice[1])
+
+
+def test_an_arm_is_compared_over_the_patients_that_show_an_organ_and_over_organs_alike():
+    exact = np.array([[0.9, 0.5], [0.7, np.nan]])
+    row = beside("arm", exact + np.array([[-0.1, 0.2], [-0.3, 0.0]]), exact, LabelSpace("two", ("liver", "spleen")))
+    assert row["organs"]["spleen"]["patients"] == 1
+    assert row["organs"]["liver"]["difference"][0] == pytest.approx(-0.2)
+    assert row["mean_difference"][0] == pytest.approx((-0.2 + 0.2) / 2)
+    assert (row["worst_organ"], row["worst_difference_of_a_case"]) == ("liver", -0.3)
 
 
 def test_every_result_says_on_which_processor_it_was_measured():
