@@ -9,9 +9,6 @@ import contextlib
 import io
 import os
 import sys
-import threading
-import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,7 +20,6 @@ from benchmarks.peers.child import Clock, Order, Segment, measured, plain_networ
 
 if TYPE_CHECKING:
     from viscera.config import Recipe
-    from viscera.inference.model import Model
 
 
 def load_viscera(order: Order, clock: Clock) -> Segment:
@@ -32,6 +28,7 @@ def load_viscera(order: Order, clock: Clock) -> Segment:
     ``how`` names the runtime; "exact": fp32 on torch; "every_slice": none is skipped; "weights": others.
     """
     from viscera.cli.startup import kept_graphs, starting
+    from viscera.deployment.flops import NotedRunner
     from viscera.inference.jobs import ScanJob
     from viscera.inference.model import load_model
     from viscera.inference.predict import predict_file
@@ -47,44 +44,24 @@ def load_viscera(order: Order, clock: Clock) -> Segment:
             graphs=kept_graphs(),
         )
     if exact:
-        model = replace(model, network=TorchRunner(model.network, model.device, exact=True), autocast=None)
+        model = replace(model, network=TorchRunner(model.module))
     if "every_slice" in how:
-        inference = replace(model.recipe.inference, look_mm=0.0)
+        inference = replace(model.recipe.inference, look_mm=0.0, step_mm=0.0)
         model = replace(model, recipe=replace(model.recipe, inference=inference))
-    calls = watched(model)
 
     def segment(scan: str, out: str) -> dict[str, object]:
         """Segment; calls that run at once share the cores, so the network's time is the sum of them over their number."""
-        calls.clear()
-        facts = predict_file(ScanJob(Path(scan), Path(out)), model)["run"]
+        noted = NotedRunner(model.network)
+        facts = predict_file(ScanJob(Path(scan), Path(out)), replace(model, network=noted))["run"]
         clock.seconds.update(facts["seconds"])  # type: ignore[index]
-        streams = getattr(model.network, "streams", 1)
         return {
-            "network_s": round(sum(seconds for seconds, _ in calls) / streams, 3),
-            "slices_seen": sum(slices for _, slices in calls),
+            "network_s": round(noted.calls.seconds / model.network.streams, 3),
+            "slices_seen": sum(shape[0] * times for shape, times in noted.calls.shapes.items()),
             "runtime": facts["runtime"],  # type: ignore[index]
             "precision": facts["precision"],  # type: ignore[index]
         }
 
     return segment
-
-
-def watched(model: "Model") -> list[tuple[float, int]]:
-    """Return a list that gets (seconds, slices) of every pass through the network."""
-    calls: list[tuple[float, int]] = []
-    lock, forward = threading.Lock(), model.network.forward
-
-    def timed(image: object, *rest: object) -> object:
-        """Pass through the network."""
-        start = time.perf_counter()
-        found = forward(image, *rest)
-        with lock:
-            calls.append((time.perf_counter() - start, len(image)))  # type: ignore[arg-type]
-        return found
-
-    timed_forward: Callable = timed
-    model.network.forward = timed_forward
-    return calls
 
 
 def load_monai(order: Order, clock: Clock) -> Segment:

@@ -65,7 +65,7 @@ def label_slices(
     looks = looked_at(depth, slice_mm=geometry.spacing_mm[0], settings=settings)
     at_once = LOOKS_ON_GPU if model.device == "cuda" else 1
     stretches = [looks[first : first + at_once + 1] for first in range(0, max(1, len(looks) - 1), at_once)]
-    walk = _Walk(image, geometry, model, organs=organs, look=look, stretches=stretches)
+    walk = _Walk(image, geometry, model, settings=settings, organs=organs, look=look, stretches=stretches)
     with model.network.threads() as pool:
         for work in as_completed([pool.submit(walk.take, stretch) for stretch in stretches]):
             done += work.result()
@@ -100,6 +100,7 @@ class _Walk:
         geometry: Geometry,
         model: Model,
         *,
+        settings: SliceInference,
         organs: Sequence[int],
         look: "Callable[[AnySlice], None] | None",
         stretches: Sequence[Sequence[int]],
@@ -110,12 +111,11 @@ class _Walk:
             image: HU, prepared.
             geometry: Where it lies.
             model: A 2D network.
+            settings: Its recipe's.
             organs: Indices of those that are wanted.
             look: Called with every slice that went through the network.
             stretches: Slices that are segmented in any case; the last of each stretch is the first of the next.
         """
-        settings = model.recipe.inference
-        assert isinstance(settings, SliceInference)
         self.image, self.geometry, self.model, self.look = image, geometry, model, look
         self.axial = np.zeros(geometry.axial_shape, np.uint8)
         self.step = kept_step(geometry.spacing_mm[0], settings)

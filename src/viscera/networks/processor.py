@@ -259,6 +259,7 @@ def _sysctl() -> Callable[[str], bytes | None]:
     library = ctypes.CDLL(None)
 
     def ask(name: str) -> bytes | None:
+        """Return the bytes of a value; None where there is none of that name."""
         size = ctypes.c_size_t(4096)
         value = ctypes.create_string_buffer(size.value)
         failed = library.sysctlbyname(name.encode(), value, ctypes.byref(size), None, ctypes.c_size_t(0))
