@@ -70,8 +70,6 @@ def load(order: Order, clock: Clock) -> Segment:
 
 def our_export(logits: np.ndarray, grid: tuple[int, ...]) -> Callable[[], np.ndarray]:
     """Return viscera's export."""
-    import torch
-
     from viscera.inference.volumes import on_axial
     from viscera.inference.windows import Planes
     from viscera.preparation.geometry import Geometry
@@ -83,12 +81,11 @@ def our_export(logits: np.ndarray, grid: tuple[int, ...]) -> Callable[[], np.nda
     slice_grid = SliceGrid(z, Fraction(0), Fraction(grid[0], z))
     step = Fraction(grid[1], y), Fraction(grid[2], x)
     geometry = Geometry((grid[0], grid[1], grid[2]), affine, axial_turn(affine), (y, x), (0, 0), step, slice_grid)
-    tensor = torch.from_numpy(logits)
 
     def planes() -> Iterator[Planes]:
         """Return the logits as windows finish them."""
         for first in range(0, z, PLANES):
-            part = tensor[:, first : first + PLANES].float()
+            part = logits[:, first : first + PLANES].astype(np.float32)
             yield Planes(first, first + part.shape[1], part, (slice(0, y), slice(0, x)))
 
     return lambda: on_axial(planes(), geometry)

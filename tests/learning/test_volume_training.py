@@ -402,7 +402,8 @@ def test_measured_hu_are_kept_with_the_weights_and_used_at_prediction(volumes, f
     scaled = torch.from_numpy((np.clip(image, low, high) - mean) / deviation).float()
     with torch.inference_mode():
         expected = model.network(scaled[None, None])[0].transpose(0, 1)
-    torch.testing.assert_close(read_logits(image, model)(range(8)), expected, rtol=3e-3, atol=3e-3)  # sums in half
+    found = torch.from_numpy(read_logits(image, model)(range(8)))
+    torch.testing.assert_close(found, expected, rtol=3e-3, atol=3e-3)
 
 
 # --- beginning with trained weights
