@@ -26,10 +26,10 @@ from viscera.inference import plans
 from viscera.inference.model import Model, with_others, with_region
 from viscera.inference.plans import Plan, holds, places, smaller, sums_type
 from viscera.inference.region import blocks_of, widened, windows_of
-from viscera.inference.segment import prepare_scan, segment, segment_prepared
+from viscera.inference.segment import prepare_scan, segment, segment_prepared, sought_organs
 from viscera.inference.volumes import read_logits
 from viscera.inference.windows import finished_planes, first_look, gaussian
-from viscera.labels import ABDOMENCT1K, TUMOUR_ONLY
+from viscera.labels import ABDOMENCT1K, TUMOUR_ONLY, LabelSpace
 from viscera.networks.torch_runner import TorchRunner
 from viscera.preparation.case import prepare_image
 from viscera.volume import Volume
@@ -221,6 +221,41 @@ def test_a_finder_of_another_kind_says_where_to_look():
     found = segment(ct, with_others(model(network=network, margin_mm=4.0), finder=finder))
     assert np.array_equal(found.voxels, nearest(ct.voxels))
     assert len(network.sizes) < 0.5 * len(places(ct.shape, Plan((8, 8, 8))))
+
+
+def test_a_finder_looks_for_the_organs_that_are_wanted_and_for_all_where_it_does_not_know_them():
+    assert sought_organs(ABDOMENCT1K, ABDOMENCT1K) == [1, 2, 3, 4]
+    assert sought_organs(ABDOMENCT1K, ABDOMENCT1K, [3]) == [3]
+    spine = LabelSpace("spine", ("spinal_cord", "kidney_left", "liver", "kidney_right", "spleen"))
+    assert sought_organs(ABDOMENCT1K, spine, [1, 2]) == [2, 3, 4]  # both sides are the kidney
+    assert sought_organs(ABDOMENCT1K, spine) == [1, 2, 3, 4, 5]  # it knows no pancreas, so anything may mean one
+    assert sought_organs(TUMOUR_ONLY, spine) == [1, 2, 3, 4, 5]
+    one_side = LabelSpace("one side", ("kidney_left", "spinal_cord"))
+    assert sought_organs(ABDOMENCT1K, one_side, [2]) == [1, 2]
+    assert sought_organs(one_side, ABDOMENCT1K, [1]) == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("spacing_mm", [(3.0, 3.0, 3.0), (1.0, 1.0, 2.0)])
+def test_windows_without_a_wanted_organ_are_left_out_whatever_else_a_finder_sees_there(spacing_mm):
+    """The finder sees a second organ (333 HU) all along the scan, as the spinal cord is; the network does not know it."""
+    ct = organ_scan((96, 32, 32))
+    ct.voxels[:, 28:31, 28:31] = 333
+    finder = replace(
+        model((16, 16, 16), preparation=SpacedVolumes(spacing_mm=spacing_mm)),
+        space=LabelSpace("spine", ("liver", "kidney", "spleen", "spinal_cord")),
+    )
+    network = Nearest((-1000.0, 5000.0, 5001.0, 120.0))
+    known = replace(model(network=network, margin_mm=0.0), space=LabelSpace("three", ("liver", "kidney", "spleen")))
+    found = segment(ct, with_others(known, finder=finder)).voxels
+    spleen = np.zeros(ct.shape, bool)
+    spleen[40:50, 4:14, 4:14] = True
+    assert np.array_equal(found[spleen], np.full(spleen.sum(), 3))
+    wanted = len(network.sizes)
+    assert 0 < wanted < 0.1 * len(places(ct.shape, Plan((8, 8, 8))))
+    unknown = replace(known, space=LabelSpace("other", ("liver", "stomach", "spleen")))
+    network.sizes.clear()
+    segment(ct, with_others(unknown, finder=finder))
+    assert len(network.sizes) > 2 * wanted
 
 
 def test_what_was_found_is_widened_along_each_axis_by_the_margin_at_least():

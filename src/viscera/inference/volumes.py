@@ -120,8 +120,10 @@ def _middle(
     return labels
 
 
-def find_blocks(image: Int16[np.ndarray, "z y x"], model: Model, *, watch: Watch) -> Bool[np.ndarray, "bz by bx"]:
-    """Return the blocks in which a finder finds anything on a scan prepared for it: one phase of its stride.
+def find_blocks(
+    image: Int16[np.ndarray, "z y x"], model: Model, *, organs: Sequence[int] = (), watch: Watch
+) -> Bool[np.ndarray, "bz by bx"]:
+    """Return the blocks in which a finder finds any organ (of those given) on a scan prepared for it: one phase of its stride.
 
     Raises:
         SettingError: The device's memory does not suffice even for the smallest windows.
@@ -129,7 +131,8 @@ def find_blocks(image: Int16[np.ndarray, "z y x"], model: Model, *, watch: Watch
     plan = plan_of(model)
     while True:
         try:
-            return found_blocks(image, model, plan, places(image.shape, plan, one_phase=True), watch=watch)
+            chosen = places(image.shape, plan, one_phase=True)
+            return found_blocks(image, model, plan, chosen, organs=organs, watch=watch)
         except gpu_out_of_memory() as error:
             plan = _after_running_out(plan, model, error)
 

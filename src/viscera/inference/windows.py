@@ -61,10 +61,10 @@ def gaussian(size: Sequence[int]) -> Float32[np.ndarray, "z y x"]:
     return weights.clip(LEAST_WEIGHT, None)
 
 
-def window_logits(image: Int16[np.ndarray, "z y x"], model: Model, plan: Plan, place: tuple[int, int, int]) -> Logits:
-    """Return the network's output for one window: (class, pz, py, px).
-
-    Beyond the scan its last voxels repeat, and are cut off again.
+def window_input(
+    image: Int16[np.ndarray, "z y x"], model: Model, plan: Plan, place: tuple[int, int, int]
+) -> Float32[np.ndarray, "1 1 pz py px"]:
+    """Return what the network sees in one window; beyond the scan its last voxels repeat.
 
     Args:
         image: HU, prepared, its grey levels enhanced where the recipe says so.
@@ -72,20 +72,30 @@ def window_logits(image: Int16[np.ndarray, "z y x"], model: Model, plan: Plan, p
         plan: How windows are laid.
         place: The window's first voxel.
     """
-    part = tuple(
-        slice(first, first + span, step) for first, span, step in zip(place, plan.span, plan.stride, strict=True)
-    )
-    seen = np.ascontiguousarray(image[part])
+    seen = np.ascontiguousarray(image[_part(plan, place)])
     missing = [(0, size - found) for size, found in zip(plan.size, seen.shape, strict=True)]
     padded = np.pad(seen, missing, mode="edge") if any(pad for _, pad in missing) else seen
-    stack = network_input(padded.astype(np.float32), model.recipe.intensity)[None, None]
+    return network_input(padded.astype(np.float32), model.recipe.intensity)[None, None]
+
+
+def window_logits(image: Int16[np.ndarray, "z y x"], model: Model, plan: Plan, place: tuple[int, int, int]) -> Logits:
+    """Return the network's output for one window, (class, pz, py, px), without what lies beyond the scan; see ``window_input``."""
+    stack = window_input(image, model, plan, place)
     logits = model.network(stack)
     if plan.mirror:
         for axes in (axes for count in (1, 2, 3) for axes in combinations((2, 3, 4), count)):
             logits = logits + flipped(model.network(np.ascontiguousarray(np.flip(stack, axes))), axes)
         logits = logits / 8
-    z, y, x = seen.shape
+    z, y, x = image[_part(plan, place)].shape
     return logits[0, :, :z, :y, :x]
+
+
+def _part(plan: Plan, place: tuple[int, int, int]) -> tuple[slice, slice, slice]:
+    """Return the voxels of a window, as far as the scan has them."""
+    z, y, x = (
+        slice(first, first + span, step) for first, span, step in zip(place, plan.span, plan.stride, strict=True)
+    )
+    return z, y, x
 
 
 def finished_planes(
