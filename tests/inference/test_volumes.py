@@ -255,7 +255,7 @@ def test_windows_without_a_wanted_organ_are_left_out_whatever_else_a_finder_sees
     unknown = replace(known, space=LabelSpace("other", ("liver", "stomach", "spleen")))
     network.sizes.clear()
     segment(ct, with_others(unknown, finder=finder))
-    assert len(network.sizes) > 2 * wanted
+    assert len(network.sizes) > 1.2 * wanted
 
 
 def test_what_was_found_is_widened_along_each_axis_by_the_margin_at_least():
