@@ -5,7 +5,6 @@
     python -m benchmarks.predict dicom [--rounds 5]        from DICOM (plastimatch writes it) with SEG and RTSTRUCT, beside NIfTI
     python -m benchmarks.predict tidying CHECKOUT          post-processing beside that of another checkout; labels must be equal
     python -m benchmarks.predict memory WORK               512x512x824 voxels, 14 classes, gao2step at full width
-    python -m benchmarks.predict volumes [--before CHECKOUT] [--nnunet-python FILE]   3D networks: parts of 3D prediction, on one core
 
 On a quiet machine. `speed` replaces this kind of processor's rows of results/speed.json and leaves those of others, which README
 shows side by side. The memory's weights are untrained: they cost what trained ones cost, and label noise all over, the worst case
@@ -33,7 +32,6 @@ import numpy as np
 import torch
 
 from benchmarks.machine import DATA, RESULTS, ROOT, alternate, commit, facts, replaced, save
-from benchmarks.volumes import volumes
 from viscera.inference.jobs import ScanJob
 from viscera.inference.model import Model, load_model
 from viscera.inference.predict import predict_all, predict_file
@@ -80,12 +78,9 @@ def main() -> None:
     several.add_argument("run", type=Path)
     several.add_argument("--copies", type=int, default=2)
     verbs.add_parser("memory").add_argument("work", type=Path)
-    deep = verbs.add_parser("volumes")
-    deep.add_argument("--before", type=Path, help="another checkout, whose prediction takes turns with ours")
-    deep.add_argument("--nnunet-python", help="the Python of an environment that has nnunetv2")
     series, two = verbs.add_parser("dicom"), verbs.add_parser("tidying")
     two.add_argument("checkout", type=Path)
-    for verb in (one, several, series, two, deep):
+    for verb in (one, several, series, two):
         verb.add_argument("--rounds", type=int, default=5)
         verb.add_argument("--data", type=Path, default=DATA, help="folder of the real scans")
     one.add_argument("--before", type=Path, help="another checkout, whose command takes turns with ours")
@@ -106,9 +101,6 @@ def main() -> None:
         print(save("dicom", facts("torch", "pydicom") | {"rounds": options.rounds, "scans": content}))
     elif options.verb == "tidying":
         print(save("tidying", facts("torch", "openvino") | tidying(options.checkout, options.data, options.rounds)))
-    elif options.verb == "volumes":
-        content = volumes(options.data, options.before, nnunet_python=options.nnunet_python, rounds=options.rounds)
-        print(save("volumes_cpu", facts("torch", "openvino") | content))
     else:
         print(save("volume_memory", facts("torch") | memory(options.work.absolute())))
 

@@ -143,7 +143,7 @@ def segment_prepared(
         organs = ()  # the tumours' network looks wherever the first found any organ
     if wanted is None and model.finder is not None:
         with clock.stage("region"):
-            wanted = _found(scan, model=model, finder=model.finder, organs=organs, watch=watch)
+            wanted = finder_blocks(scan, model=model, finder=model.finder, organs=organs, watch=watch)
     with clock.stage("network"):
         if model.recipe.inference.whole_slices:
             look = None if certainty is None else certainty.add
@@ -168,7 +168,7 @@ def segment_prepared(
     return Segmentation(with_voxels(grid, geometry.turn.undo(axial)), report)
 
 
-def _found(
+def finder_blocks(
     scan: Prepared, *, model: Model, finder: Model, organs: Sequence[int], watch: Watch
 ) -> Bool[np.ndarray, "bz by bx"]:
     """Return the blocks of a prepared scan in which a finder finds organs that are wanted, and those around them."""
