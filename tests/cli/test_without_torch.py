@@ -120,8 +120,7 @@ NEED = {
     "predict {scan} there.nii.gz --runtime onnx": "running starter.safetensors needs torch, which is",
     "predict {scan} there.nii.gz --device cuda": "a GPU needs torch, which is",
     "predict {scan} there.nii.gz --weights slices.safetensors": "running slices.safetensors needs torch, which is",
-    "predict {scan} there.nii.gz --weights volumes.safetensors": "segmenting volumes with recipe 'gao2step-small' "
-    "needs torch, which is",
+    "predict {scan} there.nii.gz --weights volumes.safetensors": "running volumes.safetensors needs torch, which is",
 }
 """{command: the beginning of what it says}."""
 

@@ -8,11 +8,20 @@ import pytest
 import torch
 from torch import nn
 
-from viscera.config import Recipe, ResizedSlices, UNetShape, Window, WindowInference
+from viscera.config import (
+    PatchSampling,
+    PlainUNetShape,
+    Recipe,
+    ResizedSlices,
+    UNetShape,
+    VolumeAugmentation,
+    Window,
+    WindowInference,
+)
 from viscera.deployment.export import Yardstick, export
 from viscera.deployment.int8 import drawn_inputs, quantised
 from viscera.errors import RunError, SettingError, StoreError
-from viscera.inference.model import Model
+from viscera.inference.model import Model, load_model
 from viscera.inference.slices import slice_logits
 from viscera.labels import ABDOMENCT1K
 from viscera.networks.build import build_network
@@ -199,10 +208,56 @@ def test_int8_is_refused_where_it_makes_no_sense(model, small_store, tmp_path):
         export(model, tmp_path / "out", int8=True, yardstick=yardstick)
     with pytest.raises(SettingError, match="--int8 needs real slices .* Name a prepared store: --data STORE"):
         export(model, tmp_path / "out", kind="openvino", int8=True)
-    windows = replace(model, recipe=replace(RECIPE, inference=WindowInference()))
-    with pytest.raises(SettingError, match="--int8 is for networks that see slices; 'tiny' sees windows"):
-        export(windows, tmp_path / "out", kind="openvino", int8=True, yardstick=yardstick)
     unmeetable = replace(yardstick, dice_points=-1)
     with pytest.raises(RunError, match="leave --int8 out"):
         export(model, tmp_path / "out", kind="openvino", int8=True, yardstick=unmeetable)
     assert list(tmp_path.iterdir()) == []
+
+
+def deep(size: tuple[int, int, int], stride: tuple[int, int, int] = (1, 1, 1)) -> Model:
+    """Return an untrained network of windows on the small store's grid."""
+    torch.manual_seed(0)
+    recipe = replace(
+        RECIPE,
+        name="deep",
+        network=PlainUNetShape(widths=(8, 16)),
+        sampling=PatchSampling(size=size, stride=stride),
+        augmentation=VolumeAugmentation(),
+        inference=WindowInference(overlap=0.5, region="whole"),
+    )
+    network = build_network(recipe.network, classes=len(ABDOMENCT1K.classes)).eval()
+    return Model(TorchRunner(network), recipe, ABDOMENCT1K, "cpu", "hash")
+
+
+def test_windows_are_drawn_once_each_from_training_cases_as_the_network_sees_them(small_store):
+    store, windows = open_store(small_store), deep((4, 8, 8))
+    names = store.names("training")
+    every = list(drawn_inputs(windows, store, generator=np.random.default_rng(0), count=1000))
+    assert len(every) == 9 * len(names)
+    assert {image.shape for image in every} == {(1, 1, 4, 8, 8)}
+    assert len({image.tobytes() for image in every}) == len(every)
+    assert len(list(drawn_inputs(windows, store, generator=np.random.default_rng(0)))) == 16
+    hu = store.case(names[0]).image
+    assert np.allclose(every[1][0, 0], (np.clip(hu[:, :8, 4:12], -400, 400) + 400) / 800)
+    larger, apart = deep((8, 16, 16)), deep((4, 8, 8), (1, 2, 2))
+    first = next(drawn_inputs(larger, store, generator=np.random.default_rng(0), count=99))
+    assert np.array_equal(first[0, 0, 4:], np.repeat(first[0, 0, 3:4], 4, axis=0))  # the last slice repeats
+    second = next(drawn_inputs(apart, store, generator=np.random.default_rng(0), count=99))
+    assert np.allclose(second[0, 0], (np.clip(hu[:, ::2, ::2], -400, 400) + 400) / 800)
+
+
+def test_int8_of_a_3d_network_is_exported_measured_and_predicts(small_store, tmp_path):
+    yardstick = Yardstick(open_store(small_store), "training", 100)
+    model = deep((4, 8, 8))
+    found = export(model, tmp_path / "int8", kind="openvino", int8=True, yardstick=yardstick)
+    export(model, tmp_path / "fp32", kind="openvino")
+    assert 0 < found.differing_fraction < 0.2
+    small, large = (load_model(tmp_path / name, accelerator="cpu", runtime="auto") for name in ("int8", "fp32"))
+    assert (small.network.precision, small.network.dimensions) == ("int8", 3)
+    assert large.network.precision in ("fp32", "bf16")
+    sizes = [(tmp_path / name / "network.bin").stat().st_size for name in ("int8", "fp32")]
+    assert sizes[0] < 0.5 * sizes[1]
+    image = next(drawn_inputs(model, yardstick.store, generator=np.random.default_rng(3)))
+    logits = [one.network(image) for one in (model, large, small)]
+    assert np.abs(logits[1] - logits[0]).mean() < 0.02 * logits[0].std()
+    assert 0 < np.abs(logits[2] - logits[0]).mean() < 0.1 * logits[0].std()

@@ -8,7 +8,6 @@ from viscera.inference.colour_files import KeptWarning, write_colours
 from viscera.inference.identity import scan_sha256
 from viscera.inference.jobs import require_place
 from viscera.inference.plans import plan_of
-from viscera.inference.volumes import _background
 from viscera.io.dicom_files import is_dicom
 from viscera.labels import ABDOMENCT1K
 
@@ -45,8 +44,6 @@ def test_colours_that_cannot_be_written_are_a_warning_and_others_files_stay(tmp_
     assert (tmp_path / "labels.ctbl").read_bytes() == b"\xff\xfe no text"
 
 
-def test_slices_have_no_windows_and_no_plane_is_like_nothing():
+def test_slices_have_no_windows():
     with pytest.raises(SettingError, match="has no windows: its network is a 2D one"):
         plan_of(MODEL)
-    with pytest.raises(ValueError, match="no plane"):
-        _background(None)

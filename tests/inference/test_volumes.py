@@ -1,11 +1,12 @@
 """3D windows with a network whose answer is known: thresholds of HU. Windows, phases, regions, memory, two steps."""
 
 from dataclasses import replace
+from math import ceil
 
 import numpy as np
 import pytest
 import torch
-from scipy.ndimage import map_coordinates
+from scipy.ndimage import map_coordinates, maximum_filter
 from torch import nn
 
 from viscera.config import (
@@ -21,13 +22,14 @@ from viscera.config import (
     WindowInference,
 )
 from viscera.errors import SettingError
+from viscera.inference import plans
 from viscera.inference.model import Model, with_others, with_region
-from viscera.inference.plans import Plan, holds, places, smaller
+from viscera.inference.plans import Plan, holds, places, smaller, sums_type
 from viscera.inference.region import blocks_of, widened, windows_of
-from viscera.inference.segment import prepare_scan, segment, segment_prepared
+from viscera.inference.segment import prepare_scan, segment, segment_prepared, sought_organs
 from viscera.inference.volumes import read_logits
 from viscera.inference.windows import finished_planes, first_look, gaussian
-from viscera.labels import ABDOMENCT1K, TUMOUR_ONLY
+from viscera.labels import ABDOMENCT1K, TUMOUR_ONLY, LabelSpace
 from viscera.networks.torch_runner import TorchRunner
 from viscera.preparation.case import prepare_image
 from viscera.volume import Volume
@@ -139,12 +141,12 @@ def test_logits_of_windows_are_averaged_with_gaussian_weights():
     assert chosen == [(0, 0, 0), (4, 0, 0)]
     found = list(finished_planes(image, model(network=Place()), plan, chosen=chosen))
     assert [plane for planes in found for plane in range(planes.start, planes.stop)] == list(range(12))
-    weights = gaussian((8, 8, 8), "cpu").double().numpy()
+    weights = gaussian((8, 8, 8)).astype(float)
     sums, total = np.zeros((2, 12, 8, 8))
     for answer, first in ((1, 0), (2, 4)):
         sums[first : first + 8] += answer * weights
         total[first : first + 8] += weights
-    got = np.concatenate([planes.logits[0].numpy() for planes in found])
+    got = np.concatenate([planes.logits[0] for planes in found])
     np.testing.assert_allclose(got, sums / total, rtol=3e-3)
 
 
@@ -221,6 +223,41 @@ def test_a_finder_of_another_kind_says_where_to_look():
     assert len(network.sizes) < 0.5 * len(places(ct.shape, Plan((8, 8, 8))))
 
 
+def test_a_finder_looks_for_the_organs_that_are_wanted_and_for_all_where_it_does_not_know_them():
+    assert sought_organs(ABDOMENCT1K, ABDOMENCT1K) == [1, 2, 3, 4]
+    assert sought_organs(ABDOMENCT1K, ABDOMENCT1K, [3]) == [3]
+    spine = LabelSpace("spine", ("spinal_cord", "kidney_left", "liver", "kidney_right", "spleen"))
+    assert sought_organs(ABDOMENCT1K, spine, [1, 2]) == [2, 3, 4]  # both sides are the kidney
+    assert sought_organs(ABDOMENCT1K, spine) == [1, 2, 3, 4, 5]  # it knows no pancreas, so anything may mean one
+    assert sought_organs(TUMOUR_ONLY, spine) == [1, 2, 3, 4, 5]
+    one_side = LabelSpace("one side", ("kidney_left", "spinal_cord"))
+    assert sought_organs(ABDOMENCT1K, one_side, [2]) == [1, 2]
+    assert sought_organs(one_side, ABDOMENCT1K, [1]) == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("preparation", [AS_IT_IS, SpacedVolumes(spacing_mm=(3.0, 3.0, 3.0))], ids=["same", "other"])
+def test_windows_without_a_wanted_organ_are_left_out_whatever_else_a_finder_sees_there(preparation):
+    """The finder sees a second organ (-500 HU) all along the scan, as the spinal cord is; the network does not know it."""
+    ct = organ_scan((96, 32, 32))
+    ct.voxels[:, 28:31, 28:31] = -500
+    finder = replace(
+        model((16, 16, 16), network=Nearest((-1000.0, 5000.0, 5001.0, 120.0, -500.0)), preparation=preparation),
+        space=LabelSpace("spine", ("liver", "kidney", "spleen", "spinal_cord")),
+    )
+    network = Nearest((-1000.0, 5000.0, 5001.0, 120.0))
+    known = replace(model(network=network, margin_mm=0.0), space=LabelSpace("three", ("liver", "kidney", "spleen")))
+    found = segment(ct, with_others(known, finder=finder)).voxels
+    spleen = np.zeros(ct.shape, bool)
+    spleen[40:50, 4:14, 4:14] = True
+    assert np.array_equal(found[spleen], np.full(spleen.sum(), 3))
+    wanted = len(network.sizes)
+    assert 0 < wanted < 0.2 * len(places(ct.shape, Plan((8, 8, 8))))
+    unknown = replace(known, space=LabelSpace("other", ("liver", "stomach", "spleen")))
+    network.sizes.clear()
+    segment(ct, with_others(unknown, finder=finder))
+    assert len(network.sizes) > 1.2 * wanted
+
+
 def test_what_was_found_is_widened_along_each_axis_by_the_margin_at_least():
     mask = np.zeros((64, 64, 64), bool)
     mask[33, 17, 40] = True
@@ -229,6 +266,38 @@ def test_what_was_found_is_widened_along_each_axis_by_the_margin_at_least():
     assert np.argwhere(blocks).max(0).tolist() == [5, 4, 6]
     assert holds((24, 0, 32), Plan((8, 8, 8)), blocks)
     assert not holds((0, 0, 0), Plan((8, 8, 8)), blocks)
+
+
+@pytest.mark.parametrize("margin_mm", [0.0, 7.0, 30.0, 500.0])
+def test_widened_blocks_are_those_of_scipys_maximum_filter(margin_mm):
+    wanted = np.random.default_rng(1).random((9, 12, 5)) > 0.98
+    spacing = (2.5, 0.7, 1.1)
+    size = [2 * ceil(margin_mm / (8 * mm)) + 1 for mm in spacing]
+    expected = maximum_filter(wanted, size=size, mode="constant")
+    before = wanted.copy()
+    assert np.array_equal(widened(wanted, margin_mm=margin_mm, spacing_mm=spacing), expected)
+    assert np.array_equal(wanted, before)
+
+
+def test_many_sums_are_kept_in_half_the_memory_and_give_the_same_logits_but_for_rounding(monkeypatch):
+    image = np.random.default_rng(0).integers(-1000, 1000, (20, 24, 16)).astype(np.int16)
+    plan = Plan((8, 8, 8), overlap=0.5)
+    assert sums_type((14, 64, 140, 140), device="cpu") == "float32"
+    assert sums_type((14, 128, 400, 400), device="cpu") == "float16"
+    assert sums_type((1, 8, 8, 8), device="cuda") == "float16"
+
+    def logits() -> np.ndarray:
+        found = finished_planes(image, model(), plan, chosen=places(image.shape, plan))
+        return np.concatenate([planes.logits for planes in found], axis=1)
+
+    full = logits()
+    centres = np.array(CENTRES_HU)[:, None, None, None]
+    np.testing.assert_allclose(full, -((image - centres) ** 2) / 1e4, rtol=1e-4, atol=1e-3)
+    monkeypatch.setattr(plans, "FULL_SUMS_BYTES", 0)
+    half = logits()
+    assert half.dtype == np.float32
+    np.testing.assert_allclose(half, full, rtol=5e-3, atol=1e-2)
+    assert not np.array_equal(half, full)
 
 
 def test_when_the_memory_runs_out_windows_become_smaller_with_a_word():
@@ -265,7 +334,7 @@ def test_prepared_volumes_go_back_to_the_scanners_grid_by_linear_interpolation_o
     labels = segment(ct, network).voxels
     image, geometry = prepare_image(ct, preparation)
     assert geometry.spacing_mm == pytest.approx((3, 3, 3))
-    logits = read_logits(image, network)(range(len(image))).numpy().astype(float)
+    logits = read_logits(image, network)(range(len(image))).astype(float)
     # Where each voxel of the scanner lies on the prepared grid, by the affines alone.
     corners = np.stack([z, y, x, np.ones_like(z)]).reshape(4, -1)
     places_ = np.linalg.inv(geometry.prepared_affine) @ (ct.affine @ corners)

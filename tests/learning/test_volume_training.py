@@ -401,7 +401,7 @@ def test_measured_hu_are_kept_with_the_weights_and_used_at_prediction(volumes, f
     image = np.random.default_rng(0).integers(-300, 500, (8, 8, 8)).astype(np.int16)
     scaled = ((np.clip(image, low, high) - mean) / deviation).astype(np.float32)
     expected = model.network(scaled[None, None])[0].swapaxes(0, 1)
-    np.testing.assert_allclose(read_logits(image, model)(range(8)), expected, rtol=3e-3, atol=3e-3)  # sums in half
+    np.testing.assert_allclose(read_logits(image, model)(range(8)), expected, rtol=1e-4, atol=1e-4)
 
 
 # --- beginning with trained weights

@@ -140,7 +140,7 @@ def export(
     return agreement
 
 
-def _drawn(model: Model, store: Store | None, *, kind: Foreign) -> list[Float32[np.ndarray, "1 channel y x"]]:
+def _drawn(model: Model, store: Store | None, *, kind: Foreign) -> list[Float32[np.ndarray, "1 channel *space"]]:
     """Draw what the scales of an int8 network are taken from.
 
     Raises:
@@ -154,17 +154,13 @@ def _drawn(model: Model, store: Store | None, *, kind: Foreign) -> list[Float32[
         )
     if store is None:
         raise SettingError("--int8 needs real slices to take its scales from", "Name a prepared store: --data STORE.")
-    if not model.recipe.inference.whole_slices:
-        raise SettingError(
-            f"--int8 is for networks that see slices; '{model.recipe.name}' sees windows", "Leave it out."
-        )
     return list(drawn_inputs(model, store, generator=np.random.default_rng(0)))
 
 
 def _written(
-    model: Model, folder: Path, *, kind: Foreign, drawn: Sequence[Float32[np.ndarray, "1 channel y x"]] | None
+    model: Model, folder: Path, *, kind: Foreign, drawn: Sequence[Float32[np.ndarray, "1 channel *space"]] | None
 ) -> Runner:
-    """Write a network's files, in int8 where slices were drawn for that, and run them from there.
+    """Write a network's files, in int8 where slices or windows were drawn for that, and run them from there.
 
     Raises:
         CannotRunError: The format or the runtime cannot.

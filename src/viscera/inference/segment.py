@@ -20,7 +20,7 @@ from viscera.inference.postprocessing.tumours import merge_tumour, tumour_report
 from viscera.inference.region import blocks_of_labels, widened
 from viscera.inference.slices import label_slices
 from viscera.io.nifti import GridWarning
-from viscera.labels import TUMOUR
+from viscera.labels import TUMOUR, LabelSpace, fit
 from viscera.networks.device import Stopwatch
 from viscera.preparation.case import prepare_image
 from viscera.preparation.geometry import Geometry
@@ -139,11 +139,11 @@ def segment_prepared(
         return replace(found, labels=scan.shear.back(found.labels))
     clock, grid = clock or Stopwatch({}), scan.grid
     image, geometry = scan.images[model.recipe.preparation]
-    if wanted is None and model.finder is not None:
-        with clock.stage("region"):
-            wanted = _found(scan, model=model, finder=model.finder, watch=watch)
     if model.tumour is not None:
         organs = ()  # the tumours' network looks wherever the first found any organ
+    if wanted is None and model.finder is not None:
+        with clock.stage("region"):
+            wanted = finder_blocks(scan, model=model, finder=model.finder, organs=organs, watch=watch)
     with clock.stage("network"):
         if model.recipe.inference.whole_slices:
             look = None if certainty is None else certainty.add
@@ -168,17 +168,40 @@ def segment_prepared(
     return Segmentation(with_voxels(grid, geometry.turn.undo(axial)), report)
 
 
-def _found(scan: Prepared, *, model: Model, finder: Model, watch: Watch) -> Bool[np.ndarray, "bz by bx"]:
-    """Return the blocks of a prepared scan in which a finder finds organs, and those around them."""
+def finder_blocks(
+    scan: Prepared, *, model: Model, finder: Model, organs: Sequence[int], watch: Watch
+) -> Bool[np.ndarray, "bz by bx"]:
+    """Return the blocks of a prepared scan in which a finder finds organs that are wanted, and those around them."""
     image, geometry = scan.images[model.recipe.preparation]
+    sought = sought_organs(model.space, finder.space, organs)
     if finder.recipe.preparation == model.recipe.preparation and not finder.recipe.inference.whole_slices:
         from viscera.inference.volumes import find_blocks
 
-        blocks = find_blocks(image, finder, watch=watch)
+        blocks = find_blocks(image, finder, organs=sought, watch=watch)
     else:
-        labels = segment_prepared(scan, finder, watch=watch).labels
-        blocks = blocks_of_labels(geometry.turn.apply(labels.voxels), geometry)
+        labels = segment_prepared(scan, finder, organs=sought, watch=watch).labels
+        blocks = blocks_of_labels(only_organs(geometry.turn.apply(labels.voxels), sought), geometry)
     return widened(blocks, margin_mm=model.margin_mm, spacing_mm=geometry.spacing_mm)
+
+
+def sought_organs(space: LabelSpace, finder: LabelSpace, organs: Sequence[int] = ()) -> list[int]:
+    """Return the indices of what a finder is to look for: the wanted organs where it knows all of them, else all that it knows.
+
+    Args:
+        space: Of the network that is to look there.
+        finder: The finder's.
+        organs: Indices of ``space`` that are wanted; all where empty.
+
+    Example:
+        >>> from viscera.labels import ABDOMENCT1K, STARTER19
+        >>> sought_organs(ABDOMENCT1K, STARTER19)  # liver, both kidneys, spleen, pancreas
+        [1, 2, 3, 4, 5]
+    """
+    matched = fit(space, finder.labels, finder.organs)
+    wanted = set(organs) or set(space.labels)
+    if not wanted <= {space.index(organ) for organ in matched.annotated}:
+        return list(finder.labels)
+    return [index for index in finder.labels if matched.values.get(index) in wanted]
 
 
 def _tumours(

@@ -1,21 +1,27 @@
 """A 3D network's labels on the scanner's slices: windows, averaged, interpolated, decided plane by plane."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from math import ceil, floor
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from jaxtyping import Bool, Float, Int16, UInt8
-from torch import Tensor
+from jaxtyping import Bool, Int16, UInt8
 
 from viscera.config import WindowInference
 from viscera.errors import SettingError
+from viscera.inference.arrays import gpu_out_of_memory, stacked, zeros_beside
 from viscera.inference.model import Model
 from viscera.inference.plans import Plan, places, plan_of, smaller, warn_of_memory
 from viscera.inference.region import widened, windows_of
 from viscera.inference.slices import as_slice, on_scanner, slice_logits
 from viscera.inference.windows import SURE_BACKGROUND, Planes, finished_planes, first_look, found_blocks
+from viscera.networks.runners import Logits
 from viscera.preparation.geometry import Geometry
+
+if TYPE_CHECKING:
+    from viscera.inference.slices import AnySlice
 
 Watch = Callable[[int, int], None]
 
@@ -56,11 +62,11 @@ def segment_volume(
                 return _middle(image, geometry, model, plan=plan, count=settings.middle_slices, watch=watch)
             chosen = windows_of(image.shape, plan, blocks)
             return on_axial(finished_planes(image, model, plan, chosen=chosen, watch=watch), geometry)
-        except torch.OutOfMemoryError as error:
+        except gpu_out_of_memory() as error:
             plan = _after_running_out(plan, model, error)
 
 
-def _after_running_out(plan: Plan, model: Model, error: torch.OutOfMemoryError) -> Plan:
+def _after_running_out(plan: Plan, model: Model, error: Exception) -> Plan:
     """Return smaller windows, with a warning."""
     less = smaller(plan, model.network.stride)
     if less is None:
@@ -69,6 +75,8 @@ def _after_running_out(plan: Plan, model: Model, error: torch.OutOfMemoryError) 
             "network can halve",
             "Free the GPU, or set --device cpu.",
         ) from error
+    import torch  # it is loaded: its error brought us here
+
     torch.cuda.empty_cache()
     warn_of_memory(less)
     return less
@@ -112,8 +120,10 @@ def _middle(
     return labels
 
 
-def find_blocks(image: Int16[np.ndarray, "z y x"], model: Model, *, watch: Watch) -> Bool[np.ndarray, "bz by bx"]:
-    """Return the blocks in which a finder finds anything on a scan prepared for it: one phase of its stride.
+def find_blocks(
+    image: Int16[np.ndarray, "z y x"], model: Model, *, organs: Sequence[int] = (), watch: Watch
+) -> Bool[np.ndarray, "bz by bx"]:
+    """Return the blocks in which a finder finds any organ (of those given) on a scan prepared for it: one phase of its stride.
 
     Raises:
         SettingError: The device's memory does not suffice even for the smallest windows.
@@ -121,8 +131,9 @@ def find_blocks(image: Int16[np.ndarray, "z y x"], model: Model, *, watch: Watch
     plan = plan_of(model)
     while True:
         try:
-            return found_blocks(image, model, plan, places(image.shape, plan, one_phase=True), watch=watch)
-        except torch.OutOfMemoryError as error:
+            chosen = places(image.shape, plan, one_phase=True)
+            return found_blocks(image, model, plan, chosen, organs=organs, watch=watch)
+        except gpu_out_of_memory() as error:
             plan = _after_running_out(plan, model, error)
 
 
@@ -136,84 +147,84 @@ def on_axial(found: Iterable[Planes], geometry: Geometry) -> UInt8[np.ndarray, "
     last = geometry.prepared_shape[0] - 1
     every = np.arange(depth)
     at = every.astype(float) if geometry.slice_grid is None else geometry.slice_grid.back(every).clip(0, last)
-    before: Planes | None = None
+    before: _Plane | None = None
     z = 0
-    for planes in found:
-        while z < depth and (at[z] <= planes.stop - 1):
-            low = floor(at[z])
-            mixed = _mixed(before, planes, low, share=float(at[z] - low))
-            if mixed is not None:
-                whole = _widen(mixed, planes if planes.logits is not None else before, geometry.size)
-                labels[z] = on_scanner(as_slice(whole), geometry)
+    for place, plane in enumerate(_each(found, geometry.size)):
+        while z < depth and at[z] <= place:  # and beyond the plane before
+            slice_ = _between(before or plane, plane, share=float(at[z] - place + 1))
+            if slice_ is not None:
+                labels[z] = on_scanner(slice_, geometry)
             z += 1
-        before = _last_plane(planes)
+        before = plane
     return labels
 
 
-def _mixed(
-    before: Planes | None, planes: Planes, low: int, *, share: float
-) -> Float[Tensor, "class rows columns"] | None:
-    """Return the logits between plane ``low`` and the next, None where both are background."""
-    one = _plane(before if before is not None and low < planes.start else planes, low)
-    two = _plane(planes, low + 1) if share > 0 else None
-    if share == 0 or (one is None and two is None):
-        return one
-    nothing = _background(one if one is not None else two)
-    one, two = (nothing if plane is None else plane for plane in (one, two))
-    return torch.lerp(one, two, share)
+@dataclass(frozen=True, eq=False)
+class _Plane:
+    """One prepared slice: its logits in a box, and what is done with them once they are needed."""
+
+    logits: Logits | None
+    box: tuple[slice, slice]
+    size: tuple[int, int]
+
+    @cached_property
+    def whole(self) -> "AnySlice | None":
+        """The whole slice, background beyond the box; None where no window was looked at."""
+        if self.logits is None:
+            return None
+        if self.logits.shape[1:] == self.size:
+            return as_slice(self.logits)
+        whole = _background(self.logits, self.size)
+        whole[:, *self.box] = self.logits
+        return as_slice(whole)
 
 
-def _plane(planes: Planes, place: int) -> Float[Tensor, "class rows columns"] | None:
-    return None if planes.logits is None else planes.logits[:, place - planes.start]
+def _each(found: Iterable[Planes], size: tuple[int, int]) -> Iterator[_Plane]:
+    """Yield planes one by one."""
+    for planes in found:
+        for place in range(planes.stop - planes.start):
+            yield _Plane(None if planes.logits is None else planes.logits[:, place], planes.box, size)
 
 
-def _background(like: Tensor | None) -> Tensor:
-    """Return logits of a plane that is all background."""
-    if like is None:
-        raise ValueError("no plane to be like")
-    nothing = torch.zeros_like(like)
+def _between(before: _Plane, plane: _Plane, *, share: float) -> "AnySlice | None":
+    """Return the slice at a share of the way from one plane to the next, None where both are background."""
+    if share == 1 or (before.logits is None and plane.logits is None):
+        return plane.whole
+    one, two = before.whole, plane.whole
+    if one is None or two is None:
+        logits = before.logits if plane.logits is None else plane.logits
+        nothing = as_slice(_background(logits, plane.size))
+        one, two = one or nothing, two or nothing
+    return one.between(two, share)  # type: ignore[arg-type]
+
+
+def _background(like: Logits, size: tuple[int, int]) -> Logits:
+    """Return logits of a slice that is all background."""
+    nothing = zeros_beside(like, (len(like), *size))
     nothing[0] = SURE_BACKGROUND
     return nothing
 
 
-def _last_plane(planes: Planes) -> Planes:
-    """Keep what the next planes' first slices may need."""
-    logits = None if planes.logits is None else planes.logits[:, -1:].clone()
-    return Planes(planes.stop - 1, planes.stop, logits, planes.box)
-
-
-def _widen(
-    logits: Float[Tensor, "class rows columns"], planes: Planes | None, size: tuple[int, int]
-) -> Float[Tensor, "class y x"]:
-    """Return the logits of a whole prepared slice: background beyond the box."""
-    if planes is None or logits.shape[1:] == size:
-        return logits
-    whole = torch.zeros((len(logits), *size), dtype=logits.dtype, device=logits.device)
-    whole[0] = SURE_BACKGROUND
-    whole[:, *planes.box] = logits
-    return whole
-
-
-LogitReader = Callable[[range], Float[Tensor, "slice class rows columns"]]
-"""Gives the logits of some prepared slices; asked for from the first slice on, each once."""
+LogitReader = Callable[[range], Logits]
+"""Gives the logits of some prepared slices (slice, class, rows, columns); asked for from the first slice on, each once."""
 
 
 def read_logits(image: Int16[np.ndarray, "z y x"], model: Model) -> LogitReader:
     """Return what reads a network's logits of a prepared scan slice by slice, of a 3D network as its windows finish them."""
     if model.recipe.inference.whole_slices:
-        return lambda slices: torch.as_tensor(slice_logits(image, model, slices))
+        return lambda slices: slice_logits(image, model, slices)
     plan = plan_of(model)
     found = finished_planes(image, model, plan, chosen=places(image.shape, plan))
-    waiting: list[Tensor] = []
+    waiting: list[Logits] = []
 
-    def read(slices: range) -> Float[Tensor, "slice class rows columns"]:
+    def read(slices: range) -> Logits:
         """Return the next slices."""
         while len(waiting) < len(slices):
             planes = next(found)
             if planes.logits is None:  # cannot be: all windows are looked at
                 raise ValueError(f"no window covers planes {planes.start} to {planes.stop}")
-            waiting.extend(planes.logits.unbind(1))
-        taken = torch.stack(waiting[: len(slices)])
+            waiting.extend(planes.logits.swapaxes(0, 1))
+        taken = stacked(waiting[: len(slices)])
         del waiting[: len(slices)]
         return taken
 

@@ -1,21 +1,24 @@
 """Sliding windows of a 3D network: the logits of the planes that they finish. Where windows lie: plans.py.
 
 Windows go from the feet up. Their logits are averaged with Gaussian weights into a slab as thick as one window; planes that no
-later window reaches are given away and forgotten. So no array of classes x scan ever exists.
+later window reaches are given away and forgotten. So no array of classes x scan ever exists. Nothing here imports torch: the
+logits are NumPy's, or on a GPU torch's (arrays.py).
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations, groupby
 from math import ceil
+from typing import Literal
 
 import numpy as np
-import torch
-from jaxtyping import Bool, Float, Int16
-from torch import Tensor
+from jaxtyping import Bool, Float32, Int16
 
+from viscera.inference.arrays import Array, flipped, in_full, moved, zeros
 from viscera.inference.model import Model
-from viscera.inference.plans import BLOCK, PLANES_AT_ONCE, Plan, coarse_plan, places
+from viscera.inference.plans import BLOCK, PLANES_AT_ONCE, Plan, coarse_plan, places, sums_type
+from viscera.inference.slices import as_slice
+from viscera.networks.runners import Logits
 from viscera.preparation.contrast import enhance
 from viscera.preparation.intensity import network_input
 
@@ -39,30 +42,29 @@ class Planes:
     Attributes:
         start: The first plane.
         stop: After the last.
-        logits: Of the box; None where no window was looked at, so that all is background.
+        logits: Of the box (class, z, rows, columns), in float32; None where no window was looked at, so that all is background.
         box: Rows and columns of the logits; all else is background.
     """
 
     start: int
     stop: int
-    logits: Float[Tensor, "class z rows columns"] | None = None
+    logits: Logits | None = None
     box: tuple[slice, slice] = (slice(0), slice(0))
 
 
-def gaussian(size: Sequence[int], device: str) -> Float[Tensor, "z y x"]:
+def gaussian(size: Sequence[int]) -> Float32[np.ndarray, "z y x"]:
     """Return a window's weights: 1 in its middle, LEAST_WEIGHT at least."""
-    weights = torch.ones((), device=device)
+    weights = np.ones((), np.float32)
     for side in size:
-        centres = torch.arange(side, device=device) - (side - 1) / 2
-        weights = weights[..., None] * torch.exp(-(centres**2) / (2 * (SIGMA_FRACTION * side) ** 2))
-    return weights.clamp(min=LEAST_WEIGHT)
+        centres = np.arange(side) - (side - 1) / 2
+        weights = weights[..., None] * np.exp(-(centres**2) / (2 * (SIGMA_FRACTION * side) ** 2)).astype(np.float32)
+    return weights.clip(LEAST_WEIGHT, None)
 
 
-@torch.inference_mode()
-def window_logits(
+def window_input(
     image: Int16[np.ndarray, "z y x"], model: Model, plan: Plan, place: tuple[int, int, int]
-) -> Float[Tensor, "class pz py px"]:
-    """Return the network's output for one window; beyond the scan its last voxels repeat, and are cut off again.
+) -> Float32[np.ndarray, "1 1 pz py px"]:
+    """Return what the network sees in one window; beyond the scan its last voxels repeat.
 
     Args:
         image: HU, prepared, its grey levels enhanced where the recipe says so.
@@ -70,20 +72,30 @@ def window_logits(
         plan: How windows are laid.
         place: The window's first voxel.
     """
-    part = tuple(
-        slice(first, first + span, step) for first, span, step in zip(place, plan.span, plan.stride, strict=True)
-    )
-    seen = np.ascontiguousarray(image[part])
+    seen = np.ascontiguousarray(image[_part(plan, place)])
     missing = [(0, size - found) for size, found in zip(plan.size, seen.shape, strict=True)]
     padded = np.pad(seen, missing, mode="edge") if any(pad for _, pad in missing) else seen
-    stack = network_input(padded.astype(np.float32), model.recipe.intensity)[None, None]
-    logits = torch.as_tensor(model.network(stack))
+    return network_input(padded.astype(np.float32), model.recipe.intensity)[None, None]
+
+
+def window_logits(image: Int16[np.ndarray, "z y x"], model: Model, plan: Plan, place: tuple[int, int, int]) -> Logits:
+    """Return the network's output for one window, (class, pz, py, px), without what lies beyond the scan; see ``window_input``."""
+    stack = window_input(image, model, plan, place)
+    logits = model.network(stack)
     if plan.mirror:
         for axes in (axes for count in (1, 2, 3) for axes in combinations((2, 3, 4), count)):
-            logits = logits + torch.as_tensor(model.network(np.ascontiguousarray(np.flip(stack, axes)))).flip(axes)
+            logits = logits + flipped(model.network(np.ascontiguousarray(np.flip(stack, axes))), axes)
         logits = logits / 8
-    z, y, x = seen.shape
+    z, y, x = image[_part(plan, place)].shape
     return logits[0, :, :z, :y, :x]
+
+
+def _part(plan: Plan, place: tuple[int, int, int]) -> tuple[slice, slice, slice]:
+    """Return the voxels of a window, as far as the scan has them."""
+    z, y, x = (
+        slice(first, first + span, step) for first, span, step in zip(place, plan.span, plan.stride, strict=True)
+    )
+    return z, y, x
 
 
 def finished_planes(
@@ -109,7 +121,7 @@ def finished_planes(
         return
     image = enhance(image, model.recipe.contrast)
     box = _box(chosen, plan, image.shape)
-    weights = gaussian(plan.size, model.device).half()
+    weights = moved(gaussian(plan.size), device=model.device)
     slab = _Slab(len(model.space.classes), min(depth, plan.span[0]), box, model.device)
     done = 0
     for first, row in groupby(chosen, key=lambda place: place[0]):
@@ -124,16 +136,15 @@ def finished_planes(
 class _Slab:
     """Sums of weighted logits over the planes that windows may still reach."""
 
-    def __init__(self, classes: int, thickness: int, box: tuple[slice, slice], device: str) -> None:
+    def __init__(self, classes: int, thickness: int, box: tuple[slice, slice], device: Literal["cpu", "cuda"]) -> None:
         rows, columns = (side.stop - side.start for side in box)
         self.box, self.start, self.reached = box, 0, 0
-        self.sums = torch.zeros((classes, thickness, rows, columns), dtype=torch.half, device=device)
-        self.weights = torch.zeros((thickness, rows, columns), dtype=torch.half, device=device)
+        shape = (classes, thickness, rows, columns)
+        self.sums = zeros(shape, sums_type(shape, device=device), device=device)
+        self.weights = zeros(shape[1:], "float32" if device == "cpu" else "float16", device=device)
 
-    def add(
-        self, logits: Float[Tensor, "class pz py px"], place: tuple[int, int, int], *, plan: Plan, weights: Tensor
-    ) -> None:
-        """Add a window's logits."""
+    def add(self, logits: Logits, place: tuple[int, int, int], *, plan: Plan, weights: Array) -> None:
+        """Add a window's logits (class, pz, py, px)."""
         firsts = (place[0] - self.start, place[1] - self.box[0].start, place[2] - self.box[1].start)
         part = tuple(
             slice(first, first + (count - 1) * step + 1, step)
@@ -142,7 +153,7 @@ class _Slab:
         z, y, x = logits.shape[1:]
         here = weights[:z, :y, :x]
         for sums, one in zip(self.sums, logits, strict=True):  # class by class: no copy of all of them
-            sums[part] += one.half() * here
+            sums[part] += one * here
         self.weights[part] += here
         self.reached = max(self.reached, place[0] + (z - 1) * plan.stride[0] + 1)
 
@@ -151,9 +162,9 @@ class _Slab:
         count = min(self.reached, first) - self.start
         for low in range(0, max(0, count), PLANES_AT_ONCE):
             part = slice(low, min(low + PLANES_AT_ONCE, count))
-            weights = self.weights[part].float()
-            logits = self.sums[:, part].float() / weights.clamp(min=1e-9)
-            logits[0].masked_fill_(weights == 0, SURE_BACKGROUND)
+            weights, logits = in_full(self.weights[part]), in_full(self.sums[:, part])
+            logits /= weights.clip(1e-9, None)
+            logits[0][weights == 0] = SURE_BACKGROUND
             yield Planes(self.start + part.start, self.start + part.stop, logits, self.box)
         if count > 0:
             self._move_down(count)
@@ -200,7 +211,6 @@ def first_look(
     return found_blocks(image, model, coarse, chosen, organs=organs, watch=watch)
 
 
-@torch.inference_mode()
 def found_blocks(
     image: Int16[np.ndarray, "z y x"],
     model: Model,
@@ -217,7 +227,7 @@ def found_blocks(
     for planes in finished_planes(image, model, plan, chosen=chosen, watch=watch):
         if planes.logits is None:
             continue
-        z, y, x = np.nonzero(counts[planes.logits.max(0).indices.cpu().numpy()])
-        z, y, x = z + planes.start, y + planes.box[0].start, x + planes.box[1].start
-        wanted[z // BLOCK, y // BLOCK, x // BLOCK] = True
+        for z in range(planes.start, planes.stop):
+            y, x = np.nonzero(counts[as_slice(planes.logits[:, z - planes.start]).labels])
+            wanted[z // BLOCK, (y + planes.box[0].start) // BLOCK, (x + planes.box[1].start) // BLOCK] = True
     return wanted

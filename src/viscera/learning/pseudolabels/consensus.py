@@ -152,7 +152,7 @@ def answers(
     number[list(indices)] = torch.arange(len(indices), device=number.device)
     decisions, chances = [], []
     for model, read in zip(models, readers, strict=True):
-        logits = read(slices).float()
+        logits = torch.as_tensor(read(slices)).float()
         sigmoid = model.recipe.network.heads == "sigmoid"
         chances.append((logits.sigmoid() if sigmoid else logits.softmax(1))[:, list(indices)])
         decisions.append(number[logits.max(1).indices])  # max is ten times as fast as argmax, see inference.decide
