@@ -154,6 +154,7 @@ def test_every_verb_is_among_the_commands():
     assert {line.split()[0] for line in COMMANDS.strip().splitlines()} == set(VERBS)
 
 
+@pytest.mark.slow
 def test_no_verb_opens_a_connection_or_looks_up_a_name(watched):
     noted, _, _, failed = watched
     assert failed.startswith("[(2, 'demo demo --cases 5 --epochs 0')]"), failed[-3000:]
@@ -161,6 +162,7 @@ def test_no_verb_opens_a_connection_or_looks_up_a_name(watched):
     assert len([one for one in noted if one[0] == "write"]) > 50  # else nothing was watched
 
 
+@pytest.mark.slow
 def test_no_verb_writes_outside_of_its_output_the_cache_and_the_temporary_folder(watched):
     noted, work, folder, _ = watched
     allowed = (str(work), str(folder / "temp"), "/dev/", str(folder / "home" / ".cache"), "nul")
@@ -171,6 +173,7 @@ def test_no_verb_writes_outside_of_its_output_the_cache_and_the_temporary_folder
     assert {parts[1] for parts in left} <= {"viscera", "matplotlib", "fontconfig"}  # ONNX Runtime would add Microsoft
 
 
+@pytest.mark.slow
 def test_no_verb_unpickles_what_was_read_or_opens_a_browser(watched):
     assert [one for one in watched[0] if one[0] == "risky"] == []
 

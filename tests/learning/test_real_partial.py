@@ -119,6 +119,7 @@ def way(request, shared_data, tmp_path_factory) -> Way:
     return Way(folder, source / f"{NAME}_ct.nii.gz", truth)
 
 
+@pytest.mark.slow
 def test_no_annotated_voxel_is_lost_and_no_other_is_kept(way):
     """The truth counted by this test is the oracle: slices of 3 mm are cut, not resampled."""
     space = way.store.space
@@ -132,6 +133,7 @@ def test_no_annotated_voxel_is_lost_and_no_other_is_kept(way):
         assert not [note for note in facts.notes if "cut off" in note]
 
 
+@pytest.mark.slow
 def test_both_data_sets_train_though_they_may_hold_one_scan(way):
     assert way.store.names("training") == ["lower__case_0001", "upper__case_0001"]
     rows = [json.loads(line) for line in (way.folder / "run" / "log.jsonl").read_text().splitlines()]
@@ -140,6 +142,7 @@ def test_both_data_sets_train_though_they_may_hold_one_scan(way):
     assert {organ for organ in EVERYTHING if rows[-1]["train_dice"][organ] is None} == set()
 
 
+@pytest.mark.slow
 def test_what_a_data_set_does_not_annotate_is_pushed_no_lower_than_background(way):
     """Where no label is, background and unknown organs share one gradient: that of their common probability."""
     store, space = way.store, way.store.space
@@ -164,6 +167,7 @@ def test_what_a_data_set_does_not_annotate_is_pushed_no_lower_than_background(wa
         assert (share[known] > 0).all()  # at the expense of organs that were looked for
 
 
+@pytest.mark.slow
 def test_every_annotated_organ_moves_the_network(way):
     """Compared with the untrained network of the same seed, in the layer that has a channel for each organ."""
     model = load_model(way.folder / "run", accelerator="cpu")
@@ -175,6 +179,7 @@ def test_every_annotated_organ_moves_the_network(way):
     assert {organ for organ in EVERYTHING if moved[model.space.index(organ)] < 1e-4} == set()
 
 
+@pytest.mark.slow
 def test_the_label_map_lies_on_the_scan_s_grid(way):
     for scan, prediction in [
         (way.ct, way.folder / "whole.nii.gz"),
@@ -191,6 +196,7 @@ def test_the_label_map_lies_on_the_scan_s_grid(way):
         assert set(np.unique(found.voxels)) <= set(range(len(way.store.space.classes)))
 
 
+@pytest.mark.slow
 def test_scores_come_apart_by_what_the_own_data_set_annotates(way):
     rows = json.loads((way.folder / "scores.json").read_text())["cases"]
     space = way.store.space
@@ -202,6 +208,7 @@ def test_scores_come_apart_by_what_the_own_data_set_annotates(way):
         assert set(groups.values()) == {"annotated", "unannotated"}
 
 
+@pytest.mark.slow
 def test_the_confusion_matrix_accounts_for_every_voxel_of_the_complete_truth(way):
     confusion = json.loads((way.folder / "scores.json").read_text())["confusion"]
     voxel_ml, space = nifti.read(way.ct).voxel_ml, way.store.space

@@ -49,6 +49,7 @@ def test_the_child_of_a_cell_trains_scores_and_keeps_its_labels(small_store, tmp
     assert np.isin(labels, range(len(store.space.classes))).all()
 
 
+@pytest.mark.slow
 def test_a_child_that_cannot_train_ends_with_2_and_the_reason(tmp_path):
     (tmp_path / runs.WANTED).write_text(recipe_to_json(TINY))
     command = [

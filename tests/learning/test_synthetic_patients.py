@@ -152,6 +152,7 @@ def test_fresh_patients_change_what_is_learnt(small_store, finished, tmp_path):
     assert not same(tensors(tmp_path / "without"), tensors(finished))
 
 
+@pytest.mark.slow
 def test_a_run_that_is_killed_in_an_epoch_goes_on_with_the_same_patients_to_the_same_weights(
     supply, finished, tmp_path
 ):
@@ -285,6 +286,7 @@ def test_organs_that_synthetic_patients_lack_are_not_annotated():
     assert FRESH.annotated(LabelSpace("x", ("liver", "tumour"))) == [("liver",)]
 
 
+@pytest.mark.slow
 def test_the_command_makes_patients_of_a_label_map_and_says_what_does_not_go_together(small_store, tmp_path, capsys):
     patient = synthesize(np.random.default_rng(5), shape=(24, 48, 48), scan="upper", orientation="axial")
     labels = tmp_path / "labels.nii.gz"

@@ -143,6 +143,7 @@ def done(command: str) -> str:
     return text
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("always::viscera.learning.pseudolabels.teachers.TeacherWarning")
 def test_from_a_folder_of_scans_to_a_student_that_learnt_from_them(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

@@ -26,6 +26,7 @@ def blocks(page: Path, language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PYTHON_PAGES)
 def test_the_python_of_a_page_runs_and_imports_no_internal_name(name, tmp_path, monkeypatch, capsys):
     import viscera

@@ -68,6 +68,7 @@ def require_pictures(name: str, folder: Path) -> None:
     assert [path.name for path in folder.iterdir()] == ["out"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["train_and_look", "compare_two_models"])
 def test_an_example_s_main_draws_its_pictures(name, folder, monkeypatch, capsys):
     monkeypatch.chdir(folder)
@@ -77,6 +78,7 @@ def test_an_example_s_main_draws_its_pictures(name, folder, monkeypatch, capsys)
     require_pictures(name, folder)
 
 
+@pytest.mark.slow
 def test_an_example_runs_as_its_first_cell_says(folder):
     name = "explore_a_data_set"
     command = [sys.executable, "-W", "error", str(EXAMPLES / f"{name}.py"), "out", "--quick"]

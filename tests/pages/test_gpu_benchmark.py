@@ -22,6 +22,7 @@ def work(tmp_path) -> Work:
     return Work("cpu", str(tmp_path), "", 0.01, sys.executable, quick=True)
 
 
+@pytest.mark.slow
 def test_the_card_is_measured_and_3d_scans_are_segmented(work):
     rows = [*rows_of("card", work), *rows_of("prediction_3d", work)]
     assert [row for row in rows if "failed" in row] == []
@@ -29,6 +30,7 @@ def test_the_card_is_measured_and_3d_scans_are_segmented(work):
     assert all(row["median_s"] > 0 for row in rows if row["part"] == "prediction_3d")
 
 
+@pytest.mark.slow
 def test_a_row_that_fails_says_why_and_the_next_one_is_measured(work, monkeypatch):
     def broken() -> dict[str, object]:
         raise RuntimeError("CUDA error: out of luck")

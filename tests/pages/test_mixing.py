@@ -71,10 +71,12 @@ def test_the_page_needs_fewer_than_ten_commands():
     assert len(verbs) < 10
 
 
+@pytest.mark.slow
 def test_every_command_of_the_page_ends_well(way):
     assert {line: outcome for line, outcome in way.outcome.items() if outcome[0]} == {}
 
 
+@pytest.mark.slow
 def test_the_page_ends_with_label_maps_and_scores_of_the_test_patients(way):
     test = [name.removeprefix("upper__") for name in open_store(way.folder / "store").names("test") if "upper" in name]
     assert test
@@ -82,6 +84,7 @@ def test_the_page_ends_with_label_maps_and_scores_of_the_test_patients(way):
     assert {row["case"] for row in json.loads((way.folder / "scores.json").read_text())["cases"]} == set(test)
 
 
+@pytest.mark.slow
 def test_scores_come_apart_by_what_the_own_data_set_annotates(way):
     rows = json.loads((way.folder / "scores.json").read_text())["cases"]
     by_group = {
@@ -90,6 +93,7 @@ def test_scores_come_apart_by_what_the_own_data_set_annotates(way):
     assert by_group == {"annotated": UPPER, "unannotated": LOWER - UPPER}
 
 
+@pytest.mark.slow
 def test_the_page_s_data_sets_annotate_what_it_says_and_all_organs_together(way):
     store = open_store(way.folder / "store")
     found = {name: set(store.facts(name).annotated) for name in store.names()}
@@ -97,6 +101,7 @@ def test_the_page_s_data_sets_annotate_what_it_says_and_all_organs_together(way)
     assert set(store.space.organs) == UPPER | LOWER
 
 
+@pytest.mark.slow
 def test_the_page_quotes_what_prepare_and_pseudolabel_say(way):
     said = "\n".join(text for _, text in way.outcome.values())
     page = PAGE.read_text()
@@ -105,6 +110,7 @@ def test_the_page_quotes_what_prepare_and_pseudolabel_say(way):
         assert words in page
 
 
+@pytest.mark.slow
 def test_the_page_s_annotated_json_can_be_read(way, tmp_path):
     (example,) = blocks("json")
     (tmp_path / "annotated.json").write_text(example)
@@ -122,6 +128,7 @@ def test_the_page_s_annotated_json_can_be_read(way, tmp_path):
     assert set(open_store(tmp_path / "new").facts(f"upper__{case}").annotated) == set(read["case_0007"])
 
 
+@pytest.mark.slow
 def test_every_verb_and_option_in_the_text_exists(way):
     """The sentences between the blocks name commands too."""
     quoted = [" ".join(text.split()) for text in re.findall(r"`(viscera [^`]+)`", PAGE.read_text())]
