@@ -1,0 +1,473 @@
+"""The server, without a socket: every route, what is refused, and that the i-th label has the i-th name, as 3D Slicer takes them."""
+
+import json
+import random
+import re
+import shutil
+import tempfile
+import warnings
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from email import message_from_bytes
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+import viscera
+from viscera.cli.command import main
+from viscera.inference.model import Model, load_model
+from viscera.io import nifti
+from viscera.networks.cards import find_shipped
+from viscera.serving.app import Service, make_app
+from viscera.serving.datastore import Datastore
+from viscera.serving.guard import Limits
+from viscera.serving.sessions import Sessions
+from viscera.synthesis.patient import synthesize
+from viscera.volume import Volume, with_voxels
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # starlette would rather have httpx2, and takes httpx
+    from starlette.testclient import TestClient
+
+HERE = "http://127.0.0.1:8000"
+LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
+
+
+@pytest.fixture(scope="module")
+def model() -> Model:
+    return load_model(find_shipped(), accelerator="cpu")
+
+
+@pytest.fixture(scope="module")
+def patients(tmp_path_factory) -> Path:
+    """Return a folder of two scans: one oblique in its file's order, one plain."""
+    folder = tmp_path_factory.mktemp("patients")
+    for number, name in enumerate(("Miller", "Smith")):
+        patient = synthesize(np.random.default_rng([5, number]), shape=(24, 96, 96), orientation="random")
+        affine = patient.ct.affine
+        if name == "Miller":  # lies askew by 5 degrees
+            c, s = np.cos(0.087), np.sin(0.087)
+            affine = np.array([[c, -s, 0, 0.123456789], [s, c, 0, -7], [0, 0, 1, 1 / 3], [0, 0, 0, 1]]) @ affine
+        nifti.write(folder / f"{name}.nii.gz", Volume(patient.ct.voxels, affine))
+    return folder
+
+
+@pytest.fixture
+def service(tmp_path, patients, model) -> Service:
+    shutil.copytree(patients, tmp_path / "studies")
+    (tmp_path / "sessions").mkdir()
+    limits = Limits(upload_bytes=30_000_000)
+    return Service({"starter": model}, Datastore(tmp_path / "studies"), Sessions(tmp_path / "sessions"), limits)
+
+
+@pytest.fixture
+def client(service) -> Iterator[TestClient]:
+    with TestClient(make_app(service), base_url=HERE) as made:
+        yield made
+    service.queue.close()
+
+
+def parts_of(answer) -> dict[str, tuple[str | None, bytes]]:
+    """Return {name: (file name, contents)} of a multipart answer, read by the standard library."""
+    message = message_from_bytes(f"Content-Type: {answer.headers['content-type']}\r\n\r\n".encode() + answer.content)
+    parts = message.get_payload()
+    return {
+        part.get_param("name", header="content-disposition"): (part.get_filename(), part.get_payload(decode=True))
+        for part in parts
+    }
+
+
+def infer(client, scan: str, **params) -> tuple[dict, sitk.Image]:
+    answer = client.post(f"/infer/starter?image={scan}", data={"params": json.dumps(params)})
+    assert answer.status_code == 200, answer.text
+    parts = parts_of(answer)
+    name, content = parts["image"]
+    assert re.fullmatch(r"viscera-[0-9a-f]{16}\.nrrd", name)
+    assert parts["params"][0] is None
+    return json.loads(parts["params"][1]), as_image(content)
+
+
+def as_image(content: bytes) -> sitk.Image:
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "labels.nrrd")
+        file.write_bytes(content)
+        return sitk.ReadImage(file)
+
+
+def affine_of(image: sitk.Image) -> np.ndarray:
+    """Return the matrix from (z, y, x, 1) to RAS+ mm."""
+    affine = np.eye(4)
+    affine[:3, :3] = np.reshape(image.GetDirection(), (3, 3)) * image.GetSpacing()
+    affine[:3, 3] = image.GetOrigin()
+    return (LPS @ affine)[:, [2, 1, 0, 3]]
+
+
+@pytest.mark.parametrize("scan", ["Miller", "Smith"])
+def test_the_ith_value_is_the_ith_name_with_the_voxels_that_segment_finds_and_lies_on_the_scan(
+    client, patients, model, scan
+):
+    params, image = infer(client, scan)
+    ct = viscera.read(patients / f"{scan}.nii.gz")
+    expected = viscera.segment(ct, model)
+    found = sitk.GetArrayFromImage(image)
+    assert found.dtype == np.uint8
+    names = params["label_names"]
+    assert list(names.values()) == list(range(1, len(names) + 1)) == np.unique(found)[1:].tolist()
+    assert len(names) > 3
+    for value, organ in enumerate(names, start=1):  # as Slicer names what it finds
+        assert np.array_equal(found == value, expected.voxels == model.output_space.index(organ)), organ
+    absent = set(model.output_space.organs) - set(names)
+    assert absent
+    assert not np.isin(expected.voxels, [model.output_space.index(organ) for organ in absent]).any()
+    assert image.GetSize() == ct.shape[::-1]
+    corners = np.array([[z, y, x, 1] for z in (0, ct.shape[0]) for y in (0, ct.shape[1]) for x in (0, ct.shape[2])]).T
+    assert np.abs((affine_of(image) - ct.affine) @ corners).max() < 1e-9
+
+
+def test_only_the_organs_asked_for_come_back_raw_where_wished(client, patients, model):
+    answer = client.post(
+        "/infer/starter?image=Smith&output=image",
+        data={"params": json.dumps({"organs": ["Spleen", "liver"], "result_compress": False})},
+    )
+    assert b"encoding: raw" in answer.content[:400]
+    found = sitk.GetArrayFromImage(as_image(answer.content))
+    expected = viscera.segment(viscera.read(patients / "Smith.nii.gz"), model, organs=["liver", "spleen"]).voxels
+    assert [np.sum(found == 1), np.sum(found == 2)] == [np.sum(expected == 1), np.sum(expected == 4)]
+    facts = client.post("/infer/starter?image=Smith.nii.gz&output=json", data={"params": "{}"}).json()
+    assert set(facts) == {"label_names", "doubts", "notes", "latencies"}
+
+
+def test_info_is_what_slicer_reads(client, model):
+    info = client.get("/info/").json()
+    assert "config" not in info  # Slicer takes the server for too old otherwise
+    [(name, one)] = info["models"].items()
+    assert (name, one["type"], one["dimension"]) == ("starter", "segmentation", 3)
+    assert one["labels"] == list(model.default_organs or model.output_space.organs) == info["labels"]
+    assert {"least_sure", "first"} == set(info["strategies"])
+    assert info["datastore"] == {"total": 2, "completed": 0, "label_tags": {}, "train": []}
+    assert client.get("/auth/").json()["enabled"] is False
+    assert client.post("/auth/token", data={"username": "a", "password": "b"}).json()["access_token"] is None
+
+
+def test_a_session_lives_from_put_to_delete(client, service, patients):
+    file = patients / "Smith.nii.gz"
+    made = client.put(
+        "/session/", files=[("files", ("C:\\scans\\Smith.nii.gz", file.read_bytes()))], data={"client_id": "x"}
+    )
+    name = made.json()["session_id"]
+    assert set(made.json()["session_info"]) == {"create_ts", "last_access_ts", "expiry"}
+    assert client.get(f"/session/{name}?image=true").content == file.read_bytes()
+    answer = client.post(f"/infer/starter?image=whatever&session_id={name}&output=json")
+    assert answer.json()["label_names"] == infer(client, "Smith")[0]["label_names"]
+    assert client.delete(f"/session/{name}").status_code == 200
+    assert [client.get(f"/session/{name}").status_code, client.delete(f"/session/{name}").status_code] == [404, 404]
+    assert not list(service.sessions.folder.iterdir())
+
+
+def test_old_sessions_end_and_the_oldest_makes_room(tmp_path):
+    sessions = Sessions(tmp_path)
+    names = [sessions.add(sessions.new_folder())[0] for _ in range(33)]
+    assert len(list(tmp_path.iterdir())) == 32
+    with pytest.raises(viscera.VisceraError, match="no such session"):
+        sessions.get(names[0])
+    sessions.get(names[1]).used -= 4000
+    with pytest.raises(viscera.VisceraError, match="it is over"):
+        sessions.get(names[1], touch=False)
+
+
+def test_scans_are_added_once_and_never_replaced(client, service, patients):
+    content = (patients / "Smith.nii.gz").read_bytes()
+    put = {"data": {"params": "{}"}, "files": {"file": ("/tmp/x/tmp123.nii.gz", content)}}
+    assert client.put("/datastore/?image=Jones", **put).json() == {"image": "Jones"}
+    assert client.put("/datastore/?image=Jones.nii.gz", **put).json() == {"image": "Jones"}
+    refused = client.put("/datastore/?image=Miller", **put)
+    assert refused.status_code == 409
+    assert "another scan has that name" in refused.json()["detail"]
+    assert client.get("/datastore/image?image=Jones").content == content
+    info = client.get("/datastore/image/info?image=Jones").json()
+    assert info["checksum"] == "SHA256:" + __import__("hashlib").sha256(content).hexdigest()
+    assert sorted(client.get("/datastore/?output=all").json()["objects"]) == ["Jones", "Miller", "Smith"]
+    assert sorted(file.name for file in service.datastore.folder.iterdir()) == [
+        f"{name}.nii.gz" for name in ("Jones", "Miller", "Smith")
+    ]
+
+
+def label_bytes(scan: Volume, values: np.ndarray, tmp_path: Path) -> bytes:
+    file = tmp_path / "label_in.nii.gz"
+    nifti.write(file, with_voxels(scan, values), overwrite=True)
+    return file.read_bytes()
+
+
+def test_corrected_labels_are_kept_as_versions_that_other_verbs_read(client, service, patients, tmp_path):
+    scan = viscera.read(patients / "Miller.nii.gz")
+    values = np.zeros(scan.shape, np.int16)
+    values[3:5, 4:9, 5:9], values[6] = 1, 3
+    info = {"label_info": [{"name": "spleen", "idx": 1}, {"name": "liver", "idx": 2}, {"name": "my lesion", "idx": 3}]}
+
+    def save(voxels: np.ndarray, params: object = info, tag: str = "", scan: Volume = scan):
+        files = {"label": ("/tmp/label.nii.gz", label_bytes(scan, voxels, tmp_path))}
+        url = f"/datastore/label?image=Miller{f'&tag={tag}' if tag else ''}"
+        return client.put(url, data={"params": json.dumps(params)}, files=files)
+
+    assert save(values).json() == {"image": "Miller", "label": "Miller", "version": "001"}
+    assert save(values * 0).json()["version"] == "002"
+    folder = service.datastore.folder / "labels" / "final" / "Miller"
+    assert sorted(file.name for file in folder.iterdir()) == ["001.json", "001.nii.gz", "002.json", "002.nii.gz"]
+    kept = viscera.read(folder / "001.nii.gz")
+    assert np.array_equal(kept.voxels, values)
+    assert np.array_equal(kept.affine, scan.affine)
+    assert json.loads((folder / "001.json").read_text())["labels"] == {"1": "spleen", "2": "liver", "3": "my lesion"}
+    assert save(values, tag="draft").status_code == 200
+    got = client.get("/datastore/label?label=Miller&tag=draft")
+    assert 'filename="Miller.nii.gz"' in got.headers["content-disposition"]
+    assert got.content == (service.datastore.folder / "labels/draft/Miller/001.nii.gz").read_bytes()
+    assert client.get("/datastore/label/info?label=Miller").json()["params"]["label_names"]["liver"] == 2
+    assert client.get("/datastore/").json()["label_tags"] == {"draft": 1, "final": 1}
+    assert client.get("/datastore/?output=train").json() == [{"image": "Miller", "label": "Miller"}]
+    other = viscera.read(patients / "Smith.nii.gz")
+    for bad, text in (
+        (save(values, params={}), "no label_info"),
+        (save(values, params={"label_info": [{"name": "a", "idx": 1}, {"name": "b", "idx": 3}]}), "have gaps"),
+        (save(values, params={"label_info": [{"name": "a"}]}), "holds 3, which label_info does not name"),
+        (save(values, params={"label_info": [{"name": "a"}, {"name": "a"}]}), "two segments have one name"),
+        (save(np.zeros(other.shape, np.uint8), scan=other), "another grid"),
+        (save(values, tag="..%2F..%2Fx"), "name of the tag"),
+    ):
+        assert bad.status_code == 400
+        assert text in bad.json()["detail"]
+        assert str(tmp_path) not in bad.text
+    assert len(list(folder.iterdir())) == 4
+
+
+def test_the_next_sample_is_the_least_sure_without_labels_and_not_the_same_twice(client, service):
+    folder = service.datastore.folder / "predictions"
+    folder.mkdir()
+
+    def doubtful(name: str, scan: int, organs: int) -> None:
+        trust = {"scan": [{}] * scan, "organs": {str(n): [{"kind": "volume"}] for n in range(organs)}}
+        facts = {"labels": {}, "run": {"weights_sha256": ""}, "trust": trust}
+        (folder / f"{name}.json").write_text(json.dumps(facts))
+
+    def ask(strategy: str) -> dict:
+        return client.post(f"/activelearning/{strategy}", json={"client_id": "me"}).json()
+
+    doubtful("Miller", 0, 1)
+    doubtful("Smith", 1, 0)
+    assert [ask("least_sure")["id"] for _ in range(3)] == ["Smith", "Miller", "Smith"]
+    assert re.fullmatch("SHA256:[0-9a-f]{64}", ask("first")["checksum"])
+    for name in ("Miller", "Smith"):
+        (service.datastore.folder / "labels" / "final" / name).mkdir(parents=True)
+        shutil.copy(
+            service.datastore.folder / f"{name}.nii.gz",
+            service.datastore.folder / "labels" / "final" / name / "001.nii.gz",
+        )
+    assert ask("first") == {}
+    assert client.post("/activelearning/random").status_code == 404
+
+
+def test_what_is_not_offered_says_so_and_what_to_do(client):
+    for method in ("GET", "POST", "DELETE"):
+        for path, verb in (
+            ("/train/", "viscera train"),
+            ("/train/starter", "viscera train"),
+            ("/scoring/", "viscera evaluate"),
+        ):
+            answer = client.request(method, path)
+            assert answer.status_code == 501
+            assert verb in answer.json()["detail"]
+    assert client.get("/train/?check_if_running=true").status_code == 501  # for the client: nothing is running
+    assert client.post("/batch/infer/starter").status_code == 501
+
+
+def test_two_requests_at_once_give_what_each_gives_alone(client):
+    alone = [infer(client, name)[0]["label_names"] for name in ("Miller", "Smith")]
+    with ThreadPoolExecutor(2) as pool:
+        both = list(pool.map(lambda name: infer(client, name), ("Miller", "Smith")))
+    assert [params["label_names"] for params, _ in both] == alone
+
+
+def test_the_log_holds_no_name(client):
+    infer(client, "Miller")
+    client.get("/datastore/image?image=Miller")
+    client.get("/session/Miller")
+    text = client.get("/logs/?lines=50").text
+    assert "POST /infer/... 200" in text
+    assert "GET /session/... 404" in text
+    assert "Miller" not in text
+
+
+def bad_requests(scan: bytes) -> dict[str, tuple[str, str, dict]]:
+    """Return {what: (method, path, arguments)} of requests that are refused."""
+    part = b'--x\r\nContent-Disposition: form-data; name="files"; filename="a.nii.gz"\r\n\r\n'
+    kind = {"Content-Type": "multipart/form-data; boundary=x"}
+    named = {"../a.nii.gz": "..", ".a.nii.gz": "hidden", "": "empty", "a\x00.nii.gz": "zero"}
+    return {
+        "no boundary": ("PUT", "/session/", {"content": b"x", "headers": {"Content-Type": "multipart/form-data"}}),
+        "not as its boundary": ("PUT", "/session/", {"content": b"hello", "headers": kind}),
+        "cut short": ("PUT", "/session/", {"content": part + scan[:500], "headers": kind}),
+        "no name": ("PUT", "/session/", {"content": b"--x\r\nContent-Disposition: form-data\r\n\r\n\r\n--x--\r\n", "headers": kind}),
+        "empty": ("PUT", "/session/", {}),
+        "a field, not a file": ("PUT", "/session/", {"data": {"files": "hello"}}),
+        "JSON, not a form": ("PUT", "/datastore/?image=a", {"json": {}}),
+        "no NIfTI": ("PUT", "/session/", {"files": {"files": ("a.nii.gz", b"hello")}}),
+        "a text": ("PUT", "/session/", {"files": {"files": ("a.txt", b"hello")}}),
+        "a damaged scan": ("PUT", "/datastore/?image=a", {"files": {"file": ("a.nii.gz", scan[:2000])}}),
+        "a NRRD": ("PUT", "/datastore/?image=a", {"files": {"file": ("a.nrrd", b"NRRD0004")}}),
+        "up and away": ("PUT", "/datastore/?image=../../a", {"files": {"file": ("a.nii.gz", scan)}}),
+        "an absolute path": ("PUT", "/datastore/?image=/etc/a", {"files": {"file": ("a.nii.gz", scan)}}),
+        "two of one name": ("PUT", "/session/", {"files": [("files", ("a.dcm", b"1")), ("files", ("a.dcm", b"2"))]}),
+        "read up and away": ("GET", "/datastore/image?image=../studies/Smith", {}),
+        "labels up and away": ("GET", "/datastore/label?label=Smith&tag=../..", {}),
+        "no such session": ("POST", "/infer/starter?session_id=..", {}),
+        "no such scan": ("POST", "/infer/starter?image=nobody", {}),
+        "no scan": ("POST", "/infer/starter", {}),
+        "no such model": ("POST", "/infer/..%2Fx?image=Smith", {}),
+        "params no JSON": ("POST", "/infer/starter?image=Smith", {"data": {"params": "{"}}),
+        "params a list": ("POST", "/infer/starter?image=Smith", {"data": {"params": "[]"}}),
+        "params deep": ("POST", "/infer/starter?image=Smith", {"data": {"params": "[" * 99_000}}),
+        "params a file": ("POST", "/infer/starter?image=Smith", {"files": {"params": ("a", b"{}")}}),
+        "no such organ": ("POST", "/infer/starter?image=Smith", {"data": {"params": '{"organs": ["toe"]}'}}),
+        "organs no list": ("POST", "/infer/starter?image=Smith", {"data": {"params": '{"organs": {"a": 1}}'}}),
+        "another form": ("POST", "/infer/starter?image=Smith", {"data": {"params": '{"result_extension": ".nii.gz"}'}}),
+        "another type": ("POST", "/infer/starter?image=Smith", {"data": {"params": '{"result_dtype": "uint16"}'}}),
+        "scribbles": ("POST", "/infer/starter?image=Smith", {"files": {"label": ("a.nii.gz", b"")}}),
+        "another output": ("POST", "/infer/starter?image=Smith&output=points", {}),
+        "another listing": ("GET", "/datastore/?output=points", {}),
+        "removing": ("DELETE", "/datastore/?id=Smith&type=image", {}),
+        "another route": ("GET", "/admin", {}),
+        "another method": ("PATCH", "/info/", {}),
+        "samples' params": ("POST", "/activelearning/first", {"content": b"\xff{"}),
+        "a label of nobody": ("PUT", "/datastore/label?image=nobody", {"files": {"label": ("a.nii.gz", scan)}, "data": {"params": '{"label_info": [{"name": "a"}]}'}}),
+        "a label of no scan": ("PUT", "/datastore/label", {"files": {"label": ("a.nii.gz", scan)}}),
+        **{
+            f"{what} name": ("PUT", "/datastore/", {"files": {"file": (name, scan)}})
+            for name, what in named.items()
+            if what != ".."  # of a path the last part counts
+        },
+    }  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore:Use 'content=<...>'")
+def test_bad_requests_get_a_sentence_and_leave_nothing(client, service, patients):
+    before = sorted(service.datastore.folder.rglob("*"))
+    wrong = {}
+    for what, (method, path, arguments) in bad_requests((patients / "Smith.nii.gz").read_bytes()).items():
+        answer = client.request(method, path, **arguments)
+        if not (400 <= answer.status_code < 500 and answer.json()["detail"]):
+            wrong[what] = (answer.status_code, answer.text)
+    assert not wrong
+    assert sorted(service.datastore.folder.rglob("*")) == before
+    assert not list(service.sessions.folder.iterdir())
+
+
+def test_too_much_is_refused_said_or_unsaid(client, service):
+    much = b"x" * 31_000_000
+    assert client.put("/session/", files={"files": ("a.nii.gz", much)}).status_code == 413
+    head = b'--x\r\nContent-Disposition: form-data; name="files"; filename="a.nii.gz"\r\n\r\n'
+    unsaid = client.put(
+        "/session/", content=iter((head, much)), headers={"Content-Type": "multipart/form-data; boundary=x"}
+    )
+    assert unsaid.status_code == 413
+    assert "--max-upload" in unsaid.json()["detail"]
+    assert client.get("/info/", headers={"Content-Length": "9" * 400}).status_code == 413
+    assert not list(service.sessions.folder.iterdir())
+
+
+def test_a_scan_that_unpacks_to_more_than_memory_is_refused_by_its_header(client):
+    header = bytearray(header_of(20_000, 20_000, 20_000))
+    answer = client.put("/session/", files={"files": ("a.nii", bytes(header) + b"\0" * 1000)})
+    assert answer.status_code == 400
+
+
+def header_of(x: int, y: int, z: int) -> bytes:
+    import nibabel
+
+    header = nibabel.Nifti1Header()
+    header.set_data_shape((x, y, z))
+    header.set_data_dtype(np.int16)
+    header.set_zooms((0.05, 0.05, 0.05))
+    header.set_qform(np.diag([0.05, 0.05, 0.05, 1]), 1)
+    header["vox_offset"], header["magic"] = 352, b"n+1"
+    stream = BytesIO()
+    header.write_to(stream)
+    return stream.getvalue() + b"\0" * 4
+
+
+def test_random_bytes_never_make_a_fault(client):
+    generator = random.Random(3)
+    paths = (
+        "/session/",
+        "/datastore/?image=a",
+        "/datastore/label?image=Smith",
+        "/infer/starter?image=Smith",
+        "/auth/token",
+    )
+    form = b'--x\r\nContent-Disposition: form-data; name="params"\r\n\r\n{}\r\n'
+    form += b'--x\r\nContent-Disposition: form-data; name="label"; filename="a.nii"\r\n\r\nhello\r\n--x--\r\n'
+    for _ in range(150):
+        content = bytearray(form)
+        for _ in range(generator.randrange(1, 8)):
+            content[generator.randrange(len(content))] = generator.randrange(256)
+        path = generator.choice(paths)
+        method = "POST" if path.startswith(("/infer", "/auth")) else "PUT"
+        content = content.replace(b'name="params"', b'name="label"')  # so that nothing is segmented
+        kind = {"Content-Type": "multipart/form-data; boundary=x"}
+        if path.startswith("/infer"):
+            path = path.replace("Smith", "nobody")
+        assert client.request(method, path, content=bytes(content), headers=kind).status_code < 500
+
+
+def test_a_token_is_the_password(service):
+    limits = Limits(token="a long secret", local=False)
+    other = Service(service.models, service.datastore, service.sessions, limits)
+    with TestClient(make_app(other), base_url="http://server:8000") as client:
+        assert client.get("/auth/").json()["enabled"] is True
+        for wrong in (
+            {},
+            {"Authorization": "Bearer x"},
+            {"Authorization": "Basic a long secret"},
+            {"Authorization": "Bearer é".encode()},
+        ):
+            assert client.get("/info/", headers=wrong).status_code == 401
+        assert client.post("/auth/token", data={"username": "a", "password": "x"}).status_code == 401
+        token = client.post("/auth/token", data={"username": "a", "password": "a long secret"}).json()
+        right = {"Authorization": f"{token['token_type']} {token['access_token']}"}
+        assert client.get("/auth/token/valid", headers=right).status_code == 200
+        assert client.get("/info/", headers=right).status_code == 200
+        assert client.get("/datastore/image?image=Smith").status_code == 401
+
+
+def test_a_web_page_elsewhere_gets_nothing(client):
+    assert client.get("/info/", headers={"Host": "evil.example:8000"}).status_code == 403
+    assert client.get("/info/", headers={"Origin": "https://evil.example"}).status_code == 403
+    assert client.get("/info/", headers={"Origin": HERE}).status_code == 200
+
+
+def test_a_fault_of_ours_is_logged_by_place_and_not_by_message(service, patients):
+    broken = Service({"starter": object()}, service.datastore, service.sessions)  # type: ignore[dict-item]
+    with TestClient(make_app(broken), base_url=HERE) as client:
+        assert client.post("/infer/starter?image=Smith").status_code == 500
+        text = client.get("/logs/").text
+    assert "viscera/serving/segmenting.py" in text
+    assert "builtins.AttributeError" in text
+    assert "Smith" not in text
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (["--host", "0.0.0.0"], "Pass --token SECRET"),
+        (["--token", "short"], "at least 12 characters"),
+        (["--host", "0.0.0.0", "--token", "short"], "at least 12 characters"),
+        (["FILE"], "cannot be used as a folder"),
+        (["--weights", "nowhere"], "no weights at nowhere"),
+    ],
+)
+def test_the_command_refuses_what_is_not_safe_or_not_there(words, text, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("FILE").write_text("")
+    assert main(["serve", *words, "--port", "0"] if words != ["FILE"] else ["serve", "FILE", "--port", "0"]) == 2
+    assert text in capsys.readouterr().err
