@@ -1,4 +1,4 @@
-"""The server, without a socket: every route, what is refused, and that the i-th label has the i-th name, as 3D Slicer takes them."""
+"""The server, without a socket: every route, what is refused, and that the i-th label has the i-th name, as Slicer has it."""
 
 import json
 import random
@@ -8,6 +8,7 @@ import tempfile
 import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from email import message_from_bytes
 from io import BytesIO
 from pathlib import Path
@@ -15,17 +16,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
+import torch
+from torch import nn
 
 import viscera
 from viscera.cli.command import main
-from viscera.inference.model import Model, load_model
+from viscera.config import Recipe, ResizedSlices, SliceInference, Window
+from viscera.inference.model import Model
 from viscera.io import nifti
-from viscera.networks.cards import find_shipped
+from viscera.labels import ABDOMENCT1K
+from viscera.networks.torch_runner import TorchRunner
 from viscera.serving.app import Service, make_app
 from viscera.serving.datastore import Datastore
 from viscera.serving.guard import Limits
 from viscera.serving.sessions import Sessions
-from viscera.synthesis.patient import synthesize
 from viscera.volume import Volume, with_voxels
 
 with warnings.catch_warnings():
@@ -36,22 +40,41 @@ HERE = "http://127.0.0.1:8000"
 LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
+class Gapped(nn.Module):
+    """The class whose centre is nearest to the pixel's HU; never the second, so that the labels that it finds have a gap."""
+
+    stride, dimensions = 1, 2
+
+    def forward(self, image):
+        centres = (torch.tensor((-300.0, -100.0, 9000.0, 100.0, 300.0)) + 400) / 800
+        return -((image - centres[None, :, None, None]) ** 2)
+
+
 @pytest.fixture(scope="module")
 def model() -> Model:
-    return load_model(find_shipped(), accelerator="cpu")
+    recipe = Recipe(
+        label_space="abdomenct1k",
+        preparation=ResizedSlices(size=(32, 32)),
+        intensity=Window(-400, 400),
+        inference=SliceInference(batch_size=3),
+    )
+    return Model(TorchRunner(Gapped()), recipe, ABDOMENCT1K, "cpu", "hash")
 
 
 @pytest.fixture(scope="module")
 def patients(tmp_path_factory) -> Path:
-    """Return a folder of two scans: one oblique in its file's order, one plain."""
+    """Return a folder of two scans; one lies askew by 5 degrees, its axes in another order than the body's."""
     folder = tmp_path_factory.mktemp("patients")
-    for number, name in enumerate(("Miller", "Smith")):
-        patient = synthesize(np.random.default_rng([5, number]), shape=(24, 96, 96), orientation="random")
-        affine = patient.ct.affine
-        if name == "Miller":  # lies askew by 5 degrees
-            c, s = np.cos(0.087), np.sin(0.087)
-            affine = np.array([[c, -s, 0, 0.123456789], [s, c, 0, -7], [0, 0, 1, 1 / 3], [0, 0, 0, 1]]) @ affine
-        nifti.write(folder / f"{name}.nii.gz", Volume(patient.ct.voxels, affine))
+    c, s = np.cos(0.087), np.sin(0.087)
+    askew = np.array([[c, -s, 0, 0.123456789], [s, c, 0, -7], [0, 0, 1, 1 / 3], [0, 0, 0, 1]])
+    for name, affine in (
+        ("Miller", askew @ np.array([[0, 5.1, 0, 3], [7.3, 0, 0, -9], [0, 0, -6.7, 11], [0, 0, 0, 1]])),
+        ("Smith", np.array([[0, 0, -7, 3], [0, -7, 0, -9], [5, 0, 0, 11], [0, 0, 0, 1.0]])),
+    ):
+        hu = np.full((20, 40, 48), -1000, np.int16)
+        hu[2:18, 5:35, 6:40] = -100
+        hu[4:9, 9:20, 10:25], hu[9:14, 12:24, 20:34] = 100, 300
+        nifti.write(folder / f"{name}.nii.gz", Volume(hu + np.arange(20, dtype=np.int16)[:, None, None], affine))
     return folder
 
 
@@ -116,12 +139,10 @@ def test_the_ith_value_is_the_ith_name_with_the_voxels_that_segment_finds_and_li
     assert found.dtype == np.uint8
     names = params["label_names"]
     assert list(names.values()) == list(range(1, len(names) + 1)) == np.unique(found)[1:].tolist()
-    assert len(names) > 3
+    assert list(names) == ["liver", "spleen", "pancreas"]  # labels 1, 3 and 4 of the model
     for value, organ in enumerate(names, start=1):  # as Slicer names what it finds
         assert np.array_equal(found == value, expected.voxels == model.output_space.index(organ)), organ
-    absent = set(model.output_space.organs) - set(names)
-    assert absent
-    assert not np.isin(expected.voxels, [model.output_space.index(organ) for organ in absent]).any()
+    assert not (expected.voxels == model.output_space.index("kidney")).any()
     assert image.GetSize() == ct.shape[::-1]
     corners = np.array([[z, y, x, 1] for z in (0, ct.shape[0]) for y in (0, ct.shape[1]) for x in (0, ct.shape[2])]).T
     assert np.abs((affine_of(image) - ct.affine) @ corners).max() < 1e-9
@@ -135,7 +156,8 @@ def test_only_the_organs_asked_for_come_back_raw_where_wished(client, patients, 
     assert b"encoding: raw" in answer.content[:400]
     found = sitk.GetArrayFromImage(as_image(answer.content))
     expected = viscera.segment(viscera.read(patients / "Smith.nii.gz"), model, organs=["liver", "spleen"]).voxels
-    assert [np.sum(found == 1), np.sum(found == 2)] == [np.sum(expected == 1), np.sum(expected == 4)]
+    assert [np.sum(found == 1), np.sum(found == 2)] == [np.sum(expected == 1), np.sum(expected == 3)]
+    assert (found == 1).any() and (found == 2).any()  # noqa: PT018
     facts = client.post("/infer/starter?image=Smith.nii.gz&output=json", data={"params": "{}"}).json()
     assert set(facts) == {"label_names", "doubts", "notes", "latencies"}
 
@@ -303,18 +325,20 @@ def bad_requests(scan: bytes) -> dict[str, tuple[str, str, dict]]:
     """Return {what: (method, path, arguments)} of requests that are refused."""
     part = b'--x\r\nContent-Disposition: form-data; name="files"; filename="a.nii.gz"\r\n\r\n'
     kind = {"Content-Type": "multipart/form-data; boundary=x"}
-    named = {"../a.nii.gz": "..", ".a.nii.gz": "hidden", "": "empty", "a\x00.nii.gz": "zero"}
+    nameless = b"--x\r\nContent-Disposition: form-data\r\n\r\n\r\n--x--\r\n"
+    label = {"files": {"label": ("a.nii.gz", scan)}, "data": {"params": '{"label_info": [{"name": "a"}]}'}}
+    named = {"../a.nii.gz": "..", ".a.nii.gz": "hidden", "": "empty", "a|b.nii.gz": "odd"}
     return {
         "no boundary": ("PUT", "/session/", {"content": b"x", "headers": {"Content-Type": "multipart/form-data"}}),
         "not as its boundary": ("PUT", "/session/", {"content": b"hello", "headers": kind}),
-        "cut short": ("PUT", "/session/", {"content": part + scan[:500], "headers": kind}),
-        "no name": ("PUT", "/session/", {"content": b"--x\r\nContent-Disposition: form-data\r\n\r\n\r\n--x--\r\n", "headers": kind}),
+        "cut short": ("PUT", "/session/", {"content": part + scan[:300], "headers": kind}),
+        "no name": ("PUT", "/session/", {"content": nameless, "headers": kind}),
         "empty": ("PUT", "/session/", {}),
         "a field, not a file": ("PUT", "/session/", {"data": {"files": "hello"}}),
         "JSON, not a form": ("PUT", "/datastore/?image=a", {"json": {}}),
         "no NIfTI": ("PUT", "/session/", {"files": {"files": ("a.nii.gz", b"hello")}}),
         "a text": ("PUT", "/session/", {"files": {"files": ("a.txt", b"hello")}}),
-        "a damaged scan": ("PUT", "/datastore/?image=a", {"files": {"file": ("a.nii.gz", scan[:2000])}}),
+        "a damaged scan": ("PUT", "/datastore/?image=a", {"files": {"file": ("a.nii.gz", scan[: len(scan) // 2])}}),
         "a NRRD": ("PUT", "/datastore/?image=a", {"files": {"file": ("a.nrrd", b"NRRD0004")}}),
         "up and away": ("PUT", "/datastore/?image=../../a", {"files": {"file": ("a.nii.gz", scan)}}),
         "an absolute path": ("PUT", "/datastore/?image=/etc/a", {"files": {"file": ("a.nii.gz", scan)}}),
@@ -340,7 +364,7 @@ def bad_requests(scan: bytes) -> dict[str, tuple[str, str, dict]]:
         "another route": ("GET", "/admin", {}),
         "another method": ("PATCH", "/info/", {}),
         "samples' params": ("POST", "/activelearning/first", {"content": b"\xff{"}),
-        "a label of nobody": ("PUT", "/datastore/label?image=nobody", {"files": {"label": ("a.nii.gz", scan)}, "data": {"params": '{"label_info": [{"name": "a"}]}'}}),
+        "a label of nobody": ("PUT", "/datastore/label?image=nobody", label),
         "a label of no scan": ("PUT", "/datastore/label", {"files": {"label": ("a.nii.gz", scan)}}),
         **{
             f"{what} name": ("PUT", "/datastore/", {"files": {"file": (name, scan)}})
@@ -350,7 +374,11 @@ def bad_requests(scan: bytes) -> dict[str, tuple[str, str, dict]]:
     }  # fmt: skip
 
 
-@pytest.mark.filterwarnings("ignore:Use 'content=<...>'")
+CUT_SHORT = pytest.mark.filterwarnings("ignore:Unclosed file <tempfile.SpooledTemporaryFile")
+"""A file of a form that ends within it is closed by the garbage collector."""
+
+
+@CUT_SHORT
 def test_bad_requests_get_a_sentence_and_leave_nothing(client, service, patients):
     before = sorted(service.datastore.folder.rglob("*"))
     wrong = {}
@@ -396,6 +424,7 @@ def header_of(x: int, y: int, z: int) -> bytes:
     return stream.getvalue() + b"\0" * 4
 
 
+@CUT_SHORT
 def test_random_bytes_never_make_a_fault(client):
     generator = random.Random(3)
     paths = (
@@ -447,12 +476,15 @@ def test_a_web_page_elsewhere_gets_nothing(client):
 
 
 def test_a_fault_of_ours_is_logged_by_place_and_not_by_message(service, patients):
-    broken = Service({"starter": object()}, service.datastore, service.sessions)  # type: ignore[dict-item]
+    fault = nn.Module()  # has no answer
+    fault.stride, fault.dimensions = 1, 2
+    model = replace(service.models["starter"], network=TorchRunner(fault))
+    broken = Service({"starter": model}, service.datastore, service.sessions)
     with TestClient(make_app(broken), base_url=HERE) as client:
         assert client.post("/infer/starter?image=Smith").status_code == 500
         text = client.get("/logs/").text
     assert "viscera/serving/segmenting.py" in text
-    assert "builtins.AttributeError" in text
+    assert "fault: builtins." in text
     assert "Smith" not in text
 
 

@@ -1,7 +1,7 @@
 """viscera serve: MONAI Label's protocol, so that 3D Slicer segments with viscera."""
 
+import logging
 import sys
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -174,7 +174,7 @@ def run(app: "Starlette", listening: "socket.socket") -> None:
     """
     import uvicorn
 
-    warnings.filterwarnings("ignore", category=DeprecationWarning)
+    logging.getLogger("python_multipart").setLevel(logging.CRITICAL)  # a line for each odd byte that is sent
     config = uvicorn.Config(
         app,
         log_config=None,

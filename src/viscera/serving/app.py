@@ -19,7 +19,7 @@ from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
@@ -127,6 +127,8 @@ async def _answer(service: Service, request: Request, endpoint: Endpoint) -> Res
         return refusal(400, _without_folders(str(error), service))
     except MemoryError:
         return refusal(413, "the scan does not fit into the server's memory; crop it")
+    except ClientDisconnect:
+        return refusal(400, "the connection ended before the request did")
     except HTTPException:
         raise
     except Exception as error:  # a fault of ours: its place goes to the log, its message may name a patient

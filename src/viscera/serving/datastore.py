@@ -77,7 +77,8 @@ class Datastore:
             NotThereError: There is none.
         """
         found = self.scans()
-        name = nifti.stem(Path(name)) if name not in found else name
+        if name not in found and Path(name).name == name:
+            name = nifti.stem(Path(name))
         if name not in found:
             raise NotThereError("there is no scan of that name on the server", "GET /datastore/?output=all lists them.")
         return name, found[name]
