@@ -136,6 +136,7 @@ def listen(options: Options) -> "socket.socket":
         if sys.platform != "win32":  # there it would let two servers take one port
             listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind(address)
+        listening.listen(128)  # from here on whoever comes waits, until the networks are loaded
     except OSError as error:
         raise SettingError(
             f"{options.host} port {options.port} cannot be used ({error.strerror or error})",

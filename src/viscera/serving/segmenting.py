@@ -21,7 +21,7 @@ from viscera.io import nifti, scans
 from viscera.io.nifti import GridWarning
 from viscera.io.scans import LeftOutWarning, Scan
 from viscera.labels import organ_name
-from viscera.networks.cards import find_shipped
+from viscera.networks.cards import as_shipped, find_shipped
 from viscera.preparation.body import coarse_scan
 from viscera.preparation.intensity import hounsfield
 from viscera.quality.glance import scan_doubts
@@ -77,12 +77,12 @@ def load_models(
         WeightsError: There are no such weights.
         SettingError: Two have one name.
     """
-    models = {"starter": load_model(find_shipped(), accelerator=accelerator, graphs=graphs)}
+    models = {"starter": load_model(find_shipped(), accelerator=accelerator, runtime="auto", graphs=graphs)}
     for path in weights:
         name = "_".join(safe_name(path.absolute().name.removesuffix(".safetensors"), what="weights").split())
         if name in models:
             raise SettingError(f"two weights would be offered as '{name}'", f"Rename {path}.")
-        models[name] = load_model(path, accelerator=accelerator, graphs=graphs)
+        models[name] = load_model(as_shipped(path) or path, accelerator=accelerator, runtime="auto", graphs=graphs)
     return models
 
 
