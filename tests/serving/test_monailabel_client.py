@@ -11,11 +11,15 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 import types
 import zipfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
+import httpx
 import numpy as np
 import pytest
 import SimpleITK as sitk
@@ -143,3 +147,31 @@ def test_an_idle_connection_and_half_a_request_do_not_block_others(client_module
     assert client_module.MONAILabelClient(address, str(tmp_path)).info()["name"] == "viscera"
     for one in idle:
         one.close()
+
+
+def test_a_flood_of_idle_connections_ends_by_itself(server):
+    _, address = server
+    port = int(address.rpartition(":")[2])
+    idle = [socket.create_connection(("127.0.0.1", port)) for _ in range(80)]
+    start = time.monotonic()
+    while (status := httpx.get(f"{address}/info/").status_code) == 503 and time.monotonic() - start < 60:
+        time.sleep(0.5)
+    assert status == 200
+    for one in idle:
+        one.close()
+
+
+def test_ctrl_c_ends_it_while_a_scan_is_segmented(server, tmp_path):
+    running, address = server
+    patient = synthesize(np.random.default_rng(1), shape=(400, 128, 128))
+    nifti.write(tmp_path / "studies" / "long.nii.gz", patient.ct)
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(httpx.post, f"{address}/infer/starter?image=long", timeout=60)
+        time.sleep(2)
+        start = time.monotonic()
+        running.send_signal(signal.SIGINT)
+        assert running.wait(30) in (0, 130)
+        assert time.monotonic() - start < 5
+        with suppress(httpx.HTTPError):  # the connection ends, with an answer or without
+            assert waiting.result().status_code >= 500
+    assert not list((tmp_path / "tmp").glob("viscera-*"))

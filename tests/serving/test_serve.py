@@ -20,6 +20,7 @@ import torch
 from torch import nn
 
 import viscera
+from dicom_series import ball, write_series
 from viscera.cli.command import main
 from viscera.config import Recipe, ResizedSlices, SliceInference, Window
 from viscera.inference.model import Model
@@ -189,10 +190,26 @@ def test_a_session_lives_from_put_to_delete(client, service, patients):
     assert not list(service.sessions.folder.iterdir())
 
 
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_session_may_be_a_dicom_series_as_files_or_a_zip(client, service, tmp_path, model, packed):
+    write_series(tmp_path / "series", ball())
+    files = sorted(file for file in (tmp_path / "series").rglob("*") if file.is_file())
+    sent = [("files", (f"{number}.dcm", file.read_bytes())) for number, file in enumerate(files)]
+    if packed:
+        shutil.make_archive(str(tmp_path / "series"), "zip", tmp_path / "series")
+        sent = [("files", ("series.zip", (tmp_path / "series.zip").read_bytes()))]
+    name = client.put("/session/", files=sent).json()["session_id"]
+    answer = client.post(f"/infer/starter?session_id={name}&output=image")
+    found, ct = as_image(answer.content), viscera.read(tmp_path / "series")
+    assert np.array_equal(sitk.GetArrayFromImage(found) > 0, viscera.segment(ct, model).voxels > 0)
+    assert np.allclose(affine_of(found), ct.affine, atol=1e-9)
+    assert client.get(f"/session/{name}?image=true").status_code == (200 if packed else 400)
+
+
 def test_old_sessions_end_and_the_oldest_makes_room(tmp_path):
     sessions = Sessions(tmp_path)
-    names = [sessions.add(sessions.new_folder())[0] for _ in range(33)]
-    assert len(list(tmp_path.iterdir())) == 32
+    names = [sessions.add(sessions.new_folder())[0] for _ in range(17)]
+    assert len(list(tmp_path.iterdir())) == 16
     with pytest.raises(viscera.VisceraError, match="no such session"):
         sessions.get(names[0])
     sessions.get(names[1]).used -= 4000
@@ -494,6 +511,7 @@ def test_a_fault_of_ours_is_logged_by_place_and_not_by_message(service, patients
         (["--host", "0.0.0.0"], "Pass --token SECRET"),
         (["--token", "short"], "at least 12 characters"),
         (["--host", "0.0.0.0", "--token", "short"], "at least 12 characters"),
+        (["--host", "192.0.2.1", "--token", "a long secret"], "192.0.2.1 port 0 cannot be used"),
         (["FILE"], "cannot be used as a folder"),
         (["--weights", "nowhere"], "no weights at nowhere"),
     ],

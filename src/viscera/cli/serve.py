@@ -1,7 +1,5 @@
 """viscera serve: MONAI Label's protocol, so that 3D Slicer segments with viscera."""
 
-import logging
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -15,18 +13,11 @@ from viscera.config import Accelerator
 from viscera.errors import SettingError
 
 if TYPE_CHECKING:
-    import socket
-
-    from starlette.applications import Starlette
-
     from viscera.serving.app import Service
 
 PACKAGES = ("starlette", "uvicorn", "python_multipart")
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 LEAST_TOKEN = 12
-MOST_CONNECTIONS = 64
-GRACE_S = 1
-"""For requests that are being answered when the server is to end."""
 
 
 @dataclass(frozen=True)
@@ -65,8 +56,9 @@ def main(arguments: list[str]) -> int:
     from tempfile import TemporaryDirectory
 
     from viscera.serving.app import make_app
+    from viscera.serving.running import listen, serve
 
-    listening = listen(options)
+    listening = listen(options.host, options.port)
     try:
         with TemporaryDirectory(prefix="viscera-serve-") as folder:
             service = service_of(options, Path(folder))
@@ -78,7 +70,7 @@ def main(arguments: list[str]) -> int:
                 f"server address for 3D Slicer's MONAI Label: http://{f'[{host}]' if ':' in host else host}:{port} (Ctrl-C ends it)"
             )
             try:
-                run(make_app(service), listening)
+                serve(make_app(service), listening)
             finally:
                 service.queue.close()
     except KeyboardInterrupt:
@@ -122,29 +114,6 @@ def require_packages() -> None:
         )
 
 
-def listen(options: Options) -> "socket.socket":
-    """Take the port, before anything is loaded.
-
-    Raises:
-        SettingError: It cannot be had.
-    """
-    import socket
-
-    try:
-        family, _, _, _, address = socket.getaddrinfo(options.host, options.port, type=socket.SOCK_STREAM)[0]
-        listening = socket.socket(family, socket.SOCK_STREAM)
-        if sys.platform != "win32":  # there it would let two servers take one port
-            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listening.bind(address)
-        listening.listen(128)  # from here on whoever comes waits, until the networks are loaded
-    except OSError as error:
-        raise SettingError(
-            f"{options.host} port {options.port} cannot be used ({error.strerror or error})",
-            "Choose another --port, or 0 for a free one.",
-        ) from error
-    return listening
-
-
 def service_of(options: Options, folder: Path) -> "Service":
     """Load the networks, and make what the routes work with.
 
@@ -166,25 +135,3 @@ def service_of(options: Options, folder: Path) -> "Service":
         models = load_models(options.weights, accelerator=options.device, graphs=kept_graphs())
     limits = Limits(options.token, options.host in LOOPBACK, int(options.max_upload * 2**20))
     return Service(models, datastore, Sessions(folder), limits)
-
-
-def run(app: "Starlette", listening: "socket.socket") -> None:
-    """Serve until Ctrl-C or SIGTERM, which end it by KeyboardInterrupt.
-
-    uvicorn writes no log of its own: its lines hold addresses, and these the names of scans.
-    """
-    import uvicorn
-
-    logging.getLogger("python_multipart").setLevel(logging.CRITICAL)  # a line for each odd byte that is sent
-    config = uvicorn.Config(
-        app,
-        log_config=None,
-        log_level="critical",
-        access_log=False,
-        lifespan="off",
-        ws="none",
-        limit_concurrency=MOST_CONNECTIONS,
-        timeout_graceful_shutdown=GRACE_S,
-        server_header=False,
-    )
-    uvicorn.Server(config).run(sockets=[listening])

@@ -15,7 +15,7 @@ from viscera.serving.datastore import NotThereError
 
 EXPIRY_S = 3600
 """After which a session that nobody used ends."""
-MOST = 32
+MOST = 16
 """Sessions; the one that was unused for longest makes room."""
 
 
