@@ -52,7 +52,7 @@ def listen(host: str, port: int) -> socket.socket:
     try:
         if sys.platform != "win32":  # there it would let two servers take one port
             listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listening.bind(address)
+        listening.bind((host, port))
         listening.listen(BACKLOG)
     except (OSError, OverflowError, UnicodeError) as error:
         listening.close()
