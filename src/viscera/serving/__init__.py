@@ -1,4 +1,4 @@
-"""Serving: MONAI Label's REST protocol, so that its clients (3D Slicer's, client.py) segment with viscera; nothing here is MONAI's.
+"""A server for 3D Slicer: MONAI Label's REST protocol, so that its clients segment with viscera as they are.
 
     app.py        The routes: requests in, answers out; errors become a status and a sentence
     running.py    The application on a socket
