@@ -1,5 +1,6 @@
 """The server, without a socket: every route, what is refused, and that the i-th label has the i-th name, as Slicer has it."""
 
+import errno
 import json
 import random
 import re
@@ -30,7 +31,7 @@ from viscera.networks.torch_runner import TorchRunner
 from viscera.serving.app import Service, make_app
 from viscera.serving.datastore import Datastore
 from viscera.serving.guard import Limits
-from viscera.serving.sessions import Sessions
+from viscera.serving.sessions import Sessions, scan_in
 from viscera.volume import Volume, with_voxels
 
 with warnings.catch_warnings():
@@ -206,6 +207,19 @@ def test_a_session_may_be_a_dicom_series_as_files_or_a_zip(client, service, tmp_
     assert client.get(f"/session/{name}?image=true").status_code == (200 if packed else 400)
 
 
+def test_a_full_disk_and_a_session_that_ended_meanwhile_are_told(client, service, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(shutil, "copyfileobj", full)
+        answer = client.put("/session/", files={"files": ("a.nii.gz", b"x")})
+    assert (answer.status_code, answer.json()["detail"]) == (507, "the server's disk is full")
+    assert not list(service.sessions.folder.iterdir())
+    with pytest.raises(viscera.VisceraError, match="the session is over"):
+        scan_in(tmp_path / "gone")
+
+
 def test_old_sessions_end_and_the_oldest_makes_room(tmp_path):
     sessions = Sessions(tmp_path)
     names = [sessions.add(sessions.new_folder())[0] for _ in range(17)]
@@ -226,11 +240,14 @@ def test_scans_are_added_once_and_never_replaced(client, service, patients):
     assert refused.status_code == 409
     assert "another scan has that name" in refused.json()["detail"]
     assert client.get("/datastore/image?image=Jones").content == content
+    titled = client.put("/datastore/", params={"image": "2: CT"}, **put)  # as Slicer calls a series
+    assert titled.json() == {"image": "2_ CT"}
+    assert client.get("/datastore/image", params={"image": "2: CT"}).content == content
     info = client.get("/datastore/image/info?image=Jones").json()
     assert info["checksum"] == "SHA256:" + __import__("hashlib").sha256(content).hexdigest()
-    assert sorted(client.get("/datastore/?output=all").json()["objects"]) == ["Jones", "Miller", "Smith"]
+    assert sorted(client.get("/datastore/?output=all").json()["objects"]) == ["2_ CT", "Jones", "Miller", "Smith"]
     assert sorted(file.name for file in service.datastore.folder.iterdir()) == [
-        f"{name}.nii.gz" for name in ("Jones", "Miller", "Smith")
+        f"{name}.nii.gz" for name in ("2_ CT", "Jones", "Miller", "Smith")
     ]
 
 
@@ -344,7 +361,7 @@ def bad_requests(scan: bytes) -> dict[str, tuple[str, str, dict]]:
     kind = {"Content-Type": "multipart/form-data; boundary=x"}
     nameless = b"--x\r\nContent-Disposition: form-data\r\n\r\n\r\n--x--\r\n"
     label = {"files": {"label": ("a.nii.gz", scan)}, "data": {"params": '{"label_info": [{"name": "a"}]}'}}
-    named = {"../a.nii.gz": "..", ".a.nii.gz": "hidden", "": "empty", "a|b.nii.gz": "odd"}
+    named = {"../a.nii.gz": "..", ".a.nii.gz": "hidden", "": "empty", "con.nii.gz": "reserved"}
     return {
         "no boundary": ("PUT", "/session/", {"content": b"x", "headers": {"Content-Type": "multipart/form-data"}}),
         "not as its boundary": ("PUT", "/session/", {"content": b"hello", "headers": kind}),

@@ -26,6 +26,7 @@ from starlette.routing import Route
 from viscera.errors import VisceraError
 from viscera.inference.model import Model
 from viscera.io import nifti
+from viscera.io.atomic import FULL
 from viscera.io.frames import causes, frame_lines
 from viscera.io.scans import Scan
 from viscera.serving import protocol
@@ -131,7 +132,10 @@ async def _answer(service: Service, request: Request, endpoint: Endpoint) -> Res
         return refusal(400, "the connection ended before the request did")
     except HTTPException:
         raise
-    except Exception as error:  # a fault of ours: its place goes to the log, its message may name a patient
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno in FULL:
+            return refusal(507, "the server's disk is full")
+        # A fault of ours: its place goes to the log, its message may name a patient.
         for one in causes(error):
             service.log.add(f"fault: {type(one).__module__}.{type(one).__qualname__}")
             for line in frame_lines(one):

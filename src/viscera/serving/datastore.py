@@ -21,7 +21,7 @@ from viscera.io import nifti
 from viscera.io.atomic import replacing, sha256, write_json
 from viscera.io.label_values import whole_labels
 from viscera.json_text import load_json
-from viscera.serving.names import safe_name
+from viscera.serving.names import REPLACED, safe_name, title_name
 from viscera.volume import Volume, require_same_grid, same_grid, with_voxels
 
 LABELS, PREDICTIONS, FINAL = "labels", "predictions", "final"
@@ -71,14 +71,14 @@ class Datastore:
         """Return the id and the file of a scan.
 
         Args:
-            name: Its id or its file's name.
+            name: Its id, its file's name, or the title under which a client added it.
 
         Raises:
             NotThereError: There is none.
         """
         found = self.scans()
         if name not in found and Path(name).name == name:
-            name = nifti.stem(Path(name))
+            name = nifti.stem(Path(REPLACED.sub("_", name.strip())))
         if name not in found:
             raise NotThereError("there is no scan of that name on the server", "GET /datastore/?output=all lists them.")
         return name, found[name]
@@ -118,7 +118,7 @@ class Datastore:
             FileError, GeometryError: The name or the file is not good.
             TakenError: Another scan has that name.
         """
-        name = safe_name(nifti.stem(Path(safe_name(name, what="scan"))), what="scan")
+        name = safe_name(nifti.stem(Path(title_name(name, what="scan"))), what="scan")
         sent = nifti.read(upload)
         with self._lock:
             there = self.scans().get(name)

@@ -126,9 +126,13 @@ def scan_in(folder: Path) -> Scan:
 
     Raises:
         FileError: It holds neither, or several.
+        NotThereError: The session ended meanwhile.
         SettingError: It is DICOM, and viscera[dicom] is not installed.
     """
-    files = sorted(folder.iterdir())
+    try:
+        files = sorted(folder.iterdir())
+    except FileNotFoundError as error:  # it waited in the queue for too long
+        raise NotThereError("the session is over", "Send the scan again.") from error
     if len(files) == 1 and nifti.is_nifti(files[0]):
         return files[0]
     place = files[0] if len(files) == 1 else folder
