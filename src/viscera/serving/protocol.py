@@ -2,9 +2,9 @@
 
 Source: Project-MONAI/MONAILabel 0.8, monailabel/client/client.py and plugins/slicer (what they send and read).
 
-3D Slicer gives the i-th value that it finds in a label map the i-th name of the answer, whatever the value is. So values are
-renumbered without gaps over the organs that are there, and only those are named (``dense``): else an organ that was not found
-would shift the names of all behind it.
+3D Slicer gives label i of a label map the i-th name of the answer, whatever numbers the answer gives. So labels are renumbered
+without gaps over the organs that are there, and only those are named (``dense``): else an organ would get another's name, or,
+where its label is larger than the number of names, vanish in silence (tests/serving/test_slicer_import.py shows both).
 """
 
 import json
