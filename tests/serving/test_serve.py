@@ -1,11 +1,16 @@
 """The server, without a socket: every route, what is refused, and that the i-th label has the i-th name, as Slicer has it."""
 
+import asyncio
 import errno
 import importlib.util
 import json
+import os
 import random
 import re
 import shutil
+import signal
+import subprocess
+import sys
 import tempfile
 import warnings
 from collections.abc import Iterator
@@ -15,10 +20,14 @@ from email import message_from_bytes
 from io import BytesIO
 from pathlib import Path
 
+import httpx
 import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
+import uvicorn
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 from torch import nn
 
 import viscera
@@ -28,10 +37,13 @@ from viscera.config import Recipe, ResizedSlices, SliceInference, Window
 from viscera.inference.model import Model
 from viscera.io import nifti
 from viscera.labels import ABDOMENCT1K
+from viscera.networks.cards import find_shipped
 from viscera.networks.torch_runner import TorchRunner
 from viscera.serving.app import Service, make_app
-from viscera.serving.datastore import Datastore
-from viscera.serving.guard import Limits
+from viscera.serving.datastore import Datastore, doubts_of, names_of
+from viscera.serving.guard import Guard, Limits, Log
+from viscera.serving.running import Impatient
+from viscera.serving.segmenting import Queue, load_models
 from viscera.serving.sessions import Sessions, scan_in
 from viscera.volume import Volume, with_voxels
 
@@ -527,3 +539,99 @@ def test_the_command_says_what_to_install_where_the_extra_is_missing(monkeypatch
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert main(["serve", "--port", "0"]) == 2
     assert "pip install 'viscera[serve]'" in capsys.readouterr().err
+
+
+def test_the_command_serves_until_ctrl_c(tmp_path):
+    (tmp_path / "tmp").mkdir()
+    words = [sys.executable, "-m", "viscera.cli", "serve", str(tmp_path / "studies"), "--port", "0", "--device", "cpu"]
+    running = subprocess.Popen(
+        words, stderr=subprocess.PIPE, text=True, env=os.environ | {"TMPDIR": str(tmp_path / "tmp")}
+    )
+    try:
+        lines = iter(running.stderr.readline, "")
+        address = next(word for line in lines for word in line.split() if word.startswith("http://127.0.0.1:"))
+        assert list(httpx.get(f"{address}/info/", timeout=60).json()["models"]) == ["starter"]
+        running.send_signal(signal.SIGINT)
+        assert running.communicate(timeout=60)[1].splitlines() == ["the server has ended"]
+    finally:
+        running.kill()
+        running.wait()
+    assert running.returncode == 0
+    assert list((tmp_path / "studies").iterdir()) == []
+    assert not list((tmp_path / "tmp").glob("viscera-*"))
+
+
+def test_a_silent_connection_ends_and_one_that_has_asked_does_not(model, tmp_path):
+    async def ended(protocol: Impatient, *, asked: bool) -> bool:
+        class Transport(asyncio.Transport):
+            closed = False
+
+            def get_extra_info(self, name, default=None):
+                return default
+
+            def write(self, data):
+                pass
+
+            def pause_reading(self):
+                pass
+
+            def is_closing(self):
+                return self.closed
+
+            def close(self):
+                self.closed = True
+
+        transport = Transport()
+        protocol.connection_made(transport)
+        if asked:
+            protocol.data_received(b"PUT /session/ HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 9\r\n\r\n")
+        protocol._end_silent()
+        closed = transport.closed
+        protocol.connection_lost(None)
+        await asyncio.sleep(0)
+        return closed
+
+    async def both() -> list[bool]:
+        async def app(scope, receive, send):
+            await receive()
+
+        config = uvicorn.Config(app, log_config=None)
+        config.load()
+        state = uvicorn.server.ServerState()
+        return [await ended(Impatient(config, state, {}), asked=asked) for asked in (False, True)]
+
+    assert asyncio.run(both()) == [True, False]
+
+
+def test_a_sender_that_stops_is_told_so():
+    async def never():
+        await asyncio.sleep(30)
+
+    guard = Guard(Starlette(), Limits(silence_s=0.01), Log())
+    with pytest.raises(HTTPException, match="408"):
+        asyncio.run(guard._limited({"type": "http"}, never)())
+
+
+def test_whoever_comes_when_too_many_wait_is_told_to_come_again(service):
+    full = replace(service, queue=Queue(most=0))
+    with TestClient(make_app(full), base_url=HERE) as client:
+        answer = client.post("/infer/starter?image=Smith")
+    assert (answer.status_code, answer.headers["Retry-After"]) == (503, "60")
+
+
+def test_weights_are_offered_by_their_names_and_no_two_by_one(tmp_path):
+    shutil.copy(find_shipped().file, tmp_path / "my run.safetensors")
+    assert list(load_models([tmp_path / "my run.safetensors"], accelerator="cpu")) == ["starter", "my_run"]
+    shutil.copy(find_shipped().file, tmp_path / "starter.safetensors")
+    with pytest.raises(viscera.VisceraError, match="two weights would be offered as 'starter'"):
+        load_models([tmp_path / "starter.safetensors"], accelerator="cpu")
+
+
+def test_doubts_of_a_plain_prediction_count_and_damaged_files_say_nothing(tmp_path):
+    facts = {"labels": {}, "run": {"weights_sha256": ""}, "doubts": [{}, {}]}
+    for text, count in ((json.dumps(facts), 4), ("{", None), (json.dumps(facts | {"doubts": 3}), None)):
+        (tmp_path / "a.json").write_text(text)
+        assert doubts_of(tmp_path / "a.json") == count
+    assert names_of(tmp_path / "a.nii.gz") == {}
+    (tmp_path / "a.json").write_text("[]")
+    assert names_of(tmp_path / "a.nii.gz") == {}
