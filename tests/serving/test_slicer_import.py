@@ -16,7 +16,7 @@ from viscera.serving.nrrd import nrrd_bytes
 from viscera.serving.protocol import dense
 from viscera.volume import Volume
 
-PYTHON = os.environ.get("VISCERA_SLICER", "/tmp/slicervenv/bin/python")
+PYTHON = os.environ.get("VISCERA_SLICER", "")
 IMPORT = """
 import glob, importlib, json, os, sys
 import numpy as np, SimpleITK as sitk, slicer_core, vtk
