@@ -410,4 +410,23 @@ OTHERS = [
         "synth new --layout nnunt",
         r"no layout 'nnunt'. Did you mean 'nnunet'",
     ),
+    BadInput(
+        "server for other machines without a token",
+        "serve new --host 0.0.0.0",
+        r"--host 0.0.0.0 can be reached from other machines.*Pass --token SECRET",
+    ),
+    BadInput(
+        "server with a token that can be guessed",
+        "serve new --token secret",
+        r"--token must have at least 12 characters",
+    ),
+    BadInput("server whose folder is a file", "serve names.json --port 0", r"names.json cannot be used as a folder"),
+    BadInput(
+        "server with weights that are not there", "serve new --port 0 --weights nowhere", r"no weights at nowhere"
+    ),
+    BadInput(
+        "server at an address of another machine",
+        "serve new --host 192.0.2.1 --token 123456789012",
+        r"192.0.2.1 port 8000 cannot be used",
+    ),
 ]

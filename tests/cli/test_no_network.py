@@ -73,16 +73,19 @@ export run exported2 --format openvino --int8 --data store
 bench --weights run --shape 16 32 32 --rounds 1 --runtime onnx --json bench.json
 view SCAN out/torch.nii.gz --html view.html
 view SCAN out/torch.nii.gz --png view.png
+serve studies --port 0
 info system
 info weights
 demo demo --cases 5 --epochs 0
 """
 RUN = """
-import shlex, sys
+import os, shlex, signal, sys, threading
 from viscera.cli.command import main
 codes = []
 if __name__ == "__main__":
     for line in open("commands").read().splitlines():
+        if line.startswith("serve"):  # until Ctrl-C
+            threading.Timer(4, os.kill, (os.getpid(), signal.SIGINT)).start()
         try:
             codes.append((main(shlex.split(line)), line))
         except SystemExit as end:

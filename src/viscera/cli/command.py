@@ -33,6 +33,7 @@ VERBS = {
     "report": "one HTML page of a run, an evaluation or a store",
     "bench": "how fast it is on this machine, and what limits it",
     "export": "write a network for ONNX Runtime or OpenVINO",
+    "serve": "let 3D Slicer segment: MONAI Label's protocol",
     "view": "a page to look at a scan with its labels, or a picture",
     "info": "what there is: recipes, layouts, organs, system",
 }

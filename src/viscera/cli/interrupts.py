@@ -18,6 +18,7 @@ GRACE_S = 1.5
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 AGAIN = {
     "train": "the same command with --resume goes on",
+    "serve": "say the same again",
     "view": "say the same again",
     "evaluate": "say the same again",
     "report": "say the same again",
