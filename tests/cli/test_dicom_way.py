@@ -19,6 +19,7 @@ from viscera.recipes.catalogue import find_recipe
 from viscera.volume import Volume
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.filterwarnings("ignore:no .*case annotates"),
     pytest.mark.filterwarnings("ignore::viscera.io.scans.LeftOutWarning"),
 ]
@@ -78,7 +79,6 @@ def test_preparing_again_prepares_nothing(way):
     assert {file: file.stat().st_mtime_ns for file in (way / "hospital_store" / "cases").rglob("*.npy")} == before
 
 
-@pytest.mark.slow
 def test_unseen_patients_are_predicted_and_scored_as_from_nifti(way, capsys):
     found = {}
     for layout, name in (("dicom", "hospital"), ("nnunet", "plain")):
@@ -96,7 +96,6 @@ def test_unseen_patients_are_predicted_and_scored_as_from_nifti(way, capsys):
     assert "test^patient" not in capsys.readouterr().err.lower()
 
 
-@pytest.mark.slow
 def test_a_series_is_looked_at_with_its_label_map_its_structure_set_or_its_seg(way, tmp_path):
     place = way / "hospital" / "Anna"
     [series] = find_series(place / "CT").series

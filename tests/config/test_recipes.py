@@ -31,7 +31,11 @@ def made_small(recipe: Recipe) -> Recipe:
     return replace(recipe, sampling=sampling, network=replace(recipe.network, widths=recipe.network.widths[:3]))
 
 
-@pytest.mark.parametrize("name", RECIPES)
+SLOW = ("gao2step-tumour-finetune", "gao2step-tumour", "gao2step-finetune", "runet-paper")
+"""Recipes of which another one trains the same network."""
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in RECIPES])
 def test_every_recipe_takes_two_steps(name, make_case):
     recipe = RECIPES[name]
     check_fit(recipe)

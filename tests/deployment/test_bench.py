@@ -60,6 +60,7 @@ def measured(tmp_path_factory):
     return folder, runtimes, shown
 
 
+@pytest.mark.slow
 def test_each_runtime_has_every_stage_and_what_follows_from_the_rounds(measured):
     folder, runtimes, [(title, columns, rows), _] = measured
     written = json.loads((folder / "bench.json").read_text())
@@ -100,6 +101,7 @@ def test_each_runtime_has_every_stage_and_what_follows_from_the_rounds(measured)
     assert {figure["kind"] for figure in written["elsewhere"]} >= {"AMX", "AVX2"}
 
 
+@pytest.mark.slow
 def test_nothing_of_the_patient_is_written_and_nothing_else_is_left(measured):
     folder, *_ = measured
     text = (folder / "bench.json").read_text()

@@ -114,6 +114,7 @@ def test_synth_goes_on_where_it_was_killed_at_its_first_or_its_last_write(tmp_pa
     assert {file.relative_to(place) for file in place.rglob("*") if file.name[0] != "."} == cohort
 
 
+@pytest.mark.slow
 def test_a_training_killed_while_its_last_curves_were_drawn_draws_them_when_it_is_resumed(small_store, tmp_path):
     furnish(tmp_path, small_store)
     with chdir(tmp_path):

@@ -184,6 +184,7 @@ def contents(folder, *, dicom):
             yield file.name, gzip.decompress(raw) if file.name.endswith(".gz") else raw
 
 
+@pytest.mark.slow
 def test_no_header_gets_into_any_output_but_the_dicom_ones_and_into_none_when_deidentified(tmp_path, capsys):
     write_series(tmp_path / "series", edit=lambda dataset, index: mark(dataset))
     predict(tmp_path / "series", tmp_path / "out", kinds=OBJECTS, statistics=True)

@@ -114,6 +114,7 @@ def test_a_patient_depends_on_seed_and_number_only_and_is_none_of_a_data_set_wit
     assert not any(np.array_equal(first.image, other.image) for other in others)
 
 
+@pytest.mark.slow
 def test_an_epoch_has_its_own_patients_and_only_those_of_the_next_are_kept_beside_them(supply, tmp_path):
     seen = []
     with PatientWorker(tmp_path, supply, epochs=3) as maker:
@@ -141,6 +142,7 @@ def test_an_epoch_draws_from_the_stores_cases_and_the_fresh_ones_or_from_these_a
     assert session.steps == STEPS
 
 
+@pytest.mark.slow
 def test_an_epoch_has_as_many_steps_as_without_fresh_patients_and_nothing_is_left(finished):
     assert [row["step"] for row in rows(finished)] == [STEPS, 2 * STEPS, 3 * STEPS]
     assert not (finished / "fresh").exists()
@@ -191,6 +193,7 @@ def test_overwriting_a_run_removes_its_fresh_patients_and_forgets_which_they_wer
     assert {file.name for file in run.iterdir()} == {"recipe.json", ".lock"}
 
 
+@pytest.mark.slow
 def test_a_process_that_dies_ends_the_run_with_advice_and_without_a_hang(supply, tmp_path):
     def kill(epoch: int, done: int, steps: int) -> None:
         for child in psutil.Process().children():
@@ -209,6 +212,7 @@ def test_a_folder_that_cannot_be_written_to_is_said(supply, tmp_path):
         maker.need(0)
 
 
+@pytest.mark.slow
 def test_processes_end_with_a_run_that_is_killed(small_store, tmp_path):
     code = (
         "from pathlib import Path\nfrom viscera.preparation.store import open_store\n"

@@ -215,6 +215,7 @@ def test_an_organ_that_only_one_data_set_annotates_is_found_in_the_other(small_s
     assert 2 * (spleen & (found == 3)).sum() / (spleen.sum() + (found == 3).sum()) > 0.8
 
 
+@pytest.mark.slow
 def test_sigmoid_heads_learn_and_score_as_others_do(small_store, tmp_path):
     recipe = replace(LONGER, loss=SigmoidLoss(), network=replace(LONGER.network, heads="sigmoid"))
     train(recipe, open_store(small_store), tmp_path / "run")

@@ -354,6 +354,7 @@ def check_kills(folder: Path, *, instants: int, count: int, shape: tuple[int, in
         assert contents(store) == expected
 
 
+@pytest.mark.slow
 def test_preparing_goes_on_where_it_was_killed(tmp_path):
     check_kills(tmp_path, instants=3, count=6, shape=(16, 64, 64))
 
