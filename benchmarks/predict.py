@@ -91,11 +91,18 @@ def main() -> None:
         verb.add_argument("--rounds", type=int, default=5)
         verb.add_argument("--data", type=Path, default=DATA, help="folder of the real scans")
     one.add_argument("--before", type=Path, help="another checkout, whose command takes turns with ours")
+    one.add_argument(
+        "--large", type=Path, metavar="FILE", help="only a synthetic scan of 512x512x824, which is made there"
+    )
     one.add_argument("--ways", nargs="+", choices=WAYS, default=["default", "--runtime torch"], metavar="WAY")
     options = parser.parse_args()
     if options.verb == "speed":
         sources = {"before": options.before.absolute()} if options.before else {}
-        rows = speed(options.data, sources | {"after": ROOT}, options.ways, options.rounds)
+        scans = {title: options.data / scan for title, scan in SCANS.items()}
+        if options.large:
+            make_scan(options.large)
+            scans = {"synthetic, 512x512x824": options.large}
+        rows = speed(scans, sources | {"after": ROOT}, options.ways, options.rounds)
         old = json.loads((RESULTS / "speed.json").read_text())
         print(save("speed", replaced(old, rows, ("scan", "state", "way"))))
     elif options.verb == "folder":
@@ -117,11 +124,11 @@ def main() -> None:
         print(save("volume_memory", facts("torch") | memory(options.work.absolute())))
 
 
-def speed(data: Path, sources: Mapping[str, Path], ways: Sequence[str], rounds: int) -> list[Mapping]:
+def speed(scans: Mapping[str, Path], sources: Mapping[str, Path], ways: Sequence[str], rounds: int) -> list[Mapping]:
     """Time the command with the bundled weights of each checkout in each way, in turn; return medians, a row for each.
 
     Args:
-        data: Folder of the real scans.
+        scans: {title: file}.
         sources: {"before" or "after": checkout}.
         ways: Of WAYS.
         rounds: Of each, after one that keeps the graph and warms the disk's cache.
@@ -136,11 +143,11 @@ def speed(data: Path, sources: Mapping[str, Path], ways: Sequence[str], rounds: 
         print(f"note: load is {about['load']}: the seconds will be those of a busy machine", file=sys.stderr)
     commits = {state: commit(checkout) for state, checkout in sources.items()}
     rows = []
-    for title, scan in SCANS.items():
+    for title, scan in scans.items():
         taken: dict[tuple[str, str], list[dict]] = {(way, state): [] for way in ways for state in sources}
         for number in range(rounds + 1):
             for way, state in taken:
-                found = run_noted(data / scan, *WAYS[way], source=sources[state] / "src")
+                found = run_noted(scan, *WAYS[way], source=sources[state] / "src")
                 taken[way, state] += [found] if number else []
         for (way, state), runs in taken.items():
             medians = {key: round(statistics.median(run[key] for run in runs), 2) for key in MEASURED}
