@@ -131,7 +131,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--most-gib", type=float, default=16.0, help="memory that a process may take; it fails above")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--export-grid", type=int, nargs=3, help=f"of the 3D export; {export.GRID} if not said")
-    parser.add_argument("--name", default="speed", help="of the JSON in benchmarks/results")
+    parser.add_argument("--name", default="speed_avx2", help="of the JSON in benchmarks/results")
     parser.add_argument("--work", type=Path, help="where temporary files go")
     return parser.parse_args()
 
