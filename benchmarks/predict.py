@@ -167,7 +167,7 @@ def run_noted(scan: Path, *options: str, source: Path) -> dict[str, object]:
         "command_s": found["wall_s"],
         "file_to_file_s": run["efficiency"]["seconds"],  # of the wall: stages may overlap
         "cpu_s": found["cpu_s"],
-        "peak_mib": found["peak_mib"],
+        "peak_mib": run["peak_memory_mib"],  # its own: the system's of a child begins with what its parent had held
         "runtime": run["runtime"],
         "precision": run["precision"],
     }
