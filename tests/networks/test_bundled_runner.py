@@ -1,6 +1,7 @@
 """Which graph of the bundled weights is run: int8 where this processor is faster with it, as it was measured once and kept."""
 
 import json
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -94,3 +95,15 @@ def test_loading_the_bundled_weights_imports_no_torch(tmp_path):
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split()[0] == "openvino"
     assert "torch" not in done.stdout.split()
+
+
+def test_cores_that_are_chosen_before_torch_is_loaded_are_torchs_too():
+    code = (
+        "import sys; from pathlib import Path; from viscera.networks.device import use_cores; use_cores(1); "
+        "assert 'torch' not in sys.modules; from viscera.inference.model import load_model; "
+        "m = load_model(Path('starter'), accelerator='cpu', runtime='torch'); "
+        "print(m.network.name, m.network.streams, sys.modules['torch'].get_num_threads())"
+    )
+    usual = {name: value for name, value in os.environ.items() if name not in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=usual)
+    assert done.stdout.split() == ["torch", "1", "1"]

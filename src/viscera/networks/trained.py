@@ -6,6 +6,7 @@ from typing import Literal
 import torch
 
 from viscera.networks.build import build_network
+from viscera.networks.device import cores
 from viscera.networks.graph_cache import GraphCache
 from viscera.networks.precision import autocast_type
 from viscera.networks.runners import Runner, RuntimeName, input_channels
@@ -31,6 +32,7 @@ def on_runtime(
     Raises:
         WeightsError: The weights are not for the network of their recipe.
     """
+    torch.set_num_threads(cores())  # torch may not have been there when ``use_cores`` was told
     weights = load_weights(file)
     recipe = weights.recipe
     network = build_network(recipe.network, classes=len(weights.space.classes), softmax=recipe.softmax)
