@@ -11,6 +11,7 @@ from tyro.conf import FlagCreatePairsOff, Positional, arg
 from viscera.cli.console import counted, say
 from viscera.config import Accelerator
 from viscera.errors import SettingError
+from viscera.io.extras import is_installed
 
 if TYPE_CHECKING:
     from viscera.serving.app import Service
@@ -104,9 +105,7 @@ def require_packages() -> None:
     Raises:
         SettingError: It is.
     """
-    from importlib.util import find_spec
-
-    missing = [name for name in PACKAGES if find_spec(name) is None]
+    missing = [name for name in PACKAGES if not is_installed(name)]
     if missing:
         raise SettingError(
             f"viscera serve needs {', '.join(missing)}, not installed here",

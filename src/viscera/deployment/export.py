@@ -37,12 +37,11 @@ from viscera.networks.onnx import shape_of, to_onnx
 from viscera.networks.runners import (
     CannotRunError,
     Foreign,
-    OnnxRunner,
-    OpenVinoRunner,
     Runner,
     input_channels,
     missing_packages,
     runner_facts,
+    runner_of,
 )
 from viscera.networks.torch_runner import folded_runner, require_agreement
 from viscera.preparation.resampling import AIR_HU, SMOOTH_ABOVE
@@ -170,12 +169,11 @@ def _written(
     file = folder / FILES[kind][0]
     if kind == "onnx":
         file.write_bytes(graph)
-        runner = OnnxRunner(file, shape)
     else:
         openvino = openvino_module()
         network = openvino.Core().read_model(graph) if drawn is None else quantised(graph, drawn)
         openvino.save_model(network, file, compress_to_fp16=False)
-        runner = OpenVinoRunner(file, shape)
+    runner = runner_of(kind, file, shape)
     if drawn is None:  # else random input is nothing like what the scales were made for; real cases are measured anyway
         require_agreement(runner, model.module, channels=channels)
     return runner

@@ -26,7 +26,7 @@ from viscera.inference.jobs import ScanJob, refuse_scans_as_outputs, require_pla
 from viscera.inference.memory import one_at_a_time
 from viscera.inference.model import Model
 from viscera.inference.pipeline import run_stages
-from viscera.inference.reading import ReadAhead, read_hu, state, unchanged
+from viscera.inference.reading import ReadAhead, read_hu, require_unchanged, scan_sha256, state
 from viscera.inference.run import (
     DoneMeanwhileError,
     PredictOptions,
@@ -197,7 +197,8 @@ def read_scan(job: ScanJob, run: Run) -> _Scan:
         before = state(job.scan)
         with clock.stage("prepare"):
             prepared, coarse = _prepared_by_slabs(job.scan, model)
-        digest = unchanged(job.scan, before)
+        digest = scan_sha256(job.scan)
+        require_unchanged(job.scan, before)
         run.claim(job)
         return _Scan(job, digest, clock, prepared.grid, prepared, one_at_a_time(model), coarse)
     read = read_hu(job.scan) if run.ahead is None else run.ahead.take(job.scan)

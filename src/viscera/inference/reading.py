@@ -37,11 +37,10 @@ def read_hu(scan: Scan) -> Read:
     """
     start, before = time.perf_counter(), state(scan)
     with ThreadPoolExecutor(1) as pool:  # unpacking takes one core
-        hashing = pool.submit(unchanged, scan, before)
+        hashing = pool.submit(scan_sha256, scan)
         ct = scans.read(scan)
         digest = hashing.result()
-    if state(scan) != before:
-        raise _changed(scan)
+    require_unchanged(scan, before)
     return Read(with_voxels(ct, hounsfield(ct, where=scan.name)), digest, time.perf_counter() - start)
 
 
@@ -54,20 +53,10 @@ def state(scan: Scan) -> tuple[tuple[int, int, int], ...] | None:
     return tuple((one.st_ino, one.st_size, one.st_mtime_ns) for one in found)
 
 
-def unchanged(scan: Scan, before: tuple[tuple[int, int, int], ...] | None) -> str:
-    """Return the SHA-256 of a scan that was read just now.
-
-    Raises:
-        FileError: It cannot be read, or it is not what it was before.
-    """
-    digest = scan_sha256(scan)
+def require_unchanged(scan: Scan, before: tuple[tuple[int, int, int], ...] | None) -> None:
+    """Raise FileError where a scan that was read and hashed just now is not what ``state`` told before."""
     if state(scan) != before:
-        raise _changed(scan)
-    return digest
-
-
-def _changed(scan: Scan) -> FileError:
-    return FileError(f"{scan} changed while it was read", "Wait until it is whole, then try again.")
+        raise FileError(f"{scan} changed while it was read", "Wait until it is whole, then try again.")
 
 
 def scan_sha256(scan: Scan) -> str:

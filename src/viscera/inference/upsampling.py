@@ -92,8 +92,8 @@ class SliceLogits:
             other: The slice on the other side.
             share: Of the way to it, above 0 and below 1.
         """
-        flat = (each.reshape(len(each), -1) for each in (self.planes, other.planes))
-        planes = cv2.addWeighted(next(flat), 1 - share, next(flat), share, 0).reshape(self.planes.shape)
+        one, two = (each.reshape(len(each), -1) for each in (self.planes, other.planes))
+        planes = cv2.addWeighted(one, 1 - share, two, share, 0).reshape(self.planes.shape)
         labels, open_ = self.labels.copy(), self.labels != other.labels
         labels[open_] = first_largest(planes[:, open_])
         return SliceLogits(planes, labels)

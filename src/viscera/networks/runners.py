@@ -6,7 +6,7 @@ which it is. Nothing here imports torch, whose runner is in torch_runner.py.
 OpenVINO gets the network as ONNX, in memory: torch writes that in 0.2 s, OpenVINO's own conversion of torch modules takes 1.7 to
 2.7 s (width 16). What was written and checked once is kept (graph_cache.py). Compiling takes 0.1 s; a compiled network on disk
 would be read in half of that, and be good for this processor only. Batch and sides stay free, which costs nothing that could be
-measured (11.0 ms per slice of 256x256 against 11.4 with fixed ones); neither do the labels.
+measured (11.0 ms per slice of 256x256 against 11.4 with fixed ones).
 """
 
 import threading
@@ -14,7 +14,6 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from importlib.metadata import version
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
@@ -22,6 +21,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from viscera.config import NetworkShape
+from viscera.io.extras import is_installed
 from viscera.networks.device import cores
 from viscera.networks.doors import onnxruntime_module, openvino_module
 from viscera.networks.graph_cache import GraphCache
@@ -102,12 +102,12 @@ def plain_threads(count: int) -> Iterator[ThreadPoolExecutor]:
 
 def missing_packages(name: RuntimeName) -> list[str]:
     """List what must be installed for a runtime and is not."""
-    return [package for package in PACKAGES[name] if find_spec(package) is None]
+    return [package for package in PACKAGES[name] if not is_installed(package)]
 
 
 def missing_runtime(name: RuntimeName) -> bool:
     """Tell whether a runtime itself is not installed: enough for a graph that is there; writing one takes more."""
-    return find_spec(PACKAGES[name][0]) is None
+    return not is_installed(PACKAGES[name][0])
 
 
 def input_channels(shape: NetworkShape) -> int:
@@ -249,24 +249,21 @@ def runner_of(name: Foreign, graph: bytes | Path, shape: tuple[int, int], *, exa
     return OnnxRunner(graph, shape) if name == "onnx" else OpenVinoRunner(graph, shape, exact=exact)
 
 
-def kept_runner(
-    wanted: Literal["auto"] | RuntimeName, shape: NetworkShape, cache: GraphCache, *, exact: bool = False
-) -> Runner | None:
+def kept_runner(wanted: Literal["auto"] | RuntimeName, shape: NetworkShape, cache: GraphCache) -> Runner | None:
     """Run the graph that an earlier start wrote and checked; None where none was kept, or it does not run any more.
 
     Args:
         wanted: A runtime, or auto.
         shape: The network's.
         cache: Where graphs of these weights are kept.
-        exact: fp32 rather than bf16 where the CPU has such instructions.
     """
     name: RuntimeName = "openvino" if wanted == "auto" else wanted
     if name == "torch" or missing_runtime(name):
         return None
-    graph = cache.find(name, exact=exact)
+    graph = cache.find(name)
     if graph is None:
         return None
     try:
-        return runner_of(name, graph, shape_of_recipe(shape), exact=exact)
+        return runner_of(name, graph, shape_of_recipe(shape))
     except CannotRunError:
         return None  # it is written anew

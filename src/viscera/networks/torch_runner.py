@@ -80,7 +80,6 @@ class TorchRunner:
         self.module, self.autocast, self.streams = module, autocast, streams
         self.stride, self.dimensions = shape_of(module)
         self.precision = {None: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}[autocast]
-
         self.device = next(iter([*module.parameters(), *module.buffers()]), torch.empty(0)).device
 
     @torch.inference_mode()

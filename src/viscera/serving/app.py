@@ -66,6 +66,8 @@ def make_app(service: Service) -> Starlette:
     """Return the application."""
 
     def route(path: str, endpoint: Endpoint, *methods: str) -> Route:
+        """Return a route whose errors are answers."""
+
         async def answer(request: Request) -> Response:
             return await _answer(service, request, endpoint)
 

@@ -101,6 +101,7 @@ class Guard:
         start, status, began = time.perf_counter(), 0, False
 
         async def noted(message: Message) -> None:
+            """Send on, and note how the request ended."""
             nonlocal status, began
             if message["type"] == "http.response.start":
                 status, began = message["status"], True
@@ -153,6 +154,7 @@ class Guard:
         received, whole = 0, False
 
         async def limited() -> Message:
+            """Receive the next part of the body."""
             nonlocal received, whole
             if whole:  # what comes now is the end of the connection, for which a long answer may wait
                 return await receive()
