@@ -11,7 +11,6 @@ from tyro.conf import FlagCreatePairsOff, Positional, arg
 from viscera.cli.console import counted, say
 from viscera.config import Accelerator
 from viscera.errors import SettingError
-from viscera.io.extras import is_installed
 
 if TYPE_CHECKING:
     from viscera.serving.app import Service
@@ -105,7 +104,9 @@ def require_packages() -> None:
     Raises:
         SettingError: It is.
     """
-    missing = [name for name in PACKAGES if not is_installed(name)]
+    from importlib.util import find_spec
+
+    missing = [name for name in PACKAGES if find_spec(name) is None]
     if missing:
         raise SettingError(
             f"viscera serve needs {', '.join(missing)}, not installed here",
