@@ -27,12 +27,12 @@ from viscera.inference.jobs import ScanJob
 from viscera.inference.model import Model, load_model
 from viscera.inference.predict import predict_file
 from viscera.io import nifti
-from viscera.networks.build import Network, build_network
+from viscera.networks.build import context_network, network_of
 from viscera.networks.exported import read_export
 from viscera.networks.find_weights import find_weights, is_export
 from viscera.networks.processor import this_processor
 from viscera.networks.runners import PACKAGES, RuntimeName, missing_packages, runner_facts
-from viscera.networks.weights import Weights, load_weights, save_weights
+from viscera.networks.weights import Weights, as_context, load_weights, save_weights
 from viscera.synthesis.patient import synthesize
 from viscera.volume import axial_turn
 
@@ -157,12 +157,10 @@ def write_untrained_weights(path: Path, recipe: Recipe) -> None:
         recipe = replace(recipe, intensity=replace(recipe.intensity, measured=(-1000.0, 1000.0, 0.0, 500.0)))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        network = _built(recipe)
-    save_weights(path, Weights(recipe, recipe.space, network.state_dict(), {"trained": False}))
-
-
-def _built(recipe: Recipe) -> Network:
-    return build_network(recipe.network, classes=len(recipe.space.classes), softmax=recipe.softmax)
+        tensors = network_of(recipe).state_dict()
+        if recipe.context is not None:
+            tensors |= as_context(context_network(recipe).state_dict())
+    save_weights(path, Weights(recipe, recipe.space, tensors, {"trained": False}))
 
 
 def runtimes_of(weights: Path, device: str) -> tuple[RuntimeName, ...]:
@@ -216,7 +214,7 @@ def bench(
     peaks = {name: max(peak, peaks[name]) for name, peak in _peaks(loads, plan, watch).items()}
     first = next(iter(models.values()))
     with torch.device("meta"):
-        network = _built(first.recipe)
+        network = network_of(first.recipe)
     speeds = {}
     for name, model in models.items():
         starts = []
