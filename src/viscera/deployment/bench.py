@@ -215,6 +215,7 @@ def bench(
     first = next(iter(models.values()))
     with torch.device("meta"):
         network = network_of(first.recipe)
+        context = None if first.recipe.context is None else context_network(first.recipe)
     speeds = {}
     for name, model in models.items():
         starts = []
@@ -226,8 +227,11 @@ def bench(
             facts=runner_facts(model.network),
             seconds=seconds[name],
             network_s=_network_seconds(calls[name], model),
-            network_flop=sum(times * flops(network, shape) for shape, times in shapes.items()),
-            images=sum(times * shape[0] for shape, times in shapes.items()),
+            network_flop=sum(
+                times * flops(context if context and len(shape) == 5 else network, shape)
+                for shape, times in shapes.items()
+            ),
+            images=sum(times * shape[0] for shape, times in shapes.items() if context is None or len(shape) == 4),
             peak_flop_per_s=peaks[name]
             if model.network.precision in [load.runner.precision for load in loads[name]]
             else 0.0,
@@ -288,18 +292,25 @@ def _rounds(
         for name, model in models.items():
             watch(f"{name}: round {number} of {plan.rounds}" if number else f"{name}: getting ready")
             noted = NotedRunner(model.network)
+            seen = None if model.context is None else NotedRunner(model.context)
             start = time.perf_counter()
-            predict_file(job, replace(model, network=noted))
+            predict_file(job, replace(model, network=noted, context=seen))
             whole = time.perf_counter() - start
             if number == 0:
                 continue
             stages = json.loads(job.sidecar.read_text(encoding="utf-8"))["run"]["seconds"]
             for stage, value in (*stages.items(), (WHOLE, whole)):
                 seconds[name].setdefault(stage, []).append(value)
-            calls[name].append(noted.calls)
+            calls[name].append(noted.calls if seen is None else _together(noted, seen))
     for found in seconds.values():
         found[WHOLE] = found.pop(WHOLE)  # last, also if a stage was not there in the first round
     return seconds, calls
+
+
+def _together(noted: NotedRunner, context: NotedRunner) -> Calls:
+    """Return the calls of a network and of its context; the seconds of the second as if its threads had shared them out."""
+    seconds = noted.calls.seconds + context.calls.seconds * noted.streams / context.streams
+    return Calls(seconds, noted.calls.shapes | context.calls.shapes)
 
 
 def _network_seconds(calls: Sequence[Calls], model: Model) -> list[float]:
