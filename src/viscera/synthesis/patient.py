@@ -22,7 +22,7 @@ from viscera.synthesis.anatomy.organs import (
 )
 from viscera.synthesis.anatomy.plans import draw_plan
 from viscera.synthesis.anatomy.skeleton import Skeleton, draw_skeleton, paint_skeleton_
-from viscera.synthesis.appearance.enhancement import vary_palette
+from viscera.synthesis.appearance.enhancement import brighten_kidneys, level_heart, vary_palette
 from viscera.synthesis.appearance.lesions import paint_lesions_, paint_texture_
 from viscera.synthesis.appearance.tissues import draw_palette, draw_phase, render
 from viscera.synthesis.appearance.tumours import TUMOUR_VALUE, paint_tumours_, relabel_as_organs_
@@ -136,6 +136,10 @@ def give_hu(streams: Streams, variety: Variety, canvas: Canvas, phase: str) -> t
     palette, shown = draw_palette(streams["render"], phase), phase
     if variety.contrast:
         palette, shown = vary_palette(streams["contrast"], palette, phase)
+    if variety.renal_look:
+        palette = brighten_kidneys(streams["renal_look"], palette, phase)
+    if variety.dome:
+        palette = level_heart(streams["dome"].spawn(1)[0], palette)
     image = render(streams["render"], canvas, palette)
     if variety.texture:
         paint_texture_(streams["texture"], canvas, image, palette)
