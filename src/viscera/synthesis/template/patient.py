@@ -13,6 +13,7 @@ from jaxtyping import Float, UInt8
 from viscera.errors import SettingError
 from viscera.labels import TUMOUR
 from viscera.synthesis.anatomy.plans import draw_plan
+from viscera.synthesis.anatomy.rims import paint_rims_
 from viscera.synthesis.appearance.tissues import draw_phase
 from viscera.synthesis.appearance.tumours import TUMOUR_VALUE, paint_tumours_, relabel_as_organs_
 from viscera.synthesis.canvas import VALUE, Canvas, Tissue
@@ -116,7 +117,8 @@ def synthesize_from(
     reshaping = template.reshaping
     streams = open_streams(generator, reshaping.variety)
     chest, warping, moving, fatness, filling = generator.spawn(5)
-    grown = grow_thorax(template, chest) if reshaping.thorax else template
+    pit = streams["dome"] if reshaping.variety.dome else None
+    grown = grow_thorax(template, chest, pit=pit) if reshaping.thorax else template
     warp = draw_warp(warping, reshaping)
     scale = float(np.exp(fatness.uniform(*np.log(FATNESS)))) if reshaping.fatness else 1.0
     low_mm, high_mm = _draw_range(
@@ -254,6 +256,8 @@ def _fill_(generator: np.random.Generator, streams: Streams, patient: Sample, te
         empty_sinuses_(patient)
     if variety.renal_look:
         paint_masses_(streams["renal_look"], patient)
+    if variety.rims:
+        paint_rims_(streams["rims"], patient.canvas)
     if variety.heart:
         fill_heart_(heart, patient)
 
