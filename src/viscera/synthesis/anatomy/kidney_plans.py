@@ -19,7 +19,10 @@ HORSESHOE = 1 / 150
 SUNK, APART, TWISTED, LYING, BARE = 0.18, 0.3, 0.22, 0.06, 0.4
 """With renal_places: share of kidneys that lie low, of patients whose kidneys lie at heights apart, of kidneys that look
 another way or lie across, and that have no fat about them."""
-SUNK_MM, APART_MM = (25.0, 130.0), (20.0, 75.0)
+SUNK_MM, APART_MM, LOWEST_MM = (25.0, 105.0), (20.0, 75.0), -115.0
+"""How much lower a sunk kidney lies, by how much two lie apart, and how far below its usual place one may come to lie."""
+FAR_MM = -45.0
+"""Lower than this a kidney comes to lie in front of the psoas, rather than beside it."""
 LARGE_CYST, TUMOUR_FRACTION, STASIS = 0.10, 0.08, 0.06
 """With renal_look: share of kidneys with a large cyst, with a tumour, and with urine that stands in a wide pelvis."""
 
@@ -134,6 +137,13 @@ def slide(height_mm: float) -> tuple[float, float, float]:
     return height_mm, (0.22 if height_mm < 0 else 0.10) * height_mm, (-0.16 if height_mm < 0 else -0.10) * height_mm
 
 
+def sunk(height_mm: float) -> tuple[float, float, float]:
+    """Return how a kidney moves that may come to lie as low as the iliac crest; as ``slide`` above that."""
+    up, back, out = slide(height_mm)
+    beyond = max(FAR_MM - height_mm, 0.0)
+    return up, back - 0.42 * beyond, out - 0.20 * beyond
+
+
 def _draw_cysts(generator: np.random.Generator) -> tuple[Mass, ...]:
     count = int(generator.choice((0, 1, 2, 4), p=(0.72, 0.16, 0.08, 0.04)))
     directions = generator.standard_normal((count, 3))
@@ -197,8 +207,8 @@ def _draw_places(
         place = draw_place(generator)
         bare, width = generator.random() < BARE, generator.uniform(0.0, 0.15)
         height = plan.shift_mm[0] + place.sink_mm + (apart if number == 0 else -apart)
-        height = float(max(height, -SUNK_MM[1] - 20))
-        move = np.subtract(slide(height), slide(plan.shift_mm[0])) + plan.shift_mm
+        height = float(max(height, LOWEST_MM))
+        move = np.subtract(sunk(height), slide(plan.shift_mm[0])) + plan.shift_mm
         turn = np.array(plan.turn) + place.turn
         moved.append(
             replace(
@@ -213,7 +223,7 @@ def _draw_places(
         moved = [
             replace(
                 plan,
-                shift_mm=(float(lower), -16.0, -6.0),
+                shift_mm=(float(lower), -31.0, -3.0),
                 turn=(0.7, -0.62, 0.28),
                 isthmus_mm=float(thick),
             )

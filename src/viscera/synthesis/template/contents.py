@@ -18,6 +18,7 @@ from viscera.synthesis.template.template import DEPTH_STEPS_PER_MM
 
 BLADDER_WALL_MM = 2.2
 KIDNEY_CORTEX_MM = 6.0
+SINUS_MM = 24.0
 KIDNEYS = ("kidney_left", "kidney_right")
 FOLD_MM = 21.0
 """Distance over which folds and the walls between loops of bowel are alike."""
@@ -91,12 +92,23 @@ def empty_sinuses_(sample: Sample) -> None:
 
 
 def label_sinuses_(sample: Sample) -> None:
-    """Give the renal sinuses their kidney's label; call it before anything is painted into them."""
+    """Give the renal sinuses their kidney's label; call it before anything is painted into them.
+
+    The sinus is what the template told for it, and what fills the kidney's hollow in a slice up to SINUS_MM across.
+    """
+    canvas = sample.canvas
+    size = 2 * max(1, round(0.5 * SINUS_MM / float(canvas.grid.x[1] - canvas.grid.x[0]))) + 1
+    kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (size, size))
     for organ in KIDNEYS:
         box = extent(sample, (organ,))
-        if box is not None:
-            held = (sample.canvas.tissue[box] == Tissue.KIDNEY_PELVIS) & (sample.canvas.label[box] == VALUE["fat"])
-            sample.canvas.label[box][held] = VALUE[organ]
+        if box is None:
+            continue
+        tissue, label = canvas.tissue[box], canvas.label[box]
+        own = np.pad((label == VALUE[organ]).astype(np.uint8), ((0, 0), (size, size), (size, size)))
+        closed = np.stack([cv2.morphologyEx(plane, cv2.MORPH_CLOSE, kernel) for plane in own])[:, size:-size, size:-size]
+        fat = (tissue == Tissue.FREE) | (tissue == Tissue.FAT)
+        held = ((tissue == Tissue.KIDNEY_PELVIS) | fat & (closed > 0)) & (label == VALUE["fat"])
+        tissue[held], label[held] = Tissue.KIDNEY_PELVIS, VALUE[organ]
 
 
 def paint_masses_(generator: np.random.Generator, sample: Sample) -> None:

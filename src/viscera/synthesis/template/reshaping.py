@@ -10,7 +10,7 @@ import cc3d
 import numpy as np
 from jaxtyping import Bool, Float, Integer, UInt8
 
-from viscera.synthesis.anatomy.kidney_plans import APART, APART_MM, draw_place, slide
+from viscera.synthesis.anatomy.kidney_plans import APART, APART_MM, LOWEST_MM, draw_place, sunk
 from viscera.synthesis.canvas import VALUE, Canvas, Tissue, blank_canvas
 from viscera.synthesis.shapes import Box, Grid, Noise, draw_noise, rotation_about
 from viscera.synthesis.template.template import FINE_MM, Reshaping, Template
@@ -111,7 +111,6 @@ YIELDING = ("colon", "small_bowel", "duodenum")
 """What an organ that is put back may displace, besides fat and the places that organs were lifted from."""
 FURTHER, ROOM = (1.0, 0.6, 0.3, 0.0), 0.8
 """Shares of a kidney's further shift that are tried, until there is room for more than this share of the kidney."""
-LOWEST_KIDNEY_MM = 130.0
 CRUMB = 0.1
 """Of an organ's largest piece: what is smaller is left out, where obstacles part the organ."""
 
@@ -205,8 +204,7 @@ def _displaced(generator: np.random.Generator, moves: list[Move]) -> list[Move]:
             continue
         side = 1 if names[0].endswith("left") else -1
         place = draw_place(generator)
-        height = max(place.sink_mm + side * apart, -LOWEST_KIDNEY_MM)
-        up, back, out = slide(height)
+        up, back, out = sunk(max(place.sink_mm + side * apart, LOWEST_MM))
         about_z, about_y, about_x = place.turn
         turn = rotation_about(0, side * about_z) @ rotation_about(1, side * about_y) @ rotation_about(2, about_x)
         result.append(Move(move.matrix @ turn, move.shift_mm, move.scale, np.array((up, back, side * out))))
