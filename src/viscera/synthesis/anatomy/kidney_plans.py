@@ -162,9 +162,7 @@ def draw_mass(generator: np.random.Generator) -> Mass | None:
     return Mass((z, y, x), float(tumour_mm), Tissue.RENAL_TUMOUR) if kind < LARGE_CYST + TUMOUR_FRACTION else None
 
 
-def _draw_look(
-    generator: np.random.Generator, plans: tuple[KidneyPlan, KidneyPlan]
-) -> tuple[KidneyPlan, KidneyPlan]:
+def _draw_look(generator: np.random.Generator, plans: tuple[KidneyPlan, KidneyPlan]) -> tuple[KidneyPlan, KidneyPlan]:
     """Draw columns of cortex, masses, and urine that stands."""
     left, right = (
         replace(
@@ -178,9 +176,7 @@ def _draw_look(
     return left, right
 
 
-def _draw_hila(
-    generator: np.random.Generator, plans: tuple[KidneyPlan, KidneyPlan]
-) -> tuple[KidneyPlan, KidneyPlan]:
+def _draw_hila(generator: np.random.Generator, plans: tuple[KidneyPlan, KidneyPlan]) -> tuple[KidneyPlan, KidneyPlan]:
     left, right = (
         replace(
             plan,
@@ -196,9 +192,7 @@ def _draw_hila(
     return left, right
 
 
-def _draw_places(
-    generator: np.random.Generator, plans: tuple[KidneyPlan, KidneyPlan]
-) -> tuple[KidneyPlan, KidneyPlan]:
+def _draw_places(generator: np.random.Generator, plans: tuple[KidneyPlan, KidneyPlan]) -> tuple[KidneyPlan, KidneyPlan]:
     """Sink, part, turn and bare the kidneys; draw a horseshoe kidney in their place in few patients."""
     is_horseshoe, lower, thick = generator.random() < HORSESHOE, generator.uniform(-75, -30), generator.uniform(6, 12)
     apart = generator.uniform(*APART_MM) * generator.choice((-0.5, 0.5)) if generator.random() < APART else 0.0

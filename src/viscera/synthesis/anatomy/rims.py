@@ -17,8 +17,8 @@ SLIPPED = ("liver", "spleen")
 """Organs that a rim lies on, and that slips press into."""
 REACH_MM = 14.0
 """How far from an organ anything is painted."""
-CLOSE_MM = 11.0
-"""Between organ and wall: fat that is no wider holds the rim."""
+CLOSE_MM = 7.0
+"""Fat between organ and wall that is no wider becomes muscle where it lies on the organ, in patches."""
 WALL = (Tissue.MUSCLE, Tissue.LUNG, Tissue.CORTEX, Tissue.MARROW, Tissue.CARTILAGE)
 
 
@@ -27,6 +27,7 @@ def paint_rims_(generator: np.random.Generator, canvas: Canvas) -> None:
     thick_mm, uneven = generator.uniform(1.5, 4.5), generator.uniform(0.1, 0.5)
     slip_mm, seldom = generator.uniform(0, 7), generator.uniform(0.6, 1.6)
     fat_mm, patches = np.exp(generator.uniform(np.log(0.8), np.log(6))), generator.uniform(-0.9, 1.2)
+    covered = generator.uniform(-0.8, 1.2)
     broad, narrow = draw_noise(generator, 26.0), draw_noise(generator, 13.0)
     paint_crura_(generator, canvas)
     box = _box_about(canvas, RIMMED)
@@ -45,7 +46,7 @@ def paint_rims_(generator: np.random.Generator, canvas: Canvas) -> None:
     fat = _among(tissue, (Tissue.FREE, Tissue.FAT))
     behind = (away >= rim) & (away < rim + np.float32(fat_mm)) & (tissue == Tissue.MUSCLE) & (wide > patches)
     # A voxel counts by its middle.
-    muscle = (away < rim) & ((tissue == Tissue.LUNG) | (fat & (to_wall < CLOSE_MM)))
+    muscle = (away < rim) & ((tissue == Tissue.LUNG) | (fat & (to_wall < CLOSE_MM) & (wide < covered)))
     tissue[muscle], label[muscle] = Tissue.MUSCLE, VALUE["muscle"]
     tissue[behind], label[behind] = Tissue.FAT, VALUE["fat"]
 
@@ -70,7 +71,7 @@ def distances(mask: Bool[np.ndarray, "z y x"], steps_mm: tuple[float, ...]) -> F
         mask: Of what; 0 within.
         steps_mm: Of the grid along z, y, x; those of y and x nearly alike.
     """
-    flat = np.stack([cv2.distanceTransform(plane, cv2.DIST_L2, 3) for plane in (~mask).astype(np.uint8)])
+    flat = np.stack([cv2.distanceTransform(plane, cv2.DIST_L2, 5) for plane in (~mask).astype(np.uint8)])
     np.minimum(flat, np.float32(2 * REACH_MM / steps_mm[2]), out=flat)
     flat -= np.float32(0.5)
     np.maximum(flat, 0, out=flat)

@@ -105,7 +105,9 @@ def label_sinuses_(sample: Sample) -> None:
             continue
         tissue, label = canvas.tissue[box], canvas.label[box]
         own = np.pad((label == VALUE[organ]).astype(np.uint8), ((0, 0), (size, size), (size, size)))
-        closed = np.stack([cv2.morphologyEx(plane, cv2.MORPH_CLOSE, kernel) for plane in own])[:, size:-size, size:-size]
+        closed = np.stack([cv2.morphologyEx(plane, cv2.MORPH_CLOSE, kernel) for plane in own])[
+            :, size:-size, size:-size
+        ]
         fat = (tissue == Tissue.FREE) | (tissue == Tissue.FAT)
         held = ((tissue == Tissue.KIDNEY_PELVIS) | fat & (closed > 0)) & (label == VALUE["fat"])
         tissue[held], label[held] = Tissue.KIDNEY_PELVIS, VALUE[organ]
