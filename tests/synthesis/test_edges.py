@@ -69,7 +69,7 @@ def _ball(radius_mm, step_mm, *, label_radius_mm):
 
 def test_the_measure_finds_a_label_that_is_half_a_voxel_too_wide_or_too_narrow():
     # Along an axis an oblique surface is further away than along its normal.
-    for extra_mm, least, most in ((0.0, -0.05, 0.05), (1.0, -0.95, -0.45), (-1.0, 0.45, 0.95)):
+    for extra_mm, least, most in ((0.0, -0.1, 0.1), (1.0, -0.95, -0.45), (-1.0, 0.45, 0.95)):
         hu, label = _ball(26.0, 2.0, label_radius_mm=26.0 + extra_mm)
         for axis in range(3):
             assert least < signed_distances(hu, label, "liver", axis).mean() < most
@@ -84,7 +84,7 @@ def _mean_distances(patients):
                     signed_distances(patient.ct.voxels, patient.labels.voxels, organ, axis)
                 )
     joined = {key: np.concatenate(values) for key, values in found.items()}
-    assert min(map(len, joined.values())) > 100
+    assert min(map(len, joined.values())) > 60
     return {key: float(values.mean()) for key, values in joined.items()}
 
 
@@ -117,7 +117,7 @@ def _from(template, seed, variety):
 
 @pytest.fixture(scope="module")
 def dolls(template):
-    return [_from(template, seed, QUIET) for seed in (0, 1)]
+    return [_from(template, seed, QUIET) for seed in (0, 1, 2, 3)]
 
 
 def test_labels_of_a_templates_patients_end_where_hu_are_half_way_to_fat(dolls):
@@ -178,7 +178,7 @@ def test_a_rim_is_some_millimetres_thick_and_takes_little_of_the_organ():
     assert max(thick) < 6
     assert 2 < np.mean(thick) < 4
     assert min(touched) < 0.5 < 0.9 < max(touched)
-    assert 8 <= behind
+    assert behind >= 8
 
 
 def test_distances_are_those_to_the_surface_of_voxels():

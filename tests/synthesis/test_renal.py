@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from viscera.synthesis.anatomy.frame import draw_frame
-from viscera.synthesis.anatomy.kidney_plans import HORSESHOE, Hilum, KidneyPlan, Mass, draw_kidney_plans
+from viscera.synthesis.anatomy.kidney_plans import HORSESHOE, USUAL_KIDNEY, Hilum, KidneyPlan, Mass, draw_kidney_plans
 from viscera.synthesis.anatomy.kidneys import draw_kidneys
 from viscera.synthesis.anatomy.plans import draw_plan
 from viscera.synthesis.appearance.enhancement import brighten_kidneys
@@ -14,7 +14,7 @@ from viscera.synthesis.appearance.tissues import draw_palette
 from viscera.synthesis.canvas import VALUE, Tissue, blank_canvas, settle_
 from viscera.synthesis.patient import synthesize
 from viscera.synthesis.shapes import Grid
-from viscera.synthesis.template.contents import label_sinuses_
+from viscera.synthesis.template.contents import label_sinuses_, paint_masses_
 from viscera.synthesis.template.patient import synthesize_from
 from viscera.synthesis.template.reshaping import Sample
 from viscera.synthesis.template.template import Reshaping, read_template
@@ -32,7 +32,7 @@ def _plans(seeds, **on):
     return (draw_kidney_plans(Streams(np.random.default_rng(seed), {}), variety) for seed in range(seeds))
 
 
-def _canvas(left=KidneyPlan(), right=KidneyPlan(), step_mm=3.0):
+def _canvas(left=USUAL_KIDNEY, right=USUAL_KIDNEY, step_mm=3.0):
     """Both kidneys in a block of fat."""
     axes = [np.arange(*ends, step_mm, dtype=np.float32) for ends in ((60, 420), (-100, 130), (-170, 171))]
     canvas = blank_canvas(Grid(*axes, step_mm**3 / 1000))
@@ -224,13 +224,22 @@ def test_the_hollow_of_a_templates_kidney_is_labelled_up_to_a_line_across_its_li
     assert (canvas.tissue[2][own & ~ring[0]] == Tissue.KIDNEY_PELVIS).all()
 
 
-def test_kidneys_of_a_template_grow_masses_and_lose_nothing_to_their_sinus(template):
+def test_masses_of_a_templates_kidneys_are_kidney_and_take_the_place_of_fat():
     grown = []
-    for seed in (0, 1):
-        usual, whole, ill = (_from(template, seed, **on)[0] for on in ({}, {"renal_hilum": True}, {"renal_look": True}))
-        kidney, filled, large = (np.isin(labels, [VALUE[name] for name in KIDNEYS]) for labels in (usual, whole, ill))
-        assert filled[kidney].all()
-        assert set(np.unique(usual[filled & ~kidney])) <= {VALUE["fat"]}
-        assert large[kidney].all()
-        grown.append(large.sum() / kidney.sum())
-    assert max(grown) > 1.05
+    for seed in range(24):
+        canvas = _canvas(step_mm=7.0)
+        before, depth = canvas.label.copy(), np.zeros(canvas.label.shape, np.uint8)
+        paint_masses_(np.random.default_rng(seed), Sample(canvas, depth, depth))
+        mass = np.isin(canvas.tissue, (Tissue.CYST, Tissue.RENAL_TUMOUR))
+        assert np.isin(canvas.label[mass], [VALUE[name] for name in KIDNEYS]).all()
+        assert (canvas.label != before)[~mass].sum() == 0
+        grown.append((canvas.label != before).sum() * 0.343)
+    assert 3 <= sum(more > 1 for more in grown) <= 18  # about 1 in 3 has one on either side
+    assert max(grown) > 30  # ml
+
+
+def test_kidneys_of_a_template_lose_nothing_to_their_sinus(template):
+    usual, whole = (_from(template, 1, **on)[0] for on in ({}, {"renal_hilum": True}))
+    kidney, filled = (np.isin(labels, [VALUE[name] for name in KIDNEYS]) for labels in (usual, whole))
+    assert filled[kidney].all()
+    assert set(np.unique(usual[filled & ~kidney])) <= {VALUE["fat"]}

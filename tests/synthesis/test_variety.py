@@ -12,9 +12,9 @@ from viscera.errors import SettingError
 from viscera.synthesis.anatomy.chest import TOP_MM, paint_fluids_
 from viscera.synthesis.anatomy.frame import draw_frame
 from viscera.synthesis.anatomy.habitus import change_posture_, draw_breathing, draw_fatness, draw_heart, paint_arms_
+from viscera.synthesis.anatomy.kidney_plans import KidneyPlan
 from viscera.synthesis.anatomy.kidneys import draw_kidneys
 from viscera.synthesis.anatomy.metal import paint_metal_
-from viscera.synthesis.anatomy.kidney_plans import KidneyPlan
 from viscera.synthesis.anatomy.plans import AVERAGE, draw_plan
 from viscera.synthesis.anatomy.skeleton import draw_skeleton
 from viscera.synthesis.appearance.enhancement import MOMENT_HU, MOMENTS, vary_palette

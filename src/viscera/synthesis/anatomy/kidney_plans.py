@@ -92,9 +92,12 @@ class KidneyPlan:
     isthmus_mm: float = 0.0
 
 
+USUAL_KIDNEY = KidneyPlan()
+
+
 def draw_kidney_plans(streams: Streams, variety: Variety) -> tuple[KidneyPlan, KidneyPlan]:
     """Draw left and right kidney with the ingredients that are on."""
-    plans = _draw_kidneys(streams["kidneys"]) if variety.kidneys else (KidneyPlan(), KidneyPlan())
+    plans = _draw_kidneys(streams["kidneys"]) if variety.kidneys else (USUAL_KIDNEY, USUAL_KIDNEY)
     if variety.renal_look:
         plans = _draw_look(streams["renal_look"].spawn(1)[0], plans)
     if variety.renal_hilum:

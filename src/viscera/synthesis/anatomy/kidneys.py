@@ -8,7 +8,7 @@ from jaxtyping import Float
 from viscera.synthesis.anatomy.frame import Frame
 from viscera.synthesis.anatomy.kidney_plans import Hilum, KidneyPlan
 from viscera.synthesis.canvas import VALUE, Box, Canvas, Detail, Field, Organ, Tissue
-from viscera.synthesis.shapes import Blob, Noise, ellipsoid, rotation_about, spline
+from viscera.synthesis.shapes import Blob, Noise, Tube, ellipsoid, rotation_about, spline
 
 CAVA_Y_X, AORTA_Y_X = (11.0, -17.0), (11.0, 7.0)
 """Where the great vessels run at the height of the kidneys (organs.py)."""
@@ -77,7 +77,8 @@ def _masses(name: str, plan: KidneyPlan, place: _Placed, noise: Noise) -> list[O
     for mass in plan.masses:
         middle = place.centre + place.turn.T @ (np.array(mass.direction) * place.semi)
         uneven = 0.4 if mass.tissue == Tissue.CYST else 0.06 * mass.radius_mm
-        ball = ellipsoid(tuple(middle), (mass.radius_mm,) * 3, noise=noise, noise_mm=uneven)
+        radius = mass.radius_mm
+        ball = ellipsoid(tuple(middle), (radius, radius, radius), noise=noise, noise_mm=uneven)
         organs.append(Organ(name, mass.tissue, ball))
     return organs
 
@@ -115,18 +116,22 @@ def _isthmus(placed: list[tuple[str, KidneyPlan, _Placed]], noise: Noise) -> lis
         between = 0.5 * (pole + middle) + np.array((-3.0, -4.0, 0.0))
         points = np.array([pole, between, middle, middle - (0.0, 0.0, side * 8)])
         tube = spline(points, plan.isthmus_mm * np.array((1.5, 1.15, 1.0, 1.0)), step_mm=3)
-
-        def _half(z: np.ndarray, y: np.ndarray, x: np.ndarray, *, tube=tube, side=side) -> np.ndarray:
-            field = np.full(np.broadcast_shapes(z.shape, y.shape, x.shape), -1e3, np.float32)
-            for point, radius in zip(tube.points.tolist(), tube.radii_mm.tolist(), strict=True):
-                distance = np.sqrt((z - point[0]) ** 2 + (y - point[1]) ** 2 + (x - point[2]) ** 2)
-                np.maximum(field, radius - distance, out=field)
-            return np.minimum(field + 0.8 * noise(z, y, x), side * x + 0 * z)
-
-        reach = float(tube.radii_mm.max()) + 3
-        shape = Blob(tube.points.min(axis=0) - reach, tube.points.max(axis=0) + reach, _half)
-        organs.append(Organ(name, Tissue.KIDNEY_CORTEX, shape))
+        organs.append(Organ(name, Tissue.KIDNEY_CORTEX, _up_to_the_middle(tube, side, noise)))
     return organs
+
+
+def _up_to_the_middle(tube: Tube, side: float, noise: Noise) -> Blob:
+    """Return the part of an uneven tube that lies on one side (1: left, -1: right)."""
+
+    def _field(z: np.ndarray, y: np.ndarray, x: np.ndarray) -> np.ndarray:
+        field = np.full(np.broadcast_shapes(z.shape, y.shape, x.shape), -1e3, np.float32)
+        for point, radius in zip(tube.points.tolist(), tube.radii_mm.tolist(), strict=True):
+            distance = np.sqrt((z - point[0]) ** 2 + (y - point[1]) ** 2 + (x - point[2]) ** 2)
+            np.maximum(field, radius - distance, out=field)
+        return np.minimum(field + 0.8 * noise(z, y, x), side * x)
+
+    reach = float(tube.radii_mm.max()) + 3
+    return Blob(tube.points.min(axis=0) - reach, tube.points.max(axis=0) + reach, _field)
 
 
 def _renal_pelvis(noise: Noise, hilum: np.ndarray, least: float) -> Detail:

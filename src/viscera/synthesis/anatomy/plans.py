@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from viscera.synthesis.anatomy.kidney_plans import KidneyPlan, draw_kidney_plans
+from viscera.synthesis.anatomy.kidney_plans import USUAL_KIDNEY, KidneyPlan, draw_kidney_plans
 from viscera.synthesis.canvas import Tissue
 from viscera.synthesis.variety import Streams, Variety
 
@@ -103,8 +103,8 @@ class Meals:
 class Plan:
     """All plans of one patient."""
 
-    kidney_left: KidneyPlan = KidneyPlan()
-    kidney_right: KidneyPlan = KidneyPlan()
+    kidney_left: KidneyPlan = USUAL_KIDNEY
+    kidney_right: KidneyPlan = USUAL_KIDNEY
     liver: LiverPlan = LiverPlan()
     spleen: PlacePlan = PlacePlan()
     stomach: PlacePlan = PlacePlan()

@@ -99,15 +99,11 @@ def _named(label: np.ndarray, organs: tuple[str, ...]) -> Bool[np.ndarray, "z y 
 
 def _box_about(canvas: Canvas, organs: tuple[str, ...]) -> Box | None:
     """Return the box of some organs and REACH_MM about them; None where there are none."""
-    own = _named(canvas.label, organs)
-    ends = []
+    own, ends = _named(canvas.label, organs), []
     plane = own.any(axis=0)
-    for found, axis in (
-        (own.any(axis=(1, 2)), canvas.grid.z),
-        (plane.any(axis=1), canvas.grid.y),
-        (plane.any(axis=0), canvas.grid.x),
-    ):
-        places = np.flatnonzero(found)
+    slices = np.flatnonzero(own.any(axis=(1, 2)))
+    rows, columns = (np.unique(places) for places in np.nonzero(plane))
+    for places, axis in zip((slices, rows, columns), (canvas.grid.z, canvas.grid.y, canvas.grid.x), strict=True):
         if not len(places) or len(axis) < 2:
             return None
         pad = int(REACH_MM / float(axis[1] - axis[0])) + 1

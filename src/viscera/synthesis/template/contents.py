@@ -130,7 +130,8 @@ def paint_masses_(generator: np.random.Generator, sample: Sample) -> None:
         out = float(np.linalg.norm(direction))
         reach = float(np.quantile((points - middle) @ direction, 0.995)) / out
         centre = middle + direction * reach
-        shape = ellipsoid(tuple(centre), (mass.radius_mm,) * 3, noise=uneven, noise_mm=0.05 * mass.radius_mm)
+        radius = mass.radius_mm
+        shape = ellipsoid(tuple(centre), (radius, radius, radius), noise=uneven, noise_mm=0.05 * radius)
         about, depth = evaluate(shape, canvas.grid, reach_mm=0.0)
         within = (depth > 0) & (table[canvas.label[about]] | (canvas.label[about] == VALUE[organ]))
         within &= (canvas.tissue[about] != Tissue.SUBCUTANEOUS_FAT) & (canvas.tissue[about] != Tissue.AIR)
