@@ -43,6 +43,16 @@ class Variety:
         streaks: Acquisition. Streaks between shoulders and hips.
         metal: Acquisition. Hip prostheses and spine screws in some.
         gain: Acquisition. Gain and offset of the HU.
+        confluence: Anatomy and appearance. Wide and bright portal vein with its mesenteric branch, pancreatic head, antrum
+            and duodenum with fluid, bowel of the liver's HU, also beside the liver.
+        cava: Anatomy and appearance. Vena cava from a slit to twice its width, of the liver's HU, with blood from legs and
+            kidneys that has not mixed yet.
+        liver_lesions: Anatomy and appearance. Metastases, tumours with a capsule, large cysts, abscesses, calcified ones, up
+            to 10 cm, also at the surface; large lesions of the spleen. All labelled as the organ.
+        old_aorta: Anatomy and appearance. Winding, wide, calcified aorta; aneurysm with thrombus, stent graft, wide iliacs.
+        surgery: Anatomy. Spleen, a kidney, gallbladder or a part of the liver taken out; clips; stents of bile duct and
+            ureter.
+        bodies: Anatomy. Children, and the very obese.
     """
 
     kidneys: bool = False
@@ -70,6 +80,12 @@ class Variety:
     streaks: bool = False
     metal: bool = False
     gain: bool = False
+    confluence: bool = False
+    cava: bool = False
+    liver_lesions: bool = False
+    old_aorta: bool = False
+    surgery: bool = False
+    bodies: bool = False
 
 
 INGREDIENTS: tuple[str, ...] = tuple(field.name for field in fields(Variety))
