@@ -8,11 +8,13 @@ from jaxtyping import Float, Int16, UInt8
 
 from viscera.errors import SettingError, did_you_mean
 from viscera.labels import TUMOUR
+from viscera.synthesis.anatomy.bodies import ADULT, draw_build, shape_trunk
 from viscera.synthesis.anatomy.bowel import draw_colon, draw_small_bowel, draw_stomach
 from viscera.synthesis.anatomy.chest import grow_chest, paint_fluids_, paint_upper_chest_
 from viscera.synthesis.anatomy.frame import Frame, Outline, draw_frame, paint_chest_, paint_trunk_
 from viscera.synthesis.anatomy.habitus import change_posture_, draw_breathing, draw_fatness, draw_heart, paint_arms_
 from viscera.synthesis.anatomy.metal import paint_metal_
+from viscera.synthesis.anatomy.old_vessels import age_arteries_
 from viscera.synthesis.anatomy.organs import (
     Body,
     draw_pelvic_organs,
@@ -22,11 +24,14 @@ from viscera.synthesis.anatomy.organs import (
 )
 from viscera.synthesis.anatomy.plans import draw_plan
 from viscera.synthesis.anatomy.skeleton import Skeleton, draw_skeleton, paint_skeleton_
+from viscera.synthesis.anatomy.surgery import operate_
+from viscera.synthesis.appearance.confusers import match_cava, paint_chalk_, paint_mixing_, resemble
 from viscera.synthesis.appearance.enhancement import vary_palette
+from viscera.synthesis.appearance.large_lesions import paint_large_lesions_
 from viscera.synthesis.appearance.lesions import paint_lesions_, paint_texture_
 from viscera.synthesis.appearance.tissues import draw_palette, draw_phase, render
 from viscera.synthesis.appearance.tumours import TUMOUR_VALUE, paint_tumours_, relabel_as_organs_
-from viscera.synthesis.canvas import ORGANS, Canvas, Organ, blank_canvas, claim_, settle_
+from viscera.synthesis.canvas import ORGANS, Canvas, Organ, Tissue, blank_canvas, claim_, settle_
 from viscera.synthesis.scanner.acquisition import OUTSIDE_HU, Scanner, draw_scanner
 from viscera.synthesis.scanner.field_of_view import draw_range, draw_stretch
 from viscera.synthesis.scanner.scanning import View, scan_image
@@ -45,6 +50,8 @@ RANGES_MM: dict[str, tuple[float, float]] = {
 }
 """Lowest and highest slice of each kind of scan, in standard mm above the femoral heads."""
 
+UNENHANCED_HU = 58.0
+"""Of the aorta: below it there is no contrast medium."""
 SETTLING_MM = 8.0
 """Voxels of the coarse canvas on which volumes are settled."""
 
@@ -115,7 +122,7 @@ def synthesize(
     )
     canvas = _paint(anatomy, grid)
     _vary_canvas_(streams, variety, anatomy, canvas)
-    phase = draw_phase(streams["phase"])
+    phase = draw_phase(streams["phase"], varied=variety.contrast)
     image, shown = give_hu(streams, variety, canvas, phase)
     if tumours != "none":
         lesions = paint_tumours_(generator.spawn(1)[0], canvas, image, phase)
@@ -136,11 +143,22 @@ def give_hu(streams: Streams, variety: Variety, canvas: Canvas, phase: str) -> t
     palette, shown = draw_palette(streams["render"], phase), phase
     if variety.contrast:
         palette, shown = vary_palette(streams["contrast"], palette, phase)
+    enhanced = bool(palette.means[Tissue.ARTERY] > UNENHANCED_HU)
+    if variety.confluence:
+        palette = resemble(streams["confluence"], palette, enhanced=enhanced)
+    if variety.cava:
+        palette = match_cava(streams["cava"], palette)
     image = render(streams["render"], canvas, palette)
     if variety.texture:
         paint_texture_(streams["texture"], canvas, image, palette)
+    if variety.cava and enhanced:
+        paint_mixing_(streams["cava"], canvas, image, palette)
+    if variety.old_aorta:
+        paint_chalk_(streams["old_aorta"], canvas, image)
     if variety.lesions:
         paint_lesions_(streams["lesions"], canvas, image)
+    if variety.liver_lesions:
+        paint_large_lesions_(streams["liver_lesions"], canvas, image)
     return image, shown
 
 
@@ -199,9 +217,13 @@ def _draw_anatomy(streams: Streams, variety: Variety) -> _Anatomy:
     skeleton = draw_skeleton(generator, frame)
     size = np.array((generator.uniform(0.93, 1.06), generator.uniform(0.95, 1.06), generator.uniform(0.95, 1.06)))
     female, lift = bool(generator.random() < 0.5), generator.normal(0, 6)
+    build = draw_build(streams["bodies"]) if variety.bodies else ADULT
     frame, shift_mm = _vary_frame(streams, variety, frame)
+    frame = shape_trunk(frame, build)
     body = Body(frame, female, lift + shift_mm, draw_plan(streams, variety))
-    grid = _settling_grid(frame, float(size.prod()))
+    # Volumes are those of an adult's organs: a child's are settled in the body of an adult of its shape.
+    grid = _settling_grid(frame, float(size.prod()) / build.organs)
+    size = size * build.size
     canvas = blank_canvas(grid)
     _paint_frame_(frame, skeleton, canvas)
     rectum, colon = draw_colon(streams["colon"], body)
@@ -249,6 +271,10 @@ def _settling_grid(frame: Frame, scale: float) -> Grid:
 
 def _vary_canvas_(streams: Streams, variety: Variety, anatomy: _Anatomy, canvas: Canvas) -> None:
     """Paint what varied patients have besides their organs, then turn and bend them."""
+    if variety.old_aorta:
+        age_arteries_(streams["old_aorta"], canvas)
+    if variety.surgery:
+        operate_(streams["surgery"], canvas)
     if variety.scan_range:
         paint_upper_chest_(anatomy.frame, canvas)
     if variety.fluids:
