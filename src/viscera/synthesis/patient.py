@@ -282,7 +282,8 @@ def _vary_canvas_(streams: Streams, variety: Variety, anatomy: _Anatomy, canvas:
     if variety.metal:
         paint_metal_(streams["metal"], canvas, anatomy.skeleton)
     if variety.arms:
-        paint_arms_(streams["arms"], canvas, anatomy.frame)
+        frame = anatomy.frame
+        paint_arms_(streams["arms"], canvas, half_width_mm=frame.half_width_mm(), fat_mm=frame.fat_mm)
     if variety.posture:
         change_posture_(streams["posture"], canvas)
 

@@ -39,8 +39,8 @@ class Variety:
         scan_range: Acquisition. From thighs to the top of the chest, with what lies there; short ranges too.
         view: Acquisition. Narrow to wide field of view, round or square; kinds of table; off-centre patients.
         kernel: Acquisition. Slice thickness apart from spacing, soft to sharp kernels.
-        noise: Acquisition. 3 to 45 HU, its grain, and more of it in the middle of large patients.
-        streaks: Acquisition. Streaks between shoulders and hips.
+        noise: Acquisition. 3 to 65 HU (more at a low dose), its grain, and more of it in the middle of large patients.
+        streaks: Acquisition. Streaks between shoulders, arms and hips.
         metal: Acquisition. Hip prostheses and spine screws in some.
         gain: Acquisition. Gain and offset of the HU.
         confluence: Anatomy and appearance. Wide and bright portal vein with its mesenteric branch, pancreatic head, antrum

@@ -61,8 +61,8 @@ def draw_old_aorta(generator: np.random.Generator) -> OldAorta | None:
     is_old, has_aneurysm, is_grafted = generator.random(3) < (OLD_FRACTION, ANEURYSM_FRACTION, GRAFT_FRACTION)
     front, left = generator.uniform(0, 16), generator.uniform(-8, 22)
     widen, iliac = generator.exponential(1.6), generator.exponential(2.2)
-    radius, middle = generator.uniform(*ANEURYSM_MM), generator.uniform(205, 270)
-    height, length, lumen = generator.uniform(0.7, 1.6), generator.uniform(1.0, 1.9), generator.uniform(0.35, 1.0)
+    radius, middle = generator.uniform(*ANEURYSM_MM), generator.uniform(185, 260)
+    height, length, lumen = generator.uniform(0.95, 1.3), generator.uniform(1.0, 1.9), generator.uniform(0.35, 1.0)
     angle, away = generator.uniform(0, 2 * np.pi), np.sqrt(generator.random())
     if not is_old:
         return None
@@ -72,7 +72,7 @@ def draw_old_aorta(generator: np.random.Generator) -> OldAorta | None:
         widen_mm=float(min(widen, 6.0)),
         iliac_mm=float(min(iliac, 8.0)),
         aneurysm_mm=float(radius) if has_aneurysm else 0.0,
-        height_mm=float(height * radius),
+        height_mm=float(height * length * radius),
         length=float(length),
         lumen=float(lumen) if lumen < 0.9 else 1.0,
         off=(float(away * np.sin(angle)), float(away * np.cos(angle))),
@@ -113,7 +113,7 @@ def _sway_(canvas: Canvas, plan: OldAorta) -> None:
     if not len(levels):
         return
     swing = np.exp(-(((grid.z[levels] - plan.middle_mm) / 42) ** 2))
-    for strength in (1.0, 0.5):
+    for strength in (1.0, 0.7, 0.45, 0.25):
         moves = [
             (number, round(plan.sway_mm[0] * rise / step_y), round(plan.sway_mm[1] * rise / step_x))
             for number, rise in zip(levels.tolist(), (swing * strength).tolist(), strict=True)

@@ -225,7 +225,7 @@ def draw_plan(streams: Streams, variety: Variety) -> Plan:
 
 def draw_cava(generator: np.random.Generator) -> CavaPlan:
     """Draw a vena cava: a slit below the liver, or all along, in half of patients; wide in one of seven."""
-    kind, slit, others = generator.random(), generator.uniform(0.18, 0.45), generator.uniform(0.55, 1.0, 6)
+    kind, slit, others = generator.random(), generator.uniform(0.22, 0.5), generator.uniform(0.55, 1.0, 6)
     width, tilt = generator.uniform(1.25, 1.75), float(generator.normal(0, 0.25))
     slits = slit * generator.uniform(0.85, 1.15, 6)
     flatness = np.where(np.arange(6) < 4, slits, others) if kind < 0.35 else slits if kind < 0.5 else others

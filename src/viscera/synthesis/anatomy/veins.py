@@ -29,7 +29,7 @@ def flat_tube(points: Shaped[np.ndarray, "k 3"], radii_mm: Float[np.ndarray, "k"
     share = np.linspace(0, len(plan.flatness) - 1, len(tube.points))
     flat = np.interp(share, np.arange(len(plan.flatness)), plan.flatness)
     wide = np.minimum(tube.radii_mm / np.sqrt(flat), WIDEST * tube.radii_mm)
-    thick = np.maximum(flat * wide, 2.0)
+    thick = np.maximum(flat * wide, 2.5)
     aside = np.linspace(-1, 1, PARALLEL)[None, :] * (wide - thick)[:, None]
     points = np.repeat(tube.points[:, None], PARALLEL, axis=1)
     points[..., 1] += np.sin(plan.tilt) * aside
