@@ -44,7 +44,7 @@ def draw_build(generator: np.random.Generator) -> Build:
         return Build(size=float(size), organs=float(organs), fat=float(thin), limit_mm=16.0)
     if kind < CHILD_FRACTION + OBESE_FRACTION:
         # Thick beneath the skin or round within, seldom both.
-        return Build(size=1.03, fat=float(thick), belly=float(round_), least_mm=26 + 40 * float(1 - round_))
+        return Build(fat=float(thick), belly=float(round_), least_mm=26 + 40 * float(1 - round_))
     return ADULT
 
 

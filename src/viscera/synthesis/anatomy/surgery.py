@@ -26,7 +26,8 @@ SHARES: dict[str, float] = {
 """Share of patients with each; the first four are taken out whole."""
 LEFT_LOBE, RIGHT_LOBE = (0.62, 0.85), (0.12, 0.5)
 """Share of the liver that lies to the right of the cut, where its left or right part is taken out."""
-CLIPS = 5
+CUT_MM, CLIPS = 7.0, 5
+"""Unevenness of a cut (standard deviation), and how many clips there are at most."""
 
 
 @dataclass(frozen=True)
@@ -129,7 +130,7 @@ def _cut_liver_(generator: np.random.Generator, canvas: Canvas, surgery: Surgery
         return None
     z, y, x = grid.axes(box)
     back, up = surgery.slope
-    place = x - back * y - up * (z - float(z.mean())) + 4 * uneven(z, y, x)
+    place = x - back * y - up * (z - float(z.mean())) + CUT_MM * uneven(z, y, x)
     limit = float(np.quantile(place[liver[box]], surgery.cut))
     left = "left lobe" in surgery.done
     gone = np.zeros_like(liver)

@@ -101,7 +101,7 @@ def add_noise_(
 ) -> None:
     """Add grain: finer or coarser, more where the beam is weak."""
     noise_hu = float(np.exp(generator.normal(np.log(9), 0.65)).clip(3, 45))
-    noise_hu *= _draw_dose(generator.spawn(1)[0], thin=spacing_mm[0] <= THIN_MM)
+    noise_hu *= _draw_dose(generator.spawn(1)[0], thin=bool(spacing_mm[0] <= THIN_MM))
     noise_hu = min(noise_hu, MOST_NOISE_HU)
     grain_mm, flatness = generator.uniform(0.9, 3.2), generator.uniform(0.4, 1.6)
     sigma = max(grain_mm / spacing_mm[1], 0.3)

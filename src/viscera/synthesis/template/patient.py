@@ -54,7 +54,7 @@ LEAST_MM = 60.0
 CHEST_SHARE = 0.6
 """Of a chest above the template, how much a scan may leave out."""
 SKIN_MM = 2.0
-FATTEST = 3.5
+FATTEST = 2.4
 """Factor on the fat beneath the skin, at most: beyond it the template's depth ends."""
 FATNESS = (0.3, 1.9)
 """Factor on the thickness of the template's fat beneath the skin."""
