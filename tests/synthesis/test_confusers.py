@@ -38,8 +38,8 @@ def _generator(seed):
 
 
 def _canvas(z, y, x, step):
-    axes = [np.arange(low, high, step, dtype=np.float32) for low, high in (z, y, x)]
-    canvas = blank_canvas(Grid(*axes, step**3 / 1000))
+    planes, rows, columns = (np.arange(low, high, step, dtype=np.float32) for low, high in (z, y, x))
+    canvas = blank_canvas(Grid(planes, rows, columns, step**3 / 1000))
     canvas.tissue[:], canvas.label[:] = Tissue.FREE, VALUE["fat"]
     return canvas
 
@@ -87,8 +87,7 @@ def test_a_patient_who_has_it_differs_by_it(ingredient):
         assert after["liver"] / body_after > before["liver"] / body_before  # organs are large for a child
     elif ingredient == "old_aorta":
         assert after["aorta"] > 1.5 * before["aorta"]
-        # Half of an ellipsoid of 28 mm at least: what the heart and other vessels hold is no aorta.
-        assert after["heart"] == before["heart"]
+        assert after["heart"] == before["heart"]  # its chambers are not taken for aorta
 
 
 def _old(seed, step=4.0):
@@ -104,7 +103,7 @@ def _old(seed, step=4.0):
 
 def test_aneurysms_are_wide_and_their_thrombus_is_aorta():
     widest, swollen, grafts, thrombi = [], 0, 0, 0
-    for seed in range(70):
+    for seed in range(56):
         canvas, before, plan = _old(seed)
         if plan is None:
             assert np.array_equal(canvas.label, before)
@@ -120,8 +119,8 @@ def test_aneurysms_are_wide_and_their_thrombus_is_aorta():
         swollen += bool(plan.aneurysm_mm)
         grafts += bool((canvas.tissue == Tissue.STENT).any())
         thrombi += bool(thrombus.any())
-    assert 20 < len(widest) < 50  # half of 70
-    assert 4 < swollen < 24  # 30 % of these
+    assert 16 < len(widest) < 40  # half of 56
+    assert 2 < swollen < 20  # 30 % of these
     assert max(widest) > 45
     assert max(widest) < 85
     assert grafts
@@ -203,7 +202,7 @@ def test_large_lesions_keep_the_label_of_their_organ_and_bulge_at_its_surface():
     canvas = _abdomen()
     liver, spleen = (canvas.label == VALUE[organ] for organ in ("liver", "spleen"))
     with_lesions, bulging, widest_mm, brightest, darkest = 0, 0, 0.0, 0.0, 100.0
-    for seed in range(90):
+    for seed in range(64):
         painted, image = _abdomen(), np.full(canvas.grid.shape, 100.0, np.float32)
         paint_large_lesions_(_generator(seed), painted, image)
         changed = image != 100
@@ -217,8 +216,8 @@ def test_large_lesions_keep_the_label_of_their_organ_and_bulge_at_its_surface():
         pieces = np.bincount(cc3d.connected_components(changed & liver, connectivity=6).ravel())[1:]
         widest_mm = max(widest_mm, 2 * (float(pieces.max()) * 125 * 3 / 4 / np.pi) ** (1 / 3))
         brightest, darkest = max(brightest, image[changed].max()), min(darkest, image[changed].min())
-    assert 15 < with_lesions < 42  # 30 % of 90
-    assert 5 < bulging < with_lesions
+    assert 10 < with_lesions < 32  # 30 % of 64
+    assert 3 < bulging < with_lesions
     assert widest_mm > 70
     assert brightest > 300  # chalk
     assert darkest < 10
