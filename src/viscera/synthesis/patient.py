@@ -12,7 +12,15 @@ from viscera.synthesis.anatomy.bodies import ADULT, draw_build, shape_trunk
 from viscera.synthesis.anatomy.bowel import draw_colon, draw_small_bowel, draw_stomach
 from viscera.synthesis.anatomy.chest import grow_chest, paint_fluids_, paint_upper_chest_
 from viscera.synthesis.anatomy.frame import Frame, Outline, draw_frame, paint_chest_, paint_trunk_
-from viscera.synthesis.anatomy.habitus import change_posture_, draw_breathing, draw_fatness, draw_heart, paint_arms_
+from viscera.synthesis.anatomy.habitus import (
+    Arms,
+    change_posture_,
+    draw_arms,
+    draw_breathing,
+    draw_fatness,
+    draw_heart,
+    paint_arms_,
+)
 from viscera.synthesis.anatomy.metal import paint_metal_
 from viscera.synthesis.anatomy.old_vessels import age_arteries_
 from viscera.synthesis.anatomy.organs import (
@@ -83,6 +91,7 @@ class _Anatomy:
     organs: tuple[Organ, ...]
     levels: tuple[float, ...]
     size: Float[np.ndarray, "3"]  # mm per standard mm along z, y, x
+    arms: Arms | None = None  # beside the body
 
 
 def synthesize(
@@ -237,7 +246,8 @@ def _draw_anatomy(streams: Streams, variety: Variety) -> _Anatomy:
     ]
     levels = [settle_(organ, canvas) for organ in organs]
     bowel = draw_small_bowel(streams["small bowel"], body, canvas)
-    return _Anatomy(frame, skeleton, (*organs, *bowel), (*levels, *(0.0 for _ in bowel)), size)
+    arms = draw_arms(streams["arms"]) if variety.arms else None
+    return _Anatomy(frame, skeleton, (*organs, *bowel), (*levels, *(0.0 for _ in bowel)), size, arms)
 
 
 def _vary_frame(streams: Streams, variety: Variety, frame: Frame) -> tuple[Frame, float]:
@@ -281,9 +291,9 @@ def _vary_canvas_(streams: Streams, variety: Variety, anatomy: _Anatomy, canvas:
         paint_fluids_(streams["fluids"], canvas, anatomy.frame)
     if variety.metal:
         paint_metal_(streams["metal"], canvas, anatomy.skeleton)
-    if variety.arms:
+    if anatomy.arms is not None:
         frame = anatomy.frame
-        paint_arms_(streams["arms"], canvas, half_width_mm=frame.half_width_mm(), fat_mm=frame.fat_mm)
+        paint_arms_(canvas, anatomy.arms, half_width_mm=frame.half_width_mm(), fat_mm=frame.fat_mm)
     if variety.posture:
         change_posture_(streams["posture"], canvas)
 
@@ -323,6 +333,7 @@ def _place(
     front, back = anatomy.frame.depth_mm()
     wide = 2 * anatomy.frame.half_width_mm() * anatomy.size[2] * generator.uniform(1.02, 1.15)
     deep = (front + back) * anatomy.size[1] * generator.uniform(1.05, 1.15)
+    wide += 2 * anatomy.arms.breadth_mm * anatomy.size[2] if anatomy.arms else 0.0
     stretch, (back_off, left_off) = draw_stretch(streams["view"].spawn(1)[0]) if variety.view else (1.0, (0.0, 0.0))
     if spacing_mm is None:
         pixel = max(wide / shape[2], deep / shape[1]) * stretch

@@ -13,7 +13,7 @@ from jaxtyping import Float, UInt8
 from viscera.errors import SettingError
 from viscera.labels import TUMOUR
 from viscera.synthesis.anatomy.bodies import ADULT, draw_build
-from viscera.synthesis.anatomy.habitus import paint_arms_
+from viscera.synthesis.anatomy.habitus import Arms, draw_arms, paint_arms_
 from viscera.synthesis.anatomy.old_vessels import age_arteries_
 from viscera.synthesis.anatomy.plans import draw_plan
 from viscera.synthesis.anatomy.surgery import operate_
@@ -126,13 +126,16 @@ def synthesize_from(
         streams, grown, len(template.label), scan=scan, length_mm=_length(shape, spacing_mm, warp)
     )
     span = _Span(low_mm, high_mm, FULL_DEPTH * scale)
-    grid, spacing = _place(streams, grown, warp, shape, spacing_mm=spacing_mm, span=span)
+    arms = draw_arms(streams["arms"]) if reshaping.variety.arms else None
+    grid, spacing = _place(streams, grown, warp, shape, spacing_mm=spacing_mm, span=span, arms=arms)
     patient = sample(moving, grown, warp, grid, organs=reshaping.organs)
     skin = np.full(grid.shape, span.skin, np.float32)
     if reshaping.fatness:
         skin *= np.exp(np.float32(0.12) * draw_noise(fatness, 85.0)(*grid.axes(grid.everything)))
     _paint_skin_(patient, skin, spacing[1])
     _fill_(filling, streams, patient, template)
+    if arms is not None:
+        _paint_arms_(patient.canvas, arms)
     painted = _Painted(patient.canvas, warp.size, spacing)
     return _finish(streams, generator, template, painted, orientation=orientation, tumours=tumours)
 
@@ -198,6 +201,7 @@ def _place(
     *,
     spacing_mm: tuple[float, float, float] | None,
     span: _Span,
+    arms: Arms | None,
 ) -> tuple[Grid, tuple[float, float, float]]:
     """Draw the field of view, and return the grid and its spacing."""
     generator = streams["place"]
@@ -215,6 +219,7 @@ def _place(
     (front, back), (right, left) = edges
     deep = (back - front) * warp.size[1] * generator.uniform(1.05, 1.15)
     wide = (left - right) * warp.size[2] * generator.uniform(1.03, 1.15)
+    wide += 2 * arms.breadth_mm * warp.size[2] if arms else 0.0
     varied = grown.reshaping.variety.view
     stretch, (back_off, left_off) = draw_stretch(streams["view"].spawn(1)[0]) if varied else (1.0, (0.0, 0.0))
     if spacing_mm is None:
@@ -266,10 +271,12 @@ def _vary_(streams: Streams, canvas: Canvas, variety: Variety) -> None:
         age_arteries_(streams["old_aorta"], canvas)
     if variety.surgery:
         operate_(streams["surgery"], canvas)
-    if variety.arms:
-        columns = np.flatnonzero((canvas.tissue != Tissue.AIR).any(axis=(0, 1)))
-        half_mm = float(canvas.grid.x[columns[-1]] - canvas.grid.x[columns[0]]) / 2 if len(columns) else 180.0
-        paint_arms_(streams["arms"], canvas, half_width_mm=half_mm, fat_mm=ARM_FAT_MM)
+
+
+def _paint_arms_(canvas: Canvas, arms: Arms) -> None:
+    columns = np.flatnonzero((canvas.tissue != Tissue.AIR).any(axis=(0, 1)))
+    half_mm = float(canvas.grid.x[columns[-1]] - canvas.grid.x[columns[0]]) / 2 if len(columns) else 180.0
+    paint_arms_(canvas, arms, half_width_mm=half_mm, fat_mm=ARM_FAT_MM)
 
 
 def _finish(
