@@ -8,12 +8,22 @@ from jaxtyping import Float, Int16, UInt8
 
 from viscera.errors import SettingError, did_you_mean
 from viscera.labels import TUMOUR
+from viscera.synthesis.anatomy.bodies import ADULT, draw_build, shape_trunk
 from viscera.synthesis.anatomy.bowel import draw_colon, draw_small_bowel, draw_stomach
 from viscera.synthesis.anatomy.chest import grow_chest, paint_fluids_, paint_upper_chest_
 from viscera.synthesis.anatomy.dome import draw_dome
 from viscera.synthesis.anatomy.frame import Frame, Outline, Pit, draw_frame, paint_chest_, paint_trunk_
-from viscera.synthesis.anatomy.habitus import change_posture_, draw_breathing, draw_fatness, draw_heart, paint_arms_
+from viscera.synthesis.anatomy.habitus import (
+    Arms,
+    change_posture_,
+    draw_arms,
+    draw_breathing,
+    draw_fatness,
+    draw_heart,
+    paint_arms_,
+)
 from viscera.synthesis.anatomy.metal import paint_metal_
+from viscera.synthesis.anatomy.old_vessels import age_arteries_
 from viscera.synthesis.anatomy.organs import (
     Body,
     draw_pelvic_organs,
@@ -24,11 +34,14 @@ from viscera.synthesis.anatomy.organs import (
 from viscera.synthesis.anatomy.plans import draw_plan
 from viscera.synthesis.anatomy.rims import paint_rims_
 from viscera.synthesis.anatomy.skeleton import Skeleton, draw_skeleton, paint_skeleton_
+from viscera.synthesis.anatomy.surgery import operate_
+from viscera.synthesis.appearance.confusers import match_cava, paint_chalk_, paint_mixing_, resemble
 from viscera.synthesis.appearance.enhancement import brighten_kidneys, level_heart, vary_palette
+from viscera.synthesis.appearance.large_lesions import paint_large_lesions_
 from viscera.synthesis.appearance.lesions import paint_lesions_, paint_texture_
 from viscera.synthesis.appearance.tissues import draw_palette, draw_phase, render
 from viscera.synthesis.appearance.tumours import TUMOUR_VALUE, paint_tumours_, relabel_as_organs_
-from viscera.synthesis.canvas import ORGANS, Canvas, Organ, blank_canvas, claim_, settle_
+from viscera.synthesis.canvas import ORGANS, Canvas, Organ, Tissue, blank_canvas, claim_, settle_
 from viscera.synthesis.scanner.acquisition import OUTSIDE_HU, Scanner, draw_scanner
 from viscera.synthesis.scanner.field_of_view import draw_range, draw_stretch
 from viscera.synthesis.scanner.scanning import View, scan_image
@@ -47,6 +60,8 @@ RANGES_MM: dict[str, tuple[float, float]] = {
 }
 """Lowest and highest slice of each kind of scan, in standard mm above the femoral heads."""
 
+UNENHANCED_HU = 58.0
+"""Of the aorta: below it there is no contrast medium."""
 SETTLING_MM = 8.0
 """Voxels of the coarse canvas on which volumes are settled."""
 
@@ -78,6 +93,7 @@ class _Anatomy:
     organs: tuple[Organ, ...]
     levels: tuple[float, ...]
     size: Float[np.ndarray, "3"]  # mm per standard mm along z, y, x
+    arms: Arms | None = None  # beside the body
 
 
 def synthesize(
@@ -117,7 +133,7 @@ def synthesize(
     )
     canvas = _paint(anatomy, grid)
     _vary_canvas_(streams, variety, anatomy, canvas)
-    phase = draw_phase(streams["phase"])
+    phase = draw_phase(streams["phase"], varied=variety.contrast)
     image, shown = give_hu(streams, variety, canvas, phase)
     if tumours != "none":
         lesions = paint_tumours_(generator.spawn(1)[0], canvas, image, phase)
@@ -142,11 +158,22 @@ def give_hu(streams: Streams, variety: Variety, canvas: Canvas, phase: str) -> t
         palette = brighten_kidneys(streams["renal_look"], palette, phase)
     if variety.dome:
         palette = level_heart(streams["dome"].spawn(1)[0], palette)
+    enhanced = bool(palette.means[Tissue.ARTERY] > UNENHANCED_HU)
+    if variety.confluence:
+        palette = resemble(streams["confluence"], palette, enhanced=enhanced)
+    if variety.cava:
+        palette = match_cava(streams["cava"], palette)
     image = render(streams["render"], canvas, palette)
     if variety.texture:
         paint_texture_(streams["texture"], canvas, image, palette)
+    if variety.cava and enhanced:
+        paint_mixing_(streams["cava"], canvas, image, palette)
+    if variety.old_aorta:
+        paint_chalk_(streams["old_aorta"], canvas, image)
     if variety.lesions:
         paint_lesions_(streams["lesions"], canvas, image)
+    if variety.liver_lesions:
+        paint_large_lesions_(streams["liver_lesions"], canvas, image)
     return image, shown
 
 
@@ -205,12 +232,16 @@ def _draw_anatomy(streams: Streams, variety: Variety) -> _Anatomy:
     skeleton = draw_skeleton(generator, frame)
     size = np.array((generator.uniform(0.93, 1.06), generator.uniform(0.95, 1.06), generator.uniform(0.95, 1.06)))
     female, lift = bool(generator.random() < 0.5), generator.normal(0, 6)
+    build = draw_build(streams["bodies"]) if variety.bodies else ADULT
     frame, shift_mm = _vary_frame(streams, variety, frame)
+    frame = shape_trunk(frame, build)
     plan = draw_plan(streams, variety)
     if variety.dome:
         frame, plan = draw_dome(streams["dome"], frame, plan)
     body = Body(frame, female, lift + shift_mm, plan)
-    grid = _settling_grid(frame, float(size.prod()))
+    # Volumes are those of an adult's organs: a child's are settled in the body of an adult of its shape.
+    grid = _settling_grid(frame, float(size.prod()) / build.organs)
+    size = size * build.size
     canvas = blank_canvas(grid)
     _paint_frame_(frame, skeleton, canvas)
     rectum, colon = draw_colon(streams["colon"], body)
@@ -224,7 +255,8 @@ def _draw_anatomy(streams: Streams, variety: Variety) -> _Anatomy:
     ]
     levels = [settle_(organ, canvas) for organ in organs]
     bowel = draw_small_bowel(streams["small bowel"], body, canvas)
-    return _Anatomy(frame, skeleton, (*organs, *bowel), (*levels, *(0.0 for _ in bowel)), size)
+    arms = draw_arms(streams["arms"]) if variety.arms else None
+    return _Anatomy(frame, skeleton, (*organs, *bowel), (*levels, *(0.0 for _ in bowel)), size, arms)
 
 
 def _vary_frame(streams: Streams, variety: Variety, frame: Frame) -> tuple[Frame, float]:
@@ -262,14 +294,19 @@ def _vary_canvas_(streams: Streams, variety: Variety, anatomy: _Anatomy, canvas:
     """Paint what varied patients have besides their organs, then turn and bend them."""
     if variety.rims:
         paint_rims_(streams["rims"], canvas)
+    if variety.old_aorta:
+        age_arteries_(streams["old_aorta"], canvas)
+    if variety.surgery:
+        operate_(streams["surgery"], canvas)
     if variety.scan_range:
         paint_upper_chest_(anatomy.frame, canvas)
     if variety.fluids:
         paint_fluids_(streams["fluids"], canvas, anatomy.frame)
     if variety.metal:
         paint_metal_(streams["metal"], canvas, anatomy.skeleton)
-    if variety.arms:
-        paint_arms_(streams["arms"], canvas, anatomy.frame)
+    if anatomy.arms is not None:
+        frame = anatomy.frame
+        paint_arms_(canvas, anatomy.arms, half_width_mm=frame.half_width_mm(), fat_mm=frame.fat_mm)
     if variety.posture:
         change_posture_(streams["posture"], canvas)
 
@@ -309,6 +346,7 @@ def _place(
     front, back = anatomy.frame.depth_mm()
     wide = 2 * anatomy.frame.half_width_mm() * anatomy.size[2] * generator.uniform(1.02, 1.15)
     deep = (front + back) * anatomy.size[1] * generator.uniform(1.05, 1.15)
+    wide += 2 * anatomy.arms.breadth_mm * anatomy.size[2] if anatomy.arms else 0.0
     stretch, (back_off, left_off) = draw_stretch(streams["view"].spawn(1)[0]) if variety.view else (1.0, (0.0, 0.0))
     if spacing_mm is None:
         pixel = max(wide / shape[2], deep / shape[1]) * stretch
