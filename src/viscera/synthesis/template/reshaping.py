@@ -4,15 +4,18 @@ Maps lead from the patient back to the template, so that each of the patient's v
 fine enough (template.FINE_MM) that the nearest voxel will do.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import cc3d
 import numpy as np
 from jaxtyping import Bool, Float, Integer, UInt8
 
 from viscera.synthesis.canvas import VALUE, Canvas, Tissue, blank_canvas
+from viscera.synthesis.grafting import GROUPS, SINUS, Donor, Fit, Place, choose_grafts, fit_graft, measure
 from viscera.synthesis.shapes import Box, Grid, Noise, draw_noise, rotation_about
-from viscera.synthesis.template.template import FINE_MM, Reshaping, Template
+from viscera.synthesis.template.label_maps import ORGAN_TISSUE
+from viscera.synthesis.template.template import DEPTH_STEPS_PER_MM, FINE_MM, LAYERED, Reshaping, Template
 
 SLICES = 16
 """Slices that are mapped at once: their coordinates fit the cache."""
@@ -108,11 +111,21 @@ MOVED: tuple[tuple[str, ...], ...] = (
 """Organs that move on their own, in the order in which they are put back."""
 YIELDING = ("colon", "small_bowel", "duodenum")
 """What an organ that is put back may displace, besides fat and the places that organs were lifted from."""
+SINUS_DEPTH_MM = 13.5
+"""How deep the sinus of a kidney lies that was labelled as a whole; as contents.fill_kidneys_ has it."""
 CRUMB = 0.1
 """Of an organ's largest piece: what is smaller is left out, where obstacles part the organ."""
 
 
-def sample(generator: np.random.Generator, template: Template, warp: Warp, grid: Grid, *, organs: bool) -> Sample:
+def sample(
+    generator: np.random.Generator,
+    template: Template,
+    warp: Warp,
+    grid: Grid,
+    *,
+    organs: bool,
+    donors: Sequence[Donor] = (),
+) -> Sample:
     """Bring a template onto a patient's grid.
 
     Args:
@@ -121,7 +134,9 @@ def sample(generator: np.random.Generator, template: Template, warp: Warp, grid:
         warp: How it is deformed.
         grid: The patient's.
         organs: Whether some organs move on their own.
+        donors: Whose organs may take the place of the template's.
     """
+    given = _draw_fits(generator.spawn(1)[0], template, donors) if donors else {}
     canvas = blank_canvas(grid)
     depth = np.zeros(grid.shape, np.uint8)
     whole = grid.everything
@@ -132,18 +147,63 @@ def sample(generator: np.random.Generator, template: Template, warp: Warp, grid:
         np.take(template.label.ravel(), index, out=canvas.label[box], mode="clip")
         np.take(template.depth.ravel(), index, out=depth[box], mode="clip")
     lifted = np.zeros(grid.shape, np.uint8)
-    if organs:
-        moves = [_draw_move(generator, names) for names in MOVED]
-        hollow = np.isin(np.arange(256), [VALUE[name] for names in MOVED for name in names])
-        gone = hollow[canvas.label] | (canvas.tissue == Tissue.KIDNEY_PELVIS)
-        lifted[gone] = np.maximum(canvas.label[gone], 1)
-        canvas.tissue[gone], canvas.label[gone], depth[gone] = Tissue.FREE, VALUE["fat"], 0
-        result = Sample(canvas, depth, lifted)
-        for names, move in zip(MOVED, moves, strict=True):
-            _put_back_(result, template, warp, names=names, move=move)
-        _close_gaps_(result)
+    result = Sample(canvas, depth, lifted)
+    if not organs and not given:
         return result
-    return Sample(canvas, depth, lifted)
+    moves = {names: _draw_move(generator, names) if organs else STILL for names in MOVED}
+    moves |= {names: STILL for names in GROUPS if names[0] in given and names not in MOVED}
+    hollow = np.isin(np.arange(256), [VALUE[name] for names in moves for name in names])
+    gone = hollow[canvas.label] | (canvas.tissue == Tissue.KIDNEY_PELVIS)
+    lifted[gone] = np.maximum(canvas.label[gone], 1)
+    apart = bool((canvas.tissue == Tissue.KIDNEY_PELVIS).any())
+    canvas.tissue[gone], canvas.label[gone], depth[gone] = Tissue.FREE, VALUE["fat"], 0
+    for names, move in moves.items():
+        if names[0] in given:
+            _put_in_(result, template, warp, given[names[0]], move=move, sinus_apart=apart)
+        else:
+            _put_back_(result, template, warp, names=names, move=move)
+    _close_gaps_(result)
+    return result
+
+
+@dataclass(frozen=True, eq=False)
+class Gift:
+    """Organs of a donor for a patient of a template.
+
+    Attributes:
+        names: Those of the group that the template has.
+        place: Of the template's own, in its coordinates.
+        fit: How the donor's are fitted to it.
+    """
+
+    names: tuple[str, ...]
+    place: Place
+    fit: Fit
+
+
+def _draw_fits(generator: np.random.Generator, template: Template, donors: Sequence[Donor]) -> dict[str, Gift]:
+    """Draw which of a template's organs come from a donor, and fit these; by the first organ of each group."""
+    label = template.label[::2, ::2, ::2]
+    axes = [
+        2 * FINE_MM * np.arange(count) - origin for count, origin in zip(label.shape, template.origin_mm, strict=True)
+    ]
+    counts = np.bincount(label.ravel(), minlength=256)
+    held = [name for name, value in VALUE.items() if counts[value]]
+    places = {}
+    for names in GROUPS:
+        place = measure(label == VALUE[names[0]], axes, whole=True) if names[0] in held else None
+        if place is not None:
+            places[names[0]] = place
+    chosen = choose_grafts(generator, donors, held, places)
+    return {
+        names[0]: Gift(
+            tuple(name for name in names if name in held),
+            places[names[0]],
+            fit_graft(chosen[names[0]], places[names[0]]),
+        )
+        for names in GROUPS
+        if names[0] in chosen
+    }
 
 
 @dataclass(frozen=True, eq=False)
@@ -159,6 +219,10 @@ class Move:
     matrix: Float[np.ndarray, "3 3"]
     shift_mm: Float[np.ndarray, "3"]
     scale: float
+
+
+STILL = Move(np.eye(3), np.zeros(3), 1.0)
+"""An organ stays where it is."""
 
 
 def _draw_move(generator: np.random.Generator, names: tuple[str, ...]) -> Move:
@@ -204,15 +268,61 @@ def _put_back_(result: Sample, template: Template, warp: Warp, *, names: tuple[s
         near = (places > (low - 1).astype(np.float32)[:, None, None, None]).all(axis=0)
         near &= (places < (high + 1).astype(np.float32)[:, None, None, None]).all(axis=0)
         inside |= (tissue == Tissue.KIDNEY_PELVIS) & near
-    room = np.zeros(256, bool)
-    room[[VALUE[name] for name in YIELDING]] = True
+    inside = _where_room(result, box, inside, names[0])
     here_tissue, here_label, here_depth = (a[box] for a in (result.canvas.tissue, result.canvas.label, result.depth))
-    lung = (here_tissue == Tissue.LUNG) & (names[0] in ("liver", "spleen", "stomach"))
-    inside &= (here_tissue == Tissue.FREE) | room[here_label] | lung
-    inside &= ~(here_tissue == Tissue.KIDNEY_PELVIS)
-    inside = _without_crumbs(inside)
     here_tissue[inside], here_label[inside] = tissue[inside], label[inside]
     here_depth[inside] = np.take(template.depth.ravel(), index)[inside]
+
+
+def _put_in_(
+    result: Sample, template: Template, warp: Warp, gift: Gift, *, move: Move, sinus_apart: bool
+) -> None:
+    """Paint a donor's organs where the template's would have been, wherever there is fat, bowel or nothing.
+
+    Args:
+        result: The patient.
+        template: What it is made from.
+        warp: How that is deformed.
+        gift: The donor's organs.
+        move: How the template's own would have moved.
+        sinus_apart: Whether the template's labels leave the renal sinus out of the kidney.
+    """
+    fit = replace(gift.fit, matrix=gift.fit.matrix @ move.matrix)
+    middle = gift.place.middle_mm + move.shift_mm
+    corner = move.scale * np.maximum(fit.reach_mm, 0.35 * fit.reach_mm.max()) * 1.12 + 3
+    box = _box_around(warp, result.canvas.grid, middle - corner, middle + corner)
+    if any(part.start >= part.stop for part in box):
+        return
+    away = warp(result.canvas.grid, box) - middle.astype(np.float32)[:, None, None, None]
+    fields = fit.fields(away, (*gift.names, SINUS))
+    sinus = fields.pop(SINUS, None)
+    nearest = np.argmax(list(fields.values()), axis=0)
+    field = np.max(list(fields.values()), axis=0)
+    values = [VALUE[name] for name in fields]
+    label = np.array(values, np.uint8)[nearest]
+    tissue = np.array([ORGAN_TISSUE[name] for name in fields], np.uint8)[nearest]
+    if gift.names[0].startswith("kidney"):
+        hollow = field > SINUS_DEPTH_MM if sinus is None else sinus > 0
+        tissue[hollow] = Tissue.KIDNEY_PELVIS
+        if sinus_apart:
+            label[hollow] = VALUE["fat"]
+    inside = _where_room(result, box, field > 0, gift.names[0])
+    here_tissue, here_label, here_depth = (a[box] for a in (result.canvas.tissue, result.canvas.label, result.depth))
+    here_tissue[inside], here_label[inside] = tissue[inside], label[inside]
+    layered = np.isin(label, [VALUE[name] for name in LAYERED])
+    depth = np.where(layered, np.clip(field * np.float32(DEPTH_STEPS_PER_MM), 0, 255), 0).astype(np.uint8)
+    here_depth[inside] = depth[inside]
+
+
+def _where_room(result: Sample, box: Box, inside: Bool[np.ndarray, "z y x"], first: str) -> Bool[np.ndarray, "z y x"]:
+    """Return where an organ, named by the first of its group, finds room: not in others, but for bowel and lung."""
+    room = np.zeros(256, bool)
+    room[[VALUE[name] for name in YIELDING]] = True
+    here_tissue, here_label = result.canvas.tissue[box], result.canvas.label[box]
+    lung = (here_tissue == Tissue.LUNG) & (first in ("liver", "spleen", "stomach"))
+    inside = inside & ((here_tissue == Tissue.FREE) | room[here_label] | lung)
+    inside &= ~(here_tissue == Tissue.KIDNEY_PELVIS)
+    return _without_crumbs(inside)
 
 
 def _without_crumbs(mask: Bool[np.ndarray, "z y x"]) -> Bool[np.ndarray, "z y x"]:
