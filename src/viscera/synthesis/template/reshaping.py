@@ -111,8 +111,8 @@ MOVED: tuple[tuple[str, ...], ...] = (
 """Organs that move on their own, in the order in which they are put back."""
 YIELDING = ("colon", "small_bowel", "duodenum")
 """What an organ that is put back may displace, besides fat and the places that organs were lifted from."""
-SINUS_DEPTH_MM = 13.5
-"""How deep the sinus of a kidney lies that was labelled as a whole; as contents.fill_kidneys_ has it."""
+HILUM = 0.6
+"""How far (radians) the opening of a kidney's sinus looks to the front of the middle."""
 CRUMB = 0.1
 """Of an organ's largest piece: what is smaller is left out, where obstacles part the organ."""
 
@@ -302,7 +302,7 @@ def _put_in_(
     label = np.array(values, np.uint8)[nearest]
     tissue = np.array([ORGAN_TISSUE[name] for name in fields], np.uint8)[nearest]
     if gift.names[0].startswith("kidney"):
-        hollow = field > SINUS_DEPTH_MM if sinus is None else sinus > 0
+        hollow = _sinus(gift, move, away) if sinus is None else sinus > 0
         tissue[hollow] = Tissue.KIDNEY_PELVIS
         if sinus_apart:
             label[hollow] = VALUE["fat"]
@@ -312,6 +312,19 @@ def _put_in_(
     layered = np.isin(label, [VALUE[name] for name in LAYERED])
     depth = np.where(layered, np.clip(field * np.float32(DEPTH_STEPS_PER_MM), 0, 255), 0).astype(np.uint8)
     here_depth[inside] = depth[inside]
+
+
+def _sinus(gift: Gift, move: Move, away: Float[np.ndarray, "3 z y x"]) -> Bool[np.ndarray, "z y x"]:
+    """Return where the sinus of a kidney is that was labelled as a whole: an ellipsoid that opens to the middle and the front.
+
+    As in anatomy/kidneys.py, in a kidney that is an ellipsoid of the same variances.
+    """
+    side = 1 if gift.names[0].endswith("left") else -1
+    semi = np.sqrt(5) * gift.place.spread_mm
+    z, y, x = np.tensordot((move.matrix / semi[:, None]).astype(np.float32), away, axes=(1, 0))
+    sine, cosine = np.sin(HILUM), side * np.cos(HILUM)
+    inwards, across = -cosine * x - sine * y, sine * x - cosine * y
+    return (z / 0.43) ** 2 + (across / 0.37) ** 2 + ((inwards - 0.83) / 0.65) ** 2 < 1
 
 
 def _where_room(result: Sample, box: Box, inside: Bool[np.ndarray, "z y x"], first: str) -> Bool[np.ndarray, "z y x"]:
