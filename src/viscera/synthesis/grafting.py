@@ -141,7 +141,9 @@ def choose_grafts(
         if not (mixed and taken) or graft is None or names[0] not in places:
             continue
         ratio = places[names[0]].spread_mm / graft.spread_mm
-        if {name for name in names if name in held} <= set(graft.names) and (np.abs(np.log(ratio)) < np.log(ALIKE)).all():
+        if {name for name in names if name in held} <= set(graft.names) and (
+            np.abs(np.log(ratio)) < np.log(ALIKE)
+        ).all():
             found[names[0]] = graft
     return found
 
@@ -255,11 +257,11 @@ def _shapes(
 
     def _blob(name: str) -> Blob:
         def _field(z: np.ndarray, y: np.ndarray, x: np.ndarray) -> np.ndarray:
-            away = np.empty((3, *np.broadcast_shapes(z.shape, y.shape, x.shape)), np.float32)
-            for part, axis, centre, noise in zip(away, (z, y, x), middle.tolist(), bent[1], strict=True):
-                part[:] = axis - np.float32(centre)
-                part += np.float32(bent[0]) * noise(z, y, x)
-            return fit.fields(away, (name,))[name]
+            away = [
+                axis - np.float32(centre) + np.float32(bent[0]) * noise(z, y, x)
+                for axis, centre, noise in zip((z, y, x), middle.tolist(), bent[1], strict=True)
+            ]
+            return fit.fields(np.stack(away), (name,))[name]
 
         return Blob(middle - reach, middle + reach, _field)
 

@@ -274,9 +274,7 @@ def _put_back_(result: Sample, template: Template, warp: Warp, *, names: tuple[s
     here_depth[inside] = np.take(template.depth.ravel(), index)[inside]
 
 
-def _put_in_(
-    result: Sample, template: Template, warp: Warp, gift: Gift, *, move: Move, sinus_apart: bool
-) -> None:
+def _put_in_(result: Sample, template: Template, warp: Warp, gift: Gift, *, move: Move, sinus_apart: bool) -> None:
     """Paint a donor's organs where the template's would have been, wherever there is fat, bowel or nothing.
 
     Args:
