@@ -235,7 +235,7 @@ def test_the_same_seed_gives_the_same_patient_and_a_useless_donor_changes_nothin
         assert np.array_equal(other.labels.voxels, own.labels.voxels)
 
 
-def _procedural(donors, seed=3):
+def _procedural(donors, seed=7):
     return synthesize(
         np.random.default_rng(seed),
         shape=(48, 80, 80),
@@ -282,21 +282,18 @@ def test_a_real_donor_gives_whole_organs(donor):
 
 
 def test_real_organs_keep_size_side_and_neighbours_in_procedural_patients(donor):
-    liver = Donor({"liver": donor.grafts["liver"]})
-    changed = 0
-    for seed in (0, 7):
-        own = _procedural((), seed)
-        mixed, other = _procedural((donor,), seed), _procedural((liver,), seed)
-        volumes, before = organ_volumes_ml(mixed), organ_volumes_ml(own)
-        for organ in ("liver", "spleen", "kidney_left", "kidney_right"):
-            assert volumes[organ] == pytest.approx(before[organ], rel=0.25), (seed, organ)
-        places = {organ: _place(mixed.labels, organ) for organ in ("liver", "spleen", "kidney_left", "kidney_right")}
-        assert places["kidney_left"].middle_mm[2] > places["kidney_right"].middle_mm[2]
-        assert places["spleen"].middle_mm[2] > places["liver"].middle_mm[2]
-        labels = other.labels
-        bile = labels.voxels == VALUE["gallbladder"]
-        if bile.any() and not np.array_equal(labels.voxels, own.labels.voxels):
-            changed += 1
-            distance = ndimage.distance_transform_edt(labels.voxels != VALUE["liver"], sampling=labels.spacing_mm)
-            assert np.median(distance[bile]) < 10  # without donors up to 56 mm
-    assert changed >= 1
+    own, mixed = _procedural(()), _procedural((donor,))
+    volumes, before = organ_volumes_ml(mixed), organ_volumes_ml(own)
+    for organ in ("liver", "spleen", "kidney_left", "kidney_right"):
+        assert volumes[organ] == pytest.approx(before[organ], rel=0.25), organ
+    places = {organ: _place(mixed.labels, organ) for organ in ("liver", "spleen", "kidney_left", "kidney_right")}
+    assert places["kidney_left"].middle_mm[2] > places["kidney_right"].middle_mm[2]
+    assert places["spleen"].middle_mm[2] > places["liver"].middle_mm[2]
+    apart = [_from_liver(labels) for labels in (own.labels, mixed.labels)]
+    assert apart[1] < 10 < apart[0]  # without donors the gallbladder lies where there is room
+
+
+def _from_liver(labels):
+    """The median distance of the gallbladder's voxels from the liver, in mm."""
+    distance = ndimage.distance_transform_edt(labels.voxels != VALUE["liver"], sampling=labels.spacing_mm)
+    return float(np.median(distance[labels.voxels == VALUE["gallbladder"]]))
