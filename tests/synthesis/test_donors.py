@@ -7,12 +7,14 @@ import pytest
 from scipy import ndimage
 
 from makers import organ_volumes_ml
+from viscera.cli.templates import read_donors
 from viscera.datasets.synthetic import Cohort, make_patient
 from viscera.errors import LabelError
 from viscera.io import nifti
 from viscera.io.label_names import label_names
-from viscera.synthesis.canvas import ORGANS, VALUE
-from viscera.synthesis.grafting import ALIKE, Donor, choose_grafts, fit_graft, measure
+from viscera.learning.synthetic_patients import OnlinePatients
+from viscera.synthesis.canvas import VALUE
+from viscera.synthesis.grafting import ALIKE, Donor, Place, choose_grafts, fit_graft, measure
 from viscera.synthesis.patient import synthesize
 from viscera.synthesis.template.donors import donor_of, read_donor
 from viscera.synthesis.template.patient import synthesize_from
@@ -101,21 +103,10 @@ def test_a_donor_keeps_distances_from_the_surface():
     donor = read_donor(_volume(_blocks(3)), NAMES)
     graft = donor.grafts["liver"]
     assert graft.names == ("liver",)
-    fit = fit_graft(graft, replace_place(graft))
+    fit = fit_graft(graft, Place(np.zeros(3), graft.spread_mm))
     places = np.zeros((3, 1, 1, 3), np.float32)
     places[1, 0, 0] = (0, 12, 30)  # the block is 2 * 18 + 3 mm deep: its surface lies 19.5 mm from the middle
     assert fit.fields(places, ("liver",))["liver"].ravel() == pytest.approx((19.5, 7.5, -10.5), abs=1.0)
-
-
-def replace_place(graft):
-    """The place of an organ of the donor's own size."""
-    return measure_of(np.zeros(3), graft.spread_mm)
-
-
-def measure_of(middle, spread):
-    from viscera.synthesis.grafting import Place
-
-    return Place(middle, spread)
 
 
 def test_the_seed_of_these_tests_takes_organs(template):
@@ -133,15 +124,8 @@ def test_a_donors_organ_has_the_donors_shape_and_the_patients_place_and_size(tem
         assert after.spread_mm == pytest.approx(before.spread_mm, rel=0.1), organ
         # Blocks with the spread of a uniform distribution: side = sqrt(12) * spread.
         volume = float(np.prod(np.sqrt(12) * before.spread_mm)) / 1000
-        assert organ_volumes_ml(replace_labels(mixed))[organ] == pytest.approx(volume, rel=0.12), organ
+        assert np.count_nonzero(mixed.voxels == VALUE[organ]) * mixed.voxel_ml == pytest.approx(volume, rel=0.12), organ
     assert _filled(mixed, VALUE["liver"]) > 0.8
-
-
-def replace_labels(labels):
-    """A patient of whom only the labels count."""
-    from viscera.synthesis.patient import Patient
-
-    return Patient(labels, labels, dict(enumerate(ORGANS, start=1)), "none")
 
 
 def test_left_stays_left(template):
@@ -198,7 +182,7 @@ def test_a_donor_gives_only_what_the_patient_has_and_all_that_belongs_to_it(temp
     labels = _patient(template, donors=(donor,)).labels
     assert not (labels.voxels == VALUE["gallbladder"]).any()
     graft = read_donor(_volume(_blocks(3)), NAMES).grafts["liver"]
-    place, alone = measure_of(np.zeros(3), graft.spread_mm), Donor({"liver": graft})
+    place, alone = Place(np.zeros(3), graft.spread_mm), Donor({"liver": graft})
 
     def chosen(seed, held, where):
         return choose_grafts(np.random.default_rng(seed), (alone,), held, {"liver": where})
@@ -206,7 +190,7 @@ def test_a_donor_gives_only_what_the_patient_has_and_all_that_belongs_to_it(temp
     seed = next(seed for seed in range(50) if chosen(seed, {"liver"}, place))
     assert chosen(seed, {"liver"}, place) == {"liver": graft}
     assert chosen(seed, {"liver", "gallbladder"}, place) == {}
-    small = measure_of(np.zeros(3), graft.spread_mm / (1.1 * ALIKE, 1, 1))
+    small = Place(np.zeros(3), graft.spread_mm / (1.1 * ALIKE, 1, 1))
     assert chosen(seed, {"liver"}, small) == {}
 
 
@@ -261,6 +245,23 @@ def test_templates_of_a_cohort_give_each_other_their_organs(template):
         assert np.array_equal(make_patient(cohort, number).labels.voxels, mixed.voxels)
         changed += not np.array_equal(mixed.voxels, own.voxels)
     assert changed >= 1
+
+
+def test_a_donor_file_is_read_with_the_names_beside_it_and_only_several_templates_are_mixed(tmp_path, template, capsys):
+    path = tmp_path / "organs_label.nii.gz"
+    nifti.write(path, _volume(_blocks(1, 3)))
+    (tmp_path / "organs_labels.json").write_text('{"1": "kidney_left", "3": "liver"}')
+    found = read_donors((path,), (template,))
+    assert [set(one.grafts) for one in found] == [{"kidney_left", "liver"}]
+    assert "organs_label.nii.gz gives kidney_left, liver" in capsys.readouterr().err
+    assert len(read_donors((path,), (template, template))) == 3
+    assert read_donors((), (template,)) == ()
+
+
+def test_facts_name_donors_only_where_there_are_some(template):
+    given = (donor_of(template),)
+    assert "donors" not in OnlinePatients(patients=1).facts()
+    assert OnlinePatients(patients=1, donors=given).facts()["donors"] == [given[0].fingerprint]
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ class Options:
     """Write a data set of synthetic patients, with complete truth or with the organs that you name annotated.
 
     For trying things out, for tests, for studies in which the truth must be known, and to train networks for real scans on
-    (--variety rich). No patient's data goes into it, unless you give label maps as templates.
+    (--variety rich). No patient's data goes into it, unless you give label maps as templates or donors.
     """
 
     out: Annotated[Positional[Path], arg(metavar="OUT")]
