@@ -239,7 +239,7 @@ def test_templates_of_a_cohort_give_each_other_their_organs(template):
     cohort = Cohort("nnunet", shape=(40, 48, 60), templates=pair, donors=tuple(map(donor_of, pair)))
     alone = replace(cohort, donors=())
     changed = 0
-    for number in (1, 3, 5, 7):  # all of the first template, whose liver is an ellipsoid
+    for number in (1, 3):  # all of the first template, whose liver is an ellipsoid
         mixed, own = (make_patient(which, number).labels for which in (cohort, alone))
         assert mixed.shape == own.shape
         assert np.array_equal(make_patient(cohort, number).labels.voxels, mixed.voxels)
