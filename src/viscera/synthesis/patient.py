@@ -1,5 +1,6 @@
 """One synthetic patient from a generator: anatomy, scan range, appearance, tumours, scanner, and the complete truth."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -42,6 +43,7 @@ from viscera.synthesis.appearance.lesions import paint_lesions_, paint_texture_
 from viscera.synthesis.appearance.tissues import draw_palette, draw_phase, render
 from viscera.synthesis.appearance.tumours import TUMOUR_VALUE, paint_tumours_, relabel_as_organs_
 from viscera.synthesis.canvas import ORGANS, Canvas, Organ, Tissue, blank_canvas, claim_, settle_
+from viscera.synthesis.grafting import TURNED, Donor, graft_organs
 from viscera.synthesis.scanner.acquisition import OUTSIDE_HU, Scanner, draw_scanner
 from viscera.synthesis.scanner.field_of_view import draw_range, draw_stretch
 from viscera.synthesis.scanner.scanning import View, scan_image
@@ -105,6 +107,7 @@ def synthesize(
     orientation: Orientation = "random",
     tumours: Tumours = "none",
     variety: Variety = PLAIN,
+    donors: Sequence[Donor] = (),
 ) -> Patient:
     """Make a patient and scan it.
 
@@ -119,6 +122,7 @@ def synthesize(
             holds none of these) and the label viscera.labels.TUMOUR; "unlabelled" the same lesions, labelled as the
             organ that they grow in. The patient is the same in all else, to the bit.
         variety: How much patients and scans differ; see variety.py. Where its scan_range is on, ``scan`` is not used.
+        donors: Whose liver, spleen, kidneys and pancreas may take the place of those drawn; see grafting.py.
 
     Raises:
         SettingError: A shape, spacing, scan, orientation or choice of tumours that is none.
@@ -126,7 +130,7 @@ def synthesize(
     check_options(shape, spacing_mm, scan, orientation=orientation, tumours=tumours)
     streams = open_streams(generator, variety)
     chosen = str(streams["place"].choice(list(RANGES_MM), p=(0.5, 0.3, 0.2)))
-    anatomy = _draw_anatomy(streams, variety)
+    anatomy = _draw_anatomy(streams, variety, donors)
     scanner = draw_scanner(streams["scanner"], orientation=orientation)
     grid, spacing = _place(
         streams, anatomy, shape, spacing_mm=spacing_mm, scan=chosen if scan == "random" else scan, variety=variety
@@ -225,7 +229,7 @@ def check_options(
             raise SettingError(f"synthetic patient: no {what} '{value}'", f"{near} Choose one of {known}.")
 
 
-def _draw_anatomy(streams: Streams, variety: Variety) -> _Anatomy:
+def _draw_anatomy(streams: Streams, variety: Variety, donors: Sequence[Donor]) -> _Anatomy:
     """Draw a patient and settle the volumes of the organs on a coarse canvas that holds the whole trunk."""
     generator = streams["frame"]
     frame = draw_frame(generator)
@@ -253,6 +257,13 @@ def _draw_anatomy(streams: Streams, variety: Variety) -> _Anatomy:
         *draw_stomach(streams["stomach and duodenum"], body),
         colon,
     ]
+    if donors:
+        drawn = Canvas(grid, canvas.tissue.copy(), canvas.label.copy())
+        for organ in organs:
+            settle_(organ, drawn)
+        kidneys = {"kidney_left": body.plan.kidney_left, "kidney_right": body.plan.kidney_right}
+        turned = [name for name, plan in kidneys.items() if max(np.abs(plan.turn)) > TURNED]
+        organs = graft_organs(generator.spawn(1)[0], donors, organs, drawn, turned=turned)
     levels = [settle_(organ, canvas) for organ in organs]
     bowel = draw_small_bowel(streams["small bowel"], body, canvas)
     arms = draw_arms(streams["arms"]) if variety.arms else None

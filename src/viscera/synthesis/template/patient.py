@@ -4,6 +4,7 @@ template.py reads the label map, thorax.py continues it upwards, reshaping.py de
 lesions and scanner are those of synthesis/patient.py.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import cv2
@@ -22,6 +23,7 @@ from viscera.synthesis.anatomy.veins import flatten_cava_
 from viscera.synthesis.appearance.tissues import draw_phase
 from viscera.synthesis.appearance.tumours import TUMOUR_VALUE, paint_tumours_, relabel_as_organs_
 from viscera.synthesis.canvas import VALUE, Canvas, Tissue
+from viscera.synthesis.grafting import Donor
 from viscera.synthesis.patient import (
     Orientation,
     Patient,
@@ -102,6 +104,7 @@ def synthesize_from(
     scan: Scan = "abdomen",
     orientation: Orientation = "random",
     tumours: Tumours = "none",
+    donors: Sequence[Donor] = (),
 ) -> Patient:
     """Make a patient from a template and scan it.
 
@@ -113,6 +116,7 @@ def synthesize_from(
         scan: Which part of the template; "random" draws one that it holds.
         orientation: As in ``synthesize``.
         tumours: As in ``synthesize``.
+        donors: Whose organs may take the place of the template's own; see grafting.py.
 
     Returns:
         The patient, with the labels of what the template annotates.
@@ -139,7 +143,7 @@ def synthesize_from(
     arms = draw_arms(streams["arms"]) if reshaping.variety.arms else None
     grid, spacing = _place(streams, grown, warp, shape, spacing_mm=spacing_mm, span=span, arms=arms)
     places = streams["renal_places"] if reshaping.variety.renal_places else None
-    patient = sample(moving, grown, warp, grid, organs=reshaping.organs, places=places)
+    patient = sample(moving, grown, warp, grid, organs=reshaping.organs, places=places, donors=donors)
     skin = np.full(grid.shape, span.skin, np.float32)
     if reshaping.fatness:
         skin *= np.exp(np.float32(0.12) * draw_noise(fatness, 85.0)(*grid.axes(grid.everything)))

@@ -158,6 +158,12 @@ def _complete(source: LabelMap, hu: Shaped[np.ndarray, "z y x"] | None) -> Templ
     return Template(tissue, label, depth, origin_mm, tuple(organ for organ in ORGANS if organ in known), notes)
 
 
+def on_fine_grid(source: LabelMap) -> tuple[UInt8[np.ndarray, "_ _ _"], UInt8[np.ndarray, "_ _ _"]]:
+    """Bring labels and tissues of a label map onto a grid of FINE_MM, PAD_MM wider in-plane; nothing is made up."""
+    given, _, fine = _axes(source)
+    return _labels_on(source, given, fine)
+
+
 def _axes(source: LabelMap) -> tuple[Axes, Axes, Axes]:
     """Return where the voxels of the label map, of the coarse and of the fine grid lie, in mm from its first voxel."""
     given, coarse, fine = [], [], []
