@@ -217,7 +217,7 @@ def _whole_numbers(values: np.ndarray, places: "dict[str, Place]") -> int | None
     flat = values.ravel()
     if NUMBERS not in places or values.dtype != np.int64 or not np.array_equal(flat, flat[0] + np.arange(flat.size)):
         return None
-    inside = 0 <= flat[0] and flat[-1] < COUNT
+    inside = flat[0] >= 0 and flat[-1] < COUNT
     return places[NUMBERS].offset + 8 * int(flat[0]) if inside else None
 
 
