@@ -183,7 +183,8 @@ def judged(model: Model, ct: Volume, truth: np.ndarray | None) -> tuple[list[Fou
     prepared = prepare_scan(ct, model)
     labels = segment_prepared(prepared, model, certainty=certainty).labels.voxels
     start = time.perf_counter()
-    handedness = handedness_of(prepared.images[model.recipe.preparation][0], model)
+    image, geometry = prepared.images[model.recipe.preparation]
+    handedness = handedness_of(image, model, geometry)
     handedness_s, start = time.perf_counter() - start, time.perf_counter()
     organs = measure_organs(ct, labels, names)
     organs_s = time.perf_counter() - start

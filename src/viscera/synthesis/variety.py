@@ -39,10 +39,27 @@ class Variety:
         scan_range: Acquisition. From thighs to the top of the chest, with what lies there; short ranges too.
         view: Acquisition. Narrow to wide field of view, round or square; kinds of table; off-centre patients.
         kernel: Acquisition. Slice thickness apart from spacing, soft to sharp kernels.
-        noise: Acquisition. 3 to 45 HU, its grain, and more of it in the middle of large patients.
-        streaks: Acquisition. Streaks between shoulders and hips.
+        noise: Acquisition. 3 to 65 HU (more at a low dose), its grain, and more of it in the middle of large patients.
+        streaks: Acquisition. Streaks between shoulders, arms and hips.
         metal: Acquisition. Hip prostheses and spine screws in some.
         gain: Acquisition. Gain and offset of the HU.
+        renal_places: Anatomy. Kidneys down to the iliac crest, looking any way, at heights apart, bare of fat against
+            bowel; rarely a horseshoe kidney.
+        renal_look: Appearance. Cortex up to 300 HU over dark medulla; large cysts and tumours within the label.
+        renal_hilum: Anatomy. Sinus and collecting system within the kidney's label; renal veins and arteries outside.
+        dome: Anatomy. Heart sunk between left lobe and fundus, high domes, stomach and spleen beneath them; heart and
+            liver of the same HU.
+        rims: Anatomy. Diaphragm, slips, crura and wall muscle on liver and spleen, with fat or lung behind them.
+        confluence: Anatomy and appearance. Wide and bright portal vein with its mesenteric branch, pancreatic head, antrum
+            and duodenum with fluid, bowel of the liver's HU, also beside the liver.
+        cava: Anatomy and appearance. Vena cava from a slit to twice its width, of the liver's HU, with blood from legs and
+            kidneys that has not mixed yet.
+        liver_lesions: Anatomy and appearance. Metastases, tumours with a capsule, large cysts, abscesses, calcified ones, up
+            to 10 cm, also at the surface; large lesions of the spleen. All labelled as the organ.
+        old_aorta: Anatomy and appearance. Winding, wide, calcified aorta; aneurysm with thrombus, stent graft, wide iliacs.
+        surgery: Anatomy. Spleen, a kidney, gallbladder or a part of the liver taken out; clips; stents of bile duct and
+            ureter.
+        bodies: Anatomy. Children, and the very obese.
     """
 
     kidneys: bool = False
@@ -70,10 +87,23 @@ class Variety:
     streaks: bool = False
     metal: bool = False
     gain: bool = False
+    renal_places: bool = False
+    renal_look: bool = False
+    renal_hilum: bool = False
+    dome: bool = False
+    rims: bool = False
+    confluence: bool = False
+    cava: bool = False
+    liver_lesions: bool = False
+    old_aorta: bool = False
+    surgery: bool = False
+    bodies: bool = False
 
 
 INGREDIENTS: tuple[str, ...] = tuple(field.name for field in fields(Variety))
 PLAIN = Variety()
+FIRST = INGREDIENTS.index("gain") + 1
+"""Ingredients with which streams began: those after them have theirs apart, so that a new one changes no older one."""
 RICH = Variety(**dict.fromkeys(INGREDIENTS, True))
 VARIETIES: dict[str, Variety] = {"plain": PLAIN, "rich": RICH}
 
@@ -131,5 +161,6 @@ def open_streams(generator: np.random.Generator, variety: Variety) -> Streams:
     """Return a stream to every stage and ingredient; PLAIN draws all stages from the generator itself."""
     if variety == PLAIN:
         return Streams(generator, {})
-    names = (*STAGES, *INGREDIENTS)
-    return Streams(generator, dict(zip(names, generator.spawn(len(names)), strict=True)))
+    names, later = (*STAGES, *INGREDIENTS[:FIRST]), INGREDIENTS[FIRST:]
+    streams = dict(zip(names, generator.spawn(len(names)), strict=True))
+    return Streams(generator, streams | dict(zip(later, streams[names[-1]].spawn(len(later)), strict=True)))

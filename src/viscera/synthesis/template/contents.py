@@ -9,16 +9,21 @@ import cv2
 import numpy as np
 from jaxtyping import Bool
 
-from viscera.synthesis.anatomy.plans import Meals
+from viscera.synthesis.anatomy.kidney_plans import draw_mass
+from viscera.synthesis.anatomy.plans import ConfluencePlan, Meals
 from viscera.synthesis.canvas import VALUE, Box, Tissue
-from viscera.synthesis.shapes import Field, draw_noise
-from viscera.synthesis.template.reshaping import Sample
+from viscera.synthesis.shapes import Field, draw_noise, ellipsoid, evaluate
+from viscera.synthesis.template.reshaping import YIELDING, Sample
 from viscera.synthesis.template.template import DEPTH_STEPS_PER_MM
 
 BLADDER_WALL_MM = 2.2
 KIDNEY_CORTEX_MM = 6.0
+SINUS_MM = 24.0
+KIDNEYS = ("kidney_left", "kidney_right")
 FOLD_MM = 21.0
 """Distance over which folds and the walls between loops of bowel are alike."""
+ANTRUM = 0.35
+"""Of the stomach's width, how much of it on the right is its antrum."""
 FINE_PIXEL_MM = 3.5
 """Coarser pixels are not spared for the wall where an organ was cut off by another."""
 
@@ -62,7 +67,7 @@ def fill_kidneys_(generator: np.random.Generator, sample: Sample) -> None:
     """Paint medulla into the kidneys, and renal pelvis, vein and fat into their sinuses."""
     fine, other = draw_noise(generator, 8.0), draw_noise(generator, 11.0)
     wide = generator.uniform(0.3, 1.1)
-    box = extent(sample, ("kidney_left", "kidney_right"))
+    box = extent(sample, KIDNEYS)
     if box is None:
         return
     z, y, x = box
@@ -86,6 +91,53 @@ def fill_kidneys_(generator: np.random.Generator, sample: Sample) -> None:
 def empty_sinuses_(sample: Sample) -> None:
     """Leave nothing but fat in the renal sinuses."""
     sample.canvas.tissue[sample.canvas.tissue == Tissue.KIDNEY_PELVIS] = Tissue.FAT
+
+
+def label_sinuses_(sample: Sample) -> None:
+    """Give the renal sinuses their kidney's label; call it before anything is painted into them.
+
+    The sinus is what the template told for it, and what fills the kidney's hollow in a slice up to SINUS_MM across.
+    """
+    canvas = sample.canvas
+    size = 2 * max(1, round(0.5 * SINUS_MM / float(canvas.grid.x[1] - canvas.grid.x[0]))) + 1
+    kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (size, size))
+    for organ in KIDNEYS:
+        box = extent(sample, (organ,))
+        if box is None:
+            continue
+        tissue, label = canvas.tissue[box], canvas.label[box]
+        own = np.pad((label == VALUE[organ]).astype(np.uint8), ((0, 0), (size, size), (size, size)))
+        closed = np.stack([cv2.morphologyEx(plane, cv2.MORPH_CLOSE, kernel) for plane in own])[
+            :, size:-size, size:-size
+        ]
+        fat = (tissue == Tissue.FREE) | (tissue == Tissue.FAT)
+        held = ((tissue == Tissue.KIDNEY_PELVIS) | fat & (closed > 0)) & (label == VALUE["fat"])
+        tissue[held], label[held] = Tissue.KIDNEY_PELVIS, VALUE[organ]
+
+
+def paint_masses_(generator: np.random.Generator, sample: Sample) -> None:
+    """Paint large cysts and tumours into and about the kidneys, labelled as kidney; bowel and fat make way."""
+    uneven = draw_noise(generator, 24.0)
+    table = np.zeros(256, bool)
+    table[[VALUE[organ] for organ in (*YIELDING, "fat")]] = True
+    canvas = sample.canvas
+    for organ in KIDNEYS:
+        mass, box = draw_mass(generator), extent(sample, (organ,))
+        if mass is None or box is None:
+            continue
+        places = [axis.ravel() for axis in canvas.grid.axes(box)]
+        own = np.argwhere(canvas.label[box] == VALUE[organ])
+        points = np.stack([axis[column] for axis, column in zip(places, own.T, strict=True)], axis=1)
+        middle, direction = points.mean(axis=0), np.array(mass.direction)
+        out = float(np.linalg.norm(direction))
+        reach = float(np.quantile((points - middle) @ direction, 0.995)) / out
+        centre = middle + direction * reach
+        radius = mass.radius_mm
+        shape = ellipsoid(tuple(centre), (radius, radius, radius), noise=uneven, noise_mm=0.05 * radius)
+        about, depth = evaluate(shape, canvas.grid, reach_mm=0.0)
+        within = (depth > 0) & (table[canvas.label[about]] | (canvas.label[about] == VALUE[organ]))
+        within &= (canvas.tissue[about] != Tissue.SUBCUTANEOUS_FAT) & (canvas.tissue[about] != Tissue.AIR)
+        canvas.paint_(about, within, mass.tissue, organ)
 
 
 def fill_heart_(generator: np.random.Generator, sample: Sample) -> None:
@@ -112,22 +164,25 @@ def fill_heart_(generator: np.random.Generator, sample: Sample) -> None:
     tissue[heart & ((inside < wall) | (np.abs(across) < 0.09))] = Tissue.MYOCARDIUM
 
 
-def fill_bowel_(generator: np.random.Generator, sample: Sample, meals: Meals) -> None:
+def fill_bowel_(generator: np.random.Generator, sample: Sample, meals: Meals, confluence: ConfluencePlan) -> None:
     """Fill stomach, duodenum, small bowel, colon and rectum: walls, contents, and gas in front of a level.
 
     Args:
         generator: Source of randomness.
         sample: The patient; its tissues change.
         meals: What is held; plans.Meals() for the usual choice.
+        confluence: What is held near the liver, and where bowel has the liver's HU; of its shapes nothing is used.
     """
     stomach, small, colon = generator.spawn(3)
-    _fill_stomach_(stomach, sample, meals)
+    _fill_stomach_(stomach, sample, meals, confluence.antrum)
     contrast = small.random() < 0.25
     usual = (Tissue.CHYME, Tissue.CHYME, Tissue.FLUID, Tissue.ORAL_CONTRAST if contrast else Tissue.CHYME)
     gas = meals.small_bowel_gas if meals.small_bowel_gas is not None else float(small.uniform(0.03, 0.16))
     wall = Wall(float(small.uniform(2.2, 3.0)), 0.10, 0.16 / meals.small_bowel_width)
-    for organ, share in (("small_bowel", gas), ("duodenum", 0.25)):
-        _fill_tube_(small, sample, organ, contents=meals.small_bowel or usual, gas=share, wall=wall)
+    contents = meals.small_bowel or usual
+    duodenal = contents if confluence.duodenal is None else (confluence.duodenal,) * len(contents)
+    _fill_tube_(small, sample, "small_bowel", contents=confluence.serve(contents), gas=gas, wall=wall)
+    _fill_tube_(small, sample, "duodenum", contents=duodenal, gas=0.25, wall=wall)
     liquid = Tissue.FLUID if colon.random() < 0.3 else Tissue.STOOL
     usual = (Tissue.STOOL, Tissue.STOOL, Tissue.STOOL, liquid)
     gas = meals.colon_gas if meals.colon_gas is not None else float(colon.uniform(0.4, 0.85))
@@ -147,8 +202,8 @@ def _lumen(sample: Sample, box: Box, organ: str, wall: Field | float) -> Bool[np
     return lumen
 
 
-def _fill_stomach_(generator: np.random.Generator, sample: Sample, meals: Meals) -> None:
-    """Fill the stomach with one thing beneath one level."""
+def _fill_stomach_(generator: np.random.Generator, sample: Sample, meals: Meals, antrum: Tissue | None) -> None:
+    """Fill the stomach with one thing beneath one level; its part on the right, the antrum, with another if there is one."""
     kinds = (Tissue.FOOD, Tissue.FLUID, Tissue.FOOD, Tissue.ORAL_CONTRAST, Tissue.FLUID)
     content = kinds[generator.choice(5, p=(0.3, 0.25, 0.2, 0.15, 0.1))] if meals.stomach is None else meals.stomach
     wall_mm, level = float(generator.uniform(3.2, 5.5)), float(generator.uniform(-0.1, 0.55))
@@ -162,6 +217,9 @@ def _fill_stomach_(generator: np.random.Generator, sample: Sample, meals: Meals)
     gas = y < front + level * (back - front)
     tissue = sample.canvas.tissue[box]
     np.copyto(tissue, np.where(gas, Tissue.GAS, content).astype(np.uint8), where=lumen)
+    if antrum is not None:
+        right = x < float(x.ravel()[0]) + ANTRUM * float(np.ptp(x))
+        np.copyto(tissue, np.uint8(antrum), where=lumen & right)
 
 
 def _fill_tube_(
