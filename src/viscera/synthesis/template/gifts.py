@@ -104,9 +104,7 @@ def paint_gift(
     return Painted(field > 0, tissue, label, depth)
 
 
-def _sinus(
-    gift: Gift, move: Float[np.ndarray, "3 3"], away: Float[np.ndarray, "3 z y x"]
-) -> Bool[np.ndarray, "z y x"]:
+def _sinus(gift: Gift, move: Float[np.ndarray, "3 3"], away: Float[np.ndarray, "3 z y x"]) -> Bool[np.ndarray, "z y x"]:
     """Return where the sinus of a kidney is that was labelled as a whole: an ellipsoid that opens to the middle and the front.
 
     As in anatomy/kidneys.py, in a kidney that is an ellipsoid of the same variances.
