@@ -262,7 +262,7 @@ def _draw_anatomy(streams: Streams, variety: Variety, donors: Sequence[Donor]) -
         for organ in organs:
             settle_(organ, drawn)
         kidneys = {"kidney_left": body.plan.kidney_left, "kidney_right": body.plan.kidney_right}
-        turned = [name for name, plan in kidneys.items() if max(np.abs(plan.turn)) > TURNED]
+        turned = [name for name, plan in kidneys.items() if plan.isthmus_mm or max(np.abs(plan.turn)) > TURNED]
         organs = graft_organs(generator.spawn(1)[0], donors, organs, drawn, turned=turned)
     levels = [settle_(organ, canvas) for organ in organs]
     bowel = draw_small_bowel(streams["small bowel"], body, canvas)
