@@ -12,7 +12,8 @@ from scipy import ndimage
 from viscera.errors import SettingError
 from viscera.labels import STARTER19
 from viscera.quality.certainty import Edge
-from viscera.quality.judging import Limits, fitted_limits, signs, trust_to_json
+from viscera.quality.judging import signs, trust_to_json
+from viscera.quality.limits import Limits, fitted_limits
 from viscera.quality.measuring import Look, Organ, measure_organs, measure_scan
 from viscera.quality.plausible import ABOVE, IN_FRONT_OF, PLAUSIBLE, RIGHT_OF, SHOWN_BETWEEN, SHOWN_WITH
 from viscera.volume import Turn, Volume, turn_volume

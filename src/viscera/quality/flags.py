@@ -1,7 +1,7 @@
 """Sign and Trust: what is said to people and programs; CaseTrust: the same as NAME.json has it. Nothing here needs torch."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from viscera.io.nifti import stem
@@ -13,8 +13,8 @@ class Sign:
     """Something that speaks against a result.
 
     Attributes:
-        kind: A word for programs: border, volume, missing, pieces, hounsfield, edge_probability, edge_entropy, dropped, side; of
-            scans slices, slice_spacing, pixel_spacing, view, body, chest, intensities, clipped, padded, nothing, few_organs,
+        kind: A word for programs: border, volume, missing, pieces, hounsfield, edge_probability, edge_entropy, dropped, half, alike,
+            open, dome, side, predicted_dice; of scans slices, slice_spacing, pixel_spacing, view, body, chest, intensities, clipped, padded, nothing, few_organs,
             doubtful, mirrored, upside_down, back_to_front.
         value: What was found.
         expected: What would be in order.
@@ -34,10 +34,12 @@ class Trust:
     Attributes:
         organs: {organ: its signs}, those without any too.
         scan: Signs of the whole.
+        predicted_dice: {organ: what Dice it probably has}, of those that were found; empty without a calibration.
     """
 
     organs: Mapping[str, tuple[Sign, ...]]
     scan: tuple[Sign, ...]
+    predicted_dice: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def messages(self) -> list[str]:

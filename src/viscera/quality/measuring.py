@@ -211,7 +211,9 @@ def look_at(scan: Coarse) -> Look:
     end = max(1, round(END * len(coarse)))
     inside, lowest = coarse[body & ~lung], coarse.min()
     highest = coarse.max()
-    from_mm, to_mm = _chest_mm(lung, body, slice_mm=z.step * z_mm, middle=(columns.start + columns.stop) // (2 * x.step))
+    from_mm, to_mm = _chest_mm(
+        lung, body, slice_mm=z.step * z_mm, middle=(columns.start + columns.stop) // (2 * x.step)
+    )
     soft = np.count_nonzero((inside > SOFT_HU[0]) & (inside < SOFT_HU[1]))
     return Look(
         slices=slices,
