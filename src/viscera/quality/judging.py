@@ -86,35 +86,31 @@ def _with_predictions(
 
 
 def trust_to_json(
+    trust: Trust,
     organs: Mapping[str, Organ],
     look: Look,
     *,
     edges: Mapping[str, Edge],
     handedness: Handedness | None = None,
     contacts: Mapping[str, Contact] | None = None,
-    calibration: Calibration | None = None,
 ) -> dict[str, object]:
-    """Return signs for JSON, behind them the numbers that they come from, the rules of idc_rules.py, and predicted Dice.
+    """Return signs for JSON, behind them the numbers that they come from, and the rules of idc_rules.py.
 
     Args:
+        trust: From ``signs``.
         organs: As for ``signs``.
         look: Likewise.
         edges: Likewise.
         handedness: Likewise.
         contacts: Likewise.
-        calibration: Likewise.
     """
-    trust = signs(organs, look, edges=edges, handedness=handedness, contacts=contacts, calibration=calibration)
+    contacts = contacts or {}
     measured = {
         organ: {
             "pieces": facts.pieces,
             "largest_fraction": round(facts.shares[0], 4),
             "slice_agreement": _rounded(facts.slice_agreement),
-            **(
-                {key: _rounded(value) for key, value in asdict(contacts[organ]).items()}
-                if contacts and organ in contacts
-                else {}
-            ),
+            **({key: _rounded(value) for key, value in asdict(contacts[organ]).items()} if organ in contacts else {}),
             **({key: _rounded(value) for key, value in asdict(edges[organ]).items()} if organ in edges else {}),
         }
         for organ, facts in organs.items()
@@ -124,7 +120,6 @@ def trust_to_json(
     scan = {key: _rounded(value) for key, value in (asdict(look) | sure).items()}
     return {
         **trust.to_json(),
-        "predicted_dice": _rounded(dict(trust.predicted_dice)),
         "rules": idc_rules(organs, look),
         "measured": {"scan": scan, "organs": measured},
     }

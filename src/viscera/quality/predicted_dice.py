@@ -56,7 +56,7 @@ class Curve:
         """Return what is to be taken from the score."""
         return sum(
             drop * min(max((doubt - low) / (high - low), 0.0), 1.0)
-            for drop, low, high in zip(self.drops, self.knots, self.knots[1:], strict=True)
+            for drop, low, high in zip(self.drops, self.knots[:-1], self.knots[1:], strict=True)
         )
 
 

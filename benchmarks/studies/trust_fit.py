@@ -1,0 +1,183 @@
+"""Fit what Dice an organ probably has (quality/predicted_dice.py) to segmented synthetic patients, and measure it on others."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from jaxtyping import Float
+from scipy.optimize import minimize
+from scipy.special import expit
+
+from viscera.quality.predicted_dice import FORMAT, Calibration, Curve, OrganCalibration
+
+QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.9, 0.98)
+"""Of a doubt, at which its curve bends."""
+OWN = ("expects_less", "edge", "smaller", "larger", "slices")
+"""Doubts of which each organ has a curve of its own, besides the shared one."""
+RIDGE, OWN_RIDGE = 1e-4, 1e-3
+"""On the squared drops of the shared curves and of the organs' own, in units of the mean squared error of Dice."""
+FEW = 12
+"""Finds of an organ below which its Dice is not predicted."""
+CAUGHT = 0.95
+"""Share of the bad organs that is to be flagged."""
+FOLDS = 4
+DIGITS = 5
+
+
+@dataclass(frozen=True)
+class Case:
+    """An organ in a scan: found, or missed (no doubts).
+
+    Attributes:
+        patient: Its number; 0 for real scans.
+        scan: Its name.
+        way: How the scan was changed.
+        organ: Its name.
+        dice: True.
+        truth_ml: True volume in the scan.
+        found_ml: Volume found.
+        doubts: From ``doubts_of``; none of an organ that was not found.
+        signs: Kinds of sign of the organ, predicted Dice apart.
+        signs_before: Those that there were before this study.
+        scan_signs: Kinds of sign of the scan.
+    """
+
+    patient: int
+    scan: str
+    way: str
+    organ: str
+    dice: float
+    truth_ml: float
+    found_ml: float
+    doubts: Mapping[str, float] = field(default_factory=dict)
+    signs: tuple[str, ...] = ()
+    signs_before: tuple[str, ...] = ()
+    scan_signs: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Block:
+    """Columns of the design that belong to one curve; ``organ`` is "" for a shared one."""
+
+    organ: str
+    doubt: str
+    knots: tuple[float, ...]
+
+
+def fitted(
+    cases: Sequence[Case], usual_ml: Mapping[str, float], *, weights_sha256: str, limit: float, fitted_on: str
+) -> Calibration:
+    """Return the calibration of some finds; flagged is what 95 % of the bad ones are below, each predicted by the other patients.
+
+    Args:
+        cases: Finds of the patients to learn from.
+        usual_ml: {organ: usual volume}.
+        weights_sha256: Of the network's weights.
+        limit: The Dice below which an organ is called bad.
+        fitted_on: What to say of the patients.
+    """
+
+    def fit(chosen: Sequence[Case], flag_below: float = 0.0) -> Calibration:
+        return _fit(chosen, usual_ml, (weights_sha256, fitted_on), limit=limit, flag_below=flag_below)
+
+    unseen = cross_predicted(cases, fit)
+    bad = sorted(dice for case, dice in unseen if case.dice < limit)
+    return fit(cases, round(float(np.quantile(bad, CAUGHT)) if bad else limit, 3))
+
+
+def cross_predicted(cases: Sequence[Case], fit: Callable[[Sequence[Case]], Calibration]) -> list[tuple[Case, float]]:
+    """Return each find with the Dice that is predicted of it by what was fitted to other patients."""
+    found = []
+    for fold in range(FOLDS):
+        calibration = fit([case for case in cases if case.patient % FOLDS != fold])
+        found += predicted([case for case in cases if case.patient % FOLDS == fold], calibration)
+    return found
+
+
+def predicted(cases: Sequence[Case], calibration: Calibration) -> list[tuple[Case, float]]:
+    """Return finds with their predicted Dice; those of which none is predicted are left out."""
+    return [
+        (case, calibration.predict(case.organ, case.doubts))
+        for case in cases
+        if case.doubts and case.organ in calibration.organs
+    ]
+
+
+def _fit(
+    cases: Sequence[Case],
+    usual_ml: Mapping[str, float],
+    about: tuple[str, str],
+    *,
+    limit: float,
+    flag_below: float,
+) -> Calibration:
+    """Minimise the mean squared error of Dice, with a ridge, under drops that are none below 0."""
+    cases = [case for case in cases if case.doubts and case.organ in usual_ml]
+    organs = [organ for organ in usual_ml if sum(case.organ == organ for case in cases) >= FEW]
+    cases = [case for case in cases if case.organ in organs]
+    dice = np.array([case.dice for case in cases])
+    which = np.array([organs.index(case.organ) for case in cases])
+    blocks, columns = _design(cases, organs)
+    ridge = np.repeat([OWN_RIDGE if block.organ else RIDGE for block in blocks], [len(b.knots) - 1 for b in blocks])
+
+    def loss(values: Float[np.ndarray, " n"]) -> tuple[float, Float[np.ndarray, " n"]]:
+        scores, drops = values[: len(organs)], values[len(organs) :]
+        found = expit(scores[which] - columns @ drops)
+        error = found - dice
+        slope = 2 * error * found * (1 - found) / len(dice)
+        gradient = np.concatenate((np.bincount(which, slope, len(organs)), -columns.T @ slope + 2 * ridge * drops))
+        return float(np.mean(error**2) + (ridge * drops**2).sum()), gradient
+
+    start = np.concatenate((np.full(len(organs), 2.0), np.full(columns.shape[1], 0.05)))
+    bounds = [(-6.0, 8.0)] * len(organs) + [(0.0, None)] * columns.shape[1]
+    best = minimize(loss, start, jac=True, bounds=bounds, method="L-BFGS-B", options={"maxiter": 1000}).x
+    curves, at = {}, len(organs)
+    for block in blocks:
+        drops = best[at : at + len(block.knots) - 1]
+        at += len(drops)
+        if drops.max() > 1e-3:
+            curves[block.organ, block.doubt] = Curve(block.knots, tuple(round(float(one), DIGITS) for one in drops))
+    return Calibration(
+        format=FORMAT,
+        weights_sha256=about[0],
+        fitted_on=about[1],
+        limit=limit,
+        flag_below=flag_below,
+        organs={
+            organ: OrganCalibration(
+                round(float(best[number]), DIGITS),
+                round(usual_ml[organ], 2),
+                {doubt: curve for (of, doubt), curve in curves.items() if of == organ},
+            )
+            for number, organ in enumerate(organs)
+        },
+        shared={doubt: curve for (of, doubt), curve in curves.items() if not of},
+    )
+
+
+def _design(cases: Sequence[Case], organs: Sequence[str]) -> tuple[list[_Block], Float[np.ndarray, "case drop"]]:
+    """Return the curves that there may be, and how far each case lies along every piece of them."""
+    blocks, columns = [], []
+    for organ in ("", *organs):
+        inside = np.array([not organ or case.organ == organ for case in cases])
+        for doubt in OWN if organ else cases[0].doubts:
+            values = np.array([case.doubts[doubt] for case in cases])
+            knots = _knots(values[inside])
+            if len(knots) < 2:
+                continue
+            low, high = np.array(knots[:-1]), np.array(knots[1:])
+            blocks.append(_Block(organ, doubt, knots))
+            columns.append(((values[:, None] - low) / (high - low)).clip(0, 1) * inside[:, None])
+    return blocks, np.concatenate(columns, axis=1)
+
+
+def _knots(values: Float[np.ndarray, " n"]) -> tuple[float, ...]:
+    """Return where a curve bends: at quantiles of its doubt, that of those above nothing where most are 0."""
+    spread = values[values > values.min()] if (values == values.min()).mean() > QUANTILES[1] else values
+    if not spread.size:
+        return ()
+    places = (
+        [values.min(), *np.quantile(spread, QUANTILES)] if spread.size < values.size else np.quantile(spread, QUANTILES)
+    )
+    found = sorted({round(float(place), DIGITS) for place in places})
+    return tuple(found)

@@ -1,0 +1,118 @@
+"""Counts and measures of the study of trust: how often signs are raised, how well Dice is predicted, risk against coverage."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+
+import numpy as np
+
+from benchmarks.studies.trust_fit import Case
+from viscera.quality.predicted_dice import Calibration
+
+COVERAGES = (0.5, 0.7, 0.8, 0.9, 1.0)
+SCAN_FLAGS = ("mirrored", "upside_down", "back_to_front", "nothing", "few_organs", "doubtful", "intensities", "chest")
+"""Signs of a scan by which all its organs count as flagged."""
+LEAST = 5
+"""Organs, below which there is no correlation."""
+
+Pairs = Sequence[tuple[Case, float]]
+
+
+def measures(pairs: Pairs) -> dict[str, object]:
+    """Return how predicted and true Dice go together: {"organs", "pearson", "mean_error", "auroc", "aurc", "risk"}.
+
+    aurc is the area under the curve of risk (mean 1 - Dice of the organs that are kept) over coverage (the share that is kept, those
+    of the highest predicted Dice); beside it that of a random order, and of the best.
+    """
+    if len(pairs) < LEAST:
+        return {"organs": len(pairs)}
+    true, guess = np.array([case.dice for case, _ in pairs]), np.array([dice for _, dice in pairs])
+    order, best = np.argsort(-guess, kind="stable"), np.argsort(-true, kind="stable")
+    kept = np.arange(1, len(true) + 1)
+    risk, least = (np.cumsum(1 - true[places]) / kept for places in (order, best))
+    spread = true.std() > 0 and guess.std() > 0
+    return {
+        "organs": len(true),
+        "pearson": round(float(np.corrcoef(true, guess)[0, 1]), 3) if spread else None,
+        "mean_error": round(float(np.abs(true - guess).mean()), 3),
+        "bias": round(float((guess - true).mean()), 3),
+        "aurc": {
+            "predicted": _rounded(risk.mean()),
+            "random": _rounded(1 - true.mean()),
+            "best": _rounded(least.mean()),
+        },
+        "risk": {str(share): _rounded(risk[round(share * len(true)) - 1]) for share in COVERAGES},
+    }
+
+
+def flagged_rates(cases: Sequence[Case], calibration: Calibration, *, bad: float) -> dict[str, dict[str, list[int]]]:
+    """Return {what flags: {"bad", "missed", "good": [flagged, organs]}}.
+
+    before: signs of the organ as they were; signs: as they are, without predicted Dice; predicted: by it alone; organ: both; organ or
+    scan: or the scan has a sign of SCAN_FLAGS. missed: organs in the scan of which nothing was found, which have no prediction.
+    """
+    groups: dict[str, list[Case]] = {"bad": [], "missed": [], "good": []}
+    for case in cases:
+        groups["missed" if not case.found_ml else "bad" if case.dice < bad else "good"].append(case)
+
+    def low(case: Case) -> bool:
+        known = bool(case.doubts) and case.organ in calibration.organs
+        return known and calibration.predict(case.organ, case.doubts) < calibration.flag_below
+
+    def odd(case: Case) -> bool:
+        return bool(set(case.signs) - {"border"})
+
+    ways = {
+        "before": lambda case: bool(set(case.signs_before) - {"border"}),
+        "signs": odd,
+        "predicted": low,
+        "organ": lambda case: odd(case) or low(case),
+        "organ or scan": lambda case: odd(case) or low(case) or bool(set(case.scan_signs) & set(SCAN_FLAGS)),
+    }
+    return {
+        name: {group: [sum(map(flags, some)), len(some)] for group, some in groups.items()}
+        for name, flags in ways.items()
+    }
+
+
+def counted(cases: Sequence[Case], calibration: Calibration, *, bad: float) -> dict[str, dict[str, list[int]]]:
+    """Return {sign: {"good", "bad": [times raised, organs]}} of organs that were found, or whose absence is the sign."""
+    groups = {
+        "good": [case for case in cases if case.found_ml and case.dice >= bad],
+        "bad": [case for case in cases if case.dice < bad],
+    }
+    known = sorted({kind for case in cases for kind in case.signs})
+    table = {
+        kind: {group: [sum(kind in case.signs for case in some), len(some)] for group, some in groups.items()}
+        for kind in known
+    }
+    low = {
+        group: [
+            sum(
+                bool(case.doubts)
+                and case.organ in calibration.organs
+                and calibration.predict(case.organ, case.doubts) < calibration.flag_below
+                for case in some
+            ),
+            len(some),
+        ]
+        for group, some in groups.items()
+    }
+    return table | {"predicted_dice": low}
+
+
+def counted_scans(scans: Sequence[tuple[str, Sequence[str]]]) -> dict[str, dict[str, list[int]]]:
+    """Return {way: {sign of the scan: [times raised, scans]}}."""
+    ways: dict[str, list[Sequence[str]]] = defaultdict(list)
+    for way, kinds in scans:
+        ways[way].append(kinds)
+    return {
+        way: {
+            kind: [sum(kind in kinds for kinds in some), len(some)]
+            for kind in sorted({k for kinds in some for k in kinds})
+        }
+        for way, some in ways.items()
+    }
+
+
+def _rounded(value: float) -> float:
+    return round(float(value), 4)
