@@ -86,14 +86,14 @@ def calibrated(model: Model, rows: Sequence[Mapping], *, fit: int) -> Calibratio
     usual_ml = usual_volumes(chosen)
     cases = [case for row in chosen for case in cases_of(row, usual_ml) if case.doubts and counts(case)]
     scans = len({(case.scan, case.way) for case in cases})
-    told = f"{len(cases)} organs of {fit} synthetic patients in {scans} scans (viscera synth, variety rich, {len(WAYS)} ways to show them)"
-    return fitted(cases, usual_ml, weights_sha256=model.weights_sha256, limit=BAD, fitted_on=told)
+    told = f"{len(cases)} organs in {scans} scans of {fit} synthetic patients (variety rich, shown in {len(WAYS)} ways)"
+    return fitted(cases, usual_ml, weights_sha256=model.weights_sha256, bad_below=BAD, fitted_on=told)
 
 
 def judged(model: Model, rows: Sequence[Mapping], calibration: Calibration, *, fit: int) -> dict[str, object]:
     """Return what was found on the patients to which nothing was fitted, and on real scans."""
     unseen = [row for row in rows if not 0 < patient_of(row) <= fit]
-    usual_ml = {organ: own.volume_ml for organ, own in calibration.organs.items()}
+    usual_ml = calibration.volumes_ml
     cases = [case for row in unseen for case in cases_of(row, usual_ml) if counts(case)]
     synthetic, real = ([case for case in cases if bool(case.patient) is kind] for kind in (True, False))
     default = set(model.default_organs or model.space.organs)
@@ -105,12 +105,12 @@ def judged(model: Model, rows: Sequence[Mapping], calibration: Calibration, *, f
         "default organs, as it is": lambda case: case.organ in default and case.way == "as it is",
     }
     chosen = {name: [case for case in synthetic if kept(case)] for name, kept in groups.items()} | {"real": real}
-    by_organ = {organ: [case for case in synthetic if case.organ == organ] for organ in calibration.organs}
+    by_organ = {organ: [case for case in synthetic if case.organ == organ] for organ in calibration.volumes_ml}
     return {
         "measures": {name: measures(predicted(some, calibration)) for name, some in chosen.items()},
         "organs": {organ: measures(predicted(some, calibration)) for organ, some in by_organ.items()},
-        "flagged": {name: flagged_rates(some, calibration, bad=BAD) for name, some in chosen.items()},
-        "organ_signs": counted(synthetic, calibration, bad=BAD),
+        "flagged": {name: flagged_rates(some, calibration) for name, some in chosen.items()},
+        "organ_signs": counted(synthetic, calibration),
         "perfect": perfect(unseen),
         "scan_signs": counted_scans([(row["way"], kinds(trust_of(row).scan)) for row in unseen]),
         "scan_signs_before": counted_scans([(row["way"], before(row)) for row in unseen]),
@@ -216,10 +216,10 @@ def perfect(rows: Sequence[Mapping]) -> dict[str, list[int]]:
             continue
         organs, contacts = organs_of(row, "truth")
         trust = signs(organs, Look(**_tuples(row["look"])), contacts=contacts)
-        for organ, facts in organs.items():
-            count += facts.volume_ml >= SEEN_ML
+        for organ, one in organs.items():
+            count += one.volume_ml >= SEEN_ML
             for kind in set(kinds(trust.organs[organ])):
-                raised[kind] = raised.get(kind, 0) + (facts.volume_ml >= SEEN_ML or kind == "missing")
+                raised[kind] = raised.get(kind, 0) + (one.volume_ml >= SEEN_ML or kind == "missing")
     return {kind: [times, count] for kind, times in sorted(raised.items())}
 
 

@@ -1,27 +1,28 @@
 """Fit what Dice an organ probably has (quality/predicted_dice.py) to segmented synthetic patients, and measure it on others."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 from jaxtyping import Float
 from scipy.optimize import minimize
+from scipy.sparse import csr_array, hstack
 from scipy.special import expit
 
-from viscera.quality.predicted_dice import FORMAT, Calibration, Curve, OrganCalibration
+from viscera.quality.predicted_dice import FORMAT, Additive, Calibration, Curve, OrganScore
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.9, 0.98)
 """Of a doubt, at which its curve bends."""
-OWN = ("expects_less", "edge", "smaller", "larger", "slices")
-"""Doubts of which each organ has a curve of its own, besides the shared one."""
-RIDGE, OWN_RIDGE = 1e-4, 1e-3
+RIDGE, OWN_RIDGE = 1e-4, 3e-4
 """On the squared drops of the shared curves and of the organs' own, in units of the mean squared error of Dice."""
 FEW = 12
 """Finds of an organ below which its Dice is not predicted."""
 CAUGHT = 0.95
 """Share of the bad organs that is to be flagged."""
 FOLDS = 4
-DIGITS = 5
+DIGITS = 4
+LEAST_DROP = 0.01
+"""Of a score; curves that drop less are left out."""
 
 
 @dataclass(frozen=True)
@@ -65,57 +66,65 @@ class _Block:
 
 
 def fitted(
-    cases: Sequence[Case], usual_ml: Mapping[str, float], *, weights_sha256: str, limit: float, fitted_on: str
+    cases: Sequence[Case], usual_ml: Mapping[str, float], *, weights_sha256: str, bad_below: float, fitted_on: str
 ) -> Calibration:
-    """Return the calibration of some finds; flagged is what 95 % of the bad ones are below, each predicted by the other patients.
+    """Return the calibration of some finds; flagged is what 95 % of the bad ones are below, each predicted by other patients.
 
     Args:
         cases: Finds of the patients to learn from.
         usual_ml: {organ: usual volume}.
         weights_sha256: Of the network's weights.
-        limit: The Dice below which an organ is called bad.
+        bad_below: The Dice below which an organ is called bad.
         fitted_on: What to say of the patients.
     """
+    cases = [case for case in cases if case.doubts and case.organ in usual_ml]
+    organs = [organ for organ in usual_ml if sum(case.organ == organ for case in cases) >= FEW]
+    cases = [case for case in cases if case.organ in organs]
+    goods = [case.dice >= bad_below for case in cases]
+    unseen = cross_fitted(cases, goods, organs)
+    bad = [value for value, good in zip(unseen, goods, strict=True) if not good]
+    return Calibration(
+        format=FORMAT,
+        weights_sha256=weights_sha256,
+        fitted_on=fitted_on,
+        bad_below=bad_below,
+        flag_below=round(float(np.quantile(bad, CAUGHT)) if bad else 0.5, 3),
+        volumes_ml={organ: round(usual_ml[organ], 2) for organ in organs},
+        dice=additive(cases, [case.dice for case in cases], organs),
+        good=additive(cases, goods, organs),
+    )
 
-    def fit(chosen: Sequence[Case], flag_below: float = 0.0) -> Calibration:
-        return _fit(chosen, usual_ml, (weights_sha256, fitted_on), limit=limit, flag_below=flag_below)
 
-    unseen = cross_predicted(cases, fit)
-    bad = sorted(dice for case, dice in unseen if case.dice < limit)
-    return fit(cases, round(float(np.quantile(bad, CAUGHT)) if bad else limit, 3))
-
-
-def cross_predicted(cases: Sequence[Case], fit: Callable[[Sequence[Case]], Calibration]) -> list[tuple[Case, float]]:
-    """Return each find with the Dice that is predicted of it by what was fitted to other patients."""
-    found = []
+def cross_fitted(cases: Sequence[Case], values: Sequence[float], organs: Sequence[str]) -> list[float]:
+    """Return each find's number as it is predicted by what was fitted to other patients; in the order of the finds."""
+    found = [0.0] * len(cases)
     for fold in range(FOLDS):
-        calibration = fit([case for case in cases if case.patient % FOLDS != fold])
-        found += predicted([case for case in cases if case.patient % FOLDS == fold], calibration)
+        rest = [number for number, case in enumerate(cases) if case.patient % FOLDS != fold]
+        model = additive([cases[number] for number in rest], [values[number] for number in rest], organs)
+        for number, case in enumerate(cases):
+            if case.patient % FOLDS == fold:
+                found[number] = model(case.organ, case.doubts)
     return found
 
 
 def predicted(cases: Sequence[Case], calibration: Calibration) -> list[tuple[Case, float]]:
     """Return finds with their predicted Dice; those of which none is predicted are left out."""
     return [
-        (case, calibration.predict(case.organ, case.doubts))
+        (case, calibration.dice(case.organ, case.doubts))
         for case in cases
-        if case.doubts and case.organ in calibration.organs
+        if case.doubts and case.organ in calibration.volumes_ml
     ]
 
 
-def _fit(
-    cases: Sequence[Case],
-    usual_ml: Mapping[str, float],
-    about: tuple[str, str],
-    *,
-    limit: float,
-    flag_below: float,
-) -> Calibration:
-    """Minimise the mean squared error of Dice, with a ridge, under drops that are none below 0."""
-    cases = [case for case in cases if case.doubts and case.organ in usual_ml]
-    organs = [organ for organ in usual_ml if sum(case.organ == organ for case in cases) >= FEW]
-    cases = [case for case in cases if case.organ in organs]
-    dice = np.array([case.dice for case in cases])
+def additive(cases: Sequence[Case], values: Sequence[float], organs: Sequence[str]) -> Additive:
+    """Minimise the mean squared error of some numbers in [0, 1], with a ridge, under drops that are none below 0.
+
+    Args:
+        cases: Finds.
+        values: Of each, what is to be predicted.
+        organs: All that there are.
+    """
+    wanted = np.array(values, float)
     which = np.array([organs.index(case.organ) for case in cases])
     blocks, columns = _design(cases, organs)
     ridge = np.repeat([OWN_RIDGE if block.organ else RIDGE for block in blocks], [len(b.knots) - 1 for b in blocks])
@@ -123,8 +132,8 @@ def _fit(
     def loss(values: Float[np.ndarray, " n"]) -> tuple[float, Float[np.ndarray, " n"]]:
         scores, drops = values[: len(organs)], values[len(organs) :]
         found = expit(scores[which] - columns @ drops)
-        error = found - dice
-        slope = 2 * error * found * (1 - found) / len(dice)
+        error = found - wanted
+        slope = 2 * error * found * (1 - found) / len(wanted)
         gradient = np.concatenate((np.bincount(which, slope, len(organs)), -columns.T @ slope + 2 * ridge * drops))
         return float(np.mean(error**2) + (ridge * drops**2).sum()), gradient
 
@@ -135,40 +144,31 @@ def _fit(
     for block in blocks:
         drops = best[at : at + len(block.knots) - 1]
         at += len(drops)
-        if drops.max() > 1e-3:
+        if drops.max() > LEAST_DROP:
             curves[block.organ, block.doubt] = Curve(block.knots, tuple(round(float(one), DIGITS) for one in drops))
-    return Calibration(
-        format=FORMAT,
-        weights_sha256=about[0],
-        fitted_on=about[1],
-        limit=limit,
-        flag_below=flag_below,
-        organs={
-            organ: OrganCalibration(
-                round(float(best[number]), DIGITS),
-                round(usual_ml[organ], 2),
-                {doubt: curve for (of, doubt), curve in curves.items() if of == organ},
-            )
-            for number, organ in enumerate(organs)
-        },
-        shared={doubt: curve for (of, doubt), curve in curves.items() if not of},
-    )
+    own = {
+        organ: OrganScore(
+            round(float(best[number]), DIGITS), {doubt: curve for (of, doubt), curve in curves.items() if of == organ}
+        )
+        for number, organ in enumerate(organs)
+    }
+    return Additive(own, {doubt: curve for (of, doubt), curve in curves.items() if not of})
 
 
-def _design(cases: Sequence[Case], organs: Sequence[str]) -> tuple[list[_Block], Float[np.ndarray, "case drop"]]:
-    """Return the curves that there may be, and how far each case lies along every piece of them."""
+def _design(cases: Sequence[Case], organs: Sequence[str]) -> tuple[list[_Block], csr_array]:
+    """Return the curves that there may be, and how far each case lies along every piece of them: (case, drop)."""
     blocks, columns = [], []
     for organ in ("", *organs):
         inside = np.array([not organ or case.organ == organ for case in cases])
-        for doubt in OWN if organ else cases[0].doubts:
+        for doubt in cases[0].doubts:
             values = np.array([case.doubts[doubt] for case in cases])
             knots = _knots(values[inside])
             if len(knots) < 2:
                 continue
             low, high = np.array(knots[:-1]), np.array(knots[1:])
             blocks.append(_Block(organ, doubt, knots))
-            columns.append(((values[:, None] - low) / (high - low)).clip(0, 1) * inside[:, None])
-    return blocks, np.concatenate(columns, axis=1)
+            columns.append(csr_array(((values[:, None] - low) / (high - low)).clip(0, 1) * inside[:, None]))
+    return blocks, csr_array(hstack(columns))
 
 
 def _knots(values: Float[np.ndarray, " n"]) -> tuple[float, ...]:

@@ -1,16 +1,18 @@
 """Counts and measures of the study of trust: how often signs are raised, how well Dice is predicted, risk against coverage."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from benchmarks.studies.trust_fit import Case
-from viscera.quality.predicted_dice import Calibration
+from viscera.quality.predicted_dice import UNSURE, Calibration
 
 COVERAGES = (0.5, 0.7, 0.8, 0.9, 1.0)
 SCAN_FLAGS = ("mirrored", "upside_down", "back_to_front", "nothing", "few_organs", "doubtful", "intensities", "chest")
 """Signs of a scan by which all its organs count as flagged."""
+VERY_GOOD = 0.85
+"""Dice."""
 LEAST = 5
 """Organs, below which there is no correlation."""
 
@@ -18,10 +20,10 @@ Pairs = Sequence[tuple[Case, float]]
 
 
 def measures(pairs: Pairs) -> dict[str, object]:
-    """Return how predicted and true Dice go together: {"organs", "pearson", "mean_error", "auroc", "aurc", "risk"}.
+    """Return how predicted and true Dice go together: {"organs", "pearson", "mean_error", "bias", "aurc", "risk"}.
 
-    aurc is the area under the curve of risk (mean 1 - Dice of the organs that are kept) over coverage (the share that is kept, those
-    of the highest predicted Dice); beside it that of a random order, and of the best.
+    aurc is the area under the curve of risk (mean 1 - Dice of the organs that are kept) over coverage (the share that is kept,
+    those of the highest predicted Dice); beside it that of a random order, and of the best.
     """
     if len(pairs) < LEAST:
         return {"organs": len(pairs)}
@@ -44,29 +46,39 @@ def measures(pairs: Pairs) -> dict[str, object]:
     }
 
 
-def flagged_rates(cases: Sequence[Case], calibration: Calibration, *, bad: float) -> dict[str, dict[str, list[int]]]:
-    """Return {what flags: {"bad", "missed", "good": [flagged, organs]}}.
+def low(case: Case, calibration: Calibration) -> bool:
+    """Tell whether an organ is flagged by its predicted Dice."""
+    return bool(case.doubts) and case.organ in calibration.volumes_ml and calibration.flags(case.organ, case.doubts)
 
-    before: signs of the organ as they were; signs: as they are, without predicted Dice; predicted: by it alone; organ: both; organ or
-    scan: or the scan has a sign of SCAN_FLAGS. missed: organs in the scan of which nothing was found, which have no prediction.
+
+def kinds_after(case: Case, calibration: Calibration) -> set[str]:
+    """Return an organ's signs with those of the calibration, and without those that it overrules; the border is left out."""
+    kinds = set(case.signs) - {"border"}
+    if low(case, calibration):
+        return kinds | {"predicted_dice"}
+    return kinds - set(UNSURE) if case.doubts and case.organ in calibration.volumes_ml else kinds
+
+
+def flagged_rates(cases: Sequence[Case], calibration: Calibration) -> dict[str, dict[str, list[int]]]:
+    """Return {what flags: {"bad", "missed", "good", "very good": [flagged, organs]}}.
+
+    before: signs of the organ as they were; signs: as they are without a calibration; predicted: by predicted Dice alone;
+    organ: all signs of the organ; organ or scan: or the scan has a sign of SCAN_FLAGS. missed: organs in the scan of which
+    nothing was found, which have no prediction; very good: those of the good ones with a Dice of VERY_GOOD.
     """
-    groups: dict[str, list[Case]] = {"bad": [], "missed": [], "good": []}
-    for case in cases:
-        groups["missed" if not case.found_ml else "bad" if case.dice < bad else "good"].append(case)
-
-    def low(case: Case) -> bool:
-        known = bool(case.doubts) and case.organ in calibration.organs
-        return known and calibration.predict(case.organ, case.doubts) < calibration.flag_below
-
-    def odd(case: Case) -> bool:
-        return bool(set(case.signs) - {"border"})
-
-    ways = {
+    found, bad = [case for case in cases if case.found_ml], calibration.bad_below
+    groups = {
+        "bad": [case for case in found if case.dice < bad],
+        "missed": [case for case in cases if not case.found_ml],
+        "good": [case for case in found if case.dice >= bad],
+        "very good": [case for case in found if case.dice >= VERY_GOOD],
+    }
+    ways: dict[str, Callable[[Case], bool]] = {
         "before": lambda case: bool(set(case.signs_before) - {"border"}),
-        "signs": odd,
-        "predicted": low,
-        "organ": lambda case: odd(case) or low(case),
-        "organ or scan": lambda case: odd(case) or low(case) or bool(set(case.scan_signs) & set(SCAN_FLAGS)),
+        "signs": lambda case: bool(set(case.signs) - {"border"}),
+        "predicted": lambda case: low(case, calibration),
+        "organ": lambda case: bool(kinds_after(case, calibration)),
+        "organ or scan": lambda case: bool(kinds_after(case, calibration) or set(case.scan_signs) & set(SCAN_FLAGS)),
     }
     return {
         name: {group: [sum(map(flags, some)), len(some)] for group, some in groups.items()}
@@ -74,30 +86,21 @@ def flagged_rates(cases: Sequence[Case], calibration: Calibration, *, bad: float
     }
 
 
-def counted(cases: Sequence[Case], calibration: Calibration, *, bad: float) -> dict[str, dict[str, list[int]]]:
-    """Return {sign: {"good", "bad": [times raised, organs]}} of organs that were found, or whose absence is the sign."""
+def counted(cases: Sequence[Case], calibration: Calibration) -> dict[str, dict[str, list[int]]]:
+    """Return {sign: {"good", "bad": [times raised, organs]}}; the bad ones include those that were missed."""
     groups = {
-        "good": [case for case in cases if case.found_ml and case.dice >= bad],
-        "bad": [case for case in cases if case.dice < bad],
+        "good": [case for case in cases if case.found_ml and case.dice >= calibration.bad_below],
+        "bad": [case for case in cases if case.dice < calibration.bad_below],
     }
-    known = sorted({kind for case in cases for kind in case.signs})
-    table = {
-        kind: {group: [sum(kind in case.signs for case in some), len(some)] for group, some in groups.items()}
-        for kind in known
-    }
-    low = {
-        group: [
-            sum(
-                bool(case.doubts)
-                and case.organ in calibration.organs
-                and calibration.predict(case.organ, case.doubts) < calibration.flag_below
-                for case in some
-            ),
-            len(some),
-        ]
+    raised = {
+        group: [kinds_after(case, calibration) | (set(case.signs) & {"border"}) for case in some]
         for group, some in groups.items()
     }
-    return table | {"predicted_dice": low}
+    known = sorted({kind for some in raised.values() for kinds in some for kind in kinds})
+    return {
+        kind: {group: [sum(kind in kinds for kinds in some), len(some)] for group, some in raised.items()}
+        for kind in known
+    }
 
 
 def counted_scans(scans: Sequence[tuple[str, Sequence[str]]]) -> dict[str, dict[str, list[int]]]:

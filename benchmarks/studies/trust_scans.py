@@ -177,7 +177,8 @@ def scans(
             generator = np.random.default_rng([seed, number])
             patient = synthesize(generator, shape=shape, orientation="axial", variety=variety)
             truth = in_space(model, patient.labels.voxels, patient.organs)
-        assert patient is not None and truth is not None
+        assert patient is not None
+        assert truth is not None
         yield scan, way, WAYS[way](patient.ct, truth), model.space.organs
 
 

@@ -13,9 +13,9 @@ class Sign:
     """Something that speaks against a result.
 
     Attributes:
-        kind: A word for programs: border, volume, missing, pieces, hounsfield, edge_probability, edge_entropy, dropped, half, alike,
-            open, dome, side, predicted_dice; of scans slices, slice_spacing, pixel_spacing, view, body, chest, intensities, clipped, padded, nothing, few_organs,
-            doubtful, mirrored, upside_down, back_to_front.
+        kind: A word for programs: border, volume, missing, pieces, hounsfield, edge_probability, edge_entropy, dropped, half,
+            alike, open, dome, side, predicted_dice; of scans slices, slice_spacing, pixel_spacing, view, body, chest, intensities,
+            clipped, padded, nothing, few_organs, doubtful, mirrored, upside_down, back_to_front.
         value: What was found.
         expected: What would be in order.
         message: For people.

@@ -1,6 +1,6 @@
 """From what was measured to signs, in plain words, that a result should not be trusted."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
 
 from viscera.quality.certainty import Edge, Handedness
@@ -73,15 +73,14 @@ def _with_predictions(
         return trust
     scan, dice, found = scan_doubts(trust.scan, edges, handedness), {}, dict(trust.organs)
     for organ, facts in organs.items():
-        if organ not in calibration.organs or organ not in edges or not facts.volume_ml:
+        if organ not in calibration.volumes_ml or organ not in edges or not facts.volume_ml:
             continue
-        usual_ml = calibration.organs[organ].volume_ml
+        usual_ml = calibration.volumes_ml[organ]
         doubts = doubts_of(
             facts, edges[organ], contacts.get(organ), found[organ], organ=organ, usual_ml=usual_ml, scan=scan
         )
-        dice[organ] = calibration.predict(organ, doubts)
-        sign = calibration.sign(organ, dice[organ])
-        found[organ] = (*found[organ], *(() if sign is None else (sign,)))
+        dice[organ] = calibration.dice(organ, doubts)
+        found[organ] = calibration.signs(organ, doubts, found[organ])
     return replace(trust, organs=found, predicted_dice=dice)
 
 

@@ -146,8 +146,8 @@ def _sums(
 ) -> tuple[Float[np.ndarray, "9 label"], dict[int, list[int]]]:
     """Return what is summed for each label, and its pieces' voxels, the largest first.
 
-    Rows: voxels; sums of HU, of squared HU, of z, y and x; twice the voxels that two neighbouring slices share, and all voxels of such
-    two; the highest slice.
+    Rows: voxels; sums of HU, of squared HU, of z, y and x; twice the voxels that two neighbouring slices share, and all voxels
+    of such two; the highest slice.
     """
     sums, sizes = np.zeros((9, 256)), {index: [] for index in names}
     top = np.flatnonzero(labels.max(axis=(1, 2), initial=0))

@@ -1,4 +1,4 @@
-"""Signs from what organs are to each other and to what surrounds them: halves of pairs, tissue that looks alike, the liver's dome."""
+"""Signs from what organs are to each other and to their surroundings: half a kidney, tissue that looks alike, the liver's dome."""
 
 from collections.abc import Iterator, Mapping
 
@@ -15,7 +15,7 @@ ALIKE_FRACTION = 0.12
 OPEN_FRACTION = 0.2
 """Of an organ's surface with no organ behind it, though it looks alike."""
 DOME_MM = 10.0
-"""How far the liver reaches above the lowest slice with lung on the right, at least: lung lies around the dome, and behind it far down."""
+"""Least height of the liver above the lowest slice with lung on the right, which reaches far down behind it."""
 MAY_CONTINUE = (
     "stomach",
     "duodenum",
@@ -84,8 +84,8 @@ def _alike(organ: str, contact: Contact | None) -> Iterator[Sign]:
             "alike",
             round(contact.alike_fraction, 3),
             f"at most {ALIKE_FRACTION:.0%}",
-            f"{organ}: {contact.alike_fraction:.0%} of its surface touches other organs, mostly {contact.alike_with}, that differ by "
-            f"less than {ALIKE_HU:g} HU there: where one ends and the other begins is a guess",
+            f"{organ}: {contact.alike_fraction:.0%} of its surface touches other organs, mostly {contact.alike_with}, that differ "
+            f"by less than {ALIKE_HU:g} HU there: where one ends and the other begins is a guess",
         )
     if contact.open_fraction > OPEN_FRACTION:
         yield Sign(
@@ -101,12 +101,14 @@ def _dome(organ: str, facts: Organ, look: Look) -> Iterator[Sign]:
     """Tell of a liver that ends below the lung though the scan goes on."""
     if organ != "liver" or facts.top_mm is None or look.lung_from_mm is None or facts.cut_in_z:
         return
+    if look.body_mm >= look.view_mm:  # the body is cut, and lung cannot be told from what lies beside it
+        return
     above_mm = facts.top_mm - look.lung_from_mm
     if above_mm < DOME_MM:
         yield Sign(
             "dome",
             round(above_mm, 1),
             f"at least {DOME_MM:g} mm above the lowest lung",
-            f"liver ends {abs(above_mm):.0f} mm {'above' if above_mm >= 0 else 'below'} where the right lung begins, though the scan "
-            "shows the lung: the dome was missed",
+            f"liver ends {abs(above_mm):.0f} mm {'above' if above_mm >= 0 else 'below'} where the right lung begins, though the "
+            "scan shows the lung: the dome was missed, or fluid lies above it (pleural effusion)",
         )

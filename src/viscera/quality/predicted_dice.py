@@ -1,8 +1,9 @@
 """What Dice an organ probably has: numbers that were measured on it -> a number, by a calibration that belongs to the weights.
 
-The model is additive: each number's doubt lowers the score along a curve of straight pieces that never rises, so that less
-certainty never predicts a better Dice, whatever it was fitted to; a logistic function makes the score a Dice. It is plain numbers in
-a JSON, which benchmarks/studies/trust.py fits and writes. Without one for exactly these weights nothing is predicted.
+The model is additive: each doubt lowers a score along a curve of straight pieces that never rises, so that less certainty never
+predicts a better Dice, whatever it was fitted to; a logistic function makes the score a Dice, and another such score the
+probability that an organ is not bad, by which it is flagged. All is plain numbers in a JSON, which benchmarks/studies/trust.py
+fits and writes. Without one for exactly these weights nothing is predicted.
 
 Source:
     Generalised additive models, Hastie and Tibshirani 1986, doi:10.1214/ss/1177013604. That a network's own certainty predicts its
@@ -10,7 +11,7 @@ Source:
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from math import exp, log
 from pathlib import Path
 
@@ -32,9 +33,11 @@ FILE_NAME = "trust.json"
 """Beside a run's weights."""
 WRONG_WAY = ("mirrored", "upside_down", "back_to_front")
 NOT_COUNTED = ("border", "edge_probability", "edge_entropy", "dropped", "pieces", "alike", "open", "predicted_dice")
-"""Signs whose numbers are features themselves, or that are none."""
+"""Signs whose numbers are doubts themselves, or that are none."""
+UNSURE = ("edge_probability", "edge_entropy")
+"""Signs with one limit for all organs, which a calibration knows better."""
 
-Features = Mapping[str, float]
+Doubts = Mapping[str, float]
 """{name: doubt}, where more is worse."""
 
 
@@ -61,20 +64,39 @@ class Curve:
 
 
 @dataclass(frozen=True)
-class OrganCalibration:
+class OrganScore:
     """What is an organ's own.
 
     Attributes:
         score: Without any doubt.
-        volume_ml: Usual one: the median of the good ones.
         curves: {doubt: its curve}, which is added to the one that all organs share.
     """
 
     __pydantic_config__ = STRICT
 
     score: float
-    volume_ml: float
     curves: dict[str, Curve]
+
+
+@dataclass(frozen=True)
+class Additive:
+    """From doubts to a number in (0, 1).
+
+    Attributes:
+        organs: {organ: what is its own}.
+        shared: {doubt: curve of all organs}.
+    """
+
+    __pydantic_config__ = STRICT
+
+    organs: dict[str, OrganScore]
+    shared: dict[str, Curve]
+
+    def __call__(self, organ: str, doubts: Doubts) -> float:
+        """Return the number for an organ; the more of any doubt, the less."""
+        own = self.organs[organ]
+        curves = [*self.shared.items(), *own.curves.items()]
+        return 1 / (1 + exp(-(own.score - sum(curve(doubts[name]) for name, curve in curves))))
 
 
 @dataclass(frozen=True)
@@ -85,10 +107,11 @@ class Calibration:
         format: Of the file.
         weights_sha256: Of the weights that it belongs to.
         fitted_on: In words.
-        limit: The Dice below which an organ is called bad.
-        flag_below: The predicted Dice below which an organ is flagged: 95 % of the bad ones were.
-        organs: {organ: what is its own}; no other organ gets a prediction.
-        shared: {doubt: curve of all organs}.
+        bad_below: The Dice below which an organ is called bad.
+        flag_below: The probability of not being bad below which an organ is flagged: 95 % of the bad ones were.
+        volumes_ml: {organ: its usual volume}; no other organ gets a prediction.
+        dice: What Dice an organ probably has.
+        good: The probability that it is not bad.
     """
 
     __pydantic_config__ = STRICT
@@ -96,33 +119,30 @@ class Calibration:
     format: int
     weights_sha256: str
     fitted_on: str
-    limit: float
+    bad_below: float
     flag_below: float
-    organs: dict[str, OrganCalibration]
-    shared: dict[str, Curve] = field(default_factory=dict)
+    volumes_ml: dict[str, float]
+    dice: Additive
+    good: Additive
 
-    def predict(self, organ: str, doubts: Features) -> float:
-        """Return the Dice that an organ probably has, in (0, 1).
+    def flags(self, organ: str, doubts: Doubts) -> bool:
+        """Tell whether an organ is probably bad."""
+        return self.good(organ, doubts) < self.flag_below
+
+    def signs(self, organ: str, doubts: Doubts, others: Sequence[Sign]) -> tuple[Sign, ...]:
+        """Return an organ's signs with that of a predicted Dice, or without those of an unsure network that is usually right.
 
         Args:
-            organ: One of ``organs``.
-            doubts: From ``doubts_of``; with all that there are curves for.
+            organ: One of ``volumes_ml``.
+            doubts: From ``doubts_of``.
+            others: Its other signs.
         """
-        own = self.organs[organ]
-        curves = [*self.shared.items(), *own.curves.items()]
-        return 1 / (1 + exp(-(own.score - sum(curve(doubts[name]) for name, curve in curves))))
-
-    def sign(self, organ: str, dice: float) -> Sign | None:
-        """Return the sign of an organ whose predicted Dice is too low; None for others."""
-        if dice >= self.flag_below:
-            return None
-        return Sign(
-            "predicted_dice",
-            round(dice, 3),
-            f"at least {self.flag_below:.2f}",
-            f"{organ}: the predicted Dice is {dice:.2f}; 19 of 20 organs that were segmented badly (Dice below {self.limit:.2f}) had one "
-            f"below {self.flag_below:.2f} on the patients of the calibration",
-        )
+        if not self.flags(organ, doubts):
+            return tuple(sign for sign in others if sign.kind not in UNSURE)
+        dice, good = self.dice(organ, doubts), self.good(organ, doubts)
+        text = f"{organ} may be segmented badly: predicted Dice {dice:.2f}, at least {self.bad_below:.2f} with a probability of"
+        expected = f"at least {self.bad_below:.2f} with a probability of {self.flag_below:.0%}"
+        return (*others, Sign("predicted_dice", round(dice, 3), expected, f"{text} {good:.0%}"))
 
 
 def doubts_of(
@@ -133,7 +153,7 @@ def doubts_of(
     *,
     organ: str,
     usual_ml: float,
-    scan: Features,
+    scan: Doubts,
 ) -> dict[str, float]:
     """Return the doubts of an organ that was found.
 
