@@ -40,11 +40,11 @@ def signs(
         limits: From where on a number is a sign.
     """
     chest, edges, contacts = is_chest(look, limits), edges or {}, contacts or {}
-    sided = {} if chest else side_signs(organs, look)  # what is found in a chest lies anywhere
+    sided = {} if chest else side_signs(organs, look)
     found = {
         organ: (
             *_border(organ, facts),
-            *_volume(organ, facts, organs),
+            *_volume(organ, facts, {} if chest else organs),
             *_pieces(organ, facts, limits),
             *_hounsfield(organ, facts),
             *_edge(organ, edges.get(organ), limits),
@@ -54,9 +54,9 @@ def signs(
         for organ, facts in organs.items()
     }
     whole = (*scan_signs(look, limits), *found_signs(organs, limits))
-    turned = orientation_signs(organs, look, chest=chest)
-    whole = (*whole, *turned, *(() if chest else mirrored_signs(handedness, limits)))
-    whole = (*whole, *doubtful_signs(found, organs, limits, known=whole))
+    if not chest:  # where organs lie, and lung at both ends, says nothing there about which way round it is
+        whole = (*whole, *orientation_signs(organs, look), *mirrored_signs(handedness, limits))
+    whole = (*whole, *doubtful_signs(found, organs, limits, known=whole, sided=handedness is not None))
     return _with_predictions(Trust(found, whole), organs, edges, handedness, contacts, calibration)
 
 

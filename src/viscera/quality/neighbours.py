@@ -10,10 +10,10 @@ from viscera.quality.plausible import PLAUSIBLE
 
 HALF = 0.5
 """Of the other kidney's volume. Of adults with two healthy kidneys next to none has so small a one."""
-ALIKE_FRACTION = 0.12
-"""Of an organ's surface with another organ behind it that looks alike."""
-OPEN_FRACTION = 0.2
-"""Of an organ's surface with no organ behind it, though it looks alike."""
+ALIKE_FRACTION = 0.15
+"""Of an organ's surface with another organ behind it that looks alike: 17 of 2105 good organs have more, 300 of 2668 bad ones."""
+OPEN_FRACTION = 0.25
+"""Of an organ's surface with no organ behind it, though it looks alike: 7 of the same good ones, 83 of the bad ones."""
 DOME_MM = 10.0
 """Least height of the liver above the lowest slice with lung on the right, which reaches far down behind it."""
 MAY_CONTINUE = (
@@ -25,6 +25,7 @@ MAY_CONTINUE = (
     "esophagus",
     "inferior_vena_cava",
     "spinal_cord",
+    "femoral_head",
 )
 """Organs that end in others of their kind, or in tissue like theirs."""
 HALVES = (SIDES["kidney"],)
@@ -101,7 +102,7 @@ def _dome(organ: str, facts: Organ, look: Look) -> Iterator[Sign]:
     """Tell of a liver that ends below the lung though the scan goes on."""
     if organ != "liver" or facts.top_mm is None or look.lung_from_mm is None or facts.cut_in_z:
         return
-    if look.body_mm >= look.view_mm:  # the body is cut, and lung cannot be told from what lies beside it
+    if look.body_mm >= look.view_mm:  # the body may be cut, and lung not be told from what lies beside it
         return
     above_mm = facts.top_mm - look.lung_from_mm
     if above_mm < DOME_MM:

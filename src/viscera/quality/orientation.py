@@ -4,7 +4,6 @@ Organs vote on the orientation by where they lie to each other. A scan that show
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 
 from viscera.labels import SIDES
 from viscera.quality.flags import Sign
@@ -60,16 +59,8 @@ def side_signs(organs: Mapping[str, Organ], look: Look) -> dict[str, tuple[Sign,
     return found
 
 
-def orientation_signs(organs: Mapping[str, Organ], look: Look, *, chest: bool = False) -> Iterator[Sign]:
-    """Yield the signs that a scan is mirrored, upside down or back to front.
-
-    Args:
-        organs: What was found.
-        look: The scan.
-        chest: It shows a chest: what was found of abdominal organs does not vote then, nor does lung, which is at both ends.
-    """
-    if chest:
-        organs, look = {}, replace(look, lung_low_fraction=0.0, lung_high_fraction=0.0)
+def orientation_signs(organs: Mapping[str, Organ], look: Look) -> Iterator[Sign]:
+    """Yield the signs that a scan is mirrored, upside down or back to front."""
     middle = middle_mm(organs, look)
     mirrored = [*_pairs(RIGHT_OF, organs, axis=X, low_first=True)]
     for organ, side in (("liver", -1), ("spleen", 1)):

@@ -114,7 +114,12 @@ def found_signs(organs: Mapping[str, Organ], limits: Limits) -> Iterator[Sign]:
 
 
 def doubtful_signs(
-    found: Mapping[str, Sequence[Sign]], organs: Mapping[str, Organ], limits: Limits, *, known: Sequence[Sign]
+    found: Mapping[str, Sequence[Sign]],
+    organs: Mapping[str, Organ],
+    limits: Limits,
+    *,
+    known: Sequence[Sign],
+    sided: bool,
 ) -> Iterator[Sign]:
     """Tell of a scan on most of whose organs something is odd: what a network does with what it has not learnt.
 
@@ -123,15 +128,15 @@ def doubtful_signs(
         organs: What was measured.
         limits: From where on it is a sign.
         known: Signs of the scan itself, among which the cause may be.
+        sided: Whether the network was asked about the scan's mirror image.
     """
     there = [organ for organ, facts in organs.items() if facts.volume_ml]
     odd = [organ for organ in there if any(sign.kind != "border" for sign in found[organ])]
     if len(there) >= 3 and len(odd) > limits.doubtful_fraction * len(there):
         text = f"at most {limits.doubtful_fraction:.0%} of the organs"
         causes = [what for kind, what in CAUSES.items() if any(sign.kind == kind for sign in known)]
-        what = (
-            causes[0] if causes else "the scan may be the wrong way round, or unlike those that the network learnt from"
-        )
+        perhaps = "is" if sided else "may be the wrong way round, or"
+        what = causes[0] if causes else f"the scan {perhaps} unlike those that the network learnt from"
         yield Sign("doubtful", len(odd), text, f"{len(odd)} of {len(there)} organs found are doubtful: {what}")
 
 
