@@ -175,13 +175,19 @@ def cases_of(row: Mapping, usual_ml: Mapping[str, float]) -> list[Case]:
                 facts, edges[organ], contacts.get(organ), raised, organ=organ, usual_ml=usual_ml[organ], scan=scan
             )
         old = tuple(sign.kind for sign in raised if was_before(sign, organ))
-        case = Case(
-            patient_of(row), row["scan"], row["way"], organ, dice or 0.0, row["truth_ml"][organ], facts.volume_ml
-        )
         found.append(
             Case(
-                **{**asdict(case), "doubts": doubts, "signs": tuple(kinds(raised)), "signs_before": old}
-                | {"scan_signs": tuple(kinds(trust.scan))}
+                patient_of(row),
+                row["scan"],
+                row["way"],
+                organ,
+                dice or 0.0,
+                row["truth_ml"][organ],
+                facts.volume_ml,
+                doubts,
+                tuple(kinds(raised)),
+                old,
+                tuple(kinds(trust.scan)),
             )
         )
     return found

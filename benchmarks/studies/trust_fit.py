@@ -139,16 +139,17 @@ def additive(cases: Sequence[Case], values: Sequence[float], organs: Sequence[st
 
     start = np.concatenate((np.full(len(organs), 2.0), np.full(columns.shape[1], 0.05)))
     bounds = [(-6.0, 8.0)] * len(organs) + [(0.0, None)] * columns.shape[1]
-    best = minimize(loss, start, jac=True, bounds=bounds, method="L-BFGS-B", options={"maxiter": 1000}).x
+    best = minimize(loss, start, jac=True, bounds=bounds, method="L-BFGS-B", options={"maxiter": 1000})
+    values = np.asarray(best["x"], float)
     curves, at = {}, len(organs)
     for block in blocks:
-        drops = best[at : at + len(block.knots) - 1]
+        drops = values[at : at + len(block.knots) - 1]
         at += len(drops)
         if drops.max() > LEAST_DROP:
             curves[block.organ, block.doubt] = Curve(block.knots, tuple(round(float(one), DIGITS) for one in drops))
     own = {
         organ: OrganScore(
-            round(float(best[number]), DIGITS), {doubt: curve for (of, doubt), curve in curves.items() if of == organ}
+            round(float(values[number]), DIGITS), {doubt: curve for (of, doubt), curve in curves.items() if of == organ}
         )
         for number, organ in enumerate(organs)
     }

@@ -243,7 +243,8 @@ def write_labels(scan: _Labelled, run: Run) -> dict[str, object]:
     if run.options.measure:
         with clock.stage("statistics"):
             organs, certainty = measure_organs(scan.ct, labels.voxels, names), scan.certainty
-            edges = {} if certainty is None else {organ: certainty.edge(index) for index, organ in names.items()}
+            known = run.model.space.labels.items()  # asked for or not, as a predicted Dice takes them
+            edges = {} if certainty is None else {organ: certainty.edge(index) for index, organ in known}
             look, contacts = measure_scan(scan.ct), measure_contacts(scan.ct, labels.voxels, names)
             calibration, handedness = run.model.calibration, scan.handedness
             found = signs(organs, look, edges=edges, handedness=handedness, contacts=contacts, calibration=calibration)

@@ -33,7 +33,8 @@ def signs(
     Args:
         organs: From ``measure_organs``; these and no others were looked for.
         look: From ``measure_scan``.
-        edges: How sure the network was of each organ, where it is known.
+        edges: How sure the network was of each organ, where it is known; also of those that were not asked for, since a predicted
+            Dice takes all of them in.
         handedness: How sure it was of the scan and of its mirror image, where it is known.
         contacts: From ``measure_contacts``, where they were measured.
         calibration: Of the network's weights; None: no Dice is predicted.

@@ -32,6 +32,8 @@ FOLDER_NAME = "trust"
 FILE_NAME = "trust.json"
 """Beside a run's weights."""
 WRONG_WAY = ("mirrored", "upside_down", "back_to_front")
+OF_RESULT = ("nothing", "few_organs", "doubtful")
+"""Signs of a scan that depend on which organs were asked for."""
 NOT_COUNTED = ("border", "edge_probability", "edge_entropy", "dropped", "pieces", "alike", "open", "predicted_dice")
 """Signs whose numbers are doubts themselves, or that are none."""
 UNSURE = ("edge_probability", "edge_entropy")
@@ -177,8 +179,8 @@ def doubts_of(
         "dropped": edge.dropped_fraction,
         "slices": 0.0 if facts.slice_agreement is None else 1 - facts.slice_agreement,
         "apart": apart,
-        "alike": contact.alike_fraction if contact else 0.0,
-        "open": contact.open_fraction if contact else 0.0,
+        # The sum, so that it does not depend on which other organs were asked for.
+        "alike": contact.alike_fraction + contact.open_fraction if contact else 0.0,
         "smaller": max(-larger, 0.0),
         "larger": max(larger, 0.0),
         "cut": float(facts.touches_border),
@@ -192,13 +194,13 @@ def scan_doubts(signs: Sequence[Sign], edges: Mapping[str, Edge], handedness: Ha
 
     Args:
         signs: Of the scan.
-        edges: Of all organs.
+        edges: Of all organs that the network knows, asked for or not.
         handedness: How sure the network was of the scan and of its mirror image.
     """
     expected = [edge.expected_dice for edge in edges.values() if edge.expected_dice is not None]
     return {
         "wrong_way": float(any(sign.kind in WRONG_WAY for sign in signs)),
-        "odd_scan": float(sum(sign.kind not in WRONG_WAY for sign in signs)),
+        "odd_scan": float(sum(sign.kind not in (*WRONG_WAY, *OF_RESULT) for sign in signs)),
         "mirrored": 0.0 if handedness is None else handedness.mirrored - handedness.as_is,
         "scan": 1 - sum(expected) / len(expected) if expected else 1.0,
     }
