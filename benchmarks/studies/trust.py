@@ -19,7 +19,7 @@ import numpy as np
 
 from benchmarks.machine import facts, save
 from benchmarks.studies.trust_fit import Case, fitted, predicted
-from benchmarks.studies.trust_rates import counted, counted_scans, flagged_rates, measures
+from benchmarks.studies.trust_rates import counted, counted_scans, flagged_rates, good_flagged, measures
 from benchmarks.studies.trust_scans import WAYS, collected
 from viscera.inference.model import Model, calibration_file, load_model
 from viscera.io.atomic import write_json
@@ -110,6 +110,7 @@ def judged(model: Model, rows: Sequence[Mapping], calibration: Calibration, *, f
         "measures": {name: measures(predicted(some, calibration)) for name, some in chosen.items()},
         "organs": {organ: measures(predicted(some, calibration)) for organ, some in by_organ.items()},
         "flagged": {name: flagged_rates(some, calibration) for name, some in chosen.items()},
+        "good_flagged": {name: good_flagged(some, calibration) for name, some in chosen.items()},
         "organ_signs": counted(synthetic, calibration),
         "perfect": perfect(unseen),
         "scan_signs": counted_scans([(row["way"], kinds(trust_of(row).scan)) for row in unseen]),

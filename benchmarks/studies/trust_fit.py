@@ -137,19 +137,20 @@ def additive(cases: Sequence[Case], values: Sequence[float], organs: Sequence[st
         gradient = np.concatenate((np.bincount(which, slope, len(organs)), -columns.T @ slope + 2 * ridge * drops))
         return float(np.mean(error**2) + (ridge * drops**2).sum()), gradient
 
-    start = np.concatenate((np.full(len(organs), 2.0), np.full(columns.shape[1], 0.05)))
-    bounds = [(-6.0, 8.0)] * len(organs) + [(0.0, None)] * columns.shape[1]
+    start = np.concatenate((np.full(len(organs), 2.0), np.full(len(ridge), 0.05)))
+    bounds = [(-6.0, 8.0)] * len(organs) + [(0.0, None)] * len(ridge)
     best = minimize(loss, start, jac=True, bounds=bounds, method="L-BFGS-B", options={"maxiter": 1000})
-    values = np.asarray(best["x"], float)
+    solution = np.asarray(best["x"], float)
     curves, at = {}, len(organs)
     for block in blocks:
-        drops = values[at : at + len(block.knots) - 1]
+        drops = solution[at : at + len(block.knots) - 1]
         at += len(drops)
         if drops.max() > LEAST_DROP:
             curves[block.organ, block.doubt] = Curve(block.knots, tuple(round(float(one), DIGITS) for one in drops))
     own = {
         organ: OrganScore(
-            round(float(values[number]), DIGITS), {doubt: curve for (of, doubt), curve in curves.items() if of == organ}
+            round(float(solution[number]), DIGITS),
+            {doubt: curve for (of, doubt), curve in curves.items() if of == organ},
         )
         for number, organ in enumerate(organs)
     }

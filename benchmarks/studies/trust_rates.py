@@ -86,6 +86,14 @@ def flagged_rates(cases: Sequence[Case], calibration: Calibration) -> dict[str, 
     }
 
 
+def good_flagged(cases: Sequence[Case], calibration: Calibration) -> dict[str, float]:
+    """Return {share of the bad organs that a limit would flag: share of the good ones that it would flag, too}, of finds."""
+    known = [case for case in cases if case.doubts and case.organ in calibration.volumes_ml]
+    good = np.array([calibration.good(case.organ, case.doubts) for case in known])
+    bad = np.array([case.dice < calibration.bad_below for case in known])
+    return {str(share): _rounded(np.mean(good[~bad] < np.quantile(good[bad], share))) for share in (0.9, 0.95, 0.98)}
+
+
 def counted(cases: Sequence[Case], calibration: Calibration) -> dict[str, dict[str, list[int]]]:
     """Return {sign: {"good", "bad": [times raised, organs]}}; the bad ones include those that were missed."""
     groups = {

@@ -47,8 +47,8 @@ def test_a_missing_kidney_is_told_where_the_other_is_whole():
 
 def test_kidneys_need_surer_edges_than_other_organs():
     edge = Edge(900, 0.70, 0.4, 0.0)
-    names = ("liver", "kidney_left", "kidney_right")
-    found = signs({name: GOOD[name] for name in names}, LOOK, edges={name: edge for name in names}).organs
+    names: list[str] = ["liver", "kidney_left", "kidney_right"]
+    found = signs({name: GOOD[name] for name in names}, LOOK, edges=dict.fromkeys(names, edge)).organs
     assert kinds(found["liver"]) == []
     assert kinds(found["kidney_left"]) == kinds(found["kidney_right"]) == ["edge_probability"]
     assert "at least 0.75 expected" in found["kidney_left"][0].message
