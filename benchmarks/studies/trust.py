@@ -20,7 +20,7 @@ import numpy as np
 from benchmarks.machine import facts, save
 from benchmarks.studies.trust_fit import Case, fitted, predicted
 from benchmarks.studies.trust_rates import counted, counted_scans, flagged_rates, good_flagged, measures
-from benchmarks.studies.trust_scans import WAYS, collected
+from benchmarks.studies.trust_scans import PER_PATIENT, WAYS, collected
 from viscera.inference.model import Model, calibration_file, load_model
 from viscera.io.atomic import write_json
 from viscera.networks.cards import as_shipped
@@ -65,6 +65,7 @@ def main() -> None:
         "patients": options.patients - options.fit,
         "fitted_to": options.fit,
         "shape": list(options.shape),
+        "ways": PER_PATIENT + 1,
         "bad_below": BAD,
         "limits": asdict(Limits()),
         "flag_below": calibration.flag_below,
