@@ -62,11 +62,13 @@ class CaseTrust:
         case: Its name.
         scan: Signs of the whole.
         organs: {organ: its signs}; organs without any are left out.
+        predicted_dice: {organ: what Dice it probably has}; empty where none was predicted.
     """
 
     case: str
     scan: tuple[str, ...]
     organs: Mapping[str, tuple[str, ...]]
+    predicted_dice: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def has_signs(self) -> bool:
@@ -82,9 +84,14 @@ def read_case_trust(prediction: Path, *, case: str) -> CaseTrust | None:
         case: What the evaluation calls it.
     """
     try:
-        facts = load_json(prediction.with_name(stem(prediction) + ".json"))["trust"]
+        found = load_json(prediction.with_name(stem(prediction) + ".json"))
+        facts, measured = found["trust"], found.get("statistics", {})
         organs = {organ: _messages(signs) for organ, signs in facts["organs"].items() if signs}
-        return CaseTrust(case, _messages(facts["scan"]), organs)
+        told = {
+            organ: one["predicted_dice"] for organ, one in measured.items() if one.get("predicted_dice") is not None
+        }
+        predicted = {organ: float(dice) for organ, dice in told.items()}
+        return CaseTrust(case, _messages(facts["scan"]), organs, predicted)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None  # files of others may lie there, and older ones of ours say nothing
 
