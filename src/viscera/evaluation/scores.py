@@ -136,7 +136,7 @@ class Evaluation:
         return to_json(value | {name: found for name, found in others.items() if found})
 
     def to_csv(self) -> str:
-        """Return the scores as CSV, one row per case and organ, with the Dice that was predicted, if any; NaN and infinity become empty."""
+        """Return the scores as CSV, one row per case and organ, with predicted Dice if any; NaN and infinity become empty cells."""
         told = {trust.case: trust.predicted_dice for trust in self.trust}
         rows = [_flat(score) for score in self.scores]
         if any(told.values()):
