@@ -53,7 +53,7 @@ from viscera.learning.setup import Session, begin, scaled
 from viscera.learning.synthetic_patients import FIRST, make_fresh
 from viscera.networks.doors import openvino_module
 from viscera.networks.onnx import shape_of, to_onnx
-from viscera.networks.runners import OpenVinoRunner, Runner, input_channels
+from viscera.networks.runners import OpenVinoRunner, Runner
 from viscera.networks.torch_runner import TorchRunner
 from viscera.preparation.store import Store, open_store
 from viscera.recipes.catalogue import find_recipe
@@ -220,7 +220,7 @@ def runners(model: Model, store: Store) -> dict[str, Runner]:
     """Return the network in each way; int8's scales are taken from slices of training cases."""
     openvino = openvino_module()
     shape = shape_of(model.module)
-    graph = to_onnx(model.module, channels=input_channels(model.recipe.network), labels=True)
+    graph = to_onnx(model.module, channels=model.recipe.channels, labels=True)
     drawn = drawn_inputs(model, store, generator=np.random.default_rng(0))
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "network.xml"

@@ -30,18 +30,19 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from jaxtyping import Float32
+from torch import nn
 
 from viscera.datasets.synthetic import Cohort, make_patient
 from viscera.deployment.int8 import quantised
 from viscera.errors import WeightsError
 from viscera.inference.model import Model, load_model
-from viscera.inference.slices import slice_inputs
+from viscera.inference.slices import context_of, slice_inputs
 from viscera.io.atomic import replacing, sha256, write_json
 from viscera.networks.bundled_graphs import FOLDER_NAME, FORMAT, find_graph
 from viscera.networks.cards import FOLDER, STARTER, Shipped, find_shipped
 from viscera.networks.doors import openvino_module
 from viscera.networks.onnx import OPSET, shape_of, to_onnx
-from viscera.networks.runners import input_channels
+from viscera.networks.weights import CONTEXT, COUNT, NUMBERS
 from viscera.preparation.case import prepare_image
 from viscera.synthesis.variety import VARIETIES
 
@@ -59,8 +60,8 @@ MOST_DIFFERING = 0.003
 """Share of pixels whose label in int8 may differ from torch's."""
 TENSORS = (".weight", ".bias", ".running_mean", ".running_var")
 """Ends of the names that constants have from torch."""
-EXAMPLE = (1, 3, 144, 176)
-"""What the graphs are compared on, beside slices: random numbers."""
+PIXELS, CONTEXT_EXAMPLE = (144, 176), (1, 1, 48, 56, 72)
+"""Of random numbers that the graphs are compared on, beside slices."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +115,7 @@ def write_graphs(
     folder, name = shipped.file.parent / FOLDER_NAME, shipped.card.name
     with tempfile.TemporaryDirectory() as made:
         fp32, int8 = Path(made) / f"{name}.fp32.xml", Path(made) / f"{name}.int8.xml"
-        write_fp32(model, shipped.file, fp32)
+        write_fp32(model.module, shipped.file, fp32, channels=model.recipe.channels)
         drawn, phases = drawn_slices(model, calibration)
         seen, _ = drawn_slices(model, check)
         write_int8(model, drawn, int8, kept=kept)
@@ -122,14 +123,23 @@ def write_graphs(
             "fp32": compared(model, compiled(fp32, shipped.file), seen),
             "int8": compared(model, compiled(int8, int8.with_suffix(".bin")), seen),
         }
-        _require_near(agreement, most_differing)
         files = {"fp32": [fp32], "int8": [int8, int8.with_suffix(".bin")]}
         stride, dimensions = shape_of(model.module)
+        own: dict[str, dict[str, object]] = {}
+        if model.context is not None:
+            context, network = Path(made) / f"{name}.context.xml", model.context.module  # type: ignore[attr-defined]
+            write_fp32(network, shipped.file, context, channels=1, within=CONTEXT)
+            agreement["context"] = compared_context(network, compiled(context, shipped.file))
+            files["context"] = [context]
+            own["context"] = dict(zip(("stride", "dimensions"), shape_of(network), strict=True))
+        _require_near(agreement, most_differing)
         facts = {
             "format": FORMAT,
             "name": name,
             "weights_sha256": shipped.card.sha256,
-            "graphs": {key: {"files": {one.name: sha256(one) for one in many}} for key, many in files.items()},
+            "graphs": {
+                key: {"files": {one.name: sha256(one) for one in many}} | own.get(key, {}) for key, many in files.items()
+            },
             "stride": stride,
             "dimensions": dimensions,
             "classes": len(model.space.classes),
@@ -158,35 +168,57 @@ def drawn_slices(model: Model, what: Slices) -> tuple[Inputs, dict[str, int]]:
     for number in range(1, what.patients + 1):
         patient = make_patient(cohort, number)
         phases[patient.phase] += 1
-        image, _ = prepare_image(patient.ct, model.recipe.preparation)
+        image, geometry = prepare_image(patient.ct, model.recipe.preparation)
+        context = context_of(image, geometry, model)
         for z in sorted(generator.choice(len(image), what.each, replace=False).tolist()):
-            drawn.append(np.ascontiguousarray(slice_inputs(image, model, range(z, z + 1)), np.float32))
+            drawn.append(np.ascontiguousarray(slice_inputs(image, model, range(z, z + 1), context=context), np.float32))
     return drawn, dict(sorted(phases.items()))
 
 
-def write_fp32(model: Model, weights: Path, file: Path) -> None:
+def write_fp32(module: nn.Module, weights: Path, file: Path, *, channels: int, within: str = "") -> None:
     """Write a graph whose constants are places in a weights file.
+
+    Args:
+        module: The network.
+        weights: Holds its tensors.
+        file: To be written.
+        channels: Of its input.
+        within: What the names of its tensors begin with in the weights file.
 
     Raises:
         WeightsError: The graph needs a number that the file does not hold.
     """
     openvino = openvino_module()
-    places = tensor_places(weights)
-    network = openvino.Core().read_model(_plain_onnx(model))
+    every = tensor_places(weights)
+    places = {name.removeprefix(within): place for name, place in every.items() if name.startswith(within)}
+    network = openvino.Core().read_model(_plain_onnx(module, channels=channels))
     _use_stored_(network, places)
     _name_(network)
     with tempfile.TemporaryDirectory() as made:
         first = Path(made) / "graph.xml"
         openvino.serialize(network, first, first.with_suffix(".bin"))
         tree = ElementTree.parse(first)
+    whole = {node.get_friendly_name(): node.get_data() for node in network.get_ops() if node.get_type_name() == "Constant"}
     for layer in tree.iter("layer"):
         if layer.get("type") != "Const":
             continue
         numbers, name = layer.find("data"), str(layer.get("name"))
+        if name not in places and numbers is not None and (place := _whole_numbers(whole[name], every)) is not None:
+            numbers.set("offset", str(place))
+            continue
         if name not in places or numbers is None or int(numbers.get("size", 0)) != places[name].size:
             raise WeightsError(f"the graph has a constant '{name}' that {weights.name} does not hold")
         numbers.set("offset", str(places[name].offset))
     tree.write(file, encoding="utf-8", xml_declaration=True)
+
+
+def _whole_numbers(values: np.ndarray, places: "dict[str, Place]") -> int | None:
+    """Return where consecutive whole numbers lie in a weights file; None where they are none, or not there."""
+    flat = values.ravel()
+    if NUMBERS not in places or values.dtype != np.int64 or not np.array_equal(flat, flat[0] + np.arange(flat.size)):
+        return None
+    inside = 0 <= flat[0] and flat[-1] < COUNT
+    return places[NUMBERS].offset + 8 * int(flat[0]) if inside else None
 
 
 @dataclass(frozen=True)
@@ -210,11 +242,12 @@ def tensor_places(weights: Path) -> dict[str, Place]:
     }
 
 
-def _plain_onnx(model: Model) -> bytes:
-    """Return the network as ONNX whose constants are the module's own tensors: nothing folded, "image" in, "logits" out."""
-    written, stride = io.BytesIO(), model.network.stride
-    example = torch.zeros(1, input_channels(model.recipe.network), 2 * stride, stride)
-    network = model.module.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+def _plain_onnx(module: nn.Module, *, channels: int) -> bytes:
+    """Return a network as ONNX whose constants are the module's own tensors: nothing folded, "image" in, "logits" out."""
+    written, (stride, dimensions) = io.BytesIO(), shape_of(module)
+    example = torch.zeros(1, channels, 2 * stride, *[stride] * (dimensions - 1))
+    network = module.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    sides = dict(enumerate(("z", "y", "x")[-dimensions:], start=2))
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # as in networks/onnx.py
         torch.onnx.export(
@@ -225,7 +258,7 @@ def _plain_onnx(model: Model) -> bytes:
             opset_version=OPSET,
             input_names=["image"],
             output_names=["logits"],
-            dynamic_axes={name: {0: "batch", 2: "y", 3: "x"} for name in ("image", "logits")},
+            dynamic_axes={name: {0: "batch"} | sides for name in ("image", "logits")},
             do_constant_folding=False,
             training=torch.onnx.TrainingMode.PRESERVE,  # else batch normalisation is folded; the module is in evaluation mode
         )
@@ -266,7 +299,7 @@ def _name_(network: "openvino.Model") -> None:
 def write_int8(model: Model, images: Inputs, file: Path, *, kept: Sequence[str]) -> None:
     """Write a graph in int8, and its numbers beside it."""
     openvino = openvino_module()
-    graph = to_onnx(model.module, channels=input_channels(model.recipe.network), labels=False)
+    graph = to_onnx(model.module, channels=model.recipe.channels, labels=False)
     network = quantised(graph, images, kept=kept)
     _keep_mean_(network, openvino.Core().read_model(graph), images)
     _name_(network)
@@ -301,9 +334,17 @@ def ready(network: "openvino.Model") -> "openvino.CompiledModel":
 
 
 @torch.inference_mode()
+def compared_context(network: nn.Module, graph: "openvino.CompiledModel") -> dict[str, float]:
+    """Return how far a context graph's logits are from torch's on random numbers."""
+    image = np.random.default_rng(0).random(CONTEXT_EXAMPLE, np.float32)
+    truth, found = network(torch.from_numpy(image)).numpy(), graph([image])["logits"]
+    return {"largest_logit_difference_random": float(np.abs(found - truth).max()), "mean_logit_spread": float(truth.std())}
+
+
+@torch.inference_mode()
 def compared(model: Model, graph: "openvino.CompiledModel", images: Inputs) -> dict[str, float]:
     """Return how far a graph's logits and labels are from torch's, on random numbers and on slices."""
-    random = np.random.default_rng(0).random(EXAMPLE, np.float32)
+    random = np.random.default_rng(0).random((1, model.recipe.channels, *PIXELS), np.float32)
     network, largest, total, spread, differing, pixels = model.module.float(), [], 0.0, 0.0, 0, 0
     for image in (np.concatenate([random, random[..., ::-1]]), *images):
         truth = network(torch.from_numpy(np.ascontiguousarray(image))).numpy()
@@ -325,10 +366,13 @@ def compared(model: Model, graph: "openvino.CompiledModel", images: Inputs) -> d
 def _require_near(agreement: dict[str, dict[str, float]], most_differing: float) -> None:
     """Raise unless both graphs say what torch says."""
     fp32, int8 = agreement["fp32"], agreement["int8"]
-    far = max(fp32["largest_logit_difference"], fp32["largest_logit_difference_random"])
+    every = [fp32["largest_logit_difference"], fp32["largest_logit_difference_random"]]
+    if "context" in agreement:
+        every.append(agreement["context"]["largest_logit_difference_random"])
+    far = max(every)
     if not far <= LARGEST_DIFFERENCE:
         raise WeightsError(
-            f"a logit of the fp32 graph differs by {far:.2g} from torch's, allowed are {LARGEST_DIFFERENCE:g}"
+            f"a logit of an fp32 graph differs by {far:.2g} from torch's, allowed are {LARGEST_DIFFERENCE:g}"
         )
     if not int8["differing_labels_fraction"] <= most_differing:
         raise WeightsError(

@@ -29,7 +29,7 @@ from viscera.networks.cards import (
     TrainingRange,
     find_shipped,
 )
-from viscera.networks.weights import find_weights, load_weights, save_weights
+from viscera.networks.weights import COUNT, NUMBERS, find_weights, load_weights, save_weights
 
 MOST_MIB = 8.0
 MEASURES = ("dice", "nsd")
@@ -89,7 +89,8 @@ def ship(
     weights = load_weights(find_weights(run))
     default = {weights.space.labels[weights.space.index(organ)] for organ in facts.shipped}
     organs = organ_cards(weights.space.organs, default, facts.evidence, evaluations)
-    halved = replace(weights, tensors={key: halve(tensor, key) for key, tensor in weights.tensors.items()})
+    tensors = {key: halve(tensor, key) for key, tensor in weights.tensors.items()}
+    halved = replace(weights, tensors=tensors | {NUMBERS: torch.arange(COUNT)})
     stored_mib = sum(one.numel() * one.element_size() for one in halved.tensors.values()) / 2**20
     if stored_mib > MOST_MIB:
         raise WeightsError(

@@ -209,7 +209,8 @@ def measured(model: Model, ct: Volume, truth: np.ndarray | None, annotated: tupl
     names, certainty = model.space.labels, certainty_of(model)
     prepared = prepare_scan(ct, model)
     labels = np.ascontiguousarray(segment_prepared(prepared, model, certainty=certainty).labels.voxels)
-    handedness = handedness_of(prepared.images[model.recipe.preparation][0], model)
+    image, geometry = prepared.images[model.recipe.preparation]
+    handedness = handedness_of(image, model, geometry)
     found = {
         "look": asdict(measure_scan(ct)),
         "handedness": handedness and asdict(handedness),

@@ -1,6 +1,7 @@
 """Every shipped recipe: its network builds, and two steps on a batch as the training loop makes it lower the loss."""
 
 from dataclasses import replace
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -8,12 +9,14 @@ import torch
 
 from viscera.config import Recipe, SliceSampling, UpvShape
 from viscera.learning.augmentation.changes import change_batch, draw_changes
+from viscera.learning.context import ContextMaps
 from viscera.learning.losses import class_weights, loss_for
 from viscera.learning.sampling.index import draw_places, open_training, read_batch
 from viscera.learning.sampling.order import epoch_order
 from viscera.learning.sampling.reading import step_generator
 from viscera.learning.setup import check_fit, scaled, with_measurements
-from viscera.networks.build import build_network
+from viscera.networks.build import context_network, network_of
+from viscera.networks.torch_runner import TorchRunner
 from viscera.networks.unet import UNet, parameter_count
 from viscera.recipes.catalogue import RECIPES
 
@@ -36,10 +39,10 @@ SLOW = ("gao2step-tumour-finetune", "gao2step-tumour", "gao2step-finetune", "run
 
 
 @pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in RECIPES])
-def test_every_recipe_takes_two_steps(name, make_case):
+def test_every_recipe_takes_two_steps(name, make_case, tmp_path):
     recipe = RECIPES[name]
     check_fit(recipe)
-    build_network(recipe.network, classes=len(recipe.space.classes), softmax=recipe.softmax)
+    network_of(recipe)
     recipe = made_small(recipe)
     organ = recipe.space.organs[0]
     labels = np.zeros((9, 64, 64), np.uint8)
@@ -49,9 +52,13 @@ def test_every_recipe_takes_two_steps(name, make_case):
     case = make_case("a__0", annotated=(organ, *recipe.space.organs[-1:]), labels=labels, image=image)
     recipe = with_measurements(recipe, [case], None)
     reach = recipe.reach
-    index = open_training([case], recipe.sampling, reach=reach)
     torch.manual_seed(0)
-    network = build_network(recipe.network, classes=len(recipe.space.classes), softmax=recipe.softmax)
+    maps = None
+    if recipe.context is not None:
+        case = replace(case, geometry=replace(case.geometry, step=(Fraction(1), Fraction(1))))
+        maps = ContextMaps(tmp_path, recipe, TorchRunner(context_network(recipe).eval()))
+    index = open_training([case], recipe.sampling, reach=reach, maps=maps)
+    network = network_of(recipe)
     optimizer = torch.optim.AdamW(network.parameters(), lr=min(recipe.training.learning_rate, GENTLE))
     weights = class_weights(recipe.loss.class_weights, [100] * len(recipe.space.classes))
     loss_of = loss_for(recipe.loss, class_weights=weights, deep=recipe.network.deep_supervision)

@@ -114,9 +114,8 @@ def test_the_dice_of_both_are_pooled_over_the_cases_that_annotate_an_organ(model
     worse.load_state_dict(model.module.state_dict())
     with torch.no_grad():
         worse.head.bias[1] -= 8  # less liver
-    found = measure(
-        model, OnnxRunner(to_onnx(worse, channels=1, labels=True), (2, 2)), yardstick=Yardstick(store, "training")
-    )
+    written = replace(model, network=OnnxRunner(to_onnx(worse, channels=1, labels=True), (2, 2)))
+    found = measure(model, written, yardstick=Yardstick(store, "training"))
     cases = [store.case(name) for name in store.names("training")]
     other = replace(model, network=TorchRunner(worse))
     for organ, index in (("liver", 1), ("spleen", 3)):

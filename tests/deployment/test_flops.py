@@ -8,7 +8,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from viscera.deployment.flops import LAYERS, Chain, Load, convolution_loads, convolution_peak, flops
 from viscera.networks.build import build_network
-from viscera.networks.runners import PACKAGES, input_channels
+from viscera.networks.runners import PACKAGES
 from viscera.networks.torch_runner import TorchRunner
 from viscera.recipes.catalogue import RECIPES
 
@@ -61,7 +61,7 @@ def test_every_convolution_of_a_recipe_is_counted(name):
     recipe = RECIPES[name]
     network = build_network(recipe.network, classes=len(recipe.space.classes), softmax=recipe.softmax).eval()
     sides = [network.stride * (2 if network.dimensions == 3 else 1)] * network.dimensions
-    image = torch.zeros(2, input_channels(recipe.network), *sides)
+    image = torch.zeros(2, recipe.channels, *sides)
     before = {key: tensor.clone() for key, tensor in network.state_dict().items()}
     with torch.inference_mode(), FlopCounterMode(display=False) as counter:
         network(image)

@@ -21,7 +21,6 @@ from viscera.networks.runners import (
     CannotRunError,
     OnnxRunner,
     OpenVinoRunner,
-    input_channels,
     runner_facts,
     shape_of_recipe,
 )
@@ -52,7 +51,7 @@ def trained(shape, seed: int = 0) -> nn.Module:
 
 def images(network, shape, *, batch: int = 2) -> torch.Tensor:
     sides = [2 * network.stride] * (network.dimensions - 1) + [network.stride]
-    return torch.rand(batch, input_channels(shape), *sides, generator=torch.Generator().manual_seed(1))
+    return torch.rand(batch, shape.slices, *sides, generator=torch.Generator().manual_seed(1))
 
 
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
@@ -74,7 +73,7 @@ def test_each_runtime_gives_torchs_logits_and_their_labels_for_any_batch_and_siz
     for package in PACKAGES[wanted]:
         pytest.importorskip(package)
     network = trained(shape)
-    runner = choose_runner(network, CPU, channels=input_channels(shape), wanted=wanted, exact=True)
+    runner = choose_runner(network, CPU, channels=shape.slices, wanted=wanted, exact=True)
     assert (runner.name, runner.precision) == (wanted, "fp32")
     assert (runner.stride, runner.dimensions) == (network.stride, network.dimensions) == shape_of_recipe(shape)
     with torch.inference_mode():

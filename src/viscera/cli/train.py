@@ -29,6 +29,9 @@ class Beginning:
     start: Path | None = None
     """Weights to begin with, to fine-tune them: a run's folder or a .safetensors file of the same network, or starter:
     those that come with viscera. Organs that they do not know begin anew."""
+    context_weights: Path | None = None
+    """For a recipe with context (viscera25d): a context network that is trained already, a run's folder or weights that have one;
+    it stays as it is. Without it the run trains its own first."""
     resume: bool = False
     """Go on with the run that stands there; begin where none does."""
     overwrite: bool = False
@@ -84,6 +87,7 @@ def main(arguments: list[str]) -> int:
             run,
             machine=machine,
             start=beginning.start,
+            context=beginning.context_weights,
             existing=beginning.existing,
             watch=watch,
         )

@@ -6,6 +6,7 @@ recipes/. Ranges are checked when a recipe is read from JSON or the command line
 """
 
 from viscera.config.augmentation import Augmentation, RichAugmentation, SliceAugmentation, VolumeAugmentation
+from viscera.config.context import Context
 from viscera.config.inference import Inference, Postprocessing, SliceInference, WindowInference
 from viscera.config.losses import (
     AddedBoundaryLoss,
@@ -42,6 +43,7 @@ __all__ = [
     "AttentionUNetShape",
     "Augmentation",
     "ClassWeights",
+    "Context",
     "Contrast",
     "Count",
     "Distance",

@@ -23,6 +23,8 @@ class UNetShape:
     """Recompute each level in the backward pass: less memory, about a third more time; works with mixed precision."""
     slices: Literal[1, 3, 5, 7] = 1
     """Neighbouring slices seen at once, as channels; the middle one is segmented. Beyond the scan its last slice repeats."""
+    stem: Literal[1, 2] = 1
+    """2: the first level has half the rows and columns already, the logits all of them: about half the work."""
     heads: Literal["softmax", "sigmoid"] = "softmax"
     """softmax: one probability distribution over all classes. sigmoid: one for each organ, for the sigmoid loss."""
 
@@ -35,12 +37,16 @@ class PlainUNetShape:
 
     dimensions: ClassVar[Literal[3]] = 3
     slices: ClassVar[Literal[1]] = 1
+    stem: ClassVar[Literal[1]] = 1
     heads: ClassVar[Literal["softmax"]] = "softmax"
     kind: Literal["plain3d"] = "plain3d"
     widths: Annotated[tuple[Count, ...], Len(2, 8)] = (32, 64, 128, 256, 320, 320)
     """Channels of each level, the bottleneck last; every level but the first halves all three sides."""
     deep_supervision: bool = True
     """In training, the coarser levels give logits too, which enter the loss with half the weight of the next finer one."""
+    norm: Literal["instance", "batch"] = "instance"
+    """instance: instance normalisation and leaky ReLU, as nnU-Net. batch: batch normalisation and ReLU, whose statistics do not
+    depend on how much of the patient a scan shows, and which cost nothing once the network is trained."""
     checkpointing: bool = False
     """Recompute each level in the backward pass: less memory, about a third more time."""
 
@@ -53,6 +59,7 @@ class AttentionUNetShape:
 
     dimensions: ClassVar[Literal[3]] = 3
     slices: ClassVar[Literal[1]] = 1
+    stem: ClassVar[Literal[1]] = 1
     heads: ClassVar[Literal["softmax"]] = "softmax"
     deep_supervision: ClassVar[bool] = False
     kind: Literal["attention3d"] = "attention3d"
@@ -70,6 +77,7 @@ class UpvShape:
 
     dimensions: ClassVar[Literal[2]] = 2
     slices: ClassVar[Literal[1]] = 1
+    stem: ClassVar[Literal[1]] = 1
     heads: ClassVar[Literal["softmax"]] = "softmax"
     deep_supervision: ClassVar[bool] = False
     kind: Literal["upv"] = "upv"

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from viscera.config.augmentation import Augmentation, SliceAugmentation
+from viscera.config.context import Context
 from viscera.config.inference import Inference, Postprocessing, SliceInference
 from viscera.config.losses import AddedBoundaryLoss, Loss
 from viscera.config.networks import NetworkShape, Softmax, UNetShape
@@ -42,6 +43,8 @@ class Recipe:
     """HU to network input."""
     network: NetworkShape = UNetShape()
     """The architecture."""
+    context: Context | None = None
+    """A small 3D network that sees the whole scan first, for a network of slices; None: there is none."""
     softmax: Softmax = Softmax()
     """Its last layer."""
     loss: Loss = AddedBoundaryLoss()
@@ -66,6 +69,11 @@ class Recipe:
     def reach(self) -> int:
         """How many neighbours on either side are seen with a slice."""
         return self.network.slices // 2
+
+    @property
+    def channels(self) -> int:
+        """Of the network's input: the slices that are seen at once, and the context's organs."""
+        return self.network.slices + (0 if self.context is None else len(self.space.organs))
 
     @property
     def space(self) -> LabelSpace:

@@ -27,12 +27,12 @@ from viscera.inference.jobs import ScanJob
 from viscera.inference.model import Model, load_model
 from viscera.inference.predict import predict_file
 from viscera.io import nifti
-from viscera.networks.build import Network, build_network
+from viscera.networks.build import context_network, network_of
 from viscera.networks.exported import read_export
 from viscera.networks.find_weights import find_weights, is_export
 from viscera.networks.processor import this_processor
 from viscera.networks.runners import PACKAGES, RuntimeName, missing_packages, runner_facts
-from viscera.networks.weights import Weights, load_weights, save_weights
+from viscera.networks.weights import Weights, as_context, load_weights, save_weights
 from viscera.synthesis.patient import synthesize
 from viscera.volume import axial_turn
 
@@ -157,12 +157,10 @@ def write_untrained_weights(path: Path, recipe: Recipe) -> None:
         recipe = replace(recipe, intensity=replace(recipe.intensity, measured=(-1000.0, 1000.0, 0.0, 500.0)))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        network = _built(recipe)
-    save_weights(path, Weights(recipe, recipe.space, network.state_dict(), {"trained": False}))
-
-
-def _built(recipe: Recipe) -> Network:
-    return build_network(recipe.network, classes=len(recipe.space.classes), softmax=recipe.softmax)
+        tensors = network_of(recipe).state_dict()
+        if recipe.context is not None:
+            tensors |= as_context(context_network(recipe).state_dict())
+    save_weights(path, Weights(recipe, recipe.space, tensors, {"trained": False}))
 
 
 def runtimes_of(weights: Path, device: str) -> tuple[RuntimeName, ...]:
@@ -216,7 +214,8 @@ def bench(
     peaks = {name: max(peak, peaks[name]) for name, peak in _peaks(loads, plan, watch).items()}
     first = next(iter(models.values()))
     with torch.device("meta"):
-        network = _built(first.recipe)
+        network = network_of(first.recipe)
+        context = None if first.recipe.context is None else context_network(first.recipe)
     speeds = {}
     for name, model in models.items():
         starts = []
@@ -228,8 +227,11 @@ def bench(
             facts=runner_facts(model.network),
             seconds=seconds[name],
             network_s=_network_seconds(calls[name], model),
-            network_flop=sum(times * flops(network, shape) for shape, times in shapes.items()),
-            images=sum(times * shape[0] for shape, times in shapes.items()),
+            network_flop=sum(
+                times * flops(context if context and len(shape) == 5 else network, shape)
+                for shape, times in shapes.items()
+            ),
+            images=sum(times * shape[0] for shape, times in shapes.items() if context is None or len(shape) == 4),
             peak_flop_per_s=peaks[name]
             if model.network.precision in [load.runner.precision for load in loads[name]]
             else 0.0,
@@ -290,18 +292,25 @@ def _rounds(
         for name, model in models.items():
             watch(f"{name}: round {number} of {plan.rounds}" if number else f"{name}: getting ready")
             noted = NotedRunner(model.network)
+            seen = None if model.context is None else NotedRunner(model.context)
             start = time.perf_counter()
-            predict_file(job, replace(model, network=noted))
+            predict_file(job, replace(model, network=noted, context=seen))
             whole = time.perf_counter() - start
             if number == 0:
                 continue
             stages = json.loads(job.sidecar.read_text(encoding="utf-8"))["run"]["seconds"]
             for stage, value in (*stages.items(), (WHOLE, whole)):
                 seconds[name].setdefault(stage, []).append(value)
-            calls[name].append(noted.calls)
+            calls[name].append(noted.calls if seen is None else _together(noted, seen))
     for found in seconds.values():
         found[WHOLE] = found.pop(WHOLE)  # last, also if a stage was not there in the first round
     return seconds, calls
+
+
+def _together(noted: NotedRunner, context: NotedRunner) -> Calls:
+    """Return the calls of a network and of its context; the seconds of the second as if its threads had shared them out."""
+    seconds = noted.calls.seconds + context.calls.seconds * noted.streams / context.streams
+    return Calls(seconds, noted.calls.shapes | context.calls.shapes)
 
 
 def _network_seconds(calls: Sequence[Calls], model: Model) -> list[float]:

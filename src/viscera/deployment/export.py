@@ -9,12 +9,14 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from fractions import Fraction
 from importlib.metadata import version
 from itertools import compress
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float32, Int
+from torch import nn
 
 from viscera.colours import colour
 from viscera.config import (
@@ -32,20 +34,21 @@ from viscera.inference.model import Model
 from viscera.inference.prepared import prepared_labels
 from viscera.io.atomic import hidden_name, remove_abandoned, sha256, write_json, writing
 from viscera.networks.doors import openvino_module
-from viscera.networks.exported import DESCRIPTION, FILES, FORMAT
+from viscera.networks.exported import CONTEXT_FILES, DESCRIPTION, FILES, FORMAT
 from viscera.networks.onnx import shape_of, to_onnx
 from viscera.networks.runners import (
     CannotRunError,
     Foreign,
     Runner,
-    input_channels,
     missing_packages,
     runner_facts,
     runner_of,
 )
 from viscera.networks.torch_runner import folded_runner, require_agreement
+from viscera.preparation.geometry import Geometry
 from viscera.preparation.resampling import AIR_HU, SMOOTH_ABOVE
 from viscera.preparation.store import Split, Store
+from viscera.volume import Turn
 
 NOTICE = "Not a medical device: for research, not for diagnosis or treatment. No warranty of any kind."
 RANDOM_SLICES = 4
@@ -123,17 +126,20 @@ def export(
     drawn = _drawn(model, yardstick.store, kind=kind) if int8 else None
     with _folder(out) as part:
         try:
-            runner = _written(model, part, kind=kind, drawn=drawn)
+            other = _written(model, part, kind=kind, drawn=drawn)
         except CannotRunError as error:
             raise SettingError(
                 f"--format {kind} cannot hold '{model.recipe.name}': {error}", "Choose another format."
             ) from error
-        agreement = measure(model, runner, yardstick=yardstick, watch=watch)
+        agreement = measure(model, other, yardstick=yardstick, watch=watch)
         _require_near(agreement, yardstick.dice_points)
         facts = describe(model) | {"precision": "fp32" if drawn is None else "int8"}
-        facts["files"] = {name: sha256(part / name) for name in FILES[kind]}
+        names = [*FILES[kind], *(() if model.context is None else CONTEXT_FILES[kind])]
+        facts["files"] = {name: sha256(part / name) for name in names}
         facts["agreement"] = (
-            asdict(agreement) | {"allowed_dice_points": yardstick.dice_points} | {"runtime": runner_facts(runner)}
+            asdict(agreement)
+            | {"allowed_dice_points": yardstick.dice_points}
+            | {"runtime": runner_facts(other.network)}
         )
         write_json(part / DESCRIPTION, facts)
     return agreement
@@ -158,42 +164,64 @@ def _drawn(model: Model, store: Store | None, *, kind: Foreign) -> list[Float32[
 
 def _written(
     model: Model, folder: Path, *, kind: Foreign, drawn: Sequence[Float32[np.ndarray, "1 channel *space"]] | None
-) -> Runner:
-    """Write a network's files, in int8 where slices or windows were drawn for that, and run them from there.
+) -> Model:
+    """Write a network's files, in int8 where slices or windows were drawn for that; return the model as it runs from there.
 
     Raises:
         CannotRunError: The format or the runtime cannot.
     """
-    channels, shape = input_channels(model.recipe.network), shape_of(model.module)
-    graph = to_onnx(model.module, channels=channels, labels=True)
-    file = folder / FILES[kind][0]
+    runner = _runs_from(model.module, folder / FILES[kind][0], kind=kind, channels=model.recipe.channels, drawn=drawn)
+    context = None
+    if model.context is not None:
+        context = _runs_from(_module(model.context), folder / CONTEXT_FILES[kind][0], kind=kind, channels=1, drawn=None)
+    return replace(model, network=runner, context=context)
+
+
+def _module(runner: Runner) -> nn.Module:
+    return runner.module  # type: ignore[attr-defined]  # of a model that was loaded without a runtime
+
+
+def _runs_from(
+    module: nn.Module,
+    file: Path,
+    *,
+    kind: Foreign,
+    channels: int,
+    drawn: Sequence[Float32[np.ndarray, "1 channel *space"]] | None,
+) -> Runner:
+    """Write one network, and run it from its file.
+
+    Raises:
+        CannotRunError: The format or the runtime cannot.
+    """
+    graph = to_onnx(module, channels=channels, labels=True)
     if kind == "onnx":
         file.write_bytes(graph)
     else:
         openvino = openvino_module()
         network = openvino.Core().read_model(graph) if drawn is None else quantised(graph, drawn)
         openvino.save_model(network, file, compress_to_fp16=False)
-    runner = runner_of(kind, file, shape)
+    runner = runner_of(kind, file, shape_of(module))
     if drawn is None:  # else random input is nothing like what the scales were made for; real cases are measured anyway
-        require_agreement(runner, model.module, channels=channels)
+        require_agreement(runner, module, channels=channels)
     return runner
 
 
 def measure(
     model: Model,
-    runner: Runner,
+    other: Model,
     *,
     yardstick: Yardstick,
     watch: Callable[[int, int], None] = lambda done, cases: None,
 ) -> Agreement:
-    """Compare a runner's labels with those of torch in fp32, on the prepared grid and before anything is tidied.
+    """Compare another runtime's labels with those of torch in fp32, on the prepared grid and before anything is tidied.
 
     Raises:
         RunError: The store has no labelled cases in the split.
         StoreError: The store is another recipe's.
     """
-    exact = replace(model, network=folded_runner(model.module, model.device, exact=True))
-    other = replace(model, network=runner)
+    context = model.context and folded_runner(_module(model.context), model.device, exact=True)
+    exact = replace(model, network=folded_runner(model.module, model.device, exact=True), context=context)
     if yardstick.store is None:
         return _on_random(exact, other)
     yardstick.store.require(space=model.space, preparation=model.recipe.preparation)
@@ -208,7 +236,7 @@ def measure(
     overlaps = np.zeros((2, len(classes), 2), np.int64)  # of torch and the other: each class's intersection and union
     for number, name in enumerate(names, 1):
         case = yardstick.store.case(name)
-        found = [prepared_labels(case.image, one) for one in (exact, other)]
+        found = [prepared_labels(case.image, one, case.geometry) for one in (exact, other)]
         slices, voxels = slices + len(case.image), voxels + case.image.size
         differing += int(np.count_nonzero(found[0] != found[1]))
         for total, labels in zip(overlaps, found, strict=True):
@@ -238,7 +266,11 @@ def _on_random(exact: Model, other: Model) -> Agreement:
     rows, columns = preparation.size or (side, side)
     depth = RANDOM_SLICES if exact.network.dimensions == 2 else side
     image = np.random.default_rng(0).integers(-1000, 1000, (depth, rows, columns)).astype(np.int16)
-    first, second = (prepared_labels(image, one) for one in (exact, other))
+    pixels = Fraction(1)
+    where = Geometry(
+        image.shape, np.eye(4), Turn((0, 1, 2), (False, False, False)), image.shape[1:], step=(pixels, pixels)
+    )
+    first, second = (prepared_labels(image, one, where) for one in (exact, other))
     return Agreement("random HU", depth, float((first != second).mean()), {}, {})
 
 
@@ -262,7 +294,7 @@ def describe(model: Model) -> dict[str, object]:
     sides: list[int | None] = [None] * dimensions
     if recipe.preparation.size is not None:
         sides = list(recipe.preparation.size)
-    channels = input_channels(recipe.network)
+    context = {} if recipe.context is None else {"context": _described(recipe)}
     return {
         "format": FORMAT,
         "viscera": version("viscera"),
@@ -280,10 +312,11 @@ def describe(model: Model) -> dict[str, object]:
             "name": "image",
             "type": "float32",
             "axes": ["batch", "channel", *axes],
-            "shape": [None, channels, *sides],
+            "shape": [None, recipe.channels, *sides],
             "multiple_of": stride,
-            "channels": _channels(channels),
+            "channels": _channels(recipe),
         },
+        **context,
         "outputs": {
             "logits": {"type": "float32", "axes": ["batch", "class", *axes], "classes": len(model.space.classes)},
             "labels": {"type": "uint8", "axes": ["batch", *axes], "is": "the class of the largest logit"},
@@ -306,13 +339,23 @@ def describe(model: Model) -> dict[str, object]:
     }
 
 
-def _channels(count: int) -> str:
-    if count == 1:
-        return "the slice or patch itself"
-    reach = count // 2
-    return (
-        f"slices z-{reach} to z+{reach}, in order; the middle one is segmented; beyond the scan its last slice repeats"
-    )
+def _channels(recipe: Recipe) -> str:
+    reach, shown = recipe.reach, "the slice or patch itself"
+    if reach:
+        shown = f"slices z-{reach} to z+{reach}, in order; the middle one is segmented; beyond the scan its last slice repeats"
+    return shown if recipe.context is None else f"{shown}; then what the context network gives each organ, see context"
+
+
+def _described(recipe: Recipe) -> dict[str, object]:
+    """Say what the context network takes and gives."""
+    pixels = recipe.context.pixels  # type: ignore[union-attr]
+    return {
+        "input": {"name": "image", "type": "float32", "axes": ["batch", "channel", "z", "y", "x"], "channels": 1},
+        "multiple_of": shape_of_recipe(recipe.context.network)[0],  # type: ignore[union-attr]
+        "image": f"the whole prepared scan in voxels of {pixels} pixels: their mean, along z linear or the mean; then intensity",
+        "output": "logits; softmax, background left out, in 255 steps; each voxel is repeated on the pixels that it covers, "
+        "and linear between its slices",
+    }
 
 
 def _steps(recipe: Recipe) -> list[str]:
@@ -372,7 +415,7 @@ def _require_free(out: Path, *, overwrite: bool) -> None:
     if out.exists() and not out.is_dir():
         raise FileError(f"{out} is a file", "Give a folder for the export.")
     there = {child.name for child in out.iterdir()} if out.is_dir() else set()
-    ours = {DESCRIPTION, *FILES["onnx"], *FILES["openvino"]}
+    ours = {DESCRIPTION, *(name for files in (FILES, CONTEXT_FILES) for names in files.values() for name in names)}
     if there - ours or (there and DESCRIPTION not in there):
         raise FileError(
             f"{out} holds files that are not export ({min(there - ours or there)})", "Give a new or an empty folder."

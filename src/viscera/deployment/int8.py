@@ -22,9 +22,10 @@ import numpy as np
 from jaxtyping import Float32
 
 from viscera.errors import RunError
+from viscera.inference.context import ScanContext
 from viscera.inference.model import Model
 from viscera.inference.plans import places, plan_of
-from viscera.inference.slices import slice_inputs
+from viscera.inference.slices import context_of, slice_inputs
 from viscera.inference.windows import window_input
 from viscera.networks.device import cores
 from viscera.networks.doors import openvino_module
@@ -63,7 +64,8 @@ def drawn_inputs(
         StoreError: The store is another recipe's.
     """
     store.require(space=model.space, preparation=model.recipe.preparation)
-    images = [store.case(name).image for name in store.names("training")]
+    cases = [store.case(name) for name in store.names("training")]
+    images = [case.image for case in cases]
     if not images:
         raise RunError(
             f"{store.path} has no training cases to draw slices from", "Prepare it with more patients.", file=store.path
@@ -73,11 +75,14 @@ def drawn_inputs(
         shown = [(number, (z, 0, 0)) for number, image in enumerate(images) for z in range(len(image))]
     else:
         shown = [(number, place) for number, image in enumerate(images) for place in places(image.shape, plan)]
+    contexts: dict[int, ScanContext | None] = {}  # of one case at a time
     most = count or (SLICES if plan is None else WINDOWS)
     for chosen in sorted(generator.choice(len(shown), min(most, len(shown)), replace=False).tolist()):
         number, place = shown[chosen]
         if plan is None:
-            yield slice_inputs(images[number], model, range(place[0], place[0] + 1))
+            if number not in contexts:
+                contexts = {number: context_of(images[number], cases[number].geometry, model)}
+            yield slice_inputs(images[number], model, range(place[0], place[0] + 1), context=contexts[number])
         else:
             yield window_input(enhance(images[number], model.recipe.contrast), model, plan, place)
 

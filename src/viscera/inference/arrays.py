@@ -13,6 +13,9 @@ from jaxtyping import Float32
 Array = Any
 """A NumPy array, or a torch tensor on a GPU."""
 
+SURE_BACKGROUND = 20.0
+"""Logit of background where no network looked; all others are 0."""
+
 
 def zeros(shape: Sequence[int], dtype: Literal["float16", "float32"], *, device: Literal["cpu", "cuda"]) -> Array:
     """Return zeros where they are to be."""

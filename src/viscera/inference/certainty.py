@@ -15,7 +15,8 @@ import numpy as np
 from jaxtyping import Bool, Float, Float32, Int16, UInt8
 
 from viscera.inference.model import Model
-from viscera.inference.slices import as_slice, slice_logits
+from viscera.inference.slices import as_slice, context_of, slice_logits
+from viscera.preparation.geometry import Geometry
 from viscera.quality.certainty import SURE, Edge, Handedness
 
 if TYPE_CHECKING:
@@ -133,12 +134,15 @@ def _softmax(
     return shares, 1 / total, entropy / np.log(2)
 
 
-def handedness_of(image: Int16[np.ndarray, "z y x"], model: Model) -> Handedness | None:
+def handedness_of(
+    image: Int16[np.ndarray, "z y x"], model: Model, geometry: Geometry | None = None
+) -> Handedness | None:
     """Look at some slices of a scan as they are and mirrored.
 
     Args:
         image: HU, prepared as the model's recipe says.
         model: The network.
+        geometry: Where the scan lies; a network with context needs it.
 
     Returns:
         None where the network's output is not a softmax over slices, or the slices show too little of any organ.
@@ -146,18 +150,20 @@ def handedness_of(image: Int16[np.ndarray, "z y x"], model: Model) -> Handedness
     if not model.gives_slice_probabilities:
         return None
     slices = np.unique(np.linspace(0, len(image) - 1, LOOKS + 2).round().astype(int)[1:-1])
-    found = [_organ_pixels(ways, model, slices) for ways in (image, np.ascontiguousarray(image[:, :, ::-1]))]
+    found = [_organ_pixels(ways, model, slices, geometry) for ways in (image, np.ascontiguousarray(image[:, :, ::-1]))]
     if min(pixels for pixels, _ in found) < LEAST_PIXELS:
         return None
     as_is, mirrored = (total / pixels for pixels, total in found)
     return Handedness(as_is, mirrored)
 
 
-def _organ_pixels(image: Int16[np.ndarray, "z y x"], model: Model, slices: np.ndarray) -> tuple[int, float]:
+def _organ_pixels(
+    image: Int16[np.ndarray, "z y x"], model: Model, slices: np.ndarray, geometry: Geometry | None
+) -> tuple[int, float]:
     """Return the pixels that got an organ, and the sum of their largest probabilities."""
-    pixels, total = 0, 0.0
+    pixels, total, context = 0, 0.0, context_of(image, geometry, model)
     for start in range(0, len(slices), AT_ONCE):
-        for one in map(as_slice, slice_logits(image, model, slices[start : start + AT_ONCE].tolist())):
+        for one in map(as_slice, slice_logits(image, model, slices[start : start + AT_ONCE].tolist(), context=context)):
             planes, organs = one.planes, one.labels > 0
             pixels += int(np.count_nonzero(organs))
             total += float(_softmax(planes[:, organs])[1].sum(dtype=float))

@@ -19,6 +19,7 @@ from viscera.config import (
     Preparation,
 )
 from viscera.errors import SettingError, VisceraError
+from viscera.inference.context import DEPTH
 from viscera.inference.model import Model
 from viscera.inference.plans import PLANES_AT_ONCE, plan_of, sums_type
 from viscera.inference.postprocessing.slabs import MOST_AT_ONCE, PLANES, SLAB_BYTES
@@ -194,14 +195,40 @@ def workspace_bytes(look: Look, model: Model) -> float:
     enlarged = ENLARGED * classes * prod(look.shape[1:])  # where most of a slice is open, all its logits are
     if settings.whole_slices:
         per_pixel = PER_PIXEL.get(model.network.precision, PER_PIXEL["fp32"])
-        passed = settings.batch_size * pixels * (per_pixel * width + 4 * classes)
-        return (model.network.streams + 1) * (passed + enlarged)
+        seen = FULL_BYTES * model.recipe.channels if model.context is not None else 0
+        passed = settings.batch_size * pixels * (per_pixel * width / model.recipe.network.stem**2 + 4 * classes + seen)
+        slices = (model.network.streams + 1) * (passed + enlarged)
+        return slices if model.context is None else max(slices + kept_context(look, model), context_bytes(look, model))
     plan = plan_of(model)
     sums = (classes, plan.span[0], pixels)
     slab = FULL_BYTES if sums_type(sums, device=model.device) == "float32" else HALF_BYTES
     given = 4 * classes * (2 * PLANES_AT_ONCE + WHOLE_PLANES)
     held = slab * prod(sums) + (4 * plan.span[0] + given) * pixels
     return PER_VOXEL * prod(plan.size) * width + held + enlarged
+
+
+def coarse_voxels(look: Look, model: Model) -> tuple[int, int]:
+    """Return the most coarse slices that a scan's context can have, and the voxels of one."""
+    pixels, pixel_mm = model.recipe.context.pixels, model.recipe.preparation.pixel_mm  # type: ignore[union-attr]
+    depth = ceil(look.shape[0] * look.spacing_mm[0] / (pixels * pixel_mm[0])) + 1  # type: ignore[index]
+    return depth, prod(prepared_size(look, model.recipe.preparation)) // pixels**2
+
+
+def kept_context(look: Look, model: Model) -> float:
+    """Return what a scan's context takes while its slices are segmented."""
+    return len(model.space.organs) * prod(coarse_voxels(look, model))
+
+
+def context_bytes(look: Look, model: Model) -> float:
+    """Return what the context network takes while it computes: once, before any slice is segmented."""
+    depth, plane = coarse_voxels(look, model)
+    width = model.recipe.context.network.widths[0] if model.device == "cpu" else 0  # type: ignore[union-attr]
+    logits = 2 * FULL_BYTES * len(model.space.classes)
+    return (
+        min(depth, DEPTH) * plane * (PER_VOXEL * width + logits)
+        + depth * plane * FULL_BYTES
+        + kept_context(look, model)
+    )
 
 
 def tidied_bytes(settings: Postprocessing, shape: tuple[int, int, int]) -> int:

@@ -9,7 +9,7 @@ from viscera.errors import SettingError, WeightsError
 from viscera.io.atomic import sha256
 from viscera.io.extras import require_train
 from viscera.labels import TUMOUR, LabelSpace
-from viscera.networks.bundled_runner import bundled_runner
+from viscera.networks.bundled_runner import bundled_context, bundled_runner
 from viscera.networks.cards import Card, Shipped, as_shipped
 from viscera.networks.device import device_type, keep_freed_memory
 from viscera.networks.exported import read_export
@@ -35,6 +35,7 @@ class Model:
         weights_sha256: Hash of the weights file.
         tumour: A second network, for tumours, whose finds override this one's; None without one.
         finder: A cheap network that says where this one is to look; None without one.
+        context: What runs the recipe's context network; None without one.
         card: Of bundled weights: organs by standing and more; None for all others.
         calibration: By which the Dice of its organs is predicted; None: it is not.
 
@@ -52,6 +53,7 @@ class Model:
     weights_sha256: str
     tumour: "Model | None" = None
     finder: "Model | None" = None
+    context: Runner | None = None
     card: Card | None = None
     calibration: Calibration | None = None
 
@@ -153,16 +155,41 @@ def load_model(
             runner = kept_runner(runtime, header.recipe.network, cache)
     if runner is None:
         runner = _on_torch(file, device=device, runtime=runtime, cache=cache)
+    context = None
+    if header.recipe.context is not None:
+        context = _context(file, header, device=device, runtime=runtime, shipped=shipped, graphs=graphs, digest=digest)
     windows, card = not header.recipe.inference.whole_slices, shipped.card if shipped else None
     if device == "cpu" and (not windows or runner.name == "torch"):
         keep_freed_memory(spare=windows)  # from here on: what loading took may go
     calibration = read_calibration(calibration_file(file, shipped), weights_sha256=digest)
-    return Model(runner, header.recipe, header.space, device, digest, card=card, calibration=calibration)
+    return Model(
+        runner, header.recipe, header.space, device, digest, context=context, card=card, calibration=calibration
+    )
 
 
 def calibration_file(weights: Path, shipped: Shipped | None) -> Path:
     """Return where the calibration of a weights file is, if it has one."""
     return weights.parent / FOLDER_NAME / f"{shipped.card.name}.json" if shipped else weights.parent / FILE_NAME
+
+
+def _context(
+    file: Path,
+    header: Header,
+    *,
+    device: Literal["cpu", "cuda"],
+    runtime: Literal["auto"] | RuntimeName | None,
+    shipped: Shipped | None,
+    graphs: Path | None,
+    digest: str,
+) -> Runner:
+    """Build the context network of a recipe; see ``load_model``."""
+    cache = GraphCache(graphs, f"{digest} context") if graphs else None
+    if runtime is not None and device == "cpu":
+        if shipped and runtime in ("auto", "openvino") and (runner := bundled_context(shipped)):
+            return runner
+        if cache is not None and (runner := kept_runner(runtime, header.recipe.context.network, cache)):  # type: ignore[union-attr]
+            return runner
+    return _on_torch(file, device=device, runtime=runtime, cache=cache, context=True)
 
 
 def _on_torch(
@@ -171,6 +198,7 @@ def _on_torch(
     device: Literal["cpu", "cuda"],
     runtime: Literal["auto"] | RuntimeName | None,
     cache: GraphCache | None,
+    context: bool = False,
 ) -> Runner:
     """Build the network with torch, and put it on a runtime.
 
@@ -181,7 +209,7 @@ def _on_torch(
     require_train(f"running {file.name}", "torch")
     from viscera.networks.trained import on_runtime
 
-    return on_runtime(file, device=device, runtime=runtime, cache=cache)
+    return on_runtime(file, device=device, runtime=runtime, cache=cache, context=context)
 
 
 def _exported(where: Path, *, accelerator: Accelerator, runtime: Literal["auto"] | RuntimeName | None) -> Model:
@@ -203,11 +231,12 @@ def _exported(where: Path, *, accelerator: Accelerator, runtime: Literal["auto"]
         keep_freed_memory()
     try:
         runner = runner_of(found.kind, found.file, found.shape)
+        context = None if found.context is None else runner_of(found.kind, *found.context)
     except CannotRunError as error:
         raise WeightsError(
             f"{found.file}: {error}", "Export the run again on this machine.", file=found.file
         ) from error
-    return Model(runner, found.recipe, found.space, "cpu", found.sha256)
+    return Model(runner, found.recipe, found.space, "cpu", found.sha256, context=context)
 
 
 def with_others(model: Model, *, tumour: Model | None = None, finder: Model | None = None) -> Model:

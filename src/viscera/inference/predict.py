@@ -221,7 +221,8 @@ def segment_scan(scan: _Scan, run: Run) -> _Labelled:
     if run.options.measure:
         certainty = certainty_of(model)
         with clock.stage("statistics"):
-            handedness = handedness_of(scan.prepared.images[model.recipe.preparation][0], model)
+            image, geometry = scan.prepared.images[model.recipe.preparation]
+            handedness = handedness_of(image, model, geometry)
     found = segment_prepared(scan.prepared, model, organs=run.wanted, certainty=certainty, clock=clock, watch=run.watch)
     if run.wanted:
         found = replace(found, labels=with_voxels(found.labels, only_organs(found.labels.voxels, run.wanted)))

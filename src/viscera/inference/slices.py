@@ -3,12 +3,16 @@
 Organs change little within 3 mm, so of thin slices every k-th goes through the network, with its true neighbours, and the logits
 of those between are mixed (upsampling.py). Each stretch of slices goes the whole way on one core, from HU to labels, so that no
 core waits for another and no array of all slices' logits ever exists.
+
+A recipe with context looks at the whole scan in coarse voxels first (context.py): slices, rows and columns in which that sees
+nothing are not looked at again.
 """
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import as_completed
 from contextlib import ExitStack
+from functools import cached_property
 from itertools import pairwise
 from math import floor
 from threading import Lock
@@ -19,6 +23,8 @@ from jaxtyping import Float32, Int16, UInt8
 
 from viscera.config import SliceInference
 from viscera.errors import SettingError
+from viscera.inference.arrays import SURE_BACKGROUND, zeros_beside
+from viscera.inference.context import WHOLE, Box, ScanContext, box_of, see_scan
 from viscera.inference.model import Model
 from viscera.inference.upsampling import Enlargement, SliceLogits
 from viscera.networks.runners import Logits
@@ -65,7 +71,10 @@ def label_slices(
     looks = looked_at(depth, slice_mm=geometry.spacing_mm[0], settings=settings)
     at_once = LOOKS_ON_GPU if model.device == "cuda" else 1
     stretches = [looks[first : first + at_once + 1] for first in range(0, max(1, len(looks) - 1), at_once)]
-    walk = _Walk(image, geometry, model, settings=settings, organs=organs, look=look, stretches=stretches)
+    context = context_of(image, geometry, model)
+    walk = _Walk(
+        image, geometry, model, settings=settings, organs=organs, look=look, stretches=stretches, context=context
+    )
     with model.network.threads() as pool:
         for work in as_completed([pool.submit(walk.take, stretch) for stretch in stretches]):
             done += work.result()
@@ -104,6 +113,7 @@ class _Walk:
         organs: Sequence[int],
         look: "Callable[[AnySlice], None] | None",
         stretches: Sequence[Sequence[int]],
+        context: ScanContext | None = None,
     ) -> None:
         """Begin; see ``label_slices``.
 
@@ -115,7 +125,10 @@ class _Walk:
             organs: Indices of those that are wanted.
             look: Called with every slice that went through the network.
             stretches: Slices that are segmented in any case; the last of each stretch is the first of the next.
+            context: Of a recipe that has one: what is far from all that it shows is background.
         """
+        self.context = context
+        self.box = Box(WHOLE, [True] * len(image)) if context is None else box_of(context, geometry, organs)
         self.image, self.geometry, self.model, self.look = image, geometry, model, look
         self.axial = np.zeros(geometry.axial_shape, np.uint8)
         self.step = kept_step(geometry.spacing_mm[0], settings)
@@ -165,11 +178,37 @@ class _Walk:
     def _seen(self, places: Sequence[int]) -> "Iterator[AnySlice]":
         """Put slices through the network, a few at a time."""
         for first in range(0, len(places), self.size):
-            for logits in slice_logits(self.image, self.model, places[first : first + self.size]):
-                found = as_slice(logits)
+            part = places[first : first + self.size]
+            near = [place for place in part if self.box.holds[place]]
+            seen: Iterator[Logits] = iter(())
+            if near:
+                inputs = slice_inputs(self.image, self.model, near, context=self.context, box=self.box.inside)
+                seen = iter(self.model.network(inputs))
+            for place in part:
+                if not self.box.holds[place]:
+                    yield self._nothing
+                    continue
+                found = as_slice(self._whole(next(seen)))
                 if self.look is not None:
                     self.look(found)
                 yield found
+
+    def _whole(self, logits: Logits) -> Logits:
+        """Return a slice's logits with sure background beside the box."""
+        size = self.image.shape[1:]
+        if logits.shape[1:] == size:
+            return logits
+        whole = zeros_beside(logits, (len(logits), *size))
+        whole[0] = SURE_BACKGROUND
+        whole[:, *self.box.inside] = logits
+        return whole
+
+    @cached_property
+    def _nothing(self) -> "AnySlice":
+        """A slice at which the network need not look."""
+        logits = np.zeros((len(self.model.space.classes), *self.image.shape[1:]), np.float32)
+        logits[0] = SURE_BACKGROUND
+        return as_slice(logits)
 
     def _fill(self, before: "tuple[int, AnySlice]", after: "tuple[int, AnySlice]") -> None:
         """Label the slices between two that the network has seen."""
@@ -182,26 +221,54 @@ class _Walk:
         self.axial[place] = on_scanner(logits, self.geometry)
 
 
+def context_of(image: Int16[np.ndarray, "z y x"], geometry: Geometry | None, model: Model) -> ScanContext | None:
+    """Look at a whole prepared scan, where the model's recipe has context; else there is none.
+
+    Raises:
+        SettingError: It has, and it is not known where the scan lies.
+    """
+    if model.context is None:
+        return None
+    if geometry is None:
+        raise SettingError(f"recipe '{model.recipe.name}' has context, which needs the scan's geometry.")
+    return see_scan(image, geometry, runner=model.context, recipe=model.recipe)
+
+
 def slice_inputs(
-    image: Int16[np.ndarray, "z y x"], model: Model, slices: Sequence[int]
-) -> Float32[np.ndarray, "slice channel y x"]:
+    image: Int16[np.ndarray, "z y x"],
+    model: Model,
+    slices: Sequence[int],
+    *,
+    context: ScanContext | None = None,
+    box: tuple[slice, slice] = WHOLE,
+) -> Float32[np.ndarray, "slice channel rows columns"]:
     """Return what the network sees of some slices of a prepared scan.
 
     Args:
         image: HU, prepared as the recipe says; all slices, since neighbours are looked at too.
         model: The network.
         slices: Which.
+        context: From ``context_of``; None where the recipe has none.
+        box: Rows and columns to look at.
     """
     reach = model.recipe.reach
-    seen = np.asarray(slices)[:, None] + np.arange(-reach, reach + 1)
+    seen = np.asarray(slices, int)[:, None] + np.arange(-reach, reach + 1)
     places, stacked = np.unique(seen.clip(0, len(image) - 1), return_inverse=True)
-    part = enhance(image[places], model.recipe.contrast).astype(np.float32)
-    return network_input(part, model.recipe.intensity)[stacked.reshape(seen.shape)]
+    part = enhance(image[places], model.recipe.contrast)[:, *box].astype(np.float32)
+    shown = network_input(part, model.recipe.intensity)[stacked.reshape(seen.shape)]
+    if context is None:
+        return shown
+    inputs = np.empty((len(shown), model.recipe.channels, *shown.shape[2:]), np.float32)
+    inputs[:, : shown.shape[1]] = shown
+    context.fill_(inputs[:, shown.shape[1] :], slices, box)
+    return inputs
 
 
-def slice_logits(image: Int16[np.ndarray, "z y x"], model: Model, slices: Sequence[int]) -> Logits:
+def slice_logits(
+    image: Int16[np.ndarray, "z y x"], model: Model, slices: Sequence[int], *, context: ScanContext | None = None
+) -> Logits:
     """Return the network's output for some slices of a prepared scan: (slice, class, rows, columns); see ``slice_inputs``."""
-    return model.network(slice_inputs(image, model, slices))
+    return model.network(slice_inputs(image, model, slices, context=context))
 
 
 def as_slice(logits: Logits) -> "AnySlice":

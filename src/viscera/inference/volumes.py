@@ -11,12 +11,12 @@ from jaxtyping import Bool, Int16, UInt8
 
 from viscera.config import WindowInference
 from viscera.errors import SettingError
-from viscera.inference.arrays import gpu_out_of_memory, stacked, zeros_beside
+from viscera.inference.arrays import SURE_BACKGROUND, gpu_out_of_memory, stacked, zeros_beside
 from viscera.inference.model import Model
 from viscera.inference.plans import Plan, places, plan_of, smaller, warn_of_memory
 from viscera.inference.region import widened, windows_of
-from viscera.inference.slices import as_slice, on_scanner, slice_logits
-from viscera.inference.windows import SURE_BACKGROUND, Planes, finished_planes, first_look, found_blocks
+from viscera.inference.slices import as_slice, context_of, on_scanner, slice_logits
+from viscera.inference.windows import Planes, finished_planes, first_look, found_blocks
 from viscera.networks.runners import Logits
 from viscera.preparation.geometry import Geometry
 
@@ -209,10 +209,17 @@ LogitReader = Callable[[range], Logits]
 """Gives the logits of some prepared slices (slice, class, rows, columns); asked for from the first slice on, each once."""
 
 
-def read_logits(image: Int16[np.ndarray, "z y x"], model: Model) -> LogitReader:
-    """Return what reads a network's logits of a prepared scan slice by slice, of a 3D network as its windows finish them."""
+def read_logits(image: Int16[np.ndarray, "z y x"], model: Model, geometry: Geometry | None = None) -> LogitReader:
+    """Return what reads a network's logits of a prepared scan slice by slice, of a 3D network as its windows finish them.
+
+    Args:
+        image: HU, prepared.
+        model: The network.
+        geometry: Where the scan lies; a network with context needs it.
+    """
     if model.recipe.inference.whole_slices:
-        return lambda slices: slice_logits(image, model, slices)
+        context = context_of(image, geometry, model)
+        return lambda slices: slice_logits(image, model, slices, context=context)
     plan = plan_of(model)
     found = finished_planes(image, model, plan, chosen=places(image.shape, plan))
     waiting: list[Logits] = []

@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Bool, Float32, Int16
 
-from viscera.inference.arrays import Array, flipped, in_full, moved, zeros
+from viscera.inference.arrays import SURE_BACKGROUND, Array, flipped, in_full, moved, zeros
 from viscera.inference.model import Model
 from viscera.inference.plans import BLOCK, PLANES_AT_ONCE, Plan, coarse_plan, places, sums_type
 from viscera.inference.slices import as_slice
@@ -27,9 +27,6 @@ SIGMA_FRACTION = 0.125
 
 LEAST_WEIGHT = 1e-3
 """Of a window's corners, so that half-precision sums stay well above 0."""
-
-SURE_BACKGROUND = 20.0
-"""Logit of background where no window was looked at."""
 
 FIRST_PASS_PAYS = 3
 """Windows in all per window of a first pass, from which on the first pass is worth its time."""

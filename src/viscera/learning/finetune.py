@@ -1,15 +1,19 @@
 """Fine-tuning: a network begins with trained weights, the heads of the organs that those know included."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from viscera.config import Recipe
 from viscera.errors import WeightsError
-from viscera.networks.weights import fill_network, find_weights, load_weights
+from viscera.networks.weights import context_of, fill_network, find_weights, load_weights, without_context
 
 LAST_LAYERS = {"head", "heads", "votes", "sum"}
 """Parts of networks that have a channel for each class; ``sum`` mixes classes, so nothing of it stands for one organ."""
+CONTEXT_CHANNELS = "stem.known.weight"
+"""Has a channel for each organ, too: what the context says of it."""
 
 
 def start_from(network: torch.nn.Module, recipe: Recipe, start: Path) -> None:
@@ -19,25 +23,44 @@ def start_from(network: torch.nn.Module, recipe: Recipe, start: Path) -> None:
         WeightsError: They are for another network.
     """
     weights = load_weights(find_weights(start))
-    if (weights.recipe.network.kind, weights.recipe.network.widths) != (recipe.network.kind, recipe.network.widths):
+    known, tensors = weights.recipe.network, without_context(weights.tensors)
+    if recipe.dimensions == 3 and weights.recipe.context is not None:  # a context network begins with another's
+        known, tensors = weights.recipe.context.network, context_of(weights.tensors)
+    if (known.kind, known.widths, known.stem) != (recipe.network.kind, recipe.network.widths, recipe.network.stem):
         raise WeightsError(
             f"{start}: these weights are for network {_in_words(weights.recipe)}, the recipe for {_in_words(recipe)}",
             "Begin with weights of the same network.",
         )
-    tensors = dict(weights.tensors)
     if weights.space.organs != recipe.space.organs:
         old, new = weights.space.classes, recipe.space.classes
         for name, fresh in network.state_dict().items():
             parts = set(name.split("."))
-            if not parts & LAST_LAYERS or name not in tensors:
+            if name not in tensors or not (parts & LAST_LAYERS or name == CONTEXT_CHANNELS):
                 continue
-            known = tensors[name]
-            rows = len(known) == len(old) and known.shape[1:] == fresh.shape[1:] and "sum" not in parts
-            tensors[name] = fresh.clone()
-            for row, organ in enumerate(new):
-                if rows and organ in old:
-                    tensors[name][row] = known[old.index(organ)]
+            if name == CONTEXT_CHANNELS:
+                tensors[name] = _by_class(tensors[name], fresh, old[1:], new[1:], axis=1)
+            else:
+                axis = 1 if known.stem > 1 and name == "head.weight" else 0  # of a transposed convolution
+                tensors[name] = _by_class(tensors[name], fresh, () if "sum" in parts else old, new, axis=axis)
     fill_network(network, tensors, where=str(start))
+
+
+def _by_class(known: Tensor, fresh: Tensor, old: Sequence[str], new: Sequence[str], *, axis: int) -> Tensor:
+    """Return fresh weights with the known ones of those classes that both know.
+
+    Args:
+        known: Trained.
+        fresh: Of the network to be filled.
+        old: The classes along an axis of ``known``; empty where it has none.
+        new: The same of ``fresh``.
+        axis: That axis.
+    """
+    taken, source = fresh.clone().movedim(axis, 0), known.movedim(axis, 0)
+    if len(source) == len(old) and source.shape[1:] == taken.shape[1:]:
+        for row, organ in enumerate(new):
+            if organ in old:
+                taken[row] = source[old.index(organ)]
+    return taken.movedim(0, axis)
 
 
 def _in_words(recipe: Recipe) -> str:

@@ -82,7 +82,8 @@ def remove_run(run: Path) -> None:
     for name in (STATE, "best.safetensors", "best.json", "last.safetensors", "last.json", *logs):
         with writing(run / name):
             (run / name).unlink(missing_ok=True)
-    shutil.rmtree(run / "fresh", ignore_errors=True)
+    for folder in ("fresh", "context"):
+        shutil.rmtree(run / folder, ignore_errors=True)
 
 
 def write_facts(

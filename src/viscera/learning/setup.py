@@ -5,9 +5,9 @@ The loop over it is in training.py.
 
 import math
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -20,14 +20,16 @@ from viscera.config import ForegroundScore, Machine, Precision, Recipe
 from viscera.errors import SettingError
 from viscera.labels import LabelSpace
 from viscera.learning.cases import chosen_cases, fresh_organs, never_annotated, require_apart, training_cases
+from viscera.learning.context import ContextMaps, context_recipe
 from viscera.learning.finetune import start_from
 from viscera.learning.foreground_hu import measure_foreground
 from viscera.learning.losses import LossFunction, class_weights, loss_for
 from viscera.learning.sampling.batch import Batch
 from viscera.learning.sampling.index import Index, open_training, open_validation
+from viscera.learning.sampling.slices import SliceIndex
 from viscera.learning.schedule import moving_average
 from viscera.learning.synthetic_patients import PatientWorker, TrainingData, open_patients, split_supply
-from viscera.networks.build import build_network
+from viscera.networks.build import network_of
 from viscera.networks.device import allow_open_files, device_type, keep_freed_memory
 from viscera.networks.precision import precision_of
 from viscera.networks.weights import find_weights, load_weights
@@ -53,6 +55,16 @@ class Session:
     training: Index
     validation: Index
     threads: int
+    maps: ContextMaps | None = None
+    context: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def with_context(self, maps: ContextMaps, tensors: Mapping[str, Tensor]) -> "Session":
+        """Return the session with what gives each case its context, and the context network's tensors."""
+        training, validation = (
+            replace(index, maps=maps) if isinstance(index, SliceIndex) else index
+            for index in (self.training, self.validation)
+        )
+        return replace(self, training=training, validation=validation, maps=maps, context=dict(tensors))
 
     @property
     def result(self) -> torch.nn.Module:
@@ -116,7 +128,7 @@ def begin(recipe: Recipe, supply: Store | TrainingData, machine: Machine, *, sta
     cases = [store.case(name) for name in names]
     own = () if fresh is not None and fresh.only else cases
     recipe = with_measurements(recipe, cases, start)
-    network = build_network(recipe.network, classes=len(recipe.space.classes), softmax=recipe.softmax)
+    network = network_of(recipe)
     if start is not None:
         start_from(network, recipe, start)
     network = network.to(memory_format=memory_format(recipe, device, precision))  # type: ignore[call-overload]
@@ -151,9 +163,9 @@ def memory_format(recipe: Recipe, device: str, precision: Precision) -> torch.me
     return torch.channels_last_3d if on_cpu and recipe.network.kind == "plain3d" else torch.contiguous_format
 
 
-def training_index(cases: Sequence[Case], recipe: Recipe) -> Index:
+def training_index(cases: Sequence[Case], recipe: Recipe, maps: ContextMaps | None = None) -> Index:
     """Number what an epoch draws from."""
-    return open_training(cases, recipe.sampling, reach=recipe.reach, contrast=recipe.contrast)
+    return open_training(cases, recipe.sampling, reach=recipe.reach, contrast=recipe.contrast, maps=maps)
 
 
 @contextmanager
@@ -174,7 +186,10 @@ def epoch_indices(session: Session, supply: Store | TrainingData, run: Path) -> 
             if maker is not None:
                 maker.need(epoch)
             session.fabric.barrier()
-            return training_index([*kept, *open_patients(run, epoch, supply)], session.recipe)
+            fresh = open_patients(run, epoch, supply)
+            if session.maps is not None:
+                session.maps.forget(but={case.name for case in fresh})
+            return training_index([*kept, *fresh], session.recipe, session.maps)
 
         yield index_of
 
@@ -192,6 +207,13 @@ def check_fit(recipe: Recipe) -> None:
             "The sigmoid loss needs sigmoid heads, every other loss softmax.",
         )
     seen = (recipe.sampling.dimensions, 2 if recipe.inference.whole_slices else 3, recipe.augmentation.dimensions)
+    if recipe.context is not None:
+        context_recipe(recipe)
+        if recipe.augmentation.kind != "rich":
+            raise SettingError(
+                f"augmentation '{recipe.augmentation.kind}' knows no context",
+                "Take augmentation.kind 'rich', or set the recipe's context to null.",
+            )
     if any(dimensions != recipe.dimensions for dimensions in seen):
         raise SettingError(
             f"network {recipe.network.kind} does not go with sampling {recipe.sampling.kind}, inference "
@@ -212,6 +234,10 @@ def with_measurements(recipe: Recipe, cases: Sequence[Case], start: Path | None)
 
 
 def scaled(batch: Batch, recipe: Recipe) -> Batch:
-    """Return the batch with its HU scaled to the network's input."""
+    """Return the batch with its HU scaled to the network's input, and its context behind them as further channels."""
     image = network_input(batch.image, recipe.intensity)
+    if batch.context is not None:
+        sides = [size // small for size, small in zip(image.shape[2:], batch.context.shape[2:], strict=True)]
+        known = batch.context.float().div_(255).repeat_interleave(sides[0], 2).repeat_interleave(sides[1], 3)
+        image = torch.cat([image, known], 1)
     return replace(batch, image=image.contiguous(memory_format=torch.channels_last) if image.ndim == 4 else image)

@@ -29,10 +29,18 @@ from viscera.config import (
     Training,
 )
 from viscera.config.recipe_json import check_recipe
-from viscera.errors import RunError
+from viscera.errors import RunError, SettingError
 from viscera.io.locks import locked
 from viscera.learning import run_folder
 from viscera.learning.augmentation.changes import Changes, change_batch, draw_changes
+from viscera.learning.context import (
+    FOLDER,
+    coarse_supply,
+    context_recipe,
+    has_context,
+    open_maps,
+    tensors_of,
+)
 from viscera.learning.progress import Progress, Sums, by_organ, class_counts, dice_and_iou
 from viscera.learning.sampling.batch import Batch
 from viscera.learning.sampling.index import draw_places, read_batch
@@ -44,7 +52,7 @@ from viscera.learning.synthetic_patients import TrainingData, split_supply
 from viscera.networks.levels import check_patch
 from viscera.networks.precision import precision_of
 from viscera.networks.upv import check_slices
-from viscera.networks.weights import Weights, load_state, save_state, save_weights
+from viscera.networks.weights import Weights, as_context, load_state, save_state, save_weights
 from viscera.preparation.store import Store
 
 MEASURED = "measured_hu"
@@ -70,6 +78,19 @@ class Watch:
     epoch: Callable[[Path], None] = lambda run: None
 
 
+@dataclass(frozen=True)
+class Given:
+    """Weights that a run begins with.
+
+    Attributes:
+        start: Of its network, and of its context where they have one; None: random ones.
+        context: Of a context network that stays as it is; None: the run trains its own.
+    """
+
+    start: Path | None = None
+    context: Path | None = None
+
+
 def train(
     recipe: Recipe,
     supply: Store | TrainingData,
@@ -77,6 +98,7 @@ def train(
     *,
     machine: Machine = Machine(),
     start: Path | None = None,
+    context: Path | None = None,
     existing: Existing = "refuse",
     watch: Watch = Watch(),
 ) -> Path:
@@ -89,6 +111,8 @@ def train(
         run: Folder for weights, log and state.
         machine: Where to train.
         start: Weights to begin with: a run or a file; None: random ones. A run that is resumed goes on from its own.
+        context: A trained context network, a run of it or weights that have one; None: a recipe with context trains its own
+            first. Where ``start`` has one, it begins with that.
         existing: What to do where a run stands: refuse, resume it, or overwrite it. Where none does, a new one is begun.
         watch: Whom to tell.
 
@@ -102,12 +126,18 @@ def train(
         FileError: The disk is full, or the folder cannot be written to.
     """
     recipe = check_recipe(recipe)
+    if context is not None and recipe.context is None:
+        raise SettingError(
+            f"recipe '{recipe.name}' has no context, but context weights are given",
+            "Leave them out, or take viscera25d.",
+        )
     recipe = replace(recipe, postprocessing=recipe.postprocessing.fitted(recipe.space))
     check_patches(recipe)
     session = begin(recipe, supply, machine, start=start)
     first = session.fabric.is_global_zero
     with locked(run, what="is being trained", error=RunError) if first else nullcontext():
-        return train_in(run, recipe, session, supply, machine=machine, existing=existing, watch=watch)
+        given = Given(start, context)
+        return train_in(run, recipe, session, supply, machine=machine, given=given, existing=existing, watch=watch)
 
 
 def train_in(
@@ -117,6 +147,7 @@ def train_in(
     supply: Store | TrainingData,
     *,
     machine: Machine,
+    given: Given,
     existing: Existing,
     watch: Watch,
 ) -> Path:
@@ -131,6 +162,8 @@ def train_in(
     if note := plan_change(before, plan, step=done, steps=session.steps):
         warnings.warn(f"{run}: {note}", stacklevel=3)
     facts = write_facts(run, supply, session)
+    if recipe.context is not None:
+        session = with_context(run, session, supply, machine=machine, given=given, watch=watch)
     logs = [run_folder.open_log(kind, run, recipe) for kind in machine.logs if fabric.is_global_zero]
     with epoch_indices(session, supply, run) as index_of:
         while progress.epoch < plan.epochs and not out_of_patience(progress, plan):
@@ -150,6 +183,22 @@ def train_in(
                 watch.epoch(run)
             fabric.barrier()
     return run / "best.safetensors"
+
+
+def with_context(
+    run: Path, session: Session, supply: Store | TrainingData, *, machine: Machine, given: Given, watch: Watch
+) -> Session:
+    """Train the context network, unless one is given; return the session with it."""
+    recipe, trained = session.recipe, given.context
+    if trained is None:
+        begun = given.start if given.start is not None and has_context(given.start) else None
+        trained = run / FOLDER
+        if session.fabric.is_global_zero or machine.devices > 1:
+            coarse = coarse_supply(supply, run, recipe)
+            train(context_recipe(recipe), coarse, trained, machine=machine, start=begun, existing="resume", watch=watch)
+        session.fabric.barrier()
+    tensors = tensors_of(trained, recipe)
+    return session.with_context(open_maps(run, recipe, tensors, session.fabric.device), tensors)
 
 
 def write_facts(run: Path, supply: Store | TrainingData, session: Session) -> dict[str, object]:
@@ -217,6 +266,9 @@ def run_epoch(
         changes = draw_changes(recipe.augmentation, len(numbers), generator)
         places = draw_places(index, len(numbers), generator)[share]
         ready = read_batch(index, numbers[share], space=session.space, distance=distance, places=places)
+        if recipe.context is not None and ready.context is not None:
+            dropped = torch.rand(len(numbers), generator=generator) < recipe.context.dropout
+            ready.context[dropped[share]] = 0
         return ready, changes.part(share)
 
     session.network.train()
@@ -285,7 +337,8 @@ def save_epoch(
     run: Path, session: Session, progress: Progress, *, facts: dict[str, object], row: dict[str, object]
 ) -> None:
     """Write the weights that an epoch ends with, its row and the state to go on from."""
-    weights = Weights(session.recipe, session.space, session.result.state_dict(), facts | row)
+    tensors = session.result.state_dict() | as_context(session.context)
+    weights = Weights(session.recipe, session.space, tensors, facts | row)
     for name in ("last", "best") if progress.best_epoch == progress.epoch else ("last",):
         save_weights(run / f"{name}.safetensors", weights)
     run_folder.write_row(run, row)

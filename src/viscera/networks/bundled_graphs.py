@@ -3,6 +3,7 @@
     bundled/graphs/NAME.json                        which files belong together, their hashes, how they were made and checked
     bundled/graphs/NAME.fp32.xml                    the graph alone; its numbers are those of bundled/NAME.safetensors
     bundled/graphs/NAME.int8.xml, NAME.int8.bin     the graph and its numbers
+    bundled/graphs/NAME.context.xml                 as NAME.fp32.xml, of the context network where the weights have one
 
 The fp32 graph holds no numbers of its own: each of its constants is a place in the weights file, which OpenVINO reads as the
 graph's weights. So there is nothing that could differ, and nothing is stored twice. OpenVINO folds the batch normalisations
@@ -21,7 +22,7 @@ from viscera.io.atomic import sha256
 from viscera.json_text import load_json
 from viscera.networks.cards import Shipped, way_out
 
-Precision = Literal["fp32", "int8"]
+Precision = Literal["fp32", "int8", "context"]
 
 FOLDER_NAME = "graphs"
 """Beside the weights file."""
@@ -37,11 +38,11 @@ class BundledGraph:
     are free.
 
     Attributes:
-        precision: Of the convolutions.
+        precision: Of the convolutions; "context": the context network, in fp32.
         file: The .xml.
         weights: What holds its numbers: a .bin beside it, or the weights file itself.
         stride: What rows and columns must be multiples of.
-        dimensions: 2 for slices.
+        dimensions: 2 for slices, 3 for the context.
         classes: Of the output, background included.
     """
 
@@ -77,8 +78,9 @@ def find_graph(shipped: Shipped, precision: Precision) -> BundledGraph | None:
             )
         if facts["weights_sha256"] != shipped.card.sha256 or precision not in facts["graphs"]:
             return None
-        hashes: Mapping[str, str] = dict(facts["graphs"][precision]["files"])
-        stride, dimensions, classes = (int(facts[key]) for key in ("stride", "dimensions", "classes"))
+        own_facts = facts["graphs"][precision]
+        hashes: Mapping[str, str] = dict(own_facts["files"])
+        stride, dimensions, classes = (int((facts | own_facts)[key]) for key in ("stride", "dimensions", "classes"))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise WeightsError(
             f"{described} is damaged, so it is not known what the graphs are", way_out(), file=described

@@ -58,6 +58,19 @@ def bundled_runner(shipped: Shipped, *, choices: Path | None) -> OpenVinoRunner 
         return None  # torch tells why, or does it itself
 
 
+def bundled_context(shipped: Shipped) -> OpenVinoRunner | None:
+    """Run the context network of bundled weights; None where there is no graph of it, or no OpenVINO to run it.
+
+    Raises:
+        WeightsError: The graph is damaged.
+    """
+    graph = None if missing_runtime("openvino") else find_graph(shipped, "context")
+    try:
+        return None if graph is None else _runner(graph)
+    except CannotRunError:
+        return None
+
+
 def _runner(graph: BundledGraph) -> OpenVinoRunner:
     return OpenVinoRunner(graph.file, (graph.stride, graph.dimensions), weights=graph.weights)
 

@@ -7,6 +7,7 @@ https://github.com/MIC-DKFZ/dynamic-network-architectures, version 0.4.4, whose 
 import itertools
 import re
 from collections.abc import Mapping
+from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -40,8 +41,11 @@ class PlainUNet(nn.Module):
         self.deep_supervision = shape.deep_supervision
         self.checkpointing = shape.checkpointing
         pairs = list(itertools.pairwise(widths))
-        self.down = nn.ModuleList([Level(1, widths[0]), *(Level(a, b, stride=2) for a, b in pairs)])
-        self.up = nn.ModuleList(Up(b, a) for a, b in reversed(pairs))
+        norm = shape.norm
+        self.down = nn.ModuleList(
+            [Level(1, widths[0], norm=norm), *(Level(a, b, stride=2, norm=norm) for a, b in pairs)]
+        )
+        self.up = nn.ModuleList(Up(b, a, norm=norm) for a, b in reversed(pairs))
         self.heads = nn.ModuleList(nn.Conv3d(a, classes, 1) for a, _ in reversed(pairs))
         self.apply(_start)
 
@@ -101,17 +105,24 @@ class ItemNorm(nn.InstanceNorm3d):
 
 
 class Level(nn.Sequential):
-    """Twice: 3x3x3 convolution, instance normalisation, leaky ReLU; the first convolution may have a stride."""
+    """Twice: 3x3x3 convolution, normalisation, (leaky) ReLU; the first convolution may have a stride."""
 
-    def __init__(self, in_channels: int, out_channels: int, *, stride: int = 1) -> None:
+    def __init__(
+        self, in_channels: int, out_channels: int, *, stride: int = 1, norm: Literal["instance", "batch"] = "instance"
+    ) -> None:
         super().__init__(
             nn.Conv3d(in_channels, out_channels, 3, stride=stride, padding=1),
-            ItemNorm(out_channels, eps=1e-5, affine=True),
-            nn.LeakyReLU(SLOPE, inplace=True),
+            *_normalised(out_channels, norm),
             nn.Conv3d(out_channels, out_channels, 3, padding=1),
-            ItemNorm(out_channels, eps=1e-5, affine=True),
-            nn.LeakyReLU(SLOPE, inplace=True),
+            *_normalised(out_channels, norm),
         )
+
+
+def _normalised(channels: int, norm: Literal["instance", "batch"]) -> tuple[nn.Module, nn.Module]:
+    """Return normalisation and activation."""
+    if norm == "batch":
+        return nn.BatchNorm3d(channels), nn.ReLU(inplace=True)
+    return ItemNorm(channels, eps=1e-5, affine=True), nn.LeakyReLU(SLOPE, inplace=True)
 
 
 class Up(nn.Module):
@@ -120,10 +131,10 @@ class Up(nn.Module):
     One module, so that recomputing keeps the coarse image and the skip, not their concatenation.
     """
 
-    def __init__(self, in_channels: int, out_channels: int) -> None:
+    def __init__(self, in_channels: int, out_channels: int, *, norm: Literal["instance", "batch"] = "instance") -> None:
         super().__init__()
         self.enlarge = nn.ConvTranspose3d(in_channels, out_channels, 2, stride=2)
-        self.level = Level(2 * out_channels, out_channels)
+        self.level = Level(2 * out_channels, out_channels, norm=norm)
 
     def forward(self, coarse: Float[Tensor, "batch wide _ _ _"], skip: Float[Tensor, "batch narrow z y x"]) -> Tensor:
         """Return the features of the finer level."""

@@ -110,14 +110,9 @@ def missing_runtime(name: RuntimeName) -> bool:
     return not is_installed(PACKAGES[name][0])
 
 
-def input_channels(shape: NetworkShape) -> int:
-    """Return the channels of a network's input: the slices that it sees at once."""
-    return shape.slices
-
-
 def shape_of_recipe(shape: NetworkShape) -> tuple[int, int]:
     """Return a network's stride, what its input's sides must be multiples of, and its dimensions: each level but one halves."""
-    return 2 ** (len(shape.widths) - 1), shape.dimensions
+    return shape.stem * 2 ** (len(shape.widths) - 1), shape.dimensions
 
 
 def runner_facts(runner: Runner) -> dict[str, object]:

@@ -49,7 +49,7 @@ def choose_runner(
     Args:
         network: Trained, one of networks/; it stays as it is.
         device: Where to run it; runtimes other than torch run on the CPU only.
-        channels: Of its input: ``input_channels(recipe.network)``.
+        channels: Of its input: ``recipe.channels``.
         wanted: A runtime, or auto.
         exact: fp32 rather than bf16 or fp16.
         cache: Keeps the graph once it has been checked, so that the next start need not make and check it.

@@ -19,17 +19,21 @@ class UNet(nn.Module):
     logit still decides.
 
     Args:
-        shape: Widths of the levels, slices seen at once (the channels), heads, and whether to recompute levels in the
-            backward pass.
+        shape: Widths of the levels, slices seen at once (the first channels), stem, heads, and whether to recompute levels in
+            the backward pass.
         classes: Classes of the output, background included.
+        context: Further channels of the input, behind the slices: what another network says lies where.
     """
 
     dimensions = 2
 
-    def __init__(self, shape: UNetShape, *, classes: int) -> None:
+    def __init__(self, shape: UNetShape, *, classes: int, context: int = 0) -> None:
         super().__init__()
-        widths, in_channels = shape.widths, shape.slices
+        widths, in_channels = shape.widths, shape.slices + context
         self.heads = shape.heads
+        self.stem = None
+        if shape.stem > 1:
+            self.stem, in_channels = Stem(shape.slices, context, widths[0], step=shape.stem), widths[0]
         self.checkpointing = shape.checkpointing
         self.down = nn.ModuleList(Block(a, b) for a, b in zip((in_channels, *widths[:-2]), widths[:-1], strict=True))
         self.bottom = Block(widths[-2], widths[-1])
@@ -37,12 +41,16 @@ class UNet(nn.Module):
             nn.ConvTranspose2d(b, a, 2, stride=2) for a, b in zip(widths[-2::-1], widths[:0:-1], strict=True)
         )
         self.up = nn.ModuleList(Block(2 * a, a) for a in widths[-2::-1])
-        self.head = nn.Conv2d(widths[0], classes - (shape.heads == "sigmoid"), 1)
+        logits = classes - (shape.heads == "sigmoid")
+        if self.stem is None:
+            self.head = nn.Conv2d(widths[0], logits, 1)
+        else:  # a 1x1 convolution to so many logits for each pixel of a block, put side by side
+            self.head = nn.ConvTranspose2d(widths[0], logits, shape.stem, stride=shape.stem)
 
     @property
     def stride(self) -> int:
         """Rows and columns must be multiples of this."""
-        return 2 ** len(self.down)
+        return 2 ** len(self.down) * (1 if self.stem is None else self.stem.step)
 
     def forward(self, image: Float[Tensor, "batch channel y x"]) -> Float[Tensor, "batch class y x"]:
         """Return the logits.
@@ -52,6 +60,8 @@ class UNet(nn.Module):
         """
         check_sides(sides_of(image), stride=self.stride, setting="preparation.size")
         skips = []
+        if self.stem is not None:
+            image = self._run(self.stem, image)
         for block in self.down:
             image = self._run(block, image)
             skips.append(image)
@@ -64,6 +74,29 @@ class UNet(nn.Module):
 
     def _run(self, block: nn.Module, image: Tensor) -> Tensor:
         return recomputed(block, image) if self.checkpointing and self.training else block(image)
+
+
+class Stem(nn.Module):
+    """From slices and their context to the first level's channels at a fraction of the rows and columns.
+
+    The slices' convolution is a 3x3 one of blocks of pixels put behind one another as channels (space to depth: Shi et al. 2016,
+    doi:10.1109/CVPR.2016.207, the other way round). The context is coarse, so that its blocks are averaged.
+    """
+
+    def __init__(self, slices: int, context: int, width: int, *, step: int) -> None:
+        super().__init__()
+        self.slices, self.step = slices, step
+        self.seen = nn.Conv2d(slices, width, 3 * step, stride=step, padding=step, bias=False)
+        self.known = nn.Conv2d(context, width, 3, padding=1, bias=False) if context else None
+        self.norm = nn.Sequential(nn.BatchNorm2d(width), nn.ReLU(inplace=True))
+
+    def forward(self, image: Float[Tensor, "batch channel y x"]) -> Float[Tensor, "batch width _ _"]:
+        """Return the features."""
+        features = self.seen(image[:, 0 : self.slices])
+        if self.known is not None:
+            known = image[:, self.slices : self.slices + self.known.in_channels]
+            features = features + self.known(nn.functional.avg_pool2d(known, self.step))
+        return self.norm(features)
 
 
 class Block(nn.Sequential):

@@ -41,6 +41,29 @@ class Weights:
     provenance: Mapping[str, object]
 
 
+CONTEXT = "context."
+"""What the names of a context network's tensors begin with, in the file of the network that it serves."""
+
+
+NUMBERS, COUNT = "numbers", 64
+"""A tensor of bundled weights: 0, 1, 2 ..., where their graphs find the whole numbers that they need besides weights."""
+
+
+def without_context(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors of the network itself."""
+    return {name: tensor for name, tensor in tensors.items() if not name.startswith(CONTEXT) and name != NUMBERS}
+
+
+def context_of(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors of the context network, by its own names; nothing where there is none."""
+    return {name.removeprefix(CONTEXT): tensor for name, tensor in tensors.items() if name.startswith(CONTEXT)}
+
+
+def as_context(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return a network's tensors by the names that they have as another's context."""
+    return {f"{CONTEXT}{name}": tensor for name, tensor in tensors.items()}
+
+
 def save_weights(path: Path, weights: Weights) -> None:
     """Write a weights file, and beside it NAME.json with the same facts for people to read."""
     facts = {

@@ -110,6 +110,7 @@ class Tissue(IntEnum):
     AIRWAY = 47
     METAL = 48
     PULMONARY_ARTERY = 49
+    RENAL_TUMOUR = 60
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,7 +10,8 @@ from viscera.errors import SettingError, did_you_mean
 from viscera.labels import TUMOUR
 from viscera.synthesis.anatomy.bowel import draw_colon, draw_small_bowel, draw_stomach
 from viscera.synthesis.anatomy.chest import grow_chest, paint_fluids_, paint_upper_chest_
-from viscera.synthesis.anatomy.frame import Frame, Outline, draw_frame, paint_chest_, paint_trunk_
+from viscera.synthesis.anatomy.dome import draw_dome
+from viscera.synthesis.anatomy.frame import Frame, Outline, Pit, draw_frame, paint_chest_, paint_trunk_
 from viscera.synthesis.anatomy.habitus import change_posture_, draw_breathing, draw_fatness, draw_heart, paint_arms_
 from viscera.synthesis.anatomy.metal import paint_metal_
 from viscera.synthesis.anatomy.organs import (
@@ -21,8 +22,9 @@ from viscera.synthesis.anatomy.organs import (
     paint_through_walls_,
 )
 from viscera.synthesis.anatomy.plans import draw_plan
+from viscera.synthesis.anatomy.rims import paint_rims_
 from viscera.synthesis.anatomy.skeleton import Skeleton, draw_skeleton, paint_skeleton_
-from viscera.synthesis.appearance.enhancement import vary_palette
+from viscera.synthesis.appearance.enhancement import brighten_kidneys, level_heart, vary_palette
 from viscera.synthesis.appearance.lesions import paint_lesions_, paint_texture_
 from viscera.synthesis.appearance.tissues import draw_palette, draw_phase, render
 from viscera.synthesis.appearance.tumours import TUMOUR_VALUE, paint_tumours_, relabel_as_organs_
@@ -136,6 +138,10 @@ def give_hu(streams: Streams, variety: Variety, canvas: Canvas, phase: str) -> t
     palette, shown = draw_palette(streams["render"], phase), phase
     if variety.contrast:
         palette, shown = vary_palette(streams["contrast"], palette, phase)
+    if variety.renal_look:
+        palette = brighten_kidneys(streams["renal_look"], palette, phase)
+    if variety.dome:
+        palette = level_heart(streams["dome"].spawn(1)[0], palette)
     image = render(streams["render"], canvas, palette)
     if variety.texture:
         paint_texture_(streams["texture"], canvas, image, palette)
@@ -200,7 +206,10 @@ def _draw_anatomy(streams: Streams, variety: Variety) -> _Anatomy:
     size = np.array((generator.uniform(0.93, 1.06), generator.uniform(0.95, 1.06), generator.uniform(0.95, 1.06)))
     female, lift = bool(generator.random() < 0.5), generator.normal(0, 6)
     frame, shift_mm = _vary_frame(streams, variety, frame)
-    body = Body(frame, female, lift + shift_mm, draw_plan(streams, variety))
+    plan = draw_plan(streams, variety)
+    if variety.dome:
+        frame, plan = draw_dome(streams["dome"], frame, plan)
+    body = Body(frame, female, lift + shift_mm, plan)
     grid = _settling_grid(frame, float(size.prod()))
     canvas = blank_canvas(grid)
     _paint_frame_(frame, skeleton, canvas)
@@ -235,12 +244,14 @@ def _vary_frame(streams: Streams, variety: Variety, frame: Frame) -> tuple[Frame
 def _settling_grid(frame: Frame, scale: float) -> Grid:
     """Return the coarse grid of a trunk; ``scale`` is the true volume of a standard one."""
     coarse = SETTLING_MM
-    half_x, half_y = 168.0, 130.0
+    half_x, half_y, top = 168.0, 130.0, 440.0
+    if frame.pit != Pit():
+        top = max(top, frame.dome_right_mm + coarse, frame.dome_left_mm + coarse)
     if frame.outline != Outline():  # all that organs may claim must lie on it
         half_x = max(half_x, coarse * np.ceil(max(frame.outline.wall_x) * frame.waist / coarse + 1))
         half_y = max(half_y, coarse * np.ceil(max(frame.outline.wall_front) * frame.depth / coarse + 1))
     return Grid(
-        np.arange(-56, 440, coarse, dtype=np.float32),
+        np.arange(-56, top, coarse, dtype=np.float32),
         np.arange(-half_y, 134, coarse, dtype=np.float32),
         np.arange(-half_x, half_x + 4, coarse, dtype=np.float32),
         coarse**3 * scale / 1000,
@@ -249,6 +260,8 @@ def _settling_grid(frame: Frame, scale: float) -> Grid:
 
 def _vary_canvas_(streams: Streams, variety: Variety, anatomy: _Anatomy, canvas: Canvas) -> None:
     """Paint what varied patients have besides their organs, then turn and bend them."""
+    if variety.rims:
+        paint_rims_(streams["rims"], canvas)
     if variety.scan_range:
         paint_upper_chest_(anatomy.frame, canvas)
     if variety.fluids:

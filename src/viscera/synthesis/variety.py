@@ -43,6 +43,13 @@ class Variety:
         streaks: Acquisition. Streaks between shoulders and hips.
         metal: Acquisition. Hip prostheses and spine screws in some.
         gain: Acquisition. Gain and offset of the HU.
+        renal_places: Anatomy. Kidneys down to the iliac crest, looking any way, at heights apart, bare of fat against
+            bowel; rarely a horseshoe kidney.
+        renal_look: Appearance. Cortex up to 300 HU over dark medulla; large cysts and tumours within the label.
+        renal_hilum: Anatomy. Sinus and collecting system within the kidney's label; renal veins and arteries outside.
+        dome: Anatomy. Heart sunk between left lobe and fundus, high domes, stomach and spleen beneath them; heart and
+            liver of the same HU.
+        rims: Anatomy. Diaphragm, slips, crura and wall muscle on liver and spleen, with fat or lung behind them.
     """
 
     kidneys: bool = False
@@ -70,10 +77,17 @@ class Variety:
     streaks: bool = False
     metal: bool = False
     gain: bool = False
+    renal_places: bool = False
+    renal_look: bool = False
+    renal_hilum: bool = False
+    dome: bool = False
+    rims: bool = False
 
 
 INGREDIENTS: tuple[str, ...] = tuple(field.name for field in fields(Variety))
 PLAIN = Variety()
+FIRST = INGREDIENTS.index("gain") + 1
+"""Ingredients with which streams began: those after them have theirs apart, so that a new one changes no older one."""
 RICH = Variety(**dict.fromkeys(INGREDIENTS, True))
 VARIETIES: dict[str, Variety] = {"plain": PLAIN, "rich": RICH}
 
@@ -131,5 +145,6 @@ def open_streams(generator: np.random.Generator, variety: Variety) -> Streams:
     """Return a stream to every stage and ingredient; PLAIN draws all stages from the generator itself."""
     if variety == PLAIN:
         return Streams(generator, {})
-    names = (*STAGES, *INGREDIENTS)
-    return Streams(generator, dict(zip(names, generator.spawn(len(names)), strict=True)))
+    names, later = (*STAGES, *INGREDIENTS[:FIRST]), INGREDIENTS[FIRST:]
+    streams = dict(zip(names, generator.spawn(len(names)), strict=True))
+    return Streams(generator, streams | dict(zip(later, streams[names[-1]].spawn(len(later)), strict=True)))

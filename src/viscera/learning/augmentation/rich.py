@@ -34,4 +34,6 @@ def change_richly(batch: Batch, changes: RichChanges) -> Batch:
     """Return the batch with its slices deformed, then their intensities changed; in float32 even under autocast."""
     with torch.autocast(batch.image.device.type, enabled=False):
         moved = deform(batch, changes.deformation)
-        return replace(moved, image=change_intensities(moved.image, changes.intensities))
+        seen = moved.image.shape[1] - (0 if moved.context is None else moved.context.shape[1])
+        changed = change_intensities(moved.image[:, :seen], changes.intensities)
+        return replace(moved, image=torch.cat([changed, moved.image[:, seen:]], 1))

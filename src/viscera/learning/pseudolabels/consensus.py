@@ -91,7 +91,7 @@ def ask(
     indices = [models[0].space.index(organ) for organ in organs]
     label_of = np.array([*indices, 0], np.uint8)
     labels, doubts, counts = [], [], []
-    readers = [read_logits(case.image, model) for model in models]
+    readers = [read_logits(case.image, model, case.geometry) for model in models]
     for first in range(0, depth, size):
         part = range(first, min(first + size, depth))
         truth, known = torch.from_numpy(np.array(case.truth[part.start : part.stop])).to(models[0].device), None

@@ -19,6 +19,8 @@ class Batch:
         annotated: Whether the item's case annotates the class; always true for background.
         pseudo: Class that teachers gave, UNSURE where they differ, 0 elsewhere and where ``labels`` shows an organ.
         pseudo_annotated: Whether teachers filled in the class; never true where ``annotated`` is.
+        context: What another network says of each slice, 0 to 255, in coarse pixels; None: nothing. Once the HU are scaled, the
+            image's last channels hold it, too.
     """
 
     image: Shaped[Tensor, "batch channel *space"]
@@ -28,8 +30,10 @@ class Batch:
     annotated: Bool[Tensor, "batch class"]
     pseudo: UInt8[Tensor, "batch *space"]
     pseudo_annotated: Bool[Tensor, "batch class"]
+    context: UInt8[Tensor, "batch organ _ _"] | None = None
 
     def to(self, device: torch.device) -> "Batch":
         """Return the batch on a device."""
-        arrays = {item.name: getattr(self, item.name).to(device, non_blocking=True) for item in fields(self)}
-        return Batch(**arrays)
+        arrays = ((item.name, getattr(self, item.name)) for item in fields(self))
+        moved = {name: array.to(device, non_blocking=True) for name, array in arrays if array is not None}
+        return Batch(**moved)

@@ -12,6 +12,7 @@ from torch import Generator
 
 from viscera.config import Contrast, Distance, PatchSampling, Sampling, SliceSampling
 from viscera.labels import LabelSpace
+from viscera.learning.context import ContextMaps
 from viscera.learning.sampling.batch import Batch
 from viscera.learning.sampling.patches import PatchIndex, draw_patch_places, fixed_patch_places, read_patches
 from viscera.learning.sampling.slices import (
@@ -30,7 +31,12 @@ VALIDATION_PATCHES = 4
 
 
 def open_training(
-    cases: Sequence[Case], sampling: Sampling, *, reach: int = 0, contrast: Contrast = UNCHANGED
+    cases: Sequence[Case],
+    sampling: Sampling,
+    *,
+    reach: int = 0,
+    contrast: Contrast = UNCHANGED,
+    maps: ContextMaps | None = None,
 ) -> Index:
     """Number what an epoch draws from.
 
@@ -39,10 +45,11 @@ def open_training(
         sampling: Slices or patches.
         reach: Neighbouring slices seen on either side.
         contrast: How the grey levels of each slice are enhanced.
+        maps: Give slices their context; None: they have none.
     """
     match sampling:
         case SliceSampling():
-            return SliceIndex.of(cases, reach=reach, window=sampling.window, contrast=contrast)
+            return SliceIndex.of(cases, reach=reach, window=sampling.window, contrast=contrast, maps=maps)
         case PatchSampling():
             return PatchIndex.of(cases, sampling, contrast=contrast)
 

@@ -8,10 +8,12 @@ import edt
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Float32, Int, Shaped, UInt8
-from torch import Generator
+from torch import Generator, Tensor
 
 from viscera.config import Contrast, Distance
+from viscera.inference.context import CERTAIN
 from viscera.labels import LabelSpace
+from viscera.learning.context import ContextMaps
 from viscera.learning.sampling.batch import Batch
 from viscera.preparation.contrast import UNCHANGED, air_hu, enhance
 from viscera.preparation.store import UNSURE, Case
@@ -30,6 +32,7 @@ class SliceIndex:
         reach: Neighbours on either side that are seen with a slice.
         window: Rows and columns of what is read; smaller slices are filled up with air.
         contrast: How the grey levels of each slice are enhanced before a window is cut.
+        maps: Give slices their context; None: they have none.
     """
 
     cases: tuple[Case, ...]
@@ -37,6 +40,7 @@ class SliceIndex:
     reach: int
     window: tuple[int, int]
     contrast: Contrast = UNCHANGED
+    maps: ContextMaps | None = None
 
     @staticmethod
     def of(
@@ -45,6 +49,7 @@ class SliceIndex:
         reach: int = 0,
         window: tuple[int, int] | None = None,
         contrast: Contrast = UNCHANGED,
+        maps: ContextMaps | None = None,
     ) -> "SliceIndex":
         """Number the slices of some cases.
 
@@ -53,11 +58,12 @@ class SliceIndex:
             reach: Neighbours seen on either side.
             window: Rows and columns to read; None: those of the largest slice, so that nothing is cut.
             contrast: How grey levels are enhanced.
+            maps: Give slices their context.
         """
         pairs = [(number, z) for number, case in enumerate(cases) for z in range(case.image.shape[0])]
         rows, columns = np.max([(1, 1), *(case.image.shape[1:] for case in cases)], axis=0).tolist()
         positions = np.array(pairs, dtype=np.int64).reshape(-1, 2)
-        return SliceIndex(tuple(cases), positions, reach, window or (rows, columns), contrast)
+        return SliceIndex(tuple(cases), positions, reach, window or (rows, columns), contrast, maps)
 
     def __len__(self) -> int:
         """Count the slices."""
@@ -101,10 +107,12 @@ def read_slices(
     slices = [(index.cases[case], int(z)) for case, z in index.positions[numbers]]
     if places is None:
         places = np.full((len(slices), 2), 0.5)
-    read = [
-        _read_slice(case, z, index=index, cut=_cut(case.image.shape[1:], index.window, place))
-        for (case, z), place in zip(slices, places, strict=True)
+    whole = 1 if index.maps is None else index.maps.pixels
+    cuts = [
+        _cut(case.image.shape[1:], index.window, place, whole=whole)
+        for (case, _), place in zip(slices, places, strict=True)
     ]
+    read = [_read_slice(case, z, index=index, cut=cut) for (case, z), cut in zip(slices, cuts, strict=True)]
     images, labels, known, pseudo = (np.stack(arrays) for arrays in zip(*read, strict=True))
     seen = np.where((pseudo > 0) & (pseudo != UNSURE), pseudo, labels)
     return Batch(
@@ -117,6 +125,7 @@ def read_slices(
         pseudo_annotated=torch.tensor(
             [[False, *(organ in case.pseudo_annotated for organ in space.organs)] for case, _ in slices]
         ),
+        context=None if index.maps is None else _contexts(index.maps, slices, cuts, window=index.window),
     )
 
 
@@ -124,11 +133,30 @@ Cut = tuple[tuple[slice, slice], tuple[slice, slice]]
 """From where to where: (rows, columns) of the slice, (rows, columns) of the window."""
 
 
-def _cut(shape: tuple[int, ...], window: tuple[int, int], place: Float[np.ndarray, "2"]) -> Cut:
-    """Say which part of a slice goes to which part of the window; the slice's middle where it is smaller."""
+def _contexts(
+    maps: ContextMaps, slices: Sequence[tuple[Case, int]], cuts: Sequence[Cut], *, window: tuple[int, int]
+) -> UInt8[Tensor, "batch organ _ _"]:
+    """Return the context of each window, in coarse pixels; nothing beyond the slice."""
+    step = maps.pixels
+    found = []
+    for (case, z), (old, new) in zip(slices, cuts, strict=True):
+        seen = maps.of(case)
+        there, here = ([slice(part.start // step, part.stop // step) for part in parts] for parts in (old, new))
+        part = np.zeros((len(seen.organs), window[0] // step, window[1] // step), np.uint8)
+        part[:, here[0], here[1]] = np.rint(seen.of([z])[0][:, there[0], there[1]] * CERTAIN)
+        found.append(part)
+    return torch.from_numpy(np.stack(found))
+
+
+def _cut(shape: tuple[int, ...], window: tuple[int, int], place: Float[np.ndarray, "2"], *, whole: int = 1) -> Cut:
+    """Say which part of a slice goes to which part of the window; the slice's middle where it is smaller.
+
+    It begins at a multiple of ``whole`` pixels.
+    """
     parts = []
     for old, new, share in zip(shape, window, place, strict=True):
         first = int(share * (old - new + 1)) if old > new else (old - new) // 2  # below 0: air before the slice
+        first = first // whole * whole
         parts.append((slice(max(first, 0), min(first + new, old)), slice(max(-first, 0), min(old - first, new))))
     return (parts[0][0], parts[1][0]), (parts[0][1], parts[1][1])
 

@@ -59,7 +59,7 @@ def score_run(
     counts = []
     for name in names:
         case = store.case(name)
-        found = prepared_labels(case.image, model)
+        found = prepared_labels(case.image, model, case.geometry)
         if labels is not None:
             write_labels(labels / f"{name}.npz", found)
         counts.append(count_case(case, found, classes=model.space.classes))

@@ -55,6 +55,23 @@ class Outline:
     fat_back: tuple[float, ...] = FAT_BACK
 
 
+@dataclass(frozen=True)
+class Pit:
+    """Where the heart lies in the diaphragm.
+
+    Attributes:
+        x: Its middle, to the left.
+        y: Its middle, to the back.
+        wide_x: How far it reaches to the sides.
+        wide_y: To the front and the back.
+    """
+
+    x: float = 22.0
+    y: float = -30.0
+    wide_x: float = 48.0
+    wide_y: float = 45.0
+
+
 @dataclass(frozen=True, eq=False)
 class Frame:
     """What shapes the trunk.
@@ -74,6 +91,8 @@ class Frame:
             how deep the heart lies in it.
         belly: Factor on how far bowel and stomach lie in front.
         arch_mm: Height of the aortic arch; None for an aorta that runs straight up.
+        pit: Where the heart lies in the diaphragm.
+        diaphragm_mm: Thickness of the diaphragm, measured upwards.
     """
 
     fat_mm: float
@@ -89,6 +108,8 @@ class Frame:
     dome: tuple[float, float, float, float] = (0.0, 0.30, 1.0, 0.0)
     belly: float = 1.0
     arch_mm: float | None = None
+    pit: Pit = Pit()
+    diaphragm_mm: float = 3.0
 
     def half_width_mm(self) -> float:
         """Return the body's greatest half-width."""
@@ -197,7 +218,9 @@ def _diaphragm(frame: Frame, y: np.ndarray, x: np.ndarray) -> np.ndarray:
     lift, fall, steep, dip = frame.dome
     rim = 300 + lift - fall * y
     height = rim + (top - rim) * np.sqrt(1 - (radius if steep == 1 else radius**steep))
-    return height - dip * np.exp(-(((x - 22) / 48) ** 2) - ((y + 30) / 45) ** 2) if dip else height
+    pit = frame.pit
+    deep = np.exp(-(((x - pit.x) / pit.wide_x) ** 2) - ((y - pit.y) / pit.wide_y) ** 2)
+    return height - dip * deep if dip else height
 
 
 def paint_chest_(frame: Frame, canvas: Canvas) -> None:
@@ -209,7 +232,7 @@ def paint_chest_(frame: Frame, canvas: Canvas) -> None:
     z, y, x = (axis.astype(np.float32) for axis in grid.axes(box))
     above = z - (_diaphragm(frame, y, x) + 3 * frame.coarse(z, y, x))
     free = canvas.tissue[box] == Tissue.FREE
-    canvas.paint_(box, free & (above > -3), Tissue.MUSCLE, "muscle")
+    canvas.paint_(box, free & (above > -frame.diaphragm_mm), Tissue.MUSCLE, "muscle")
     chest = free & (above > 0)
     middle = (np.abs(x - 4) < 26 - 0.10 * np.abs(y)) & (y > -85)
     canvas.paint_(box, chest & ~middle, Tissue.LUNG, "lung")

@@ -67,13 +67,14 @@ def draw_breathing(generator: np.random.Generator, frame: Frame) -> tuple[Frame,
         dome_right_mm=frame.dome_right_mm + shift,
         dome_left_mm=frame.dome_left_mm + shift + flat,
         dome=(rim + 0.3 * shift, fall, steep, frame.dome[3]),
-        heart=_moved(frame.heart, 0.8 * shift),
-        chambers=tuple((_moved(blob, 0.8 * shift), tissue) for blob, tissue in frame.chambers),
+        heart=moved(frame.heart, 0.8 * shift),
+        chambers=tuple((moved(blob, 0.8 * shift), tissue) for blob, tissue in frame.chambers),
     )
     return lifted, 0.7 * shift
 
 
-def _moved(blob: Blob, up_mm: float) -> Blob:
+def moved(blob: Blob, up_mm: float) -> Blob:
+    """Return a shape moved upwards."""
     lift = np.array((up_mm, 0.0, 0.0))
     return Blob(blob.low + lift, blob.high + lift, lambda z, y, x: blob.function(z - up_mm, y, x))
 

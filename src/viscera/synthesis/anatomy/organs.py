@@ -254,4 +254,6 @@ def _liver(generator: np.random.Generator, body: Body) -> Organ:
     low, high = np.array((190.0 - 1.2 * plan.riedel_mm, -120, -150)), np.array((450.0, 110, 130))
     if body.plan != AVERAGE:
         low, high = low - np.array((20, 40, 20)), high + np.array((0, 20, 30))
+        high[0] = max(high[0], frame.dome_right_mm + 15, frame.dome_left_mm + 15)
+        high[2] = max(high[2], min(left + 60, 170))
     return Organ("liver", Tissue.LIVER, Blob(low, high, _field), generator.uniform(1150, 1850) * plan.volume, 0.8)

@@ -7,50 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from viscera.synthesis.anatomy.kidney_plans import USUAL_KIDNEY, KidneyPlan, draw_kidney_plans
 from viscera.synthesis.canvas import Tissue
 from viscera.synthesis.variety import Streams, Variety
 
-MISSING_KIDNEY = 0.03
-LOW_KIDNEY = 0.06
-TURNED_KIDNEY = 0.05
-"""Share of patients with one kidney, and of kidneys that lie low or look the wrong way."""
 MISSING_GALLBLADDER = 0.12
-
-
-@dataclass(frozen=True)
-class Cyst:
-    """A cyst of a kidney.
-
-    Attributes:
-        direction: From the kidney's centre, in its own semi-axes (z, y, x); length 1 is the surface.
-        radius_mm: Its radius.
-    """
-
-    direction: tuple[float, float, float]
-    radius_mm: float
-
-
-@dataclass(frozen=True)
-class KidneyPlan:
-    """One kidney.
-
-    Attributes:
-        shift_mm: Upwards, to the back, and away from the middle.
-        turn: Radians about z, y and x, after those of an average kidney.
-        size: Factor on its lengths.
-        sinus: Factor on the lengths of its sinus.
-        lobes: Factor on the unevenness of its surface.
-        missing: Whether it is.
-        cysts: Its cysts.
-    """
-
-    shift_mm: tuple[float, float, float] = (0.0, 0.0, 0.0)
-    turn: tuple[float, float, float] = (0.0, 0.0, 0.0)
-    size: float = 1.0
-    sinus: float = 1.0
-    lobes: float = 1.0
-    missing: bool = False
-    cysts: tuple[Cyst, ...] = ()
+"""Share of patients without one."""
 
 
 @dataclass(frozen=True)
@@ -141,8 +103,8 @@ class Meals:
 class Plan:
     """All plans of one patient."""
 
-    kidney_left: KidneyPlan = KidneyPlan()
-    kidney_right: KidneyPlan = KidneyPlan()
+    kidney_left: KidneyPlan = USUAL_KIDNEY
+    kidney_right: KidneyPlan = USUAL_KIDNEY
     liver: LiverPlan = LiverPlan()
     spleen: PlacePlan = PlacePlan()
     stomach: PlacePlan = PlacePlan()
@@ -159,7 +121,7 @@ AVERAGE = Plan()
 
 def draw_plan(streams: Streams, variety: Variety) -> Plan:
     """Draw the plans of the ingredients that are on."""
-    left, right = _draw_kidneys(streams["kidneys"]) if variety.kidneys else (KidneyPlan(), KidneyPlan())
+    left, right = draw_kidney_plans(streams, variety)
     return Plan(
         kidney_left=left,
         kidney_right=right,
@@ -172,44 +134,6 @@ def draw_plan(streams: Streams, variety: Variety) -> Plan:
         vessels=_draw_vessels(streams["vessels"]) if variety.vessels else VesselPlan(),
         meals=_draw_meals(streams["contents"]) if variety.contents else Meals(),
     )
-
-
-def _draw_kidneys(generator: np.random.Generator) -> tuple[KidneyPlan, KidneyPlan]:
-    missing = generator.integers(2) if generator.random() < MISSING_KIDNEY else -1
-    size = np.exp(generator.normal(0, 0.10))
-    plans = []
-    for number in range(2):
-        height, low, turned = generator.uniform(-40, 40), generator.random(), generator.random()
-        sink = generator.uniform(25, 90) if low < LOW_KIDNEY else 0.0
-        height -= sink
-        # A kidney slides along the psoas: the lower it lies, the further out and to the front.
-        out = -0.16 * height if height < 0 else -0.10 * height
-        front = -0.22 * height if height < 0 else -0.10 * height
-        turn = generator.normal(0, (0.28, 0.14, 0.16))
-        if turned < TURNED_KIDNEY:
-            turn[0] += generator.uniform(0.7, 1.6) * generator.choice((-1, 1))
-        grown = 1.18 if missing == 1 - number else 1.0  # the only kidney does the work of two
-        own = float(np.clip(size * grown * np.exp(generator.normal(0, 0.09)), 0.75, 1.35))
-        plans.append(
-            KidneyPlan(
-                (float(height), float(-front + generator.normal(0, 4)), float(out + generator.normal(0, 5))),
-                (float(turn[0]), float(turn[1]), float(turn[2])),
-                own,
-                float(generator.uniform(0.7, 1.35)),
-                float(generator.uniform(0.6, 2.2)),
-                bool(missing == number),
-                _draw_cysts(generator),
-            )
-        )
-    return plans[0], plans[1]
-
-
-def _draw_cysts(generator: np.random.Generator) -> tuple[Cyst, ...]:
-    count = int(generator.choice((0, 1, 2, 4), p=(0.72, 0.16, 0.08, 0.04)))
-    directions = generator.standard_normal((count, 3))
-    directions *= generator.uniform(0.6, 1.05, (count, 1)) / np.linalg.norm(directions, axis=1, keepdims=True)
-    radii = np.exp(generator.uniform(np.log(4), np.log(28), count))
-    return tuple(Cyst((z, y, x), radius) for (z, y, x), radius in zip(directions.tolist(), radii.tolist(), strict=True))
 
 
 def _draw_liver(generator: np.random.Generator) -> LiverPlan:

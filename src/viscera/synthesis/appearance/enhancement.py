@@ -16,6 +16,10 @@ WIDE_FRACTION = 0.25
 FATTY_FRACTION = 0.12
 DENSE_FRACTION = 0.04
 """Share of patients whose HU are drawn from broad ranges, whose liver is fatty, and whose liver is dense (iron, gold)."""
+BRIGHT_CORTEX = 0.4
+EQUAL_HEART = 0.4
+"""Share of patients soon after the injection whose renal cortex is far brighter than the medulla, and of all whose heart
+has the liver's HU."""
 
 MOMENTS: dict[str, tuple[str, ...]] = {
     "none": ("plain",),
@@ -156,6 +160,34 @@ def vary_palette(generator: np.random.Generator, palette: Palette, phase: str) -
     means[Tissue.COLLAPSED] = means[Tissue.BOWEL_WALL] - generator.uniform(0, 25)
     textures[Tissue.COLLAPSED] = 10
     return replace(palette, means=means, textures=textures), "wide" if wide else phase
+
+
+def brighten_kidneys(generator: np.random.Generator, palette: Palette, phase: str) -> Palette:
+    """Return HU with a cortex of 190 to 300 HU over a dark medulla in some patients, and with any HU of renal tumours."""
+    means, textures = palette.means.copy(), palette.textures.copy()
+    is_bright, cortex, share = generator.random() < BRIGHT_CORTEX, generator.uniform(190, 300), generator.random()
+    tumour, necrosis, shift = generator.random(), generator.uniform(6, 32), generator.uniform(-15, 25)
+    if is_bright and phase in ("arterial", "portal"):
+        means[Tissue.KIDNEY_CORTEX] = cortex
+        lowest, highest = (35, 110) if phase == "arterial" else (60, 170)
+        means[Tissue.KIDNEY_MEDULLA] = lowest + (highest - lowest) * share
+    # From as dark as muscle (papillary) to as bright as the cortex (clear cell).
+    dark, bright = sorted((float(means[Tissue.MUSCLE]), float(means[Tissue.KIDNEY_CORTEX])))
+    means[Tissue.RENAL_TUMOUR] = dark + (bright - dark) * tumour**1.5 + shift
+    textures[Tissue.RENAL_TUMOUR] = necrosis
+    return replace(palette, means=means, textures=textures)
+
+
+def level_heart(generator: np.random.Generator, palette: Palette) -> Palette:
+    """Return HU with blood and muscle of the heart like the liver's, in some patients."""
+    means = palette.means.copy()
+    is_equal, shifts, wall = generator.random() < EQUAL_HEART, generator.normal(0, 5, 4), generator.random()
+    if is_equal:
+        liver = means[Tissue.LIVER]
+        for tissue, shift in zip((Tissue.BLOOD_LEFT, Tissue.BLOOD_RIGHT, Tissue.HEART), shifts, strict=False):
+            means[tissue] = liver + shift
+        means[Tissue.MYOCARDIUM] = liver - 30 * wall**2 + shifts[3]
+    return replace(palette, means=means)
 
 
 def _vary_organs_(generator: np.random.Generator, means: np.ndarray, textures: np.ndarray) -> None:

@@ -94,6 +94,8 @@ def draw_palette(generator: np.random.Generator, phase: str) -> Palette:
         means[Tissue.LIVER] -= generator.uniform(10, 32)  # fatty liver
     if phase == "delayed" and generator.random() < 0.5:
         means[Tissue.URINE] = generator.uniform(60, 220)
+    means[Tissue.RENAL_TUMOUR] = 0.5 * (means[Tissue.KIDNEY_MEDULLA] + means[Tissue.MUSCLE])
+    textures[Tissue.RENAL_TUMOUR] = 14
     return Palette(means, textures)
 
 

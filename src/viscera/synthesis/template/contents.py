@@ -9,14 +9,17 @@ import cv2
 import numpy as np
 from jaxtyping import Bool
 
+from viscera.synthesis.anatomy.kidney_plans import draw_mass
 from viscera.synthesis.anatomy.plans import Meals
 from viscera.synthesis.canvas import VALUE, Box, Tissue
-from viscera.synthesis.shapes import Field, draw_noise
-from viscera.synthesis.template.reshaping import Sample
+from viscera.synthesis.shapes import Field, draw_noise, ellipsoid, evaluate
+from viscera.synthesis.template.reshaping import YIELDING, Sample
 from viscera.synthesis.template.template import DEPTH_STEPS_PER_MM
 
 BLADDER_WALL_MM = 2.2
 KIDNEY_CORTEX_MM = 6.0
+SINUS_MM = 24.0
+KIDNEYS = ("kidney_left", "kidney_right")
 FOLD_MM = 21.0
 """Distance over which folds and the walls between loops of bowel are alike."""
 FINE_PIXEL_MM = 3.5
@@ -62,7 +65,7 @@ def fill_kidneys_(generator: np.random.Generator, sample: Sample) -> None:
     """Paint medulla into the kidneys, and renal pelvis, vein and fat into their sinuses."""
     fine, other = draw_noise(generator, 8.0), draw_noise(generator, 11.0)
     wide = generator.uniform(0.3, 1.1)
-    box = extent(sample, ("kidney_left", "kidney_right"))
+    box = extent(sample, KIDNEYS)
     if box is None:
         return
     z, y, x = box
@@ -86,6 +89,53 @@ def fill_kidneys_(generator: np.random.Generator, sample: Sample) -> None:
 def empty_sinuses_(sample: Sample) -> None:
     """Leave nothing but fat in the renal sinuses."""
     sample.canvas.tissue[sample.canvas.tissue == Tissue.KIDNEY_PELVIS] = Tissue.FAT
+
+
+def label_sinuses_(sample: Sample) -> None:
+    """Give the renal sinuses their kidney's label; call it before anything is painted into them.
+
+    The sinus is what the template told for it, and what fills the kidney's hollow in a slice up to SINUS_MM across.
+    """
+    canvas = sample.canvas
+    size = 2 * max(1, round(0.5 * SINUS_MM / float(canvas.grid.x[1] - canvas.grid.x[0]))) + 1
+    kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (size, size))
+    for organ in KIDNEYS:
+        box = extent(sample, (organ,))
+        if box is None:
+            continue
+        tissue, label = canvas.tissue[box], canvas.label[box]
+        own = np.pad((label == VALUE[organ]).astype(np.uint8), ((0, 0), (size, size), (size, size)))
+        closed = np.stack([cv2.morphologyEx(plane, cv2.MORPH_CLOSE, kernel) for plane in own])[
+            :, size:-size, size:-size
+        ]
+        fat = (tissue == Tissue.FREE) | (tissue == Tissue.FAT)
+        held = ((tissue == Tissue.KIDNEY_PELVIS) | fat & (closed > 0)) & (label == VALUE["fat"])
+        tissue[held], label[held] = Tissue.KIDNEY_PELVIS, VALUE[organ]
+
+
+def paint_masses_(generator: np.random.Generator, sample: Sample) -> None:
+    """Paint large cysts and tumours into and about the kidneys, labelled as kidney; bowel and fat make way."""
+    uneven = draw_noise(generator, 24.0)
+    table = np.zeros(256, bool)
+    table[[VALUE[organ] for organ in (*YIELDING, "fat")]] = True
+    canvas = sample.canvas
+    for organ in KIDNEYS:
+        mass, box = draw_mass(generator), extent(sample, (organ,))
+        if mass is None or box is None:
+            continue
+        places = [axis.ravel() for axis in canvas.grid.axes(box)]
+        own = np.argwhere(canvas.label[box] == VALUE[organ])
+        points = np.stack([axis[column] for axis, column in zip(places, own.T, strict=True)], axis=1)
+        middle, direction = points.mean(axis=0), np.array(mass.direction)
+        out = float(np.linalg.norm(direction))
+        reach = float(np.quantile((points - middle) @ direction, 0.995)) / out
+        centre = middle + direction * reach
+        radius = mass.radius_mm
+        shape = ellipsoid(tuple(centre), (radius, radius, radius), noise=uneven, noise_mm=0.05 * radius)
+        about, depth = evaluate(shape, canvas.grid, reach_mm=0.0)
+        within = (depth > 0) & (table[canvas.label[about]] | (canvas.label[about] == VALUE[organ]))
+        within &= (canvas.tissue[about] != Tissue.SUBCUTANEOUS_FAT) & (canvas.tissue[about] != Tissue.AIR)
+        canvas.paint_(about, within, mass.tissue, organ)
 
 
 def fill_heart_(generator: np.random.Generator, sample: Sample) -> None:

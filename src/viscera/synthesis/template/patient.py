@@ -13,6 +13,7 @@ from jaxtyping import Float, UInt8
 from viscera.errors import SettingError
 from viscera.labels import TUMOUR
 from viscera.synthesis.anatomy.plans import draw_plan
+from viscera.synthesis.anatomy.rims import paint_rims_
 from viscera.synthesis.appearance.tissues import draw_phase
 from viscera.synthesis.appearance.tumours import TUMOUR_VALUE, paint_tumours_, relabel_as_organs_
 from viscera.synthesis.canvas import VALUE, Canvas, Tissue
@@ -30,7 +31,15 @@ from viscera.synthesis.scanner.acquisition import OUTSIDE_HU, draw_scanner
 from viscera.synthesis.scanner.field_of_view import draw_range, draw_stretch
 from viscera.synthesis.scanner.scanning import View, scan_image
 from viscera.synthesis.shapes import Grid, draw_noise
-from viscera.synthesis.template.contents import empty_sinuses_, fill_bladder_, fill_bowel_, fill_heart_, fill_kidneys_
+from viscera.synthesis.template.contents import (
+    empty_sinuses_,
+    fill_bladder_,
+    fill_bowel_,
+    fill_heart_,
+    fill_kidneys_,
+    label_sinuses_,
+    paint_masses_,
+)
 from viscera.synthesis.template.reshaping import Sample, Warp, draw_warp, sample
 from viscera.synthesis.template.surroundings import FULL_DEPTH
 from viscera.synthesis.template.template import FINE_MM, Template
@@ -108,7 +117,8 @@ def synthesize_from(
     reshaping = template.reshaping
     streams = open_streams(generator, reshaping.variety)
     chest, warping, moving, fatness, filling = generator.spawn(5)
-    grown = grow_thorax(template, chest) if reshaping.thorax else template
+    pit = streams["dome"] if reshaping.variety.dome else None
+    grown = grow_thorax(template, chest, pit=pit) if reshaping.thorax else template
     warp = draw_warp(warping, reshaping)
     scale = float(np.exp(fatness.uniform(*np.log(FATNESS)))) if reshaping.fatness else 1.0
     low_mm, high_mm = _draw_range(
@@ -116,7 +126,8 @@ def synthesize_from(
     )
     span = _Span(low_mm, high_mm, FULL_DEPTH * scale)
     grid, spacing = _place(streams, grown, warp, shape, spacing_mm=spacing_mm, span=span)
-    patient = sample(moving, grown, warp, grid, organs=reshaping.organs)
+    places = streams["renal_places"] if reshaping.variety.renal_places else None
+    patient = sample(moving, grown, warp, grid, organs=reshaping.organs, places=places)
     skin = np.full(grid.shape, span.skin, np.float32)
     if reshaping.fatness:
         skin *= np.exp(np.float32(0.12) * draw_noise(fatness, 85.0)(*grid.axes(grid.everything)))
@@ -237,10 +248,16 @@ def _fill_(generator: np.random.Generator, streams: Streams, patient: Sample, te
     fill_bladder_(patient)
     if template.reshaping.contents:
         fill_bowel_(bowel, patient, draw_plan(streams, variety).meals)
+    if variety.renal_hilum:
+        label_sinuses_(patient)
     if template.reshaping.kidneys:
         fill_kidneys_(kidneys, patient)
     else:
         empty_sinuses_(patient)
+    if variety.renal_look:
+        paint_masses_(streams["renal_look"], patient)
+    if variety.rims:
+        paint_rims_(streams["rims"], patient.canvas)
     if variety.heart:
         fill_heart_(heart, patient)
 

@@ -4,12 +4,13 @@ Maps lead from the patient back to the template, so that each of the patient's v
 fine enough (template.FINE_MM) that the nearest voxel will do.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cc3d
 import numpy as np
 from jaxtyping import Bool, Float, Integer, UInt8
 
+from viscera.synthesis.anatomy.kidney_plans import APART, APART_MM, LOWEST_MM, draw_place, sunk
 from viscera.synthesis.canvas import VALUE, Canvas, Tissue, blank_canvas
 from viscera.synthesis.shapes import Box, Grid, Noise, draw_noise, rotation_about
 from viscera.synthesis.template.template import FINE_MM, Reshaping, Template
@@ -108,11 +109,21 @@ MOVED: tuple[tuple[str, ...], ...] = (
 """Organs that move on their own, in the order in which they are put back."""
 YIELDING = ("colon", "small_bowel", "duodenum")
 """What an organ that is put back may displace, besides fat and the places that organs were lifted from."""
+FURTHER, ROOM = (1.0, 0.6, 0.3, 0.0), 0.8
+"""Shares of a kidney's further shift that are tried, until there is room for more than this share of the kidney."""
 CRUMB = 0.1
 """Of an organ's largest piece: what is smaller is left out, where obstacles part the organ."""
 
 
-def sample(generator: np.random.Generator, template: Template, warp: Warp, grid: Grid, *, organs: bool) -> Sample:
+def sample(
+    generator: np.random.Generator,
+    template: Template,
+    warp: Warp,
+    grid: Grid,
+    *,
+    organs: bool,
+    places: np.random.Generator | None = None,
+) -> Sample:
     """Bring a template onto a patient's grid.
 
     Args:
@@ -121,6 +132,7 @@ def sample(generator: np.random.Generator, template: Template, warp: Warp, grid:
         warp: How it is deformed.
         grid: The patient's.
         organs: Whether some organs move on their own.
+        places: Source of randomness for kidneys that lie low, look another way or lie across; None for none of it.
     """
     canvas = blank_canvas(grid)
     depth = np.zeros(grid.shape, np.uint8)
@@ -134,6 +146,7 @@ def sample(generator: np.random.Generator, template: Template, warp: Warp, grid:
     lifted = np.zeros(grid.shape, np.uint8)
     if organs:
         moves = [_draw_move(generator, names) for names in MOVED]
+        moves = moves if places is None else _displaced(places, moves)
         hollow = np.isin(np.arange(256), [VALUE[name] for names in MOVED for name in names])
         gone = hollow[canvas.label] | (canvas.tissue == Tissue.KIDNEY_PELVIS)
         lifted[gone] = np.maximum(canvas.label[gone], 1)
@@ -154,11 +167,13 @@ class Move:
         matrix: Turns and scales a difference to the middle, from the patient back to the template.
         shift_mm: Along z, y, x.
         scale: Its greatest growth.
+        further_mm: A shift beyond, as far as there is room for it; None for a kidney that is where it usually is.
     """
 
     matrix: Float[np.ndarray, "3 3"]
     shift_mm: Float[np.ndarray, "3"]
     scale: float
+    further_mm: Float[np.ndarray, "3"] | None = None
 
 
 def _draw_move(generator: np.random.Generator, names: tuple[str, ...]) -> Move:
@@ -179,17 +194,70 @@ def _draw_move(generator: np.random.Generator, names: tuple[str, ...]) -> Move:
     return Move(matrix, shift, float(scales.max()))
 
 
+def _displaced(generator: np.random.Generator, moves: list[Move]) -> list[Move]:
+    """Sink, part and turn the kidneys beyond what _draw_move does."""
+    apart = generator.uniform(*APART_MM) * generator.choice((-0.5, 0.5)) if generator.random() < APART else 0.0
+    result = []
+    for names, move in zip(MOVED, moves, strict=True):
+        if not names[0].startswith("kidney"):
+            result.append(move)
+            continue
+        side = 1 if names[0].endswith("left") else -1
+        place = draw_place(generator)
+        up, back, out = sunk(max(place.sink_mm + side * apart, LOWEST_MM))
+        about_z, about_y, about_x = place.turn
+        turn = rotation_about(0, side * about_z) @ rotation_about(1, side * about_y) @ rotation_about(2, about_x)
+        result.append(Move(move.matrix @ turn, move.shift_mm, move.scale, np.array((up, back, side * out))))
+    return result
+
+
+@dataclass(frozen=True, eq=False)
+class _Piece:
+    """An organ at a new place: the box, what of it there is room for, and what share of the organ that is."""
+
+    box: Box
+    inside: Bool[np.ndarray, "z y x"]
+    index: Integer[np.ndarray, "z y x"]
+    share: float
+
+
 def _put_back_(result: Sample, template: Template, warp: Warp, *, names: tuple[str, ...], move: Move) -> None:
     """Paint an organ at its new place, wherever there is fat, bowel or nothing."""
-    values = [VALUE[name] for name in names]
-    found = _extent(template, values)
+    found = _extent(template, [VALUE[name] for name in names])
     if found is None:
         return
+    piece = None
+    for part in (0.0,) if move.further_mm is None else FURTHER:
+        far = move.shift_mm if move.further_mm is None else move.shift_mm + part * move.further_mm
+        piece = _piece_at(result, template, warp, names=names, move=replace(move, shift_mm=far), found=found)
+        if piece is None or piece.share > ROOM:
+            break
+    if piece is None:
+        return
+    tissue, label, depth = (np.take(a.ravel(), piece.index) for a in (template.tissue, template.label, template.depth))
+    inside = _without_crumbs(piece.inside)
+    canvas, box = result.canvas, piece.box
+    canvas.tissue[box][inside], canvas.label[box][inside] = tissue[inside], label[inside]
+    result.depth[box][inside] = depth[inside]
+
+
+def _piece_at(
+    result: Sample,
+    template: Template,
+    warp: Warp,
+    *,
+    names: tuple[str, ...],
+    move: Move,
+    found: tuple[Float[np.ndarray, "3"], Float[np.ndarray, "3"], Float[np.ndarray, "3"]],
+) -> _Piece | None:
+    """Look for room for an organ; None where its new place is not in the scan."""
     low, high, middle = found
     corner = move.scale * np.maximum(middle - low, high - middle) * 1.12 + 3
+    if move.further_mm is not None:  # it may have been turned any way
+        corner = np.full(3, corner.max())
     box = _box_around(warp, result.canvas.grid, middle + move.shift_mm - corner, middle + move.shift_mm + corner)
     if any(part.start >= part.stop for part in box):
-        return
+        return None
     places = warp(result.canvas.grid, box)
     away = places - (middle + move.shift_mm).astype(np.float32)[:, None, None, None]
     turn = move.matrix.astype(np.float32)
@@ -197,22 +265,21 @@ def _put_back_(result: Sample, template: Template, warp: Warp, *, names: tuple[s
         places[axis] = row[0] * away[0] + row[1] * away[1] + row[2] * away[2] + np.float32(centre)
     index = _indices(template, places)
     tissue, label = np.take(template.tissue.ravel(), index), np.take(template.label.ravel(), index)
-    inside = label == values[0]
-    for value in values[1:]:
-        inside |= label == value
+    inside = label == VALUE[names[0]]
+    for name in names[1:]:
+        inside |= label == VALUE[name]
     if names[0].startswith("kidney"):
         near = (places > (low - 1).astype(np.float32)[:, None, None, None]).all(axis=0)
         near &= (places < (high + 1).astype(np.float32)[:, None, None, None]).all(axis=0)
         inside |= (tissue == Tissue.KIDNEY_PELVIS) & near
     room = np.zeros(256, bool)
     room[[VALUE[name] for name in YIELDING]] = True
-    here_tissue, here_label, here_depth = (a[box] for a in (result.canvas.tissue, result.canvas.label, result.depth))
+    here_tissue, here_label = result.canvas.tissue[box], result.canvas.label[box]
     lung = (here_tissue == Tissue.LUNG) & (names[0] in ("liver", "spleen", "stomach"))
+    whole = np.count_nonzero(inside)
     inside &= (here_tissue == Tissue.FREE) | room[here_label] | lung
     inside &= ~(here_tissue == Tissue.KIDNEY_PELVIS)
-    inside = _without_crumbs(inside)
-    here_tissue[inside], here_label[inside] = tissue[inside], label[inside]
-    here_depth[inside] = np.take(template.depth.ravel(), index)[inside]
+    return _Piece(box, inside, index, np.count_nonzero(inside) / max(whole, 1))
 
 
 def _without_crumbs(mask: Bool[np.ndarray, "z y x"]) -> Bool[np.ndarray, "z y x"]:

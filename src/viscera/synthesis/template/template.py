@@ -52,7 +52,8 @@ class Reshaping:
         fatness: Fat beneath the skin, 0.3 to 1.9 times the template's.
         contents: Stomach and bowel filled: gas in front, fluid, stool, contrast. Off: all wall.
         kidneys: Medulla and what the renal sinus holds. Off: all cortex and fat.
-        variety: What appearance and acquisition may vary; of its anatomy only the heart's chambers and contents count.
+        variety: What appearance and acquisition may vary; of its anatomy only the heart's chambers, contents, renal_places,
+            renal_look, renal_hilum, dome and rims count.
     """
 
     thorax: bool = True

@@ -61,8 +61,16 @@ def needs_thorax(template: Template) -> bool:
     return bool(np.count_nonzero(cut) * FINE_MM**3 / 1000 > LEAST_ML)
 
 
-def grow_thorax(template: Template, generator: np.random.Generator) -> Template:
-    """Return the template with a random chest above it; the template itself where it needs none."""
+def grow_thorax(
+    template: Template, generator: np.random.Generator, *, pit: np.random.Generator | None = None
+) -> Template:
+    """Return the template with a random chest above it; the template itself where it needs none.
+
+    Args:
+        template: What may end below the domes.
+        generator: Source of randomness.
+        pit: Source for domes of any height with the heart sunk between them; None for the usual ones.
+    """
     if not needs_thorax(template) or len(template.label) < 16:
         return template
     last = len(template.label) - 1 - SKIPPED
@@ -75,6 +83,7 @@ def grow_thorax(template: Template, generator: np.random.Generator) -> Template:
     label = np.repeat(base.label[None], count, axis=0)
     depth = np.repeat(template.depth[last][None], count, axis=0)
     domes = _draw_domes(generator, base)
+    domes = domes if pit is None else _with_pit(pit, base, domes)
     dome_mm = domes.height_mm
     _paint_chest_(tissue, label, base, domes, height_mm=height_mm)
     np.copyto(depth, np.clip((dome_mm - height_mm) * DEPTH_STEPS_PER_MM, 0, depth).astype(np.uint8), where=base.chest)
@@ -157,6 +166,19 @@ def _draw_domes(generator: np.random.Generator, base: _Base) -> _Domes:
     place = (nearest[0], nearest[1])
     reach_mm = edt.edt(~organs, anisotropy=(FINE_MM, FINE_MM), parallel=1)
     return _Domes(height, base.tissue[place], base.label[place], reach_mm)
+
+
+def _with_pit(generator: np.random.Generator, base: _Base, domes: _Domes) -> _Domes:
+    """Raise or flatten the domes, sink the heart's place between them, and let the organs spread more or less far."""
+    grown, dip = np.exp(generator.uniform(np.log(0.75), np.log(1.45))), generator.uniform(0.1, 0.95)
+    to_left, deep = generator.uniform(10, 42), generator.uniform(0.25, 0.6)
+    wide_x, wide_y = generator.uniform(32, 56), generator.uniform(30, 52)
+    spread = generator.uniform(0.4, 1.5)
+    y, x = (axis.astype(np.float32) * FINE_MM for axis in np.indices(base.label.shape))
+    row = base.front_mm + deep * (base.behind_mm - base.front_mm)
+    sunk = np.exp(-(((x - base.middle * FINE_MM - to_left) / wide_x) ** 2) - ((y - row) / wide_y) ** 2)
+    height = domes.height_mm * np.float32(grown) * (1 - np.float32(dip) * sunk)
+    return replace(domes, height_mm=height.astype(np.float32), reach_mm=domes.reach_mm * np.float32(spread))
 
 
 def _paint_chest_(

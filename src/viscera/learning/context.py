@@ -1,0 +1,161 @@
+"""Context for a network of slices: its 3D network is trained first, on coarse voxels, and then looks at every scan once.
+
+RUN/context/store     the cases in coarse voxels
+RUN/context           an ordinary run of the 3D network on them: `viscera predict --weights RUN/context` segments with it alone
+RUN/context/seen      what it sees of each case, uint8, where the network of slices first needs it (5 to 10 MB each)
+
+Both networks end in one weights file.
+"""
+
+import hashlib
+import shutil
+from collections import defaultdict
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from threading import Lock
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from viscera.config import Context, Recipe, SpacedSlices
+from viscera.errors import SettingError, WeightsError
+from viscera.inference.context import ScanContext, see_scan
+from viscera.io.atomic import replacing, write_json
+from viscera.json_text import load_json
+from viscera.learning.synthetic_patients import DATASET, TrainingData, split_supply
+from viscera.networks.build import context_network
+from viscera.networks.runners import Runner
+from viscera.networks.torch_runner import folded_runner
+from viscera.networks.weights import context_of, fill_network, find_weights, load_weights
+from viscera.networks.weights_header import read_header
+from viscera.preparation.coarse import coarse_case, coarse_geometry
+from viscera.preparation.store import Case, Store, create_store, remove_leftovers, write_case
+from viscera.recipes.viscera25d import alone
+
+FOLDER = "context"
+"""Of a run."""
+OTHER_SEED = 1_000_003
+"""Added to the seed of fresh patients: the context network learns from others."""
+
+
+def context_recipe(recipe: Recipe) -> Recipe:
+    """Return the 3D network of a recipe's context as a recipe of its own.
+
+    Raises:
+        SettingError: The recipe has no context, or prepares scans in a way that gives none.
+    """
+    prepared = recipe.preparation
+    if recipe.context is None:
+        raise SettingError(f"recipe '{recipe.name}' has no context")
+    if not isinstance(prepared, SpacedSlices) or recipe.contrast.method != "none":
+        raise SettingError(
+            f"recipe '{recipe.name}': context goes with preparation 'spaced' and contrast 'none' only",
+            "Change these, or set the recipe's context to null.",
+        )
+    return replace(alone(recipe), name=f"{recipe.name}-context", about=f"the context network of {recipe.name}")
+
+
+def coarse_supply(supply: Store | TrainingData, run: Path, recipe: Recipe) -> Store | TrainingData:
+    """Return what the context network learns from: the annotated cases of a store in coarse voxels, written to the run's folder.
+
+    Cases that were written before are left alone. Fresh patients are made in coarse voxels, others than the network of slices
+    learns from, so that the context that this sees is no better than on any patient.
+    """
+    store, fresh = split_supply(supply)
+    folder, pixels = run / FOLDER / "store", _settings(recipe).pixels
+    made = create_store(folder, space=store.space, preparation=context_recipe(recipe).preparation)
+    remove_leftovers(folder)
+    there, splits = set(made.names()), {name: split for name, split in store.splits.items() if split != "test"}
+    for name in splits:
+        facts = store.facts(name)
+        if name not in there or made.facts(name).image_sha256 != facts.image_sha256:
+            coarse = coarse_case(store.case(name), pixels)
+            write_case(folder, coarse, replace(facts, geometry=coarse.geometry))
+    write_json(folder / "splits.json", {"cases": splits})
+    coarse_store = replace(made, splits=splits)
+    return coarse_store if fresh is None else TrainingData(coarse_store, replace(fresh, seed=fresh.seed + OTHER_SEED))
+
+
+def _settings(recipe: Recipe) -> Context:
+    if recipe.context is None:
+        raise SettingError(f"recipe '{recipe.name}' has no context")
+    return recipe.context
+
+
+def tensors_of(weights: Path, recipe: Recipe) -> dict[str, Tensor]:
+    """Return the context network's tensors from a run of it, or from weights of a network of slices that has one.
+
+    Raises:
+        WeightsError: No weights, or of another shape or label space.
+    """
+    found = load_weights(find_weights(weights))
+    tensors = dict(found.tensors) if found.recipe.dimensions == 3 else context_of(found.tensors)
+    if not tensors or found.space.organs != recipe.space.organs:
+        has = f"context for {', '.join(found.space.organs)}" if tensors else "no context network"
+        raise WeightsError(
+            f"{weights} has {has}, not context for {', '.join(recipe.space.organs)}",
+            "Leave --context-weights out: the run then trains its own.",
+        )
+    fill_network(context_network(recipe), tensors, where=str(weights))
+    return tensors
+
+
+def has_context(weights: Path) -> bool:
+    """Tell whether weights hold a context network."""
+    return read_header(find_weights(weights)).recipe.context is not None
+
+
+@dataclass(frozen=True, eq=False)
+class ContextMaps:
+    """What the context network sees of each case: computed where it is first needed, then kept.
+
+    Attributes:
+        folder: Where it is kept.
+        recipe: Of the network of slices.
+        runner: The context network.
+    """
+
+    folder: Path
+    recipe: Recipe
+    runner: Runner
+    _locks: defaultdict[str, Lock] = field(default_factory=lambda: defaultdict(Lock), repr=False)
+
+    @property
+    def pixels(self) -> int:
+        """Prepared pixels per coarse voxel."""
+        return _settings(self.recipe).pixels
+
+    def of(self, case: Case) -> ScanContext:
+        """Return the context of a case."""
+        grid = coarse_geometry(case.geometry, self.pixels).slice_grid
+        file = self.folder / f"{case.name}.npy"
+        with self._locks[case.name]:
+            if not file.is_file():
+                seen = see_scan(case.image, case.geometry, runner=self.runner, recipe=self.recipe)
+                self.folder.mkdir(parents=True, exist_ok=True)
+                with replacing(file) as part, part.open("wb") as opened:
+                    np.save(opened, seen.organs)
+            organs = np.load(file, mmap_mode="r", allow_pickle=False)
+        return ScanContext(organs, grid, self.pixels)  # type: ignore[arg-type]
+
+    def forget(self, but: Collection[str]) -> None:
+        """Remove what was kept of fresh patients other than these."""
+        for file in self.folder.glob(f"{DATASET}__*.npy"):
+            if file.stem not in but:
+                file.unlink(missing_ok=True)
+
+
+def open_maps(run: Path, recipe: Recipe, tensors: Mapping[str, Tensor], device: torch.device) -> ContextMaps:
+    """Return what gives each case its context, in a run's folder; maps of another network that lie there are removed."""
+    network = context_network(recipe)
+    fill_network(network, tensors, where=f"{run / FOLDER}")
+    folder = run / FOLDER / "seen"
+    key = hashlib.sha256(b"".join(tensor.numpy().tobytes() for _, tensor in sorted(tensors.items()))).hexdigest()
+    note = folder / "network.json"
+    if not note.is_file() or load_json(note) != {"sha256": key}:
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        write_json(note, {"sha256": key})
+    return ContextMaps(folder, recipe, folded_runner(network.eval(), device.type, exact=True))
