@@ -14,6 +14,7 @@ from viscera.networks.cards import FOLDER, find_shipped
 from viscera.quality.certainty import Edge, Handedness
 from viscera.quality.judging import signs
 from viscera.quality.predicted_dice import (
+    DOUBTS,
     FOLDER_NAME,
     FORMAT,
     Additive,
@@ -119,11 +120,26 @@ def test_a_calibration_is_read_as_it_was_written_and_only_for_its_weights(tmp_pa
     assert read_calibration(file, weights_sha256="abd") is None
 
 
+def damaged(curve: dict[str, list[float]]) -> dict[str, object]:
+    """Return the calibration with another curve of its shared doubt."""
+    good = asdict(CALIBRATION.good)
+    return asdict(CALIBRATION) | {"good": good | {"shared": {"expects_less": curve}}}
+
+
+def test_the_names_of_all_doubts_are_known():
+    assert tuple(doubts(SURE)) == DOUBTS
+    with pytest.raises(ValueError, match="'wisdom' is not one of expects_less"):
+        Additive({}, {"wisdom": Curve((0.0, 1.0), (1.0,))})
+
+
 @pytest.mark.parametrize(
     ("text", "match"),
     [
         ("{", "is not a calibration"),
         (json.dumps(asdict(CALIBRATION) | {"format": 2}), "format 2 is not 1"),
+        (json.dumps(damaged({"knots": [0.5, 0.1], "drops": [1.0]})), "knots must rise"),
+        (json.dumps(damaged({"knots": [0.1, 0.5], "drops": [-1.0]})), "no drop may be below 0"),
+        (json.dumps(asdict(CALIBRATION) | {"volumes_ml": {"colon": 700.0}}), "needs a usual volume and both scores"),
         (json.dumps({key: value for key, value in asdict(CALIBRATION).items() if key != "good"}), "good is missing"),
     ],
 )

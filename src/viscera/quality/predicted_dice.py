@@ -12,6 +12,7 @@ Source:
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from math import exp, log
 from pathlib import Path
 
@@ -39,6 +40,14 @@ NOT_COUNTED = ("border", "edge_probability", "edge_entropy", "dropped", "pieces"
 UNSURE = ("edge_probability", "edge_entropy")
 """Signs with one limit for all organs, which a calibration knows better."""
 
+DOUBTS = (
+    *("expects_less", "edge", "entropy", "uncertain", "dropped", "slices", "apart", "alike", "smaller", "larger", "cut"),
+    *("signs", "wrong_way", "odd_scan", "mirrored", "scan"),
+)
+"""All that ``doubts_of`` returns."""
+MOST_SCORE, LEAST_LOGIT = 50.0, 500.0
+"""Scores of fits lie within +-8; what is far beyond would overflow."""
+
 Doubts = Mapping[str, float]
 """{name: doubt}, where more is worse."""
 
@@ -56,6 +65,13 @@ class Curve:
 
     knots: tuple[float, ...]
     drops: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        """Raise ValueError, which reading turns into a refusal, where it is no curve that never rises."""
+        if len(self.drops) != len(self.knots) - 1 or any(low >= high for low, high in pairwise(self.knots)):
+            raise ValueError("knots must rise, with one drop between each two")
+        if any(drop < 0 for drop in self.drops):
+            raise ValueError("no drop may be below 0: less certainty would predict a better Dice")
 
     def __call__(self, doubt: float) -> float:
         """Return what is to be taken from the score."""
@@ -94,11 +110,20 @@ class Additive:
     organs: dict[str, OrganScore]
     shared: dict[str, Curve]
 
+    def __post_init__(self) -> None:
+        """Raise ValueError where a doubt is not one that viscera measures, or a score is beyond all sense."""
+        for name in [*self.shared, *(name for own in self.organs.values() for name in own.curves)]:
+            if name not in DOUBTS:
+                raise ValueError(f"'{name}' is not one of {', '.join(DOUBTS)}")
+        if any(abs(own.score) > MOST_SCORE for own in self.organs.values()):
+            raise ValueError(f"scores must lie within +-{MOST_SCORE:g}")
+
     def __call__(self, organ: str, doubts: Doubts) -> float:
         """Return the number for an organ; the more of any doubt, the less."""
         own = self.organs[organ]
         curves = [*self.shared.items(), *own.curves.items()]
-        return 1 / (1 + exp(-(own.score - sum(curve(doubts[name]) for name, curve in curves))))
+        score = own.score - sum(curve(doubts[name]) for name, curve in curves)
+        return 1 / (1 + exp(min(-score, LEAST_LOGIT)))
 
 
 @dataclass(frozen=True)
@@ -126,6 +151,13 @@ class Calibration:
     volumes_ml: dict[str, float]
     dice: Additive
     good: Additive
+
+    def __post_init__(self) -> None:
+        """Raise ValueError where an organ lacks something."""
+        if not set(self.volumes_ml) <= set(self.dice.organs) & set(self.good.organs):
+            raise ValueError("each organ needs a usual volume and both scores")
+        if any(volume <= 0 for volume in self.volumes_ml.values()):
+            raise ValueError("usual volumes must be above 0 ml")
 
     def flags(self, organ: str, doubts: Doubts) -> bool:
         """Tell whether an organ is probably bad."""
