@@ -45,7 +45,7 @@ DOUBTS = (
     *("signs", "wrong_way", "odd_scan", "mirrored", "scan"),
 )
 """All that ``doubts_of`` returns."""
-MOST_SCORE, LEAST_LOGIT = 50.0, 500.0
+MOST_SCORE, MOST_EXPONENT = 50.0, 500.0
 """Scores of fits lie within +-8; what is far beyond would overflow."""
 
 Doubts = Mapping[str, float]
@@ -123,7 +123,7 @@ class Additive:
         own = self.organs[organ]
         curves = [*self.shared.items(), *own.curves.items()]
         score = own.score - sum(curve(doubts[name]) for name, curve in curves)
-        return 1 / (1 + exp(min(-score, LEAST_LOGIT)))
+        return 1 / (1 + exp(min(-score, MOST_EXPONENT)))
 
 
 @dataclass(frozen=True)
