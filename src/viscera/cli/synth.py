@@ -10,7 +10,7 @@ from annotated_types import Ge
 from tyro.conf import Positional, arg
 
 from viscera.cli.console import progress, say
-from viscera.cli.templates import read_templates
+from viscera.cli.templates import read_donors, read_templates
 from viscera.errors import SettingError, did_you_mean
 
 
@@ -19,7 +19,7 @@ class Options:
     """Write a data set of synthetic patients, with complete truth or with the organs that you name annotated.
 
     For trying things out, for tests, for studies in which the truth must be known, and to train networks for real scans on
-    (--variety rich). No patient's data goes into it, unless you give label maps as templates.
+    (--variety rich). No patient's data goes into it, unless you give label maps as templates or donors.
     """
 
     out: Annotated[Positional[Path], arg(metavar="OUT")]
@@ -52,6 +52,11 @@ class Options:
     """The scan of each template, for the body's outline and what the labels lack; its HU are not used."""
     ignore_labels: tuple[str, ...] = ()
     """Names in the templates to leave out, for instance those that viscera does not know."""
+    donor: tuple[Path, ...] = ()
+    """Label maps whose organs (liver, kidneys, spleen, pancreas ...) take the place of the patients' own in some of them,
+    fitted to these. They need hold no more than organs; a JSON beside each names its values."""
+    mixing: bool = True
+    """Let the templates, where there are several, give organs to each other's patients."""
     jobs: int = 0
     """Processes; 0: one per core."""
 
@@ -86,7 +91,8 @@ def main(arguments: list[str]) -> int:
     )
     check_cohort(options.out, cohort)
     templates = read_templates(options.template, options.template_image, ignore=options.ignore_labels)
-    cohort = replace(cohort, templates=templates)
+    donors = read_donors(options.donor, templates if options.mixing else ())
+    cohort = replace(cohort, templates=templates, donors=donors)
     with progress() as bar:
         task = bar.add_task("patients", total=options.cases)
         write_cohort(options.out, cohort, jobs=options.jobs or os.cpu_count() or 1, done=lambda: bar.advance(task))

@@ -12,7 +12,7 @@ import tyro
 from tyro.conf import AvoidSubcommands, FlagCreatePairsOff, Positional, arg
 
 from viscera.cli.console import progress, say
-from viscera.cli.templates import read_templates
+from viscera.cli.templates import read_donors, read_templates
 from viscera.config import Machine, Recipe
 from viscera.errors import SettingError
 from viscera.recipes.catalogue import find_recipe
@@ -64,6 +64,10 @@ class FreshOptions:
     """The scan of each template, for the body's outline and what the labels lack; its HU are not used."""
     ignore_labels: tuple[str, ...] = ()
     """Names in the templates to leave out."""
+    donor: tuple[Path, ...] = ()
+    """Label maps whose organs take the place of the patients' own in some of them, fitted to these; organs are enough."""
+    mixing: bool = True
+    """Let the templates, where there are several, give organs to each other's patients."""
     jobs: int = 0
     """Processes that make them; 0: one per core but one, at most 8."""
 
@@ -165,15 +169,17 @@ def read_fresh(options: FreshOptions) -> "OnlinePatients | None":
                 "--fresh.patients is 0, but other --fresh settings are given", "Say how many, or leave them out."
             )
         return None
+    templates = read_templates(
+        options.template, options.template_image, ignore=options.ignore_labels, prefix="--fresh."
+    )
     return OnlinePatients(
         patients=options.patients,
         only=options.only,
         seed=options.seed,
         shape=options.shape,
         variety=VARIETIES[options.variety],
-        templates=read_templates(
-            options.template, options.template_image, ignore=options.ignore_labels, prefix="--fresh."
-        ),
+        templates=templates,
+        donors=read_donors(options.donor, templates if options.mixing else (), prefix="--fresh."),
         jobs=options.jobs,
     )
 

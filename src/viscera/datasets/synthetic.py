@@ -21,6 +21,7 @@ from viscera.io.locks import LOCK, locked
 from viscera.io.processes import process_pool, result_of
 from viscera.labels import FLARE13, PART_OF, SIDES, TUMOUR, ZHANG12, organ_name
 from viscera.synthesis.canvas import ORGANS
+from viscera.synthesis.grafting import Donor
 from viscera.synthesis.patient import Patient, Scan, check_options, synthesize
 from viscera.synthesis.template.patient import synthesize_from
 from viscera.synthesis.template.template import Template
@@ -47,6 +48,7 @@ class Cohort:
         tumours: Whether every patient has some. Where they are not annotated, the organs' labels go on beneath them.
         variety: How much patients and scans differ.
         templates: Label maps that the patients are made from, in turn; procedural anatomy where there is none.
+        donors: Whose organs take the place of the patients' own in some of them; see synthesis/grafting.py.
     """
 
     layout: str
@@ -58,6 +60,7 @@ class Cohort:
     tumours: bool = False
     variety: Variety = PLAIN
     templates: tuple[Template, ...] = ()
+    donors: tuple[Donor, ...] = ()
 
 
 def write_cohort(folder: Path, cohort: Cohort, *, jobs: int, done: Callable[[], None] = lambda: None) -> None:
@@ -154,17 +157,16 @@ def _require_own(folder: Path) -> None:
 
 def _facts(cohort: Cohort) -> dict[str, object]:
     """Return for JSON all that decides what is written, but for how many."""
-    facts = {name: getattr(cohort, name) for name in ("layout", "annotate", "seed", "shape", "scan", "tumours")}
+    facts: dict[str, object] = {
+        name: getattr(cohort, name) for name in ("layout", "annotate", "seed", "shape", "scan", "tumours")
+    }
     varied = [name for name in INGREDIENTS if getattr(cohort.variety, name)]
     templates = [template.fingerprint for template in cohort.templates]
-    return (
-        facts
-        | {"annotate": list(cohort.annotate), "shape": list(cohort.shape), "variety": varied}
-        | {
-            "templates": templates,
-            "viscera": version("viscera"),
-        }
-    )
+    facts |= {"annotate": list(cohort.annotate), "shape": list(cohort.shape), "variety": varied}
+    facts |= {"templates": templates, "viscera": version("viscera")}
+    if cohort.donors:
+        facts["donors"] = [donor.fingerprint for donor in cohort.donors]
+    return facts
 
 
 def check_cohort(folder: Path, cohort: Cohort) -> None:
@@ -208,8 +210,17 @@ def make_patient(cohort: Cohort, number: int) -> Patient:
     if cohort.templates:
         template = cohort.templates[(number - 1) % len(cohort.templates)]
         varied = replace(template, reshaping=replace(template.reshaping, variety=cohort.variety))
-        return synthesize_from(varied, generator, shape=cohort.shape, scan=cohort.scan, tumours=tumours)
-    return synthesize(generator, shape=cohort.shape, scan=cohort.scan, tumours=tumours, variety=cohort.variety)
+        return synthesize_from(
+            varied, generator, shape=cohort.shape, scan=cohort.scan, tumours=tumours, donors=cohort.donors
+        )
+    return synthesize(
+        generator,
+        shape=cohort.shape,
+        scan=cohort.scan,
+        tumours=tumours,
+        variety=cohort.variety,
+        donors=cohort.donors,
+    )
 
 
 def _annotated(cohort: Cohort) -> tuple[str, ...]:

@@ -26,6 +26,7 @@ from viscera.labels import LabelSpace, fit
 from viscera.preparation.case import prepare_image, prepare_labels
 from viscera.preparation.store import Case, Facts, SourceFacts, Store, remove_leftovers, write_case
 from viscera.synthesis.canvas import ORGANS
+from viscera.synthesis.grafting import Donor
 from viscera.synthesis.template.template import Template
 from viscera.synthesis.variety import INGREDIENTS, RICH, Variety
 
@@ -52,6 +53,7 @@ class OnlinePatients:
         shape: Slices, rows and columns of a scan, before it is prepared.
         variety: How much patients and scans differ.
         templates: Label maps that the patients are made from, in turn; procedural anatomy where there is none.
+        donors: Whose organs take the place of the patients' own in some of them; see synthesis/grafting.py.
         jobs: Processes; 0: one per core but one, at most MOST_JOBS. Changes nothing in the patients.
     """
 
@@ -61,6 +63,7 @@ class OnlinePatients:
     shape: tuple[int, int, int] = (96, 160, 160)
     variety: Variety = RICH
     templates: tuple[Template, ...] = ()
+    donors: tuple[Donor, ...] = ()
     jobs: int = 0
 
     def __post_init__(self) -> None:
@@ -76,7 +79,7 @@ class OnlinePatients:
 
     def facts(self) -> dict[str, object]:
         """Return for JSON what decides which patients are made."""
-        return {
+        facts: dict[str, object] = {
             "patients": self.patients,
             "only": self.only,
             "seed": self.seed,
@@ -84,6 +87,7 @@ class OnlinePatients:
             "variety": [name for name in INGREDIENTS if getattr(self.variety, name)],
             "templates": [template.fingerprint for template in self.templates],
         }
+        return facts | ({"donors": [donor.fingerprint for donor in self.donors]} if self.donors else {})
 
     def annotated(self, space: LabelSpace) -> list[tuple[str, ...]]:
         """Return the organs of a label space that patients annotate: of each template, or of procedural anatomy."""
@@ -203,7 +207,14 @@ def make_fresh(place: Store, cohort: Cohort, number: int, *, name: str) -> None:
 def _cohort(fresh: OnlinePatients, number: int) -> Cohort:
     """Return what a patient (from 0) is one of, with no other templates than its own: tens of MB go to the process."""
     templates = fresh.templates and (fresh.templates[number % len(fresh.templates)],)
-    return Cohort("nnunet", seed=fresh.seed, shape=fresh.shape, variety=fresh.variety, templates=templates)
+    return Cohort(
+        "nnunet",
+        seed=fresh.seed,
+        shape=fresh.shape,
+        variety=fresh.variety,
+        templates=templates,
+        donors=fresh.donors,
+    )
 
 
 def _names(fresh: OnlinePatients, epoch: int) -> Sequence[str]:

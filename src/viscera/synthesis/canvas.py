@@ -110,7 +110,14 @@ class Tissue(IntEnum):
     AIRWAY = 47
     METAL = 48
     PULMONARY_ARTERY = 49
-    RENAL_TUMOUR = 60
+    LIVERLIKE = 60
+    """Content of bowel whose HU are near the liver's."""
+    THROMBUS = 61
+    STENT = 62
+    """The wires of a graft, the wall of a catheter: bright, but without streaks."""
+    CLIP = 63
+    """Metal too small for streaks."""
+    RENAL_TUMOUR = 64
 
 
 @dataclass(frozen=True, eq=False)

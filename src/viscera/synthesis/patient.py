@@ -1,5 +1,6 @@
 """One synthetic patient from a generator: anatomy, scan range, appearance, tumours, scanner, and the complete truth."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -8,12 +9,22 @@ from jaxtyping import Float, Int16, UInt8
 
 from viscera.errors import SettingError, did_you_mean
 from viscera.labels import TUMOUR
+from viscera.synthesis.anatomy.bodies import ADULT, draw_build, shape_trunk
 from viscera.synthesis.anatomy.bowel import draw_colon, draw_small_bowel, draw_stomach
 from viscera.synthesis.anatomy.chest import grow_chest, paint_fluids_, paint_upper_chest_
 from viscera.synthesis.anatomy.dome import draw_dome
 from viscera.synthesis.anatomy.frame import Frame, Outline, Pit, draw_frame, paint_chest_, paint_trunk_
-from viscera.synthesis.anatomy.habitus import change_posture_, draw_breathing, draw_fatness, draw_heart, paint_arms_
+from viscera.synthesis.anatomy.habitus import (
+    Arms,
+    change_posture_,
+    draw_arms,
+    draw_breathing,
+    draw_fatness,
+    draw_heart,
+    paint_arms_,
+)
 from viscera.synthesis.anatomy.metal import paint_metal_
+from viscera.synthesis.anatomy.old_vessels import age_arteries_
 from viscera.synthesis.anatomy.organs import (
     Body,
     draw_pelvic_organs,
@@ -24,11 +35,15 @@ from viscera.synthesis.anatomy.organs import (
 from viscera.synthesis.anatomy.plans import draw_plan
 from viscera.synthesis.anatomy.rims import paint_rims_
 from viscera.synthesis.anatomy.skeleton import Skeleton, draw_skeleton, paint_skeleton_
+from viscera.synthesis.anatomy.surgery import operate_
+from viscera.synthesis.appearance.confusers import match_cava, paint_chalk_, paint_mixing_, resemble
 from viscera.synthesis.appearance.enhancement import brighten_kidneys, level_heart, vary_palette
+from viscera.synthesis.appearance.large_lesions import paint_large_lesions_
 from viscera.synthesis.appearance.lesions import paint_lesions_, paint_texture_
 from viscera.synthesis.appearance.tissues import draw_palette, draw_phase, render
 from viscera.synthesis.appearance.tumours import TUMOUR_VALUE, paint_tumours_, relabel_as_organs_
-from viscera.synthesis.canvas import ORGANS, Canvas, Organ, blank_canvas, claim_, settle_
+from viscera.synthesis.canvas import ORGANS, Canvas, Organ, Tissue, blank_canvas, claim_, settle_
+from viscera.synthesis.grafting import TURNED, Donor, graft_organs
 from viscera.synthesis.scanner.acquisition import OUTSIDE_HU, Scanner, draw_scanner
 from viscera.synthesis.scanner.field_of_view import draw_range, draw_stretch
 from viscera.synthesis.scanner.scanning import View, scan_image
@@ -47,6 +62,8 @@ RANGES_MM: dict[str, tuple[float, float]] = {
 }
 """Lowest and highest slice of each kind of scan, in standard mm above the femoral heads."""
 
+UNENHANCED_HU = 58.0
+"""Of the aorta: below it there is no contrast medium."""
 SETTLING_MM = 8.0
 """Voxels of the coarse canvas on which volumes are settled."""
 
@@ -78,6 +95,7 @@ class _Anatomy:
     organs: tuple[Organ, ...]
     levels: tuple[float, ...]
     size: Float[np.ndarray, "3"]  # mm per standard mm along z, y, x
+    arms: Arms | None = None  # beside the body
 
 
 def synthesize(
@@ -89,6 +107,7 @@ def synthesize(
     orientation: Orientation = "random",
     tumours: Tumours = "none",
     variety: Variety = PLAIN,
+    donors: Sequence[Donor] = (),
 ) -> Patient:
     """Make a patient and scan it.
 
@@ -103,6 +122,7 @@ def synthesize(
             holds none of these) and the label viscera.labels.TUMOUR; "unlabelled" the same lesions, labelled as the
             organ that they grow in. The patient is the same in all else, to the bit.
         variety: How much patients and scans differ; see variety.py. Where its scan_range is on, ``scan`` is not used.
+        donors: Whose liver, spleen, kidneys and pancreas may take the place of those drawn; see grafting.py.
 
     Raises:
         SettingError: A shape, spacing, scan, orientation or choice of tumours that is none.
@@ -110,14 +130,14 @@ def synthesize(
     check_options(shape, spacing_mm, scan, orientation=orientation, tumours=tumours)
     streams = open_streams(generator, variety)
     chosen = str(streams["place"].choice(list(RANGES_MM), p=(0.5, 0.3, 0.2)))
-    anatomy = _draw_anatomy(streams, variety)
+    anatomy = _draw_anatomy(streams, variety, donors)
     scanner = draw_scanner(streams["scanner"], orientation=orientation)
     grid, spacing = _place(
         streams, anatomy, shape, spacing_mm=spacing_mm, scan=chosen if scan == "random" else scan, variety=variety
     )
     canvas = _paint(anatomy, grid)
     _vary_canvas_(streams, variety, anatomy, canvas)
-    phase = draw_phase(streams["phase"])
+    phase = draw_phase(streams["phase"], varied=variety.contrast)
     image, shown = give_hu(streams, variety, canvas, phase)
     if tumours != "none":
         lesions = paint_tumours_(generator.spawn(1)[0], canvas, image, phase)
@@ -142,11 +162,22 @@ def give_hu(streams: Streams, variety: Variety, canvas: Canvas, phase: str) -> t
         palette = brighten_kidneys(streams["renal_look"], palette, phase)
     if variety.dome:
         palette = level_heart(streams["dome"].spawn(1)[0], palette)
+    enhanced = bool(palette.means[Tissue.ARTERY] > UNENHANCED_HU)
+    if variety.confluence:
+        palette = resemble(streams["confluence"], palette, enhanced=enhanced)
+    if variety.cava:
+        palette = match_cava(streams["cava"], palette)
     image = render(streams["render"], canvas, palette)
     if variety.texture:
         paint_texture_(streams["texture"], canvas, image, palette)
+    if variety.cava and enhanced:
+        paint_mixing_(streams["cava"], canvas, image, palette)
+    if variety.old_aorta:
+        paint_chalk_(streams["old_aorta"], canvas, image)
     if variety.lesions:
         paint_lesions_(streams["lesions"], canvas, image)
+    if variety.liver_lesions:
+        paint_large_lesions_(streams["liver_lesions"], canvas, image)
     return image, shown
 
 
@@ -198,19 +229,23 @@ def check_options(
             raise SettingError(f"synthetic patient: no {what} '{value}'", f"{near} Choose one of {known}.")
 
 
-def _draw_anatomy(streams: Streams, variety: Variety) -> _Anatomy:
+def _draw_anatomy(streams: Streams, variety: Variety, donors: Sequence[Donor]) -> _Anatomy:
     """Draw a patient and settle the volumes of the organs on a coarse canvas that holds the whole trunk."""
     generator = streams["frame"]
     frame = draw_frame(generator)
     skeleton = draw_skeleton(generator, frame)
     size = np.array((generator.uniform(0.93, 1.06), generator.uniform(0.95, 1.06), generator.uniform(0.95, 1.06)))
     female, lift = bool(generator.random() < 0.5), generator.normal(0, 6)
+    build = draw_build(streams["bodies"]) if variety.bodies else ADULT
     frame, shift_mm = _vary_frame(streams, variety, frame)
+    frame = shape_trunk(frame, build)
     plan = draw_plan(streams, variety)
     if variety.dome:
         frame, plan = draw_dome(streams["dome"], frame, plan)
     body = Body(frame, female, lift + shift_mm, plan)
-    grid = _settling_grid(frame, float(size.prod()))
+    # Volumes are those of an adult's organs: a child's are settled in the body of an adult of its shape.
+    grid = _settling_grid(frame, float(size.prod()) / build.organs)
+    size = size * build.size
     canvas = blank_canvas(grid)
     _paint_frame_(frame, skeleton, canvas)
     rectum, colon = draw_colon(streams["colon"], body)
@@ -222,9 +257,17 @@ def _draw_anatomy(streams: Streams, variety: Variety) -> _Anatomy:
         *draw_stomach(streams["stomach and duodenum"], body),
         colon,
     ]
+    if donors:
+        drawn = Canvas(grid, canvas.tissue.copy(), canvas.label.copy())
+        for organ in organs:
+            settle_(organ, drawn)
+        kidneys = {"kidney_left": body.plan.kidney_left, "kidney_right": body.plan.kidney_right}
+        turned = [name for name, plan in kidneys.items() if max(np.abs(plan.turn)) > TURNED]
+        organs = graft_organs(generator.spawn(1)[0], donors, organs, drawn, turned=turned)
     levels = [settle_(organ, canvas) for organ in organs]
     bowel = draw_small_bowel(streams["small bowel"], body, canvas)
-    return _Anatomy(frame, skeleton, (*organs, *bowel), (*levels, *(0.0 for _ in bowel)), size)
+    arms = draw_arms(streams["arms"]) if variety.arms else None
+    return _Anatomy(frame, skeleton, (*organs, *bowel), (*levels, *(0.0 for _ in bowel)), size, arms)
 
 
 def _vary_frame(streams: Streams, variety: Variety, frame: Frame) -> tuple[Frame, float]:
@@ -262,14 +305,19 @@ def _vary_canvas_(streams: Streams, variety: Variety, anatomy: _Anatomy, canvas:
     """Paint what varied patients have besides their organs, then turn and bend them."""
     if variety.rims:
         paint_rims_(streams["rims"], canvas)
+    if variety.old_aorta:
+        age_arteries_(streams["old_aorta"], canvas)
+    if variety.surgery:
+        operate_(streams["surgery"], canvas)
     if variety.scan_range:
         paint_upper_chest_(anatomy.frame, canvas)
     if variety.fluids:
         paint_fluids_(streams["fluids"], canvas, anatomy.frame)
     if variety.metal:
         paint_metal_(streams["metal"], canvas, anatomy.skeleton)
-    if variety.arms:
-        paint_arms_(streams["arms"], canvas, anatomy.frame)
+    if anatomy.arms is not None:
+        frame = anatomy.frame
+        paint_arms_(canvas, anatomy.arms, half_width_mm=frame.half_width_mm(), fat_mm=frame.fat_mm)
     if variety.posture:
         change_posture_(streams["posture"], canvas)
 
@@ -309,6 +357,7 @@ def _place(
     front, back = anatomy.frame.depth_mm()
     wide = 2 * anatomy.frame.half_width_mm() * anatomy.size[2] * generator.uniform(1.02, 1.15)
     deep = (front + back) * anatomy.size[1] * generator.uniform(1.05, 1.15)
+    wide += 2 * anatomy.arms.breadth_mm * anatomy.size[2] if anatomy.arms else 0.0
     stretch, (back_off, left_off) = draw_stretch(streams["view"].spawn(1)[0]) if variety.view else (1.0, (0.0, 0.0))
     if spacing_mm is None:
         pixel = max(wide / shape[2], deep / shape[1]) * stretch

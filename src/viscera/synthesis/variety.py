@@ -39,8 +39,8 @@ class Variety:
         scan_range: Acquisition. From thighs to the top of the chest, with what lies there; short ranges too.
         view: Acquisition. Narrow to wide field of view, round or square; kinds of table; off-centre patients.
         kernel: Acquisition. Slice thickness apart from spacing, soft to sharp kernels.
-        noise: Acquisition. 3 to 45 HU, its grain, and more of it in the middle of large patients.
-        streaks: Acquisition. Streaks between shoulders and hips.
+        noise: Acquisition. 3 to 65 HU (more at a low dose), its grain, and more of it in the middle of large patients.
+        streaks: Acquisition. Streaks between shoulders, arms and hips.
         metal: Acquisition. Hip prostheses and spine screws in some.
         gain: Acquisition. Gain and offset of the HU.
         renal_places: Anatomy. Kidneys down to the iliac crest, looking any way, at heights apart, bare of fat against
@@ -50,6 +50,16 @@ class Variety:
         dome: Anatomy. Heart sunk between left lobe and fundus, high domes, stomach and spleen beneath them; heart and
             liver of the same HU.
         rims: Anatomy. Diaphragm, slips, crura and wall muscle on liver and spleen, with fat or lung behind them.
+        confluence: Anatomy and appearance. Wide and bright portal vein with its mesenteric branch, pancreatic head, antrum
+            and duodenum with fluid, bowel of the liver's HU, also beside the liver.
+        cava: Anatomy and appearance. Vena cava from a slit to twice its width, of the liver's HU, with blood from legs and
+            kidneys that has not mixed yet.
+        liver_lesions: Anatomy and appearance. Metastases, tumours with a capsule, large cysts, abscesses, calcified ones, up
+            to 10 cm, also at the surface; large lesions of the spleen. All labelled as the organ.
+        old_aorta: Anatomy and appearance. Winding, wide, calcified aorta; aneurysm with thrombus, stent graft, wide iliacs.
+        surgery: Anatomy. Spleen, a kidney, gallbladder or a part of the liver taken out; clips; stents of bile duct and
+            ureter.
+        bodies: Anatomy. Children, and the very obese.
     """
 
     kidneys: bool = False
@@ -82,6 +92,12 @@ class Variety:
     renal_hilum: bool = False
     dome: bool = False
     rims: bool = False
+    confluence: bool = False
+    cava: bool = False
+    liver_lesions: bool = False
+    old_aorta: bool = False
+    surgery: bool = False
+    bodies: bool = False
 
 
 INGREDIENTS: tuple[str, ...] = tuple(field.name for field in fields(Variety))

@@ -15,6 +15,8 @@ from viscera.synthesis.canvas import VALUE, Box, Canvas, Detail, Field, Organ, T
 from viscera.synthesis.shapes import Tube, ball_boxes, jitter, spline
 
 FULL_OF_GAS, NO_GAS = 1e3, -1e3
+ANTRUM = 0.62
+"""Of the stomach's length, where its lower part begins."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,7 @@ def draw_stomach(generator: np.random.Generator, body: Body) -> list[Organ]:
     lift = body.lift_mm + generator.normal(0, 4)
     sag = generator.uniform(0, 28)
     full = generator.uniform(0.78, 1.15)
-    plan, meals = body.plan.stomach, body.plan.meals
+    plan, meals, confluence = body.plan.stomach, body.plan.meals, body.plan.confluence
     course = np.array([
         (360, 22, 66), (345, 12, 68), (322, -8, 70), (298, -34, 64), (278 - sag, -52, 44), (268 - sag, -58, 16),
         (268 - 0.6 * sag, -50, -12), (272, -40, -30),
@@ -84,6 +86,9 @@ def draw_stomach(generator: np.random.Generator, body: Body) -> list[Organ]:
         Filling(content, (level - point[1]) / radius)
         for point, radius in zip(tube.points.tolist(), tube.radii_mm.tolist(), strict=True)
     ]
+    if confluence.antrum is not None:
+        start = round(ANTRUM * len(fillings))
+        fillings[start:] = [Filling(confluence.antrum, NO_GAS)] * (len(fillings) - start)
     stomach = _tube_organ(
         "stomach", Tissue.STOMACH_WALL, tube, _fill(tube, generator.uniform(4, 6), fillings, "stomach"),
         (180 + 320 * (full - 0.78) / 0.37 * generator.uniform(0.8, 1.1)) * plan.volume,
@@ -94,13 +99,13 @@ def draw_stomach(generator: np.random.Generator, body: Body) -> list[Organ]:
         (206 + lift, -4, -8), (214 + lift, -10, 18), (232 + lift, -18, 32),
     ])  # fmt: skip
     loop = jitter(generator, loop, (2, 2, 2))
-    tube = spline(loop, np.array((10.0, 12.5, 13, 12.5, 11.5, 10.5, 10.5, 10)), step_mm=4)
+    radii = np.array((10.0, 12.5, 13, 12.5, 11.5, 10.5, 10.5, 10)) * confluence.duodenum
+    tube = spline(loop, radii, step_mm=4)
     contents = meals.small_bowel or (Tissue.CHYME, Tissue.CHYME, Tissue.FLUID)
+    contents = contents if confluence.duodenal is None else (confluence.duodenal,) * len(contents)
     gas = _stretches(generator, len(tube.points), 14, contents, gas_fraction=0.25)
-    return [
-        _tube_organ("duodenum", Tissue.BOWEL_WALL, tube, _fill(tube, 3.0, gas, "duodenum"), generator.uniform(50, 85)),
-        stomach,
-    ]
+    fill, volume = _fill(tube, 3.0, gas, "duodenum"), generator.uniform(50, 85) * confluence.duodenum**2
+    return [_tube_organ("duodenum", Tissue.BOWEL_WALL, tube, fill, volume), stomach]
 
 
 def _in_belly(course: np.ndarray, body: Body) -> np.ndarray:
@@ -182,8 +187,9 @@ def draw_small_bowel(generator: np.random.Generator, body: Body, canvas: Canvas)
     free = canvas.tissue == Tissue.FREE
     spacing = tuple(float(axis[1] - axis[0]) for axis in (grid.z, grid.y, grid.x))
     z, y, x = grid.axes(grid.everything)
-    meals = body.plan.meals
-    top = 232 + body.lift_mm + generator.uniform(-10, 10) + np.where(x > 0, meals.small_bowel_top_mm, 0.0)
+    meals, confluence = body.plan.meals, body.plan.confluence
+    higher = np.where(x > 0, meals.small_bowel_top_mm, confluence.right_mm)
+    top = 232 + body.lift_mm + generator.uniform(-10, 10) + higher
     region = free & (z > 48) & (z < top) & (y < 26) & (np.abs(x) < 112)
     clearance = edt.edt(region, anisotropy=spacing, black_border=True)
     radius = generator.uniform(10.5, 13.0) * meals.small_bowel_width
@@ -194,11 +200,38 @@ def draw_small_bowel(generator: np.random.Generator, body: Body, canvas: Canvas)
     tube = spline(points, radii, step_mm=4)
     contrast = generator.random() < 0.25
     contents = (Tissue.CHYME, Tissue.CHYME, Tissue.FLUID, Tissue.ORAL_CONTRAST if contrast else Tissue.CHYME)
-    contents, gas_fraction = meals.small_bowel or contents, generator.uniform(0.03, 0.16)
+    contents, gas_fraction = confluence.serve(meals.small_bowel or contents), generator.uniform(0.03, 0.16)
     gas_fraction = gas_fraction if meals.small_bowel_gas is None else meals.small_bowel_gas
     filling = _stretches(generator, len(tube.points), 22, contents, gas_fraction=gas_fraction)
     detail = _fill(tube, generator.uniform(2.4, 3.2), filling, "small_bowel")
     return [_tube_organ("small_bowel", Tissue.BOWEL_WALL, tube, detail)]
+
+
+def draw_loop(
+    generator: np.random.Generator,
+    clearance: Float[np.ndarray, "z y x"],
+    axes: tuple[np.ndarray, np.ndarray, np.ndarray],
+    *,
+    name: str,
+    radius_mm: float,
+) -> list[Organ]:
+    """Walk through room that an operation left: one stretch of bowel, or none where there is no room for it.
+
+    Args:
+        generator: Source of randomness.
+        clearance: Distance to where the room ends, in mm.
+        axes: Places of its voxels.
+        name: "colon" or "small_bowel".
+        radius_mm: Of the bowel.
+    """
+    points = _walk(generator, clearance, axes, radius_mm, longest=24)
+    wall = Tissue.COLON_WALL if name == "colon" else Tissue.BOWEL_WALL
+    contents = (Tissue.STOOL, Tissue.STOOL, Tissue.FLUID) if name == "colon" else (Tissue.CHYME, Tissue.FLUID)
+    if len(points) < 3:
+        return []
+    tube = spline(points, radius_mm * generator.uniform(0.8, 1.15, len(points)), step_mm=4)
+    filling = _stretches(generator, len(tube.points), 14, contents, gas_fraction=0.3)
+    return [_tube_organ(name, wall, tube, _fill(tube, 2.6, filling, name))]
 
 
 def _smooth(values: np.ndarray, width: int) -> np.ndarray:

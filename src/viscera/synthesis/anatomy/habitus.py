@@ -3,7 +3,7 @@
 The trunk itself is in frame.py; what lies above the domes, and fluid where none should be, is in chest.py.
 """
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Float
@@ -12,7 +12,7 @@ from viscera.synthesis.anatomy.frame import Frame
 from viscera.synthesis.canvas import Canvas, Tissue
 from viscera.synthesis.shapes import Blob, Grid, draw_noise, ellipsoid, evaluate, rotation_about, spline
 
-ARMS_FRACTION = 0.12
+ARMS_FRACTION = 0.2
 TURNED_FRACTION = 0.15
 """Share of scans with the arms beside the body, and of patients who lie clearly turned."""
 
@@ -114,13 +114,49 @@ def draw_heart(generator: np.random.Generator, frame: Frame) -> Frame:
     return replace(frame, heart=heart, chambers=chambers, dome=(*frame.dome[:3], generator.uniform(6, 28)))
 
 
-def paint_arms_(generator: np.random.Generator, canvas: Canvas, frame: Frame) -> None:
-    """Paint arms beside the body, in ARMS_FRACTION of patients; their bones have no label."""
+@dataclass(frozen=True)
+class Arms:
+    """Arms beside the body, in standard mm.
+
+    Attributes:
+        radius_mm: Of the upper arm.
+        bend_mm: Height of the elbow.
+        depth_mm: How far to the back they lie.
+        gap_mm: Between them and the body.
+        shown: Share of their breadth that a field of view fitted to the patient takes in.
+    """
+
+    radius_mm: float
+    bend_mm: float
+    depth_mm: float
+    gap_mm: float
+    shown: float
+
+    @property
+    def breadth_mm(self) -> float:
+        """How much wider on each side a field of view is for them."""
+        return self.shown * (self.gap_mm + 1.75 * self.radius_mm)
+
+
+def draw_arms(generator: np.random.Generator) -> Arms | None:
+    """Draw arms, in ARMS_FRACTION of patients."""
     has_arms, radius = generator.random() < ARMS_FRACTION, generator.uniform(34, 48)
     bend, depth, gap = generator.uniform(250, 330), generator.uniform(5, 50), generator.uniform(0, 22)
-    if not has_arms:
-        return
-    out = frame.half_width_mm() + gap + 0.75 * radius
+    shown = float(np.clip(generator.uniform(-0.2, 1.5), 0, 1))
+    return Arms(radius, bend, depth, gap, shown) if has_arms else None
+
+
+def paint_arms_(canvas: Canvas, arms: Arms, *, half_width_mm: float, fat_mm: float) -> None:
+    """Paint arms beside the body; their bones have no label.
+
+    Args:
+        canvas: A painted patient; what is air may become arm.
+        arms: What they are like.
+        half_width_mm: Of the body, in standard mm.
+        fat_mm: Its fat beneath the skin.
+    """
+    radius, bend, depth = arms.radius_mm, arms.bend_mm, arms.depth_mm
+    out, thick_mm = half_width_mm + arms.gap_mm + 0.75 * radius, min(0.4 * fat_mm, 0.4 * radius)
     for side in (-1, 1):
         upper = np.array([(620, 30, 150), (540, depth, out), (bend + 20, depth, out + 10), (bend - 30, depth, out + 6)])
         lower = np.array([(bend, depth, out + 8), (bend - 110, depth - 14, out), (bend - 230, depth - 20, out - 6)])
@@ -133,10 +169,9 @@ def paint_arms_(generator: np.random.Generator, canvas: Canvas, frame: Frame) ->
         if not field.size:
             continue
         free = canvas.tissue[box] == Tissue.AIR
-        fat_mm = min(0.4 * frame.fat_mm, 0.4 * radius)
         canvas.paint_(box, free & (field > 0), Tissue.SKIN, "skin")
         canvas.paint_(box, free & (field > 2), Tissue.SUBCUTANEOUS_FAT, "fat")
-        canvas.paint_(box, free & (field > 2 + fat_mm), Tissue.MUSCLE, "muscle")
+        canvas.paint_(box, free & (field > 2 + thick_mm), Tissue.MUSCLE, "muscle")
         bone = replace(limb, radii_mm=np.full(len(limb.radii_mm), 11.0))
         box, field = evaluate(bone, canvas.grid, reach_mm=0.0)
         within = canvas.tissue[box] == Tissue.MUSCLE

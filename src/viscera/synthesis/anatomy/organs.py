@@ -11,6 +11,7 @@ import numpy as np
 from viscera.synthesis.anatomy.frame import POWER, Frame
 from viscera.synthesis.anatomy.kidneys import draw_kidneys
 from viscera.synthesis.anatomy.plans import AVERAGE, Plan
+from viscera.synthesis.anatomy.veins import draw_mesenteric, flat_tube
 from viscera.synthesis.canvas import Canvas, Organ, Tissue
 from viscera.synthesis.shapes import (
     Blob,
@@ -61,9 +62,10 @@ def draw_retroperitoneum(generator: np.random.Generator, body: Body) -> list[Org
 def draw_upper_organs(generator: np.random.Generator, body: Body) -> list[Organ]:
     """Draw portal vein, pancreas, gallbladder, spleen and liver."""
     portal, pancreas = _pancreas(generator, body)
+    mesenteric = draw_mesenteric(portal, body.frame) if body.plan.confluence.mesenteric else []
     gallbladder = _gallbladder(generator, body)
     spleen, liver = _spleen(generator, body), _liver(generator, body)
-    return [portal, *([] if body.plan.gallbladder.missing else [gallbladder]), pancreas, spleen, liver]
+    return [portal, *mesenteric, *([] if body.plan.gallbladder.missing else [gallbladder]), pancreas, spleen, liver]
 
 
 def draw_pelvic_organs(generator: np.random.Generator, body: Body) -> list[Organ]:
@@ -99,7 +101,7 @@ def draw_pelvic_organs(generator: np.random.Generator, body: Body) -> list[Organ
 
 def _vessels(generator: np.random.Generator, body: Body) -> list[Organ]:
     artery = generator.uniform(8.2, 10.8) * body.plan.vessels.artery
-    vein = generator.uniform(9.5, 12.5) * body.plan.vessels.vein
+    vein = generator.uniform(9.5, 12.5) * body.plan.vessels.vein * body.plan.cava.width
     fork = generator.uniform(165, 180)
     aorta = np.array(
         [(fork, 13, 2), (210, 11, 7), (260, 13, 8), (320, 20, 7), (370, 27, 10), (430, 34, 18), (560, 38, 22)]
@@ -112,7 +114,7 @@ def _vessels(generator: np.random.Generator, body: Body) -> list[Organ]:
     aorta, cava = jitter(generator, aorta, (0, 1.2, 2.0)), jitter(generator, cava, (0, 1.2, 2.0))
     organs = [
         Organ("aorta", Tissue.ARTERY, spline(aorta, artery * np.linspace(0.85, 1.15, 7), step_mm=3), margin_mm=1.5),
-        Organ("inferior_vena_cava", Tissue.VEIN, spline(cava, vein * np.linspace(0.9, 1.05, 6), step_mm=3)),
+        Organ("inferior_vena_cava", Tissue.VEIN, flat_tube(cava, vein * np.linspace(0.9, 1.05, 6), body.plan.cava)),
     ]
     gullet = np.array([(330, 2, 20), (352, 12, 10), (385, 22, 3), (430, 28, 2), (560, 30, 0)]) + np.array(
         (body.lift_mm, 0, 0)
@@ -167,6 +169,7 @@ def _pancreas(generator: np.random.Generator, body: Body) -> tuple[Organ, Organ]
     ])  # fmt: skip
     course = jitter(generator, course + np.array((lift, 0, 0)), (2, 2.0, 3.0))
     radii = np.array((10.0, 13.5, 8.5, 9.5, 9.0, 8.5, 6.5))
+    radii[:2] *= body.plan.confluence.head
     tube = spline(course, radii, step_mm=3)
     noise = body.frame.fine
 
@@ -184,7 +187,7 @@ def _pancreas(generator: np.random.Generator, body: Body) -> tuple[Organ, Organ]
     splenic = course[2:] + np.array((3, 9, 0))
     trunk = np.array([(lift + 300, -12, -34), (lift + 316, -16, -48), (lift + 325, -14, -70)])
     vein = np.concatenate([splenic[::-1], course[1:2] + np.array((12, 10, 8)), trunk])
-    radius = np.concatenate([np.full(5, 4.2), (6.0, 6.5, 6.0, 4.5)])
+    radius = np.concatenate([np.full(5, 4.2), (6.0, 6.5, 6.0, 4.5)]) * body.plan.confluence.portal
     return Organ(
         "portal_vein_and_splenic_vein", Tissue.PORTAL_VEIN, spline(vein, radius, step_mm=2), margin_mm=0.5
     ), pancreas

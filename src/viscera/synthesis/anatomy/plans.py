@@ -67,6 +67,51 @@ class VesselPlan:
 
 
 @dataclass(frozen=True)
+class CavaPlan:
+    """Lower vena cava.
+
+    Attributes:
+        flatness: Depth as a share of the width at each of its control points, from below; 1 is round.
+        width: Factor on its radius.
+        tilt: Radians by which a flat one is turned about the long axis.
+    """
+
+    flatness: tuple[float, ...] = (1.0,) * 6
+    width: float = 1.0
+    tilt: float = 0.0
+
+
+@dataclass(frozen=True)
+class ConfluencePlan:
+    """What lies about the confluence of the portal vein.
+
+    Attributes:
+        portal: Factor on the radius of portal and splenic vein.
+        mesenteric: Whether the upper mesenteric vessels are there.
+        head: Factor on the radius of the pancreatic head.
+        duodenum: Factor on the radius of the duodenum.
+        antrum: What the lower part of the stomach holds; None for what the rest holds.
+        duodenal: What the duodenum holds; None for what bowel holds.
+        liverlike: Share of the small bowel's contents that have the liver's HU.
+        right_mm: How much higher than usual the small bowel reaches on the right.
+    """
+
+    portal: float = 1.0
+    mesenteric: bool = False
+    head: float = 1.0
+    duodenum: float = 1.0
+    antrum: Tissue | None = None
+    duodenal: Tissue | None = None
+    liverlike: float = 0.0
+    right_mm: float = 0.0
+
+    def serve(self, contents: tuple[Tissue, ...]) -> tuple[Tissue, ...]:
+        """Return contents, some of them of the liver's HU."""
+        count = round(self.liverlike * len(contents))
+        return (Tissue.LIVERLIKE,) * count + contents[count:]
+
+
+@dataclass(frozen=True)
 class Meals:
     """What stomach and bowel hold; None leaves the usual choice.
 
@@ -113,6 +158,8 @@ class Plan:
     pancreas: PlacePlan = PlacePlan()
     vessels: VesselPlan = VesselPlan()
     meals: Meals = Meals()
+    cava: CavaPlan = CavaPlan()
+    confluence: ConfluencePlan = ConfluencePlan()
 
 
 AVERAGE = Plan()
@@ -133,6 +180,36 @@ def draw_plan(streams: Streams, variety: Variety) -> Plan:
         pancreas=_draw_size(streams["pancreas"], 0.5, 1.6) if variety.pancreas else PlacePlan(),
         vessels=_draw_vessels(streams["vessels"]) if variety.vessels else VesselPlan(),
         meals=_draw_meals(streams["contents"]) if variety.contents else Meals(),
+        cava=draw_cava(streams["cava"]) if variety.cava else CavaPlan(),
+        confluence=_draw_confluence(streams["confluence"]) if variety.confluence else ConfluencePlan(),
+    )
+
+
+def draw_cava(generator: np.random.Generator) -> CavaPlan:
+    """Draw a vena cava: a slit below the liver, or all along, in half of patients; wide in one of seven."""
+    kind, slit, others = generator.random(), generator.uniform(0.22, 0.5), generator.uniform(0.55, 1.0, 6)
+    width, tilt = generator.uniform(1.25, 1.75), float(generator.normal(0, 0.25))
+    slits = slit * generator.uniform(0.85, 1.15, 6)
+    flatness = np.where(np.arange(6) < 4, slits, others) if kind < 0.35 else slits if kind < 0.5 else others
+    if kind > 0.86:
+        return CavaPlan((1.0,) * 6, float(width), 0.0)
+    return CavaPlan(tuple(flatness.tolist()), 1.0, tilt)
+
+
+def _draw_confluence(generator: np.random.Generator) -> ConfluencePlan:
+    contents = (None, Tissue.FLUID, Tissue.LIVERLIKE, Tissue.ORAL_CONTRAST, Tissue.CHYME)
+    antrum, duodenal = generator.choice(5, size=2, p=(0.3, 0.3, 0.2, 0.1, 0.1))
+    portal, head, duodenum = np.exp(generator.uniform(np.log((0.9, 0.85, 0.8)), np.log((1.9, 1.45, 1.6))))
+    high = generator.uniform(20, 75) if generator.random() < 0.35 else 0.0
+    return ConfluencePlan(
+        portal=float(portal),
+        mesenteric=bool(generator.random() < 0.8),
+        head=float(head),
+        duodenum=float(duodenum),
+        antrum=contents[antrum],
+        duodenal=contents[duodenal],
+        liverlike=float(generator.choice((0.0, 0.35, 0.7), p=(0.5, 0.3, 0.2))),
+        right_mm=float(high),
     )
 
 

@@ -10,6 +10,8 @@ from viscera.synthesis.shapes import Noise, draw_noise
 
 PHASES: tuple[str, ...] = ("none", "arterial", "portal", "delayed")
 PHASE_PROBABILITY = (0.2, 0.15, 0.5, 0.15)
+VARIED_PROBABILITY = (0.34, 0.17, 0.35, 0.14)
+"""Of PHASES, where contrast is varied: a quarter of patients is unenhanced (0.34 but for enhancement.WIDE_FRACTION)."""
 
 PLAIN_HU: dict[Tissue, tuple[float, float, float]] = {
     Tissue.AIR: (-1000, -1000, 0),
@@ -58,10 +60,18 @@ PHASE_HU: dict[
 }
 """{tissue: (range of means per phase of PHASES ..., texture)} in HU."""
 
+STEADY: dict[Tissue, tuple[float, float]] = {
+    Tissue.LIVERLIKE: (90, 8),
+    Tissue.THROMBUS: (38, 6),
+    Tissue.STENT: (1100, 120),
+    Tissue.CLIP: (2400, 0),
+}
+"""{tissue: (mean, texture)} in HU of what only some ingredients paint; confusers.py draws the first two about these."""
 
-def draw_phase(generator: np.random.Generator) -> str:
-    """Draw a contrast phase."""
-    return PHASES[generator.choice(len(PHASES), p=PHASE_PROBABILITY)]
+
+def draw_phase(generator: np.random.Generator, *, varied: bool = False) -> str:
+    """Draw a contrast phase; with ``varied``, of VARIED_PROBABILITY."""
+    return PHASES[generator.choice(len(PHASES), p=VARIED_PROBABILITY if varied else PHASE_PROBABILITY)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,6 +93,8 @@ def draw_palette(generator: np.random.Generator, phase: str) -> Palette:
     column = PHASES.index(phase)
     for tissue, (low, high, texture) in PLAIN_HU.items():
         means[tissue], textures[tissue] = generator.uniform(low, high), texture
+    for tissue, (mean, texture) in STEADY.items():
+        means[tissue], textures[tissue] = mean, texture
     means[Tissue.FAT] = means[Tissue.FREE]
     # One draw of how strongly the patient enhances; organs vary little about it.
     strength = generator.random()

@@ -7,11 +7,17 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from viscera.synthesis.canvas import Canvas, Tissue
 
 BONE_HU = 220.0
+ARMS_APART, ARMS_LOSS = 1.75, 0.5
+"""Bone further apart than this many depths of the body is that of arms or shoulders, and how much these add to Loss.side."""
+LOW_DOSE = (0.12, 0.3)
+"""Share of scans with a low dose: of those with slices thicker and not thicker than THIN_MM."""
+THIN_MM = 2.0
+MOST_NOISE_HU = 65.0
 
 
 def blur_varied(
@@ -59,7 +65,7 @@ class Loss:
 
     Attributes:
         map: Per pixel of some slices, from 0 (in air) to about 1 (in the middle of an average abdomen).
-        side: Per slice, how much bone lies to both sides (0 to about 1): shoulders and hips.
+        side: Per slice, how much bone lies to both sides (0 to about 1): shoulders, arms and hips.
     """
 
     map: Float[np.ndarray, "z y x"]
@@ -75,8 +81,19 @@ def beam_loss(image: Float[np.ndarray, "z y x"], spacing_mm: tuple[float, float,
         small = cv2.resize(mass, None, fx=0.25, fy=0.25, interpolation=cv2.INTER_AREA)
         smooth = cv2.blur(small, (window // 4 | 1, window // 4 | 1), borderType=cv2.BORDER_CONSTANT)
         maps[number] = cv2.resize(smooth, plane.shape[::-1], interpolation=cv2.INTER_LINEAR)
-        side[number] = np.clip((plane > BONE_HU).sum(axis=1).max() * spacing_mm[2] / 120, 0, 1.5)
+        bone = plane > BONE_HU
+        arms = ARMS_LOSS * _has_arms(plane, bone, spacing_mm)
+        side[number] = np.clip(bone.sum(axis=1).max() * spacing_mm[2] / 120 + arms, 0, 1.5)
     return Loss(maps, side)
+
+
+def _has_arms(plane: Float[np.ndarray, "y x"], bone: Bool[np.ndarray, "y x"], spacing_mm: tuple[float, ...]) -> bool:
+    """Tell whether bone lies further out on both sides than in a trunk as deep as this one."""
+    columns = np.flatnonzero(bone.any(axis=0))
+    if not len(columns):
+        return False
+    depth_mm = np.count_nonzero((plane > -300).sum(axis=1) * spacing_mm[2] > 60) * spacing_mm[1]
+    return bool((columns[-1] - columns[0]) * spacing_mm[2] > ARMS_APART * max(depth_mm, 60.0))
 
 
 def add_noise_(
@@ -84,6 +101,8 @@ def add_noise_(
 ) -> None:
     """Add grain: finer or coarser, more where the beam is weak."""
     noise_hu = float(np.exp(generator.normal(np.log(9), 0.65)).clip(3, 45))
+    noise_hu *= _draw_dose(generator.spawn(1)[0], thin=bool(spacing_mm[0] <= THIN_MM))
+    noise_hu = min(noise_hu, MOST_NOISE_HU)
     grain_mm, flatness = generator.uniform(0.9, 3.2), generator.uniform(0.4, 1.6)
     sigma = max(grain_mm / spacing_mm[1], 0.3)
     probe = cv2.GaussianBlur(generator.standard_normal((96, 96), dtype=np.float32), (0, 0), sigma)
@@ -94,6 +113,12 @@ def add_noise_(
         grain -= cv2.GaussianBlur(grain, (0, 0), 3 * sigma)
         strength = np.exp(np.float32(flatness) * (loss.map[number] - 0.75))
         plane += grain * (scale * np.clip(strength, 0.2, 2.5))
+
+
+def _draw_dose(generator: np.random.Generator, *, thin: bool) -> float:
+    """Return by how much noisier than usual a scan is: 1 unless its dose is low."""
+    draw, factor = generator.random(), generator.uniform(2.0, 4.5)
+    return float(factor) if draw < LOW_DOSE[int(thin)] else 1.0
 
 
 def add_streaks_(

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Bool
 
 from viscera.synthesis.anatomy.kidney_plans import draw_mass
-from viscera.synthesis.anatomy.plans import Meals
+from viscera.synthesis.anatomy.plans import ConfluencePlan, Meals
 from viscera.synthesis.canvas import VALUE, Box, Tissue
 from viscera.synthesis.shapes import Field, draw_noise, ellipsoid, evaluate
 from viscera.synthesis.template.reshaping import YIELDING, Sample
@@ -22,6 +22,8 @@ SINUS_MM = 24.0
 KIDNEYS = ("kidney_left", "kidney_right")
 FOLD_MM = 21.0
 """Distance over which folds and the walls between loops of bowel are alike."""
+ANTRUM = 0.35
+"""Of the stomach's width, how much of it on the right is its antrum."""
 FINE_PIXEL_MM = 3.5
 """Coarser pixels are not spared for the wall where an organ was cut off by another."""
 
@@ -162,22 +164,25 @@ def fill_heart_(generator: np.random.Generator, sample: Sample) -> None:
     tissue[heart & ((inside < wall) | (np.abs(across) < 0.09))] = Tissue.MYOCARDIUM
 
 
-def fill_bowel_(generator: np.random.Generator, sample: Sample, meals: Meals) -> None:
+def fill_bowel_(generator: np.random.Generator, sample: Sample, meals: Meals, confluence: ConfluencePlan) -> None:
     """Fill stomach, duodenum, small bowel, colon and rectum: walls, contents, and gas in front of a level.
 
     Args:
         generator: Source of randomness.
         sample: The patient; its tissues change.
         meals: What is held; plans.Meals() for the usual choice.
+        confluence: What is held near the liver, and where bowel has the liver's HU; of its shapes nothing is used.
     """
     stomach, small, colon = generator.spawn(3)
-    _fill_stomach_(stomach, sample, meals)
+    _fill_stomach_(stomach, sample, meals, confluence.antrum)
     contrast = small.random() < 0.25
     usual = (Tissue.CHYME, Tissue.CHYME, Tissue.FLUID, Tissue.ORAL_CONTRAST if contrast else Tissue.CHYME)
     gas = meals.small_bowel_gas if meals.small_bowel_gas is not None else float(small.uniform(0.03, 0.16))
     wall = Wall(float(small.uniform(2.2, 3.0)), 0.10, 0.16 / meals.small_bowel_width)
-    for organ, share in (("small_bowel", gas), ("duodenum", 0.25)):
-        _fill_tube_(small, sample, organ, contents=meals.small_bowel or usual, gas=share, wall=wall)
+    contents = meals.small_bowel or usual
+    duodenal = contents if confluence.duodenal is None else (confluence.duodenal,) * len(contents)
+    _fill_tube_(small, sample, "small_bowel", contents=confluence.serve(contents), gas=gas, wall=wall)
+    _fill_tube_(small, sample, "duodenum", contents=duodenal, gas=0.25, wall=wall)
     liquid = Tissue.FLUID if colon.random() < 0.3 else Tissue.STOOL
     usual = (Tissue.STOOL, Tissue.STOOL, Tissue.STOOL, liquid)
     gas = meals.colon_gas if meals.colon_gas is not None else float(colon.uniform(0.4, 0.85))
@@ -197,8 +202,8 @@ def _lumen(sample: Sample, box: Box, organ: str, wall: Field | float) -> Bool[np
     return lumen
 
 
-def _fill_stomach_(generator: np.random.Generator, sample: Sample, meals: Meals) -> None:
-    """Fill the stomach with one thing beneath one level."""
+def _fill_stomach_(generator: np.random.Generator, sample: Sample, meals: Meals, antrum: Tissue | None) -> None:
+    """Fill the stomach with one thing beneath one level; its part on the right, the antrum, with another if there is one."""
     kinds = (Tissue.FOOD, Tissue.FLUID, Tissue.FOOD, Tissue.ORAL_CONTRAST, Tissue.FLUID)
     content = kinds[generator.choice(5, p=(0.3, 0.25, 0.2, 0.15, 0.1))] if meals.stomach is None else meals.stomach
     wall_mm, level = float(generator.uniform(3.2, 5.5)), float(generator.uniform(-0.1, 0.55))
@@ -212,6 +217,9 @@ def _fill_stomach_(generator: np.random.Generator, sample: Sample, meals: Meals)
     gas = y < front + level * (back - front)
     tissue = sample.canvas.tissue[box]
     np.copyto(tissue, np.where(gas, Tissue.GAS, content).astype(np.uint8), where=lumen)
+    if antrum is not None:
+        right = x < float(x.ravel()[0]) + ANTRUM * float(np.ptp(x))
+        np.copyto(tissue, np.uint8(antrum), where=lumen & right)
 
 
 def _fill_tube_(

@@ -4,7 +4,8 @@ template.py reads the label map, thorax.py continues it upwards, reshaping.py de
 lesions and scanner are those of synthesis/patient.py.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -12,11 +13,17 @@ from jaxtyping import Float, UInt8
 
 from viscera.errors import SettingError
 from viscera.labels import TUMOUR
+from viscera.synthesis.anatomy.bodies import ADULT, draw_build
+from viscera.synthesis.anatomy.habitus import Arms, draw_arms, paint_arms_
+from viscera.synthesis.anatomy.old_vessels import age_arteries_
 from viscera.synthesis.anatomy.plans import draw_plan
 from viscera.synthesis.anatomy.rims import paint_rims_
+from viscera.synthesis.anatomy.surgery import operate_
+from viscera.synthesis.anatomy.veins import flatten_cava_
 from viscera.synthesis.appearance.tissues import draw_phase
 from viscera.synthesis.appearance.tumours import TUMOUR_VALUE, paint_tumours_, relabel_as_organs_
 from viscera.synthesis.canvas import VALUE, Canvas, Tissue
+from viscera.synthesis.grafting import Donor
 from viscera.synthesis.patient import (
     Orientation,
     Patient,
@@ -44,7 +51,7 @@ from viscera.synthesis.template.reshaping import Sample, Warp, draw_warp, sample
 from viscera.synthesis.template.surroundings import FULL_DEPTH
 from viscera.synthesis.template.template import FINE_MM, Template
 from viscera.synthesis.template.thorax import grow_thorax
-from viscera.synthesis.variety import Streams, open_streams
+from viscera.synthesis.variety import Streams, Variety, open_streams
 from viscera.volume import Volume, turn_volume
 
 HELD: dict[str, tuple[str, ...]] = {
@@ -52,11 +59,14 @@ HELD: dict[str, tuple[str, ...]] = {
     "pelvis": ("pelvis", "urinary_bladder", "femoral_head_left", "femoral_head_right", "rectum"),
 }
 """{part of the body: organs, one of which a template must hold for it}."""
+ARM_FAT_MM = 14.0
 LEAST_MM = 60.0
 """Of a template, along the body, that a drawn scan range must cover."""
 CHEST_SHARE = 0.6
 """Of a chest above the template, how much a scan may leave out."""
 SKIN_MM = 2.0
+FATTEST = 2.4
+"""Factor on the fat beneath the skin, at most: beyond it the template's depth ends."""
 FATNESS = (0.3, 1.9)
 """Factor on the thickness of the template's fat beneath the skin."""
 
@@ -94,6 +104,7 @@ def synthesize_from(
     scan: Scan = "abdomen",
     orientation: Orientation = "random",
     tumours: Tumours = "none",
+    donors: Sequence[Donor] = (),
 ) -> Patient:
     """Make a patient from a template and scan it.
 
@@ -105,6 +116,7 @@ def synthesize_from(
         scan: Which part of the template; "random" draws one that it holds.
         orientation: As in ``synthesize``.
         tumours: As in ``synthesize``.
+        donors: Whose organs may take the place of the template's own; see grafting.py.
 
     Returns:
         The patient, with the labels of what the template annotates.
@@ -119,20 +131,26 @@ def synthesize_from(
     chest, warping, moving, fatness, filling = generator.spawn(5)
     pit = streams["dome"] if reshaping.variety.dome else None
     grown = grow_thorax(template, chest, pit=pit) if reshaping.thorax else template
+    build = draw_build(streams["bodies"]) if reshaping.variety.bodies else ADULT
     warp = draw_warp(warping, reshaping)
+    warp = replace(warp, size=warp.size * build.size)
     scale = float(np.exp(fatness.uniform(*np.log(FATNESS)))) if reshaping.fatness else 1.0
+    scale = float(np.clip(scale * build.fat, 1.0 if build.least_mm else 0.0, FATTEST))
     low_mm, high_mm = _draw_range(
         streams, grown, len(template.label), scan=scan, length_mm=_length(shape, spacing_mm, warp)
     )
     span = _Span(low_mm, high_mm, FULL_DEPTH * scale)
-    grid, spacing = _place(streams, grown, warp, shape, spacing_mm=spacing_mm, span=span)
+    arms = draw_arms(streams["arms"]) if reshaping.variety.arms else None
+    grid, spacing = _place(streams, grown, warp, shape, spacing_mm=spacing_mm, span=span, arms=arms)
     places = streams["renal_places"] if reshaping.variety.renal_places else None
-    patient = sample(moving, grown, warp, grid, organs=reshaping.organs, places=places)
+    patient = sample(moving, grown, warp, grid, organs=reshaping.organs, places=places, donors=donors)
     skin = np.full(grid.shape, span.skin, np.float32)
     if reshaping.fatness:
         skin *= np.exp(np.float32(0.12) * draw_noise(fatness, 85.0)(*grid.axes(grid.everything)))
     _paint_skin_(patient, skin, spacing[1])
     _fill_(filling, streams, patient, template)
+    if arms is not None:
+        _paint_arms_(patient.canvas, arms)
     painted = _Painted(patient.canvas, warp.size, spacing)
     return _finish(streams, generator, template, painted, orientation=orientation, tumours=tumours)
 
@@ -198,6 +216,7 @@ def _place(
     *,
     spacing_mm: tuple[float, float, float] | None,
     span: _Span,
+    arms: Arms | None,
 ) -> tuple[Grid, tuple[float, float, float]]:
     """Draw the field of view, and return the grid and its spacing."""
     generator = streams["place"]
@@ -215,6 +234,7 @@ def _place(
     (front, back), (right, left) = edges
     deep = (back - front) * warp.size[1] * generator.uniform(1.05, 1.15)
     wide = (left - right) * warp.size[2] * generator.uniform(1.03, 1.15)
+    wide += 2 * arms.breadth_mm * warp.size[2] if arms else 0.0
     varied = grown.reshaping.variety.view
     stretch, (back_off, left_off) = draw_stretch(streams["view"].spawn(1)[0]) if varied else (1.0, (0.0, 0.0))
     if spacing_mm is None:
@@ -247,7 +267,8 @@ def _fill_(generator: np.random.Generator, streams: Streams, patient: Sample, te
     variety = template.reshaping.variety
     fill_bladder_(patient)
     if template.reshaping.contents:
-        fill_bowel_(bowel, patient, draw_plan(streams, variety).meals)
+        plan = draw_plan(streams, variety)
+        fill_bowel_(bowel, patient, plan.meals, plan.confluence)
     if variety.renal_hilum:
         label_sinuses_(patient)
     if template.reshaping.kidneys:
@@ -260,6 +281,23 @@ def _fill_(generator: np.random.Generator, streams: Streams, patient: Sample, te
         paint_rims_(streams["rims"], patient.canvas)
     if variety.heart:
         fill_heart_(heart, patient)
+    _vary_(streams, patient.canvas, variety)
+
+
+def _vary_(streams: Streams, canvas: Canvas, variety: Variety) -> None:
+    """Change the painted patient as procedural ones are changed, as far as that needs nothing but the canvas."""
+    if variety.cava:
+        flatten_cava_(streams["cava"], canvas)
+    if variety.old_aorta:
+        age_arteries_(streams["old_aorta"], canvas)
+    if variety.surgery:
+        operate_(streams["surgery"], canvas)
+
+
+def _paint_arms_(canvas: Canvas, arms: Arms) -> None:
+    columns = np.flatnonzero((canvas.tissue != Tissue.AIR).any(axis=(0, 1)))
+    half_mm = float(canvas.grid.x[columns[-1]] - canvas.grid.x[columns[0]]) / 2 if len(columns) else 180.0
+    paint_arms_(canvas, arms, half_width_mm=half_mm, fat_mm=ARM_FAT_MM)
 
 
 def _finish(
@@ -274,7 +312,7 @@ def _finish(
     """Return a painted patient its HU, and scan it."""
     variety, canvas, size = template.reshaping.variety, painted.canvas, painted.size
     scanner = draw_scanner(streams["scanner"], orientation=orientation)
-    phase = draw_phase(streams["phase"])
+    phase = draw_phase(streams["phase"], varied=variety.contrast)
     image, shown = give_hu(streams, variety, canvas, phase)
     if tumours != "none":
         lesions = paint_tumours_(generator.spawn(1)[0], canvas, image, phase)

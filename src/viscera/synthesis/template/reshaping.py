@@ -4,6 +4,7 @@ Maps lead from the patient back to the template, so that each of the patient's v
 fine enough (template.FINE_MM) that the nearest voxel will do.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import cc3d
@@ -12,8 +13,10 @@ from jaxtyping import Bool, Float, Integer, UInt8
 
 from viscera.synthesis.anatomy.kidney_plans import APART, APART_MM, LOWEST_MM, draw_place, sunk
 from viscera.synthesis.canvas import VALUE, Canvas, Tissue, blank_canvas
+from viscera.synthesis.grafting import GROUPS, SINUS, Donor, Fit, Place, choose_grafts, fit_graft, measure
 from viscera.synthesis.shapes import Box, Grid, Noise, draw_noise, rotation_about
-from viscera.synthesis.template.template import FINE_MM, Reshaping, Template
+from viscera.synthesis.template.label_maps import ORGAN_TISSUE
+from viscera.synthesis.template.template import DEPTH_STEPS_PER_MM, FINE_MM, LAYERED, Reshaping, Template
 
 SLICES = 16
 """Slices that are mapped at once: their coordinates fit the cache."""
@@ -111,6 +114,8 @@ YIELDING = ("colon", "small_bowel", "duodenum")
 """What an organ that is put back may displace, besides fat and the places that organs were lifted from."""
 FURTHER, ROOM = (1.0, 0.6, 0.3, 0.0), 0.8
 """Shares of a kidney's further shift that are tried, until there is room for more than this share of the kidney."""
+HILUM = 0.6
+"""How far (radians) the opening of a kidney's sinus looks to the front of the middle."""
 CRUMB = 0.1
 """Of an organ's largest piece: what is smaller is left out, where obstacles part the organ."""
 
@@ -123,6 +128,7 @@ def sample(
     *,
     organs: bool,
     places: np.random.Generator | None = None,
+    donors: Sequence[Donor] = (),
 ) -> Sample:
     """Bring a template onto a patient's grid.
 
@@ -133,7 +139,9 @@ def sample(
         grid: The patient's.
         organs: Whether some organs move on their own.
         places: Source of randomness for kidneys that lie low, look another way or lie across; None for none of it.
+        donors: Whose organs may take the place of the template's.
     """
+    given = _draw_fits(generator.spawn(1)[0], template, donors) if donors else {}
     canvas = blank_canvas(grid)
     depth = np.zeros(grid.shape, np.uint8)
     whole = grid.everything
@@ -144,19 +152,66 @@ def sample(
         np.take(template.label.ravel(), index, out=canvas.label[box], mode="clip")
         np.take(template.depth.ravel(), index, out=depth[box], mode="clip")
     lifted = np.zeros(grid.shape, np.uint8)
-    if organs:
-        moves = [_draw_move(generator, names) for names in MOVED]
-        moves = moves if places is None else _displaced(places, moves)
-        hollow = np.isin(np.arange(256), [VALUE[name] for names in MOVED for name in names])
-        gone = hollow[canvas.label] | (canvas.tissue == Tissue.KIDNEY_PELVIS)
-        lifted[gone] = np.maximum(canvas.label[gone], 1)
-        canvas.tissue[gone], canvas.label[gone], depth[gone] = Tissue.FREE, VALUE["fat"], 0
-        result = Sample(canvas, depth, lifted)
-        for names, move in zip(MOVED, moves, strict=True):
-            _put_back_(result, template, warp, names=names, move=move)
-        _close_gaps_(result)
+    result = Sample(canvas, depth, lifted)
+    if not organs and not given:
         return result
-    return Sample(canvas, depth, lifted)
+    drawn = [_draw_move(generator, names) if organs else STILL for names in MOVED]
+    if organs and places is not None:
+        drawn = _displaced(places, drawn)
+    moves = dict(zip(MOVED, drawn, strict=True))
+    moves |= {names: STILL for names in GROUPS if names[0] in given and names not in MOVED}
+    hollow = np.isin(np.arange(256), [VALUE[name] for names in moves for name in names])
+    gone = hollow[canvas.label] | (canvas.tissue == Tissue.KIDNEY_PELVIS)
+    lifted[gone] = np.maximum(canvas.label[gone], 1)
+    apart = bool((canvas.tissue == Tissue.KIDNEY_PELVIS).any())
+    canvas.tissue[gone], canvas.label[gone], depth[gone] = Tissue.FREE, VALUE["fat"], 0
+    for names, move in moves.items():
+        if names[0] in given:
+            _put_in_(result, template, warp, given[names[0]], move=move, sinus_apart=apart)
+        else:
+            _put_back_(result, template, warp, names=names, move=move)
+    _close_gaps_(result)
+    return result
+
+
+@dataclass(frozen=True, eq=False)
+class Gift:
+    """Organs of a donor for a patient of a template.
+
+    Attributes:
+        names: Those of the group that the template has.
+        place: Of the template's own, in its coordinates.
+        fit: How the donor's are fitted to it.
+    """
+
+    names: tuple[str, ...]
+    place: Place
+    fit: Fit
+
+
+def _draw_fits(generator: np.random.Generator, template: Template, donors: Sequence[Donor]) -> dict[str, Gift]:
+    """Draw which of a template's organs come from a donor, and fit these; by the first organ of each group."""
+    label = template.label[::2, ::2, ::2]
+    axes = [
+        2 * FINE_MM * np.arange(count) - origin for count, origin in zip(label.shape, template.origin_mm, strict=True)
+    ]
+    counts = np.bincount(label.ravel(), minlength=256)
+    held = [name for name, value in VALUE.items() if counts[value]]
+    places = {}
+    for names in GROUPS:
+        place = measure(label == VALUE[names[0]], axes, whole=True) if names[0] in held else None
+        if place is not None:
+            places[names[0]] = place
+    chosen = choose_grafts(generator, donors, held, places)
+    return {
+        names[0]: Gift(
+            tuple(name for name in names if name in held),
+            places[names[0]],
+            fit_graft(chosen[names[0]], places[names[0]]),
+        )
+        for names in GROUPS
+        if names[0] in chosen
+    }
 
 
 @dataclass(frozen=True, eq=False)
@@ -174,6 +229,10 @@ class Move:
     shift_mm: Float[np.ndarray, "3"]
     scale: float
     further_mm: Float[np.ndarray, "3"] | None = None
+
+
+STILL = Move(np.eye(3), np.zeros(3), 1.0)
+"""An organ stays where it is."""
 
 
 def _draw_move(generator: np.random.Generator, names: tuple[str, ...]) -> Move:
@@ -272,14 +331,76 @@ def _piece_at(
         near = (places > (low - 1).astype(np.float32)[:, None, None, None]).all(axis=0)
         near &= (places < (high + 1).astype(np.float32)[:, None, None, None]).all(axis=0)
         inside |= (tissue == Tissue.KIDNEY_PELVIS) & near
+    whole = np.count_nonzero(inside)
+    inside &= _room(result, box, names[0])
+    return _Piece(box, inside, index, np.count_nonzero(inside) / max(whole, 1))
+
+
+def _put_in_(result: Sample, template: Template, warp: Warp, gift: Gift, *, move: Move, sinus_apart: bool) -> None:
+    """Paint a donor's organs where the template's would have been, wherever there is fat, bowel or nothing.
+
+    Args:
+        result: The patient.
+        template: What it is made from.
+        warp: How that is deformed.
+        gift: The donor's organs.
+        move: How the template's own would have moved.
+        sinus_apart: Whether the template's labels leave the renal sinus out of the kidney.
+    """
+    fit = replace(gift.fit, matrix=gift.fit.matrix @ move.matrix)
+    corner = move.scale * np.maximum(fit.reach_mm, 0.35 * fit.reach_mm.max()) * 1.12 + 3
+    if move.further_mm is not None:  # it may have been turned any way
+        corner = np.full(3, corner.max())
+    for part in (0.0,) if move.further_mm is None else FURTHER:
+        middle = gift.place.middle_mm + move.shift_mm
+        middle = middle if move.further_mm is None else middle + part * move.further_mm
+        box = _box_around(warp, result.canvas.grid, middle - corner, middle + corner)
+        if any(side.start >= side.stop for side in box):
+            return
+        away = warp(result.canvas.grid, box) - middle.astype(np.float32)[:, None, None, None]
+        fields = fit.fields(away, (*gift.names, SINUS))
+        shown = np.max([fields[name] for name in gift.names if name in fields], axis=0) > 0
+        if np.count_nonzero(shown & _room(result, box, gift.names[0])) > ROOM * np.count_nonzero(shown):
+            break
+    sinus = fields.pop(SINUS, None)
+    nearest = np.argmax(list(fields.values()), axis=0)
+    field = np.max(list(fields.values()), axis=0)
+    values = [VALUE[name] for name in fields]
+    label = np.array(values, np.uint8)[nearest]
+    tissue = np.array([ORGAN_TISSUE[name] for name in fields], np.uint8)[nearest]
+    if gift.names[0].startswith("kidney"):
+        hollow = _sinus(gift, move, away) if sinus is None else sinus > 0
+        tissue[hollow] = Tissue.KIDNEY_PELVIS
+        if sinus_apart:
+            label[hollow] = VALUE["fat"]
+    inside = _without_crumbs((field > 0) & _room(result, box, gift.names[0]))
+    here_tissue, here_label, here_depth = (a[box] for a in (result.canvas.tissue, result.canvas.label, result.depth))
+    here_tissue[inside], here_label[inside] = tissue[inside], label[inside]
+    layered = np.isin(label, [VALUE[name] for name in LAYERED])
+    depth = np.where(layered, np.clip(field * np.float32(DEPTH_STEPS_PER_MM), 0, 255), 0).astype(np.uint8)
+    here_depth[inside] = depth[inside]
+
+
+def _sinus(gift: Gift, move: Move, away: Float[np.ndarray, "3 z y x"]) -> Bool[np.ndarray, "z y x"]:
+    """Return where the sinus of a kidney is that was labelled as a whole: an ellipsoid that opens to the middle and the front.
+
+    As in anatomy/kidneys.py, in a kidney that is an ellipsoid of the same variances.
+    """
+    side = 1 if gift.names[0].endswith("left") else -1
+    semi = np.sqrt(5) * gift.place.spread_mm
+    z, y, x = np.tensordot((move.matrix / semi[:, None]).astype(np.float32), away, axes=(1, 0))
+    sine, cosine = np.sin(HILUM), side * np.cos(HILUM)
+    inwards, across = -cosine * x - sine * y, sine * x - cosine * y
+    return (z / 0.43) ** 2 + (across / 0.37) ** 2 + ((inwards - 0.83) / 0.65) ** 2 < 1
+
+
+def _room(result: Sample, box: Box, first: str) -> Bool[np.ndarray, "z y x"]:
+    """Return where an organ, named by the first of its group, finds room: not in others, but for bowel and lung."""
     room = np.zeros(256, bool)
     room[[VALUE[name] for name in YIELDING]] = True
     here_tissue, here_label = result.canvas.tissue[box], result.canvas.label[box]
-    lung = (here_tissue == Tissue.LUNG) & (names[0] in ("liver", "spleen", "stomach"))
-    whole = np.count_nonzero(inside)
-    inside &= (here_tissue == Tissue.FREE) | room[here_label] | lung
-    inside &= ~(here_tissue == Tissue.KIDNEY_PELVIS)
-    return _Piece(box, inside, index, np.count_nonzero(inside) / max(whole, 1))
+    lung = (here_tissue == Tissue.LUNG) & (first in ("liver", "spleen", "stomach"))
+    return ((here_tissue == Tissue.FREE) | room[here_label] | lung) & (here_tissue != Tissue.KIDNEY_PELVIS)
 
 
 def _without_crumbs(mask: Bool[np.ndarray, "z y x"]) -> Bool[np.ndarray, "z y x"]:

@@ -52,8 +52,9 @@ class Reshaping:
         fatness: Fat beneath the skin, 0.3 to 1.9 times the template's.
         contents: Stomach and bowel filled: gas in front, fluid, stool, contrast. Off: all wall.
         kidneys: Medulla and what the renal sinus holds. Off: all cortex and fat.
-        variety: What appearance and acquisition may vary; of its anatomy only the heart's chambers, contents, renal_places,
-            renal_look, renal_hilum, dome and rims count.
+        variety: What appearance and acquisition may vary; of its anatomy what works on a painted patient: heart, contents,
+            arms, renal_places, renal_look, renal_hilum, dome, rims, confluence (contents only), cava, liver_lesions, old_aorta
+            (its arteries are there), surgery, bodies.
     """
 
     thorax: bool = True
@@ -155,6 +156,12 @@ def _complete(source: LabelMap, hu: Shaped[np.ndarray, "z y x"] | None) -> Templ
     known = (annotated - {"muscle"}) | {"fat", "skin"} | ({"muscle"} if hu is None else set())
     origin_mm = _origin_mm(label, middle_column(source.label, source.tissue) * source.spacing_mm[2] + PAD_MM)
     return Template(tissue, label, depth, origin_mm, tuple(organ for organ in ORGANS if organ in known), notes)
+
+
+def on_fine_grid(source: LabelMap) -> tuple[UInt8[np.ndarray, "_ _ _"], UInt8[np.ndarray, "_ _ _"]]:
+    """Bring labels and tissues of a label map onto a grid of FINE_MM, PAD_MM wider in-plane; nothing is made up."""
+    given, _, fine = _axes(source)
+    return _labels_on(source, given, fine)
 
 
 def _axes(source: LabelMap) -> tuple[Axes, Axes, Axes]:
