@@ -1,266 +1,246 @@
-"""How signs of a result that should not be trusted behave: on good, cropped, flipped and chest-only scans, and on real ones.
+"""How signs of a result that should not be trusted behave, and how well the Dice is predicted; fits the calibration first.
 
-Usage: python -m benchmarks.studies.trust WEIGHTS [--patients 6] [--shape 96 192 192] [--variety rich] [--name trust]
+Usage: python -m benchmarks.studies.trust WEIGHTS [--patients 80] [--fit 50] [--rows runs/trust/rows.jsonl] [--write]
 
-Every synthetic patient is segmented as it is and in each wrong way. Counted is how often each sign is raised on organs that were
-segmented well (Dice above GOOD), badly (below BAD; so are finds of an organ that is not there) and perfectly (the truth itself),
-and which limits a twentieth of the well segmented organs would cross. Real scans without labels are listed with what is said of
-them.
+Every synthetic patient is segmented as it is and in some of the ways that make networks fail (trust_scans.py). The calibration is
+fitted to the first ones (trust_fit.py) and measured on the others: predicted against true Dice, and how often bad organs (Dice
+below BAD, organs that are not there among them) and good ones are flagged, before and after the signs of this study. Real scans
+are a check and take part in no fitting. With --write the calibration goes where the package reads it, beside the weights. A study
+that was stopped goes on where it was: scans are measured once per weights.
 """
 
 import argparse
 import json
-import time
-from collections import defaultdict
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 
-from benchmarks.machine import DATA, facts, save
-from viscera.evaluation.metrics import confusion, overlap
-from viscera.inference.certainty import certainty_of, handedness_of
-from viscera.inference.model import Model, load_model
-from viscera.inference.segment import prepare_scan, segment_prepared
-from viscera.io import nifti
-from viscera.labels import fit
-from viscera.preparation.intensity import hounsfield
-from viscera.quality.certainty import Edge
-from viscera.quality.flags import Trust
-from viscera.quality.judging import Limits, fitted_limits, signs
-from viscera.quality.measuring import Organ, measure_organs, measure_scan
-from viscera.synthesis.patient import synthesize
-from viscera.synthesis.variety import PLAIN, RICH, without
-from viscera.volume import Turn, Volume, with_voxels
+from benchmarks.machine import facts, save
+from benchmarks.studies.trust_fit import Case, fitted, predicted
+from benchmarks.studies.trust_rates import counted, counted_scans, flagged_rates, good_flagged, measures
+from benchmarks.studies.trust_scans import PER_PATIENT, WAYS, collected
+from viscera.inference.model import Model, calibration_file, load_model
+from viscera.io.atomic import write_json
+from viscera.networks.cards import as_shipped
+from viscera.networks.find_weights import find_weights
+from viscera.quality.certainty import Edge, Handedness
+from viscera.quality.contacts import Contact
+from viscera.quality.flags import Sign, Trust
+from viscera.quality.judging import KIDNEYS, signs
+from viscera.quality.limits import Limits
+from viscera.quality.measuring import Look, Organ
+from viscera.quality.orientation import orientation_signs
+from viscera.quality.predicted_dice import Calibration, doubts_of, scan_doubts
+from viscera.quality.scan_signs import mirrored_signs
 
-LABELLED = "totalsegmentator_example/ts_example_ct_3mm"
-UNLABELLED = (
-    "hcc_tace/HCC_048_portal_venous",
-    "hcc_tace/HCC_006_LIVER_3PHASE",
-    "lidc/LIDC-IDRI-0314_chest_upper_abdomen",
-)
-GOOD, BAD = 0.85, 0.5
-"""Dice."""
-SHARE = 0.05
-"""Of the good organs that may cross a fitted limit."""
+BAD = 0.8
+"""Dice below."""
 SEEN_ML = 1.0
-"""An organ of which the scan shows less is neither good nor bad."""
-
-Scan = tuple[Volume, np.ndarray | None]
-"""Axial HU, and the truth in the label space of the network."""
-
-
-@dataclass(frozen=True)
-class Found:
-    """One organ of one scan."""
-
-    scan: str
-    way: str
-    organ: str
-    dice: float | None
-    truth_ml: float | None
-    organ_facts: Organ
-    edge: Edge | None
-    signs: tuple[str, ...]
-
-
-def as_it_is(ct: Volume, truth: np.ndarray) -> Scan:
-    """Change nothing."""
-    return ct, truth
-
-
-def cropped(ct: Volume, truth: np.ndarray) -> Scan:
-    """Keep the middle half of the slices and the patient's right two thirds: through liver, kidneys and bowel."""
-    depth, _, width = ct.shape
-    box = slice(depth // 4, 3 * depth // 4), slice(None), slice(0, 2 * width // 3)
-    affine = ct.affine.copy()
-    affine[:3, 3] += affine[:3, 0] * box[0].start
-    return Volume(np.ascontiguousarray(ct.voxels[box]), affine), np.ascontiguousarray(truth[box])
-
-
-def flipped(axis: int) -> Callable[[Volume, np.ndarray], Scan]:
-    """Return what makes the header tell one axis the wrong way round."""
-    flips = tuple(number == axis for number in range(3))
-    turn = Turn((0, 1, 2), (flips[0], flips[1], flips[2]))
-
-    def flip(ct: Volume, truth: np.ndarray) -> Scan:
-        return replace(ct, voxels=turn.apply(ct.voxels)), turn.apply(truth)
-
-    return flip
-
-
-def chest(ct: Volume, truth: np.ndarray) -> Scan:
-    """Keep the upper 28 in a hundred slices: lungs, heart and the domes."""
-    first = round(0.72 * len(truth))
-    affine = ct.affine.copy()
-    affine[:3, 3] += affine[:3, 0] * first
-    return Volume(np.ascontiguousarray(ct.voxels[first:]), affine), np.ascontiguousarray(truth[first:])
-
-
-WAYS: dict[str, Callable[[Volume, np.ndarray], Scan]] = {
-    "as it is": as_it_is,
-    "cropped": cropped,
-    "flipped left to right": flipped(2),
-    "flipped head to feet": flipped(0),
-    "flipped front to back": flipped(1),
-    "chest": chest,
-}
+"""An organ of which neither truth nor result has as much is neither good nor bad."""
+NEW = ("half", "alike", "open", "dome", "predicted_dice")
+"""Kinds of sign that there were not before."""
 
 
 def main() -> None:
-    """Segment, judge, count and save."""
+    """Measure, fit, judge and save."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("weights", type=Path)
-    parser.add_argument("--patients", type=int, default=6)
-    parser.add_argument("--shape", type=int, nargs=3, default=(96, 192, 192))
-    parser.add_argument("--variety", choices=("rich", "plain"), default="rich")
-    parser.add_argument("--seed", type=int, default=7000, help="of patients that took part in no training")
+    parser.add_argument("--patients", type=int, default=80)
+    parser.add_argument("--fit", type=int, default=50, help="of them to fit to; the others are measured on")
+    parser.add_argument("--shape", type=int, nargs=3, default=(96, 160, 160))
+    parser.add_argument("--seed", type=int, default=7100, help="of patients that took part in no training")
+    parser.add_argument("--rows", type=Path, default=Path("runs/trust/rows.jsonl"), help="what was measured")
+    parser.add_argument("--write", action="store_true", help="put the calibration beside the weights")
     parser.add_argument("--name", default="trust", help="of the JSON in benchmarks/results")
     options = parser.parse_args()
-    model = load_model(options.weights, accelerator="cpu")
-    found: list[Found] = []
-    scans: list[dict] = []
-    for name, way, (ct, truth) in all_scans(model, options):
-        rows, scan = judged(model, ct, truth)
-        found += [replace(row, scan=name, way=way) for row in rows]
-        scans.append({"scan": name, "way": way, **scan})
-        print(name, way, scan["signs"], scan["seconds"])
+    model = load_model(options.weights, accelerator="cpu", runtime="auto")
+    rows = collected(model, patients=options.patients, shape=tuple(options.shape), seed=options.seed, file=options.rows)
+    calibration = calibrated(model, rows, fit=options.fit)
     content = {
         "weights_sha256": model.weights_sha256,
         "recipe": model.recipe.name,
-        "patients": options.patients,
+        "runtime": f"{model.network.name} {model.network.precision or ''}".strip(),
+        "patients": options.patients - options.fit,
+        "fitted_to": options.fit,
         "shape": list(options.shape),
-        "variety": options.variety,
+        "ways": PER_PATIENT + 1,
+        "bad_below": BAD,
         "limits": asdict(Limits()),
-        "fitted": asdict(fit_to(found)),
-        "organ_signs": counted(found),
-        "scan_signs": counted_scans(scans),
-        "scans": scans,
+        "flag_below": calibration.flag_below,
+        **judged(model, rows, calibration, fit=options.fit),
     }
-    print(json.dumps(content["organ_signs"], indent=1))
-    print(save(options.name, facts("torch", "numpy") | content))
+    if options.write:
+        shipped = as_shipped(options.weights)
+        file = calibration_file(shipped.file if shipped else find_weights(options.weights), shipped)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_json(file, asdict(calibration))
+        print(file)
+    print(json.dumps({key: content[key] for key in ("measures", "flagged", "organ_signs", "scan_signs")}, indent=1))
+    print(save(options.name, facts("torch", "numpy", "scipy") | content))
 
 
-def all_scans(model: Model, options: argparse.Namespace) -> Iterator[tuple[str, str, Scan]]:
-    """Return every scan in every way."""
-    variety = without(RICH, ["scan_range"]) if options.variety == "rich" else PLAIN
-    for number in range(1, options.patients + 1):
-        generator = np.random.default_rng([options.seed, number])
-        patient = synthesize(generator, shape=tuple(options.shape), orientation="axial", variety=variety)
-        truth = in_space(model, patient.labels.voxels, patient.organs)
-        for way, change in WAYS.items():
-            yield f"synthetic {number}", way, change(patient.ct, truth)
-    yield LABELLED, "real", real(model, LABELLED)
-    for name in UNLABELLED:
-        yield name, "real", real(model, name)
+def calibrated(model: Model, rows: Sequence[Mapping], *, fit: int) -> Calibration:
+    """Return the calibration that the first patients give."""
+    chosen = [row for row in rows if 0 < patient_of(row) <= fit]
+    usual_ml = usual_volumes(chosen)
+    cases = [case for row in chosen for case in cases_of(row, usual_ml) if case.doubts and counts(case)]
+    scans = len({(case.scan, case.way) for case in cases})
+    told = f"{len(cases)} organs in {scans} scans of {fit} synthetic patients (variety rich, shown in {len(WAYS)} ways)"
+    return fitted(cases, usual_ml, weights_sha256=model.weights_sha256, bad_below=BAD, fitted_on=told)
 
 
-def real(model: Model, name: str) -> Scan:
-    """Read one of the real scans, with labels where there are any."""
-    ct = nifti.read(DATA / f"{name}_ct.nii.gz")
-    ct = with_voxels(ct, hounsfield(ct, where=name))
-    names = DATA / f"{name}_labels.json"
-    if not names.exists():
-        return ct, None
-    labels = nifti.read(DATA / f"{name}_label.nii.gz").voxels.astype(np.uint8)
-    organs = {int(value): organ for value, organ in json.loads(names.read_text()).items() if int(value)}
-    return ct, in_space(model, labels, organs)
+def judged(model: Model, rows: Sequence[Mapping], calibration: Calibration, *, fit: int) -> dict[str, object]:
+    """Return what was found on the patients to which nothing was fitted, and on real scans."""
+    unseen = [row for row in rows if not 0 < patient_of(row) <= fit]
+    usual_ml = calibration.volumes_ml
+    cases = [case for row in unseen for case in cases_of(row, usual_ml) if counts(case)]
+    synthetic, real = ([case for case in cases if bool(case.patient) is kind] for kind in (True, False))
+    default = set(model.default_organs or model.space.organs)
+    groups: dict[str, Callable[[Case], bool]] = {
+        "all": lambda case: True,
+        "as it is": lambda case: case.way == "as it is",
+        "not flipped": lambda case: not case.way.startswith("flipped"),
+        "default organs": lambda case: case.organ in default,
+        "default organs, as it is": lambda case: case.organ in default and case.way == "as it is",
+    }
+    chosen = {name: [case for case in synthetic if kept(case)] for name, kept in groups.items()} | {"real": real}
+    by_organ = {organ: [case for case in synthetic if case.organ == organ] for organ in calibration.volumes_ml}
+    return {
+        "measures": {name: measures(predicted(some, calibration)) for name, some in chosen.items()},
+        "organs": {organ: measures(predicted(some, calibration)) for organ, some in by_organ.items()},
+        "flagged": {name: flagged_rates(some, calibration) for name, some in chosen.items()},
+        "good_flagged": {name: good_flagged(some, calibration) for name, some in chosen.items()},
+        "organ_signs": counted(synthetic, calibration),
+        "perfect": perfect(unseen),
+        "scan_signs": counted_scans([(row["way"], kinds(trust_of(row).scan)) for row in unseen]),
+        "scan_signs_before": counted_scans([(row["way"], before(row)) for row in unseen]),
+        "scans": [told(row, calibration) for row in unseen if row["way"] == "real"],
+    }
 
 
-def in_space(model: Model, labels: np.ndarray, organs: dict[int, str]) -> np.ndarray:
-    """Return a label map in the network's label space; 255 where it is not known."""
-    fitted = fit(model.space, organs, set(organs.values()))
-    table = np.zeros(256, np.uint8)
-    for value, index in fitted.values.items():
-        table[value] = index
-    return table[labels]
+def patient_of(row: Mapping) -> int:
+    """Return a patient's number; 0 of a real scan."""
+    return int(row["scan"].split()[1]) if row["scan"].startswith("synthetic") else 0
 
 
-def judged(model: Model, ct: Volume, truth: np.ndarray | None) -> tuple[list[Found], dict]:
-    """Segment one scan and return what is said of its organs and of itself."""
-    names, certainty = model.space.labels, certainty_of(model)
-    prepared = prepare_scan(ct, model)
-    labels = segment_prepared(prepared, model, certainty=certainty).labels.voxels
-    start = time.perf_counter()
-    image, geometry = prepared.images[model.recipe.preparation]
-    handedness = handedness_of(image, model, geometry)
-    handedness_s, start = time.perf_counter() - start, time.perf_counter()
-    organs = measure_organs(ct, labels, names)
-    organs_s = time.perf_counter() - start
-    look = measure_scan(ct)
-    scan_s = time.perf_counter() - start - organs_s
-    edges = {} if certainty is None else {organ: certainty.edge(index) for index, organ in names.items()}
-    trust = signs(organs, look, edges=edges, handedness=handedness)
-    rows = [Found("", "", organ, None, None, facts, edges.get(organ), ()) for organ, facts in organs.items()]
-    said: dict = {"look": asdict(look), "seconds": {"organs": round(organs_s, 3), "scan": round(scan_s, 3)}}
-    said["seconds"]["handedness"] = round(handedness_s, 3)
-    said["handedness"] = handedness and asdict(handedness)
-    if truth is not None:
-        counts = confusion(np.ascontiguousarray(truth), np.ascontiguousarray(labels), len(names) + 1)
-        scores = {organ: overlap(counts, index) for index, organ in names.items()}
-        rows = [
-            replace(row, dice=scores[row.organ].dice, truth_ml=scores[row.organ].truth_voxels * ct.voxel_ml)
-            for row in rows
-        ]
-        perfect = signs(measure_organs(ct, np.ascontiguousarray(truth), names), look)
-        said |= {"perfect_signs": kinds(perfect.scan), "perfect_organs": by_organ(perfect)}
-    rows = [replace(row, signs=tuple(kinds(trust.organs[row.organ]))) for row in rows]
-    return rows, {"signs": kinds(trust.scan), "messages": trust.messages, **said}
+def counts(case: Case) -> bool:
+    """Tell whether there is enough of an organ to call it good or bad."""
+    return max(case.truth_ml, case.found_ml) >= SEEN_ML
 
 
-def kinds(found: tuple) -> list[str]:
+def usual_volumes(rows: Sequence[Mapping]) -> dict[str, float]:
+    """Return the median true volume of each organ that is not cut, over scans as they are."""
+    volumes: dict[str, list[float]] = {}
+    for row in rows:
+        for organ, measured in row["truth"].items():
+            truth = measured["facts"]
+            cut = truth["touches_border"] and organ not in ("aorta", "inferior_vena_cava", "esophagus", "spinal_cord")
+            if row["way"] == "as it is" and truth["volume_ml"] >= SEEN_ML and not cut:
+                volumes.setdefault(organ, []).append(truth["volume_ml"])
+    return {organ: float(np.median(some)) for organ, some in volumes.items()}
+
+
+def organs_of(row: Mapping, key: str = "organs") -> tuple[dict[str, Organ], dict[str, Contact]]:
+    """Return what was measured on the organs of a scan."""
+    found = {organ: Organ(**_tuples(one["facts"])) for organ, one in row[key].items()}
+    return found, {organ: Contact(**one["contact"]) for organ, one in row[key].items() if one["contact"]}
+
+
+def _tuples(values: Mapping) -> dict:
+    """Return values of JSON with tuples for its lists."""
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
+
+
+def _sure(row: Mapping) -> tuple[dict[str, Edge], Handedness | None]:
+    """Return how sure the network was."""
+    edges = {organ: Edge(**edge) for organ, edge in row["edges"].items()}
+    return edges, row["handedness"] and Handedness(**row["handedness"])
+
+
+def trust_of(row: Mapping, calibration: Calibration | None = None) -> Trust:
+    """Return what is said of a scan's result."""
+    (organs, contacts), (edges, handedness) = organs_of(row), _sure(row)
+    look = Look(**_tuples(row["look"]))
+    return signs(organs, look, edges=edges, handedness=handedness, contacts=contacts, calibration=calibration)
+
+
+def cases_of(row: Mapping, usual_ml: Mapping[str, float]) -> list[Case]:
+    """Return the organs of a scan that have a true Dice."""
+    trust, (organs, contacts), (edges, handedness) = trust_of(row), organs_of(row), _sure(row)
+    scan, found = scan_doubts(trust.scan, edges, handedness), []
+    for organ, dice in row.get("dice", {}).items():
+        facts, doubts, raised = organs[organ], {}, trust.organs[organ]
+        if facts.volume_ml and organ in edges and organ in usual_ml:
+            doubts = doubts_of(
+                facts, edges[organ], contacts.get(organ), raised, organ=organ, usual_ml=usual_ml[organ], scan=scan
+            )
+        old = tuple(sign.kind for sign in raised if was_before(sign, organ))
+        found.append(
+            Case(
+                patient_of(row),
+                row["scan"],
+                row["way"],
+                organ,
+                dice or 0.0,
+                row["truth_ml"][organ],
+                facts.volume_ml,
+                doubts,
+                tuple(kinds(raised)),
+                old,
+                tuple(kinds(trust.scan)),
+            )
+        )
+    return found
+
+
+def was_before(sign: Sign, organ: str) -> bool:
+    """Tell whether a sign was raised before this study, too."""
+    if sign.kind == "edge_probability" and organ in KIDNEYS:
+        return sign.value < Limits().edge_probability
+    return sign.kind not in NEW and "the whole kidney" not in sign.message
+
+
+def before(row: Mapping) -> list[str]:
+    """Return the signs that a scan had before, of those that are about which way round it is, and the other ones."""
+    organs, look = organs_of(row)[0], Look(**_tuples(row["look"]))
+    turned = [*orientation_signs(organs, look), *mirrored_signs(_sure(row)[1], Limits())]
+    others = [kind for kind in kinds(trust_of(row).scan) if kind not in ("mirrored", "upside_down", "back_to_front")]
+    return [*others, *kinds(turned)]
+
+
+def kinds(found: Sequence[Sign]) -> list[str]:
     """Return the words for programs."""
     return [sign.kind for sign in found]
 
 
-def by_organ(trust: Trust) -> dict[str, list[str]]:
-    """Return the signs of each organ that has any."""
-    return {organ: kinds(found) for organ, found in trust.organs.items() if found}
+def perfect(rows: Sequence[Mapping]) -> dict[str, list[int]]:
+    """Return how often each sign is raised on the truth itself, of patients that are not flipped: {sign: [times, organs]}."""
+    raised: dict[str, int] = {}
+    count = 0
+    for row in rows:
+        if row["way"] not in ("as it is", "noisy", "blurred", "thick slices", "wrong HU"):
+            continue
+        organs, contacts = organs_of(row, "truth")
+        trust = signs(organs, Look(**_tuples(row["look"])), contacts=contacts)
+        for organ, one in organs.items():
+            count += one.volume_ml >= SEEN_ML
+            for kind in set(kinds(trust.organs[organ])):
+                raised[kind] = raised.get(kind, 0) + (one.volume_ml >= SEEN_ML or kind == "missing")
+    return {kind: [times, count] for kind, times in sorted(raised.items())}
 
 
-def quality(row: Found) -> str | None:
-    """Say whether an organ was segmented well; None where that cannot be said, or nothing was found."""
-    if row.dice is None or row.truth_ml is None or not row.organ_facts.volume_ml:
-        return None
-    if row.dice < BAD and max(row.truth_ml, row.organ_facts.volume_ml) >= SEEN_ML:
-        return "bad"
-    return "good" if row.dice > GOOD and row.truth_ml >= SEEN_ML else None
-
-
-def counted(found: list[Found]) -> dict[str, dict[str, list[int]]]:
-    """Return {sign: {"good", "bad": [times raised, organs]}}; "any" is any but the border."""
-    groups: dict[str, list[Found]] = defaultdict(list)
-    for row in found:
-        if quality(row):
-            groups[str(quality(row))].append(row)
-    known = sorted({kind for row in found for kind in row.signs})
-    table = {
-        kind: {group: [sum(kind in row.signs for row in rows), len(rows)] for group, rows in sorted(groups.items())}
-        for kind in known
+def told(row: Mapping, calibration: Calibration) -> dict[str, object]:
+    """Return what is said of a real scan."""
+    trust = trust_of(row, calibration)
+    return {
+        "scan": row["scan"],
+        "way": "real",
+        "messages": trust.messages,
+        "dice": {organ: round(dice, 3) for organ, dice in row.get("dice", {}).items() if dice is not None},
+        "predicted_dice": {organ: round(dice, 3) for organ, dice in trust.predicted_dice.items()},
     }
-    table["any"] = {
-        group: [sum(bool(set(row.signs) - {"border"}) for row in rows), len(rows)]
-        for group, rows in sorted(groups.items())
-    }
-    return table
-
-
-def counted_scans(scans: list[dict]) -> dict[str, dict[str, list[int]]]:
-    """Return {way: {sign of the scan: [times raised, scans]}}."""
-    table: dict[str, dict[str, list[int]]] = {}
-    for way in dict.fromkeys(scan["way"] for scan in scans):
-        ours = [scan["signs"] for scan in scans if scan["way"] == way]
-        found = sorted({kind for raised in ours for kind in raised})
-        table[way] = {kind: [sum(kind in raised for raised in ours), len(ours)] for kind in found}
-    return table
-
-
-def fit_to(found: list[Found]) -> Limits:
-    """Return the limits that SHARE of the good organs cross."""
-    good = [row for row in found if quality(row) == "good"]
-    whole = [row.organ_facts for row in good if row.organ not in ("kidney", "femoral_head", "colon", "small_bowel")]
-    return fitted_limits(whole, [row.edge for row in good if row.edge is not None], share=SHARE)
 
 
 if __name__ == "__main__":

@@ -91,7 +91,8 @@ def test_statistics_are_numpys(tmp_path):
         assert found["mean_hu"] == pytest.approx(values.mean(), abs=0.01)
         assert found["sd_hu"] == pytest.approx(values.std(), abs=0.01)
         assert found["touches_border"] is True
-    assert written["statistics"]["liver"] == {"volume_ml": 0.0, "mean_hu": None, "sd_hu": None, "touches_border": False}
+    nothing = {"volume_ml": 0.0, "mean_hu": None, "sd_hu": None, "touches_border": False, "predicted_dice": None}
+    assert written["statistics"]["liver"] == nothing
     assert set(written["run"]["seconds"]) == {"read", "prepare", "network", "postprocess", "statistics", "write"}
 
 

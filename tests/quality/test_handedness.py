@@ -1,5 +1,6 @@
 """Whether a network is surer of a scan than of its mirror image: against sums by hand."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -64,5 +65,5 @@ def test_the_sign_is_raised_where_the_mirror_image_is_clearly_surer(mirrored, ex
     look = measure_scan(Volume(np.full((4, 8, 8), -1000, np.int16), np.eye(4)))
     found = signs({}, look, handedness=Handedness(0.8, mirrored))
     assert [sign.kind for sign in found.scan if sign.kind == "mirrored"] == expected
-    written = trust_to_json({}, look, edges={}, handedness=Handedness(0.8, mirrored))
-    assert written["measured"]["scan"]["handedness"] == {"as_is": 0.8, "mirrored": mirrored}
+    written = trust_to_json(found, {}, look, edges={}, handedness=Handedness(0.8, mirrored))
+    assert json.loads(json.dumps(written))["measured"]["scan"]["handedness"] == {"as_is": 0.8, "mirrored": mirrored}

@@ -12,7 +12,8 @@ from scipy import ndimage
 from viscera.errors import SettingError
 from viscera.labels import STARTER19
 from viscera.quality.certainty import Edge
-from viscera.quality.judging import Limits, fitted_limits, signs, trust_to_json
+from viscera.quality.judging import signs, trust_to_json
+from viscera.quality.limits import Limits, fitted_limits
 from viscera.quality.measuring import Look, Organ, measure_organs, measure_scan
 from viscera.quality.plausible import ABOVE, IN_FRONT_OF, PLAUSIBLE, RIGHT_OF, SHOWN_BETWEEN, SHOWN_WITH
 from viscera.volume import Turn, Volume, turn_volume
@@ -117,7 +118,8 @@ def test_empty_maps_single_voxels_and_single_slices_are_measured(shape):
     labels[0, 0, 0] = 1
     facts = measure_organs(ct, labels, {1: "liver"})["liver"]
     assert (facts.pieces, facts.shares, facts.touches_border, facts.centre_mm) == (1, (1.0,), True, (0, 0, 0))
-    json.dumps(trust_to_json({"liver": facts}, measure_scan(ct), edges={}), allow_nan=False)
+    look = measure_scan(ct)
+    json.dumps(trust_to_json(signs({"liver": facts}, look), {"liver": facts}, look, edges={}), allow_nan=False)
 
 
 def test_a_good_result_has_no_sign():
@@ -310,7 +312,8 @@ def test_every_organ_of_the_starter_and_of_every_pair_has_a_plausible_range():
 
 def test_json_holds_the_signs_and_the_numbers_behind_them():
     organs = GOOD | {"spleen": organ(3000, (350, 240, 290))}
-    written: Any = trust_to_json(organs, LOOK, edges={"spleen": Edge(100, 0.61234567, 0.5, 0.0)})
+    edges = {"spleen": Edge(100, 0.61234567, 0.5, 0.0)}
+    written: Any = trust_to_json(signs(organs, LOOK, edges=edges), organs, LOOK, edges=edges)
     assert json.loads(json.dumps(written)) == written
     assert [sign["kind"] for sign in written["organs"]["spleen"]] == ["volume", "edge_probability"]
     assert written["measured"]["organs"]["spleen"]["probability"] == 0.6123

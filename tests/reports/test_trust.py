@@ -252,3 +252,36 @@ def test_damaged_signs_of_an_evaluation_are_refused(trust):
 def test_a_report_needs_no_torch():
     code = "import sys, viscera.reports.write; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_predicted_dice_is_read_held_against_the_scores_and_stands_in_the_csv(tmp_path):
+    path = sidecar(tmp_path, "a")
+    facts = json.loads((tmp_path / "a.json").read_text())
+    facts["statistics"] = {
+        "liver": {"predicted_dice": 0.93},
+        "spleen": {"predicted_dice": None},
+        "aorta": {"volume_ml": 1.0},
+    }
+    (tmp_path / "a.json").write_text(json.dumps(facts))
+    trust = read_case_trust(path, case="a")
+    assert trust is not None
+    assert trust.predicted_dice == {"liver": 0.93}
+    found = Evaluation("volume", tuple(scores(a={"liver": 0.9, "spleen": 0.8})), (), trust=(trust,))
+    assert found.to_csv().splitlines() == [
+        "case,patient,organ,dice,predicted_dice",
+        "a,Mrs Miller,liver,0.9,0.93",
+        "a,Mrs Miller,spleen,0.8,",
+    ]
+    assert evaluation_from_json(found.to_json(), where="scores.json").trust == (trust,)
+    assert "predicted_dice" not in replace(found, trust=()).to_csv()
+
+
+def test_the_section_says_how_well_dice_was_predicted():
+    true = {"liver": 0.9, "spleen": 0.8, "aorta": 0.7, "colon": 0.6, "stomach": 0.5}
+    trust = CaseTrust("a", (), {}, {organ: dice - 0.1 for organ, dice in true.items()})
+    assert (
+        "Predicted Dice of 5 organs: 0.100 from theirs on the average; Pearson correlation 1.00."
+        in section(scores(a=true), trust).notes
+    )
+    fewer = CaseTrust("a", (), {}, {"liver": 0.9})
+    assert not any("Predicted" in note for note in section(scores(a=true), fewer).notes)

@@ -307,8 +307,9 @@ def show_statistics(sidecar: Path) -> None:
     rows, found = [], json.loads(sidecar.read_text())
     for organ, facts in found["statistics"].items():
         numbers = ["-" if facts[key] is None else f"{facts[key]:.1f}" for key in ("volume_ml", "mean_hu", "sd_hu")]
-        rows.append((organ, *numbers, "yes" if facts["touches_border"] else ""))
-    show_table("Organs", ("organ", "volume (ml)", "mean (HU)", "SD (HU)", "touches border"), rows)
+        dice = "-" if facts["predicted_dice"] is None else f"{facts['predicted_dice']:.2f}"
+        rows.append((organ, *numbers, "yes" if facts["touches_border"] else "", dice))
+    show_table("Organs", ("organ", "volume (ml)", "mean (HU)", "SD (HU)", "touches border", "predicted Dice"), rows)
     for sign in [*found["trust"]["scan"], *(sign for signs in found["trust"]["organs"].values() for sign in signs)]:
         if sign["kind"] != "border":
             say(f"doubtful: {sign['message']}")

@@ -136,8 +136,14 @@ class Evaluation:
         return to_json(value | {name: found for name, found in others.items() if found})
 
     def to_csv(self) -> str:
-        """Return the scores as CSV, one row per case and organ; NaN and infinity become empty cells."""
+        """Return the scores as CSV, one row per case and organ, with predicted Dice if any; NaN and infinity become empty cells."""
+        told = {trust.case: trust.predicted_dice for trust in self.trust}
         rows = [_flat(score) for score in self.scores]
+        if any(told.values()):
+            rows = [
+                row | {"predicted_dice": told.get(score.case, {}).get(score.organ)}
+                for row, score in zip(rows, self.scores, strict=True)
+            ]
         if all(score.group == ANNOTATED for score in self.scores):  # then the group says nothing
             rows = [{name: value for name, value in row.items() if name != "group"} for row in rows]
         return to_csv(rows, columns=("case", "patient", "organ"))

@@ -17,11 +17,13 @@ from jaxtyping import Bool, Float, Float32, Int16, UInt8
 from viscera.inference.model import Model
 from viscera.inference.slices import as_slice, context_of, slice_logits
 from viscera.preparation.geometry import Geometry
-from viscera.quality.certainty import Edge, Handedness
+from viscera.quality.certainty import SURE, Edge, Handedness
 
 if TYPE_CHECKING:
     from viscera.inference.slices import AnySlice
 
+NEGLIGIBLE = -5.0
+"""Logit of the likeliest organ, less the background's, below which a pixel is left out: no organ has .7 % there."""
 LOOKS = 16
 """Slices that are looked at for handedness, evenly spaced."""
 AT_ONCE = 4
@@ -30,7 +32,7 @@ LEAST_PIXELS = 2000
 
 
 class Certainty:
-    """Sums over the edges of all classes, to which several threads may add."""
+    """Sums over the edges and the insides of all classes, to which several threads may add."""
 
     def __init__(self, classes: int) -> None:
         """Begin with nothing.
@@ -40,6 +42,7 @@ class Certainty:
         """
         self._classes, self._lock = classes, Lock()
         self._pixels, self._probability, self._entropy = np.zeros((3, classes))
+        self._inside, self._own, self._unsure, self._mass = np.zeros((4, classes))
         self._found, self._dropped = np.zeros((2, 256))
 
     def add(self, logits: "AnySlice") -> None:
@@ -48,18 +51,25 @@ class Certainty:
         Args:
             logits: Of a softmax.
         """
-        labels = logits.labels
-        places = np.flatnonzero(edges(labels))
+        labels, planes = logits.labels, logits.planes
+        places = np.flatnonzero(planes[1:].max(axis=0) - planes[0] > NEGLIGIBLE)
         if not places.size:
             return
-        which = labels.reshape(-1)[places]
-        planes = logits.planes
-        largest, entropy = _confidence(planes.reshape(len(planes), -1).take(places, axis=1))
-        sums = [np.bincount(which, values, minlength=self._classes) for values in (None, largest, entropy)]
+        which, at_edge = labels.reshape(-1)[places], edges(labels).reshape(-1)[places]
+        shares, largest, entropy = _softmax(planes.reshape(len(planes), -1).take(places, axis=1))
+        size, inside = self._classes, which > 0
+        of_edge, of_inside = which[at_edge], which[inside]
+        sums = [np.bincount(of_edge, values, minlength=size) for values in (None, largest[at_edge], entropy[at_edge])]
+        sums += [np.bincount(of_inside, values, minlength=size) for values in (None, largest[inside])]
+        unsure = np.bincount(of_inside, largest[inside] < SURE, minlength=size)
         with self._lock:
             self._pixels += sums[0]
             self._probability += sums[1]
             self._entropy += sums[2]
+            self._inside += sums[3]
+            self._own += sums[4]
+            self._unsure += unsure
+            self._mass += shares.sum(axis=1, dtype=float)
 
     def add_tidied(self, found: UInt8[np.ndarray, "z y x"], kept: UInt8[np.ndarray, "z y x"]) -> None:
         """Take in what post-processing made of a label map.
@@ -78,11 +88,20 @@ class Certainty:
 
     def edge(self, label: int) -> Edge:
         """Return what is known of one class; nothing for one that the network does not have."""
-        pixels = int(self._pixels[label]) if label < self._classes else 0
         dropped = float(self._dropped[label] / max(self._found[label], 1))
-        if not pixels:
+        inside = self._inside[label] if label < self._classes else 0
+        if not inside:
             return Edge(0, None, None, dropped)
-        return Edge(pixels, float(self._probability[label] / pixels), float(self._entropy[label] / pixels), dropped)
+        pixels, own = int(self._pixels[label]), float(self._own[label])
+        return Edge(
+            pixels,
+            float(self._probability[label] / pixels) if pixels else None,
+            float(self._entropy[label] / pixels) if pixels else None,
+            dropped,
+            mean_probability=own / inside,
+            uncertain_fraction=float(self._unsure[label] / inside),
+            expected_dice=float(2 * own / (inside + self._mass[label])),
+        )
 
 
 def certainty_of(model: Model) -> Certainty | None:
@@ -102,14 +121,17 @@ def edges(labels: UInt8[np.ndarray, "rows columns"]) -> Bool[np.ndarray, "rows c
     return found
 
 
-def _confidence(logits: Float32[np.ndarray, "class n"]) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]:
-    """Return the largest probability at each pixel, and the entropy in bits."""
+def _softmax(
+    logits: Float32[np.ndarray, "class n"],
+) -> tuple[Float32[np.ndarray, "class n"], Float[np.ndarray, " n"], Float[np.ndarray, " n"]]:
+    """Return the probabilities at each pixel, the largest of them, and their entropy in bits."""
     below = logits - logits.max(axis=0)
     shares = np.exp(below)
     total = shares.sum(axis=0)
     # -sum p log p with p = exp(below) / total; a share that has become 0 adds nothing.
     entropy = np.log(total) - (shares * below).sum(axis=0) / total
-    return 1 / total, entropy / np.log(2)
+    shares /= total
+    return shares, 1 / total, entropy / np.log(2)
 
 
 def handedness_of(
@@ -144,5 +166,5 @@ def _organ_pixels(
         for one in map(as_slice, slice_logits(image, model, slices[start : start + AT_ONCE].tolist(), context=context)):
             planes, organs = one.planes, one.labels > 0
             pixels += int(np.count_nonzero(organs))
-            total += float(_confidence(planes[:, organs])[0].sum(dtype=float))
+            total += float(_softmax(planes[:, organs])[1].sum(dtype=float))
     return pixels, total

@@ -17,6 +17,7 @@ from viscera.networks.find_weights import find_weights, is_export
 from viscera.networks.graph_cache import GraphCache
 from viscera.networks.runners import CannotRunError, Runner, RuntimeName, kept_runner, runner_of
 from viscera.networks.weights_header import Header, read_header
+from viscera.quality.predicted_dice import FILE_NAME, FOLDER_NAME, Calibration, read_calibration
 
 if TYPE_CHECKING:
     from torch import nn
@@ -36,6 +37,7 @@ class Model:
         finder: A cheap network that says where this one is to look; None without one.
         context: What runs the recipe's context network; None without one.
         card: Of bundled weights: organs by standing and more; None for all others.
+        calibration: By which the Dice of its organs is predicted; None: it is not.
 
     Example:
         >>> import viscera
@@ -53,6 +55,7 @@ class Model:
     finder: "Model | None" = None
     context: Runner | None = None
     card: Card | None = None
+    calibration: Calibration | None = None
 
     @property
     def labels(self) -> dict[int, str]:
@@ -127,7 +130,8 @@ def load_model(
 
     Raises:
         WeightsError: No weights there, or not for the network of their recipe; an exported network that was changed, cannot be
-            run here, or of which torch's module is wanted; weights that came with viscera and are others by now.
+            run here, or of which torch's module is wanted; weights that came with viscera and are others by now; a calibration
+            that is damaged.
         SettingError: No such device, or another runtime than an exported network's; torch is needed and not installed.
     """
     if isinstance(where, Shipped):
@@ -157,7 +161,15 @@ def load_model(
     windows, card = not header.recipe.inference.whole_slices, shipped.card if shipped else None
     if device == "cpu" and (not windows or runner.name == "torch"):
         keep_freed_memory(spare=windows)  # from here on: what loading took may go
-    return Model(runner, header.recipe, header.space, device, digest, context=context, card=card)
+    calibration = read_calibration(calibration_file(file, shipped), weights_sha256=digest)
+    return Model(
+        runner, header.recipe, header.space, device, digest, context=context, card=card, calibration=calibration
+    )
+
+
+def calibration_file(weights: Path, shipped: Shipped | None) -> Path:
+    """Return where the calibration of a weights file is, if it has one."""
+    return weights.parent / FOLDER_NAME / f"{shipped.card.name}.json" if shipped else weights.parent / FILE_NAME
 
 
 def _context(

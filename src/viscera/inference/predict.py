@@ -45,8 +45,9 @@ from viscera.preparation.body import Coarse, coarse_scan
 from viscera.preparation.image import prepare_file
 from viscera.preparation.shear import shear_of
 from viscera.quality.certainty import Handedness
+from viscera.quality.contacts import measure_contacts
 from viscera.quality.glance import scan_doubts
-from viscera.quality.judging import trust_to_json
+from viscera.quality.judging import signs, trust_to_json
 from viscera.quality.measuring import Organ, measure_organs, measure_scan
 from viscera.volume import Volume, with_voxels
 
@@ -243,9 +244,13 @@ def write_labels(scan: _Labelled, run: Run) -> dict[str, object]:
     if run.options.measure:
         with clock.stage("statistics"):
             organs, certainty = measure_organs(scan.ct, labels.voxels, names), scan.certainty
-            edges = {} if certainty is None else {organ: certainty.edge(index) for index, organ in names.items()}
-            facts["statistics"] = organ_statistics(organs)
-            facts["trust"] = trust_to_json(organs, measure_scan(scan.ct), edges=edges, handedness=scan.handedness)
+            known = run.model.space.labels.items()  # asked for or not, as a predicted Dice takes them
+            edges = {} if certainty is None else {organ: certainty.edge(index) for index, organ in known}
+            look, contacts = measure_scan(scan.ct), measure_contacts(scan.ct, labels.voxels, names)
+            calibration, handedness = run.model.calibration, scan.handedness
+            found = signs(organs, look, edges=edges, handedness=handedness, contacts=contacts, calibration=calibration)
+            facts["statistics"] = organ_statistics(organs, predicted_dice=found.predicted_dice)
+            facts["trust"] = trust_to_json(found, organs, look, edges=edges, handedness=handedness, contacts=contacts)
     else:
         organs = {}
     trust = facts.get("trust")
@@ -268,8 +273,8 @@ def _write_objects(
     if not options.kinds:
         return {}
     trust = facts.get("trust")
-    signs = trust["organs"] if isinstance(trust, dict) else {}
-    flags = {organ: tuple(sign["message"] for sign in found) for organ, found in signs.items()}
+    told = trust["organs"] if isinstance(trust, dict) else {}
+    flags = {organ: tuple(sign["message"] for sign in found) for organ, found in told.items()}
     with scan.clock.stage("dicom"):
         result = Result(scan.found.labels, names, scan.ct, organs, flags)
         written = write_objects(scan.job, result, run.model, options)
@@ -319,10 +324,16 @@ def _prepared_by_slabs(scan: Path, model: Model) -> tuple[Prepared, Coarse]:
     return Prepared(coarse.grid, {each: (image, geometry) for each, (image, geometry, _) in found.items()}), coarse
 
 
-def organ_statistics(organs: Mapping[str, Organ]) -> dict[str, dict[str, float | bool | None]]:
-    """Return what was measured on organs as NAME.json has it: volume (ml), mean and SD (HU), and whether the border is touched.
+def organ_statistics(
+    organs: Mapping[str, Organ], *, predicted_dice: Mapping[str, float]
+) -> dict[str, dict[str, float | bool | None]]:
+    """Return what was measured on organs as NAME.json has it: volume (ml), mean and SD (HU), whether the border is touched.
 
     An organ that touches the scan's border may be cut off: its volume is then a lower bound.
+
+    Args:
+        organs: What was measured.
+        predicted_dice: {organ: what Dice it probably has}; None is written for others.
     """
     return {
         organ: {
@@ -330,6 +341,7 @@ def organ_statistics(organs: Mapping[str, Organ]) -> dict[str, dict[str, float |
             "mean_hu": None if facts.mean_hu is None else round(facts.mean_hu, 2),
             "sd_hu": None if facts.sd_hu is None else round(facts.sd_hu, 2),
             "touches_border": facts.touches_border,
+            "predicted_dice": round(predicted_dice[organ], 3) if organ in predicted_dice else None,
         }
         for organ, facts in organs.items()
     }

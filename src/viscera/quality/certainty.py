@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass
 
+SURE = 0.75
+"""Probability from which a network is said to be sure of a pixel."""
+
 
 @dataclass(frozen=True)
 class Edge:
@@ -14,12 +17,19 @@ class Edge:
             None without pixels.
         dropped_fraction: Share of the voxels that the network gave the organ of which post-processing made another label;
             0 for none.
+        mean_probability: Mean over all pixels that got the organ of its probability; None without any.
+        uncertain_fraction: Share of them at which this is below SURE; None without any.
+        expected_dice: What Dice the network expects of itself: its label against its own probabilities, in [0, 1]; None without
+            any. A network that is sure of a wrong label expects too much.
     """
 
     pixels: int
     probability: float | None
     entropy_bits: float | None
     dropped_fraction: float
+    mean_probability: float | None = None
+    uncertain_fraction: float | None = None
+    expected_dice: float | None = None
 
 
 @dataclass(frozen=True)

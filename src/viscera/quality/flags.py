@@ -1,7 +1,7 @@
 """Sign and Trust: what is said to people and programs; CaseTrust: the same as NAME.json has it. Nothing here needs torch."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from viscera.io.nifti import stem
@@ -13,9 +13,9 @@ class Sign:
     """Something that speaks against a result.
 
     Attributes:
-        kind: A word for programs: border, volume, missing, pieces, hounsfield, edge_probability, edge_entropy, dropped, side; of
-            scans slices, slice_spacing, pixel_spacing, view, body, chest, intensities, clipped, padded, nothing, few_organs,
-            doubtful, mirrored, upside_down, back_to_front.
+        kind: A word for programs: border, volume, missing, pieces, hounsfield, edge_probability, edge_entropy, dropped, half,
+            alike, open, dome, side, predicted_dice; of scans slices, slice_spacing, pixel_spacing, view, body, chest, intensities,
+            clipped, padded, nothing, few_organs, doubtful, mirrored, upside_down, back_to_front.
         value: What was found.
         expected: What would be in order.
         message: For people.
@@ -34,10 +34,12 @@ class Trust:
     Attributes:
         organs: {organ: its signs}, those without any too.
         scan: Signs of the whole.
+        predicted_dice: {organ: what Dice it probably has}, of those that were found; empty without a calibration.
     """
 
     organs: Mapping[str, tuple[Sign, ...]]
     scan: tuple[Sign, ...]
+    predicted_dice: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def messages(self) -> list[str]:
@@ -60,11 +62,13 @@ class CaseTrust:
         case: Its name.
         scan: Signs of the whole.
         organs: {organ: its signs}; organs without any are left out.
+        predicted_dice: {organ: what Dice it probably has}; empty where none was predicted.
     """
 
     case: str
     scan: tuple[str, ...]
     organs: Mapping[str, tuple[str, ...]]
+    predicted_dice: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def has_signs(self) -> bool:
@@ -80,9 +84,14 @@ def read_case_trust(prediction: Path, *, case: str) -> CaseTrust | None:
         case: What the evaluation calls it.
     """
     try:
-        facts = load_json(prediction.with_name(stem(prediction) + ".json"))["trust"]
+        found = load_json(prediction.with_name(stem(prediction) + ".json"))
+        facts, measured = found["trust"], found.get("statistics", {})
         organs = {organ: _messages(signs) for organ, signs in facts["organs"].items() if signs}
-        return CaseTrust(case, _messages(facts["scan"]), organs)
+        told = {
+            organ: one["predicted_dice"] for organ, one in measured.items() if one.get("predicted_dice") is not None
+        }
+        predicted = {organ: float(dice) for organ, dice in told.items()}
+        return CaseTrust(case, _messages(facts["scan"]), organs, predicted)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None  # files of others may lie there, and older ones of ours say nothing
 

@@ -20,6 +20,8 @@ BONE_HU = 250
 """Most of what is denser is bone: spine and pelvis, which lie in the back; the rest is contrast and metal."""
 SHOWS_LUNG = 0.05
 """Share of the body from which a slice shows lung; bowel gas and its edges stay below."""
+CHEST_MM = 20.0
+"""Fewer slices with lung may be bowel gas."""
 END = 0.25
 """Of the slices, at the lower and the upper end, in which lung is looked for."""
 
@@ -37,6 +39,9 @@ class Organ:
             the scan's first voxel.
         pieces: Its connected components (26-connected).
         shares: Of its volume, of the largest pieces, at most three.
+        cut_in_z: It reaches the scan's lowest or highest slice.
+        top_mm: Height of its highest slice, as ``centre_mm`` has it; None for an absent one.
+        slice_agreement: Overlap of its slices with those above them, as a Dice; None for one on less than two slices.
     """
 
     volume_ml: float
@@ -46,6 +51,9 @@ class Organ:
     centre_mm: tuple[float, float, float] | None
     pieces: int
     shares: tuple[float, ...]
+    cut_in_z: bool = False
+    top_mm: float | None = None
+    slice_agreement: float | None = None
 
 
 @dataclass(frozen=True)
@@ -67,6 +75,8 @@ class Look:
         lung_high_fraction: The same in the highest.
         bone_behind_mm: How far bone lies behind the body's middle, on the average; None where there is none.
         soft_fraction: Share of the body without lung that has the HU of fat and organs.
+        lung_from_mm: Height of the lowest slice of the chest that shows lung on the patient's right; None without a chest.
+        lung_to_mm: Of the highest.
     """
 
     slices: int
@@ -83,6 +93,8 @@ class Look:
     lung_high_fraction: float
     bone_behind_mm: float | None
     soft_fraction: float
+    lung_from_mm: float | None = None
+    lung_to_mm: float | None = None
 
 
 def measure_organs(ct: Volume, labels: UInt8[np.ndarray, "z y x"], names: dict[int, str]) -> dict[str, Organ]:
@@ -96,11 +108,11 @@ def measure_organs(ct: Volume, labels: UInt8[np.ndarray, "z y x"], names: dict[i
     turn = axial_turn(ct.affine)
     spacing_mm = tuple(ct.spacing_mm[axis] for axis in turn.axes)
     axial, hu = turn.apply(labels), turn.apply(ct.voxels)
-    cut = at_border(axial)
+    cut, cut_in_z = at_border(axial), np.isin(np.arange(256), axial[[0, -1]])
     sums, pieces = _sums(axial, hu, names)
     found: dict[str, Organ] = {}
     for index, organ in names.items():
-        count, total, squares, *moments = sums[:, index].tolist()
+        count, total, squares, *moments, same, most, top = sums[:, index].tolist()
         if not count:
             found[organ] = Organ(0.0, None, None, False, None, 0, ())
             continue
@@ -114,6 +126,9 @@ def measure_organs(ct: Volume, labels: UInt8[np.ndarray, "z y x"], names: dict[i
             centre_mm=(z, y, x),
             pieces=len(sizes),
             shares=tuple(size / count for size in sizes[:3]),
+            cut_in_z=bool(cut_in_z[index]),
+            top_mm=top * spacing_mm[0],
+            slice_agreement=same / most if most else None,
         )
     return found
 
@@ -128,9 +143,13 @@ def at_border(labels: UInt8[np.ndarray, "z y x"]) -> Bool[np.ndarray, " label"]:
 
 def _sums(
     labels: UInt8[np.ndarray, "z y x"], hu: Shaped[np.ndarray, "z y x"], names: dict[int, str]
-) -> tuple[Float[np.ndarray, "6 label"], dict[int, list[int]]]:
-    """Return each label's voxels, its sums of HU, of squared HU, of z, y and x, and its pieces' voxels, the largest first."""
-    sums, sizes = np.zeros((6, 256)), {index: [] for index in names}
+) -> tuple[Float[np.ndarray, "9 label"], dict[int, list[int]]]:
+    """Return what is summed for each label, and its pieces' voxels, the largest first.
+
+    Rows: voxels; sums of HU, of squared HU, of z, y and x; twice the voxels that two neighbouring slices share, and all voxels
+    of such two; the highest slice.
+    """
+    sums, sizes = np.zeros((9, 256)), {index: [] for index in names}
     top = np.flatnonzero(labels.max(axis=(1, 2), initial=0))
     if not top.size:
         return sums, sizes
@@ -143,14 +162,21 @@ def _sums(
     part = np.ascontiguousarray(labels[box])
     pieces, count = cc3d.connected_components(part, connectivity=26, return_N=True)
     voxels, owner = np.zeros(count + 1, np.int64), np.zeros(count + 1, np.uint8)
+    below, counts_below = np.zeros(part.shape[1:], np.uint8), np.zeros(256, np.int64)
     for z, (plane, values, numbers) in enumerate(zip(part, hu[box], pieces, strict=True), start=starts[0]):
         places = np.flatnonzero(plane)
         if not places.size:
+            below, counts_below = plane, np.zeros(256, np.int64)
             continue
         which, numbers = plane.ravel()[places], numbers.ravel()[places]
         rows, columns = np.divmod(places, plane.shape[1])
         grey = values[rows, columns].astype(np.float64)
         counts = np.bincount(which, minlength=256)
+        both = (counts > 0) & (counts_below > 0)
+        sums[6] += 2 * np.bincount(which[below.ravel()[places] == which], minlength=256)
+        sums[7] += both * (counts + counts_below)
+        sums[8][counts > 0] = z
+        below, counts_below = plane, counts
         sums[0] += counts
         sums[3] += counts * z
         for row, weights in zip((1, 2, 4, 5), (grey, grey**2, rows + starts[1], columns + starts[2]), strict=True):
@@ -177,7 +203,7 @@ def look_at(scan: Coarse) -> Look:
     turn, coarse = axial_turn(scan.grid.affine), scan.hu
     slices, rows, width = turn.apply(scan.grid.voxels).shape
     z_mm, y_mm, x_mm = (scan.grid.spacing_mm[axis] for axis in turn.axes)
-    _, y, _ = coarse_grid((z_mm, y_mm, x_mm))
+    z, y, x = coarse_grid((z_mm, y_mm, x_mm))
     _, columns = find_coarse_body(coarse, (rows, width), (z_mm, y_mm, x_mm))
     body = _bodies(coarse)
     lung = body & (coarse > LUNG_HU[0]) & (coarse < LUNG_HU[1])
@@ -185,6 +211,9 @@ def look_at(scan: Coarse) -> Look:
     end = max(1, round(END * len(coarse)))
     inside, lowest = coarse[body & ~lung], coarse.min()
     highest = coarse.max()
+    from_mm, to_mm = _chest_mm(
+        lung, body, slice_mm=z.step * z_mm, middle=(columns.start + columns.stop) // (2 * x.step)
+    )
     soft = np.count_nonzero((inside > SOFT_HU[0]) & (inside < SOFT_HU[1]))
     return Look(
         slices=slices,
@@ -201,7 +230,22 @@ def look_at(scan: Coarse) -> Look:
         lung_high_fraction=_share(*shares, slice(-end, None)),
         bone_behind_mm=_behind_mm(body & (coarse > BONE_HU), body, row_mm=y.step * y_mm),
         soft_fraction=soft / max(1, inside.size),
+        lung_from_mm=from_mm,
+        lung_to_mm=to_mm,
     )
+
+
+def _chest_mm(
+    lung: Bool[np.ndarray, "z y x"], body: Bool[np.ndarray, "z y x"], *, slice_mm: float, middle: int
+) -> tuple[float | None, float | None]:
+    """Return from which height to which the longest run of slices shows lung on the right; bowel gas shows on a few only."""
+    right = lung[:, :, :middle].sum(axis=(1, 2)) > SHOWS_LUNG * body[:, :, :middle].sum(axis=(1, 2))
+    ends = np.flatnonzero(np.diff(np.concatenate(([0], right, [0]))))
+    runs = ends.reshape(-1, 2)
+    if not len(runs):
+        return None, None
+    first, stop = runs[np.argmax(runs[:, 1] - runs[:, 0])].tolist()
+    return (first * slice_mm, (stop - 1) * slice_mm) if (stop - first) * slice_mm >= CHEST_MM else (None, None)
 
 
 def _share(part: Int[np.ndarray, " z"], whole: Int[np.ndarray, " z"], slices: slice) -> float:

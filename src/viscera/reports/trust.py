@@ -6,7 +6,7 @@ The signs come from the evaluation, which found them beside the label maps (qual
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from statistics import fmean
+from statistics import correlation, fmean
 
 from viscera.evaluation.scores import OrganScore
 from viscera.labels import SIDES, organ_name, readable
@@ -15,6 +15,9 @@ from viscera.reports.page import Cell, Row, Section, Table, counted, number_cell
 
 MOST_ROWS = 50
 """Of the table. Where there are more, at most half of them are about whole scans, if organs need the others."""
+
+LEAST_PAIRS = 5
+"""Organs below which nothing is said of how well their Dice was predicted."""
 
 WHOLES = {side: whole for whole, sides in SIDES.items() for side in sides}
 """{side: whole}: a truth may know the whole only."""
@@ -58,7 +61,7 @@ def trust_section(scores: Sequence[OrganScore], trusts: Sequence[CaseTrust], *, 
         if score.case in values and math.isfinite(value):
             values[score.case][score.organ] = value
     doubts, left_out = _chosen([doubt for trust in trusts for doubt in _doubts(trust, values[trust.case])])
-    notes = _comparison(trusts, values, name)
+    notes = [*_comparison(trusts, values, name), *(_prediction(trusts, values) if metric == "dice" else [])]
     if left_out:
         notes.append(f"Left out: {counted(left_out, 'more row')}, with a better {name} or none.")
     table = Table(("case", "organ", "signs", name), tuple(_row(doubt) for doubt in doubts), words=3) if doubts else None
@@ -101,6 +104,22 @@ def _comparison(trusts: Sequence[CaseTrust], values: Mapping[str, Mapping[str, f
             f"{_mean(scans[1])}."
         )
     return notes
+
+
+def _prediction(trusts: Sequence[CaseTrust], values: Mapping[str, Mapping[str, float]]) -> list[str]:
+    """Say how the Dice that was predicted of organs goes with theirs."""
+    pairs = [
+        (guess, values[trust.case][organ])
+        for trust in trusts
+        for organ, guess in trust.predicted_dice.items()
+        if organ in values[trust.case]
+    ]
+    if len(pairs) < LEAST_PAIRS:
+        return []
+    guesses, true = zip(*pairs, strict=True)
+    text = f"Predicted Dice of {len(pairs)} organs: {fmean(abs(one - two) for one, two in pairs):.3f} from theirs on the average"
+    constant = len(set(guesses)) == 1 or len(set(true)) == 1
+    return [f"{text}." if constant else f"{text}; Pearson correlation {correlation(guesses, true):.2f}."]
 
 
 def _doubts(trust: CaseTrust, scored: Mapping[str, float]) -> list[_Doubt]:
