@@ -120,7 +120,7 @@ def test_a_calibration_is_read_as_it_was_written_and_only_for_its_weights(tmp_pa
     assert read_calibration(file, weights_sha256="abd") is None
 
 
-def damaged(curve: dict[str, list[float]]) -> dict[str, object]:
+def damaged(curve: dict[str, list[float]]) -> dict:
     """Return the calibration with another curve of its shared doubt."""
     good = asdict(CALIBRATION.good)
     return asdict(CALIBRATION) | {"good": good | {"shared": {"expects_less": curve}}}

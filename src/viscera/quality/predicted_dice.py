@@ -41,7 +41,19 @@ UNSURE = ("edge_probability", "edge_entropy")
 """Signs with one limit for all organs, which a calibration knows better."""
 
 DOUBTS = (
-    *("expects_less", "edge", "entropy", "uncertain", "dropped", "slices", "apart", "alike", "smaller", "larger", "cut"),
+    *(
+        "expects_less",
+        "edge",
+        "entropy",
+        "uncertain",
+        "dropped",
+        "slices",
+        "apart",
+        "alike",
+        "smaller",
+        "larger",
+        "cut",
+    ),
     *("signs", "wrong_way", "odd_scan", "mirrored", "scan"),
 )
 """All that ``doubts_of`` returns."""
