@@ -71,6 +71,9 @@ class Postprocessing:
 
     __pydantic_config__ = STRICT
 
+    edge_by_hu_mm: dict[str, Positive] = field(default_factory=dict)
+    """{organ: how far its edge may move inwards, outwards by half}: to where the HU are halfway between its own and those around
+    it. For organs that are alike throughout."""
     opening_mm: dict[str, Positive] = field(default_factory=dict)
     """{organ: radius}: break off what is thinner."""
     closing_mm: dict[str, Positive] = field(default_factory=dict)
@@ -89,6 +92,7 @@ class Postprocessing:
         """
         elsewhere = {organ for other in SPACES.values() for organ in other.organs} - set(space.organs)
         named = {
+            "edge_by_hu_mm": self.edge_by_hu_mm,
             "opening_mm": self.opening_mm,
             "closing_mm": self.closing_mm,
             "smallest_ml": self.smallest_ml,

@@ -11,6 +11,7 @@ from viscera.boxes import extents_of
 from viscera.config.inference import Postprocessing
 from viscera.errors import GeometryError, LabelError, SettingError
 from viscera.inference.postprocessing.components import select_components_
+from viscera.inference.postprocessing.edges_by_hu import Seen, move_edges_
 from viscera.inference.postprocessing.morphology import close_organs_, fill_holes_, open_organs_
 from viscera.labels import LabelSpace
 
@@ -23,25 +24,30 @@ def tidy(
     *,
     settings: Postprocessing,
     space: LabelSpace,
+    seen: Seen | None = None,
 ) -> UInt8[np.ndarray, "z y x"]:
-    """Tidy a label map: open, close, fill holes, drop small components, keep the largest ones, in this order.
+    """Tidy a label map: move edges by HU, open, close, fill holes, drop small components, keep the largest, in this order.
 
     Args:
         labels: A label map in ``space``.
         spacing_mm: Along the map's axes.
         settings: What to do to which organ, by any of its names.
         space: Gives the organs' labels.
+        seen: The scan that was labelled; needed only where edges are moved.
 
     Returns:
         A new label map; the same one where nothing is asked for.
 
     Raises:
         LabelError: The settings name an organ that the space does not hold.
-        SettingError: A setting names an organ twice.
+        SettingError: A setting names an organ twice; edges are to be moved, and no scan is given.
         GeometryError: The spacing is none.
     """
     if not all(isfinite(step) and step > 0 for step in spacing_mm):
         raise GeometryError(f"post-processing: spacing must be three positive values in mm, got {spacing_mm}.")
+    moved = _by_label(settings.edge_by_hu_mm, "edge_by_hu_mm", space=space)
+    if moved and seen is None:
+        raise SettingError("post-processing: edge_by_hu_mm needs the scan, and only labels are given", "Give both.")
     opening = _by_label(settings.opening_mm, "opening_mm", space=space)
     closing = _by_label(settings.closing_mm, "closing_mm", space=space)
     filled = _labels_of(settings.fill_holes, "fill_holes", space=space)
@@ -49,9 +55,11 @@ def tidy(
     largest = _by_label(settings.largest_components, "largest_components", space=space)
     voxel_ml = prod(spacing_mm) / 1000
     smallest_voxels = {label: volume / voxel_ml for label, volume in smallest_ml.items()}
-    if not (opening or closing or filled or smallest_ml or largest):
+    if not (moved or opening or closing or filled or smallest_ml or largest):
         return labels
     tidied = labels.copy()  # the only one: a map of 824 slices has 216 MB
+    if seen is not None:
+        move_edges_(tidied, moved, spacing_mm=spacing_mm, seen=seen)
     open_organs_(tidied, opening, spacing_mm=spacing_mm)
     close_organs_(tidied, closing, spacing_mm=spacing_mm)
     extents = extents_of(tidied, [*filled, *largest, *smallest_voxels])
