@@ -71,9 +71,6 @@ class Postprocessing:
 
     __pydantic_config__ = STRICT
 
-    edge_by_hu_mm: dict[str, Positive] = field(default_factory=dict)
-    """{organ: how far its edge may move inwards, outwards by half}: to where the HU are halfway between its own and those around
-    it. For organs that are alike throughout."""
     opening_mm: dict[str, Positive] = field(default_factory=dict)
     """{organ: radius}: break off what is thinner."""
     closing_mm: dict[str, Positive] = field(default_factory=dict)
@@ -84,6 +81,9 @@ class Postprocessing:
     """{organ: volume}: smaller connected components become background."""
     largest_components: dict[str, Count] = field(default_factory=dict)
     """{organ: how many of its largest connected components to keep}."""
+    edge_by_hu_mm: dict[str, Positive] = field(default_factory=dict)
+    """{organ: how far its edge may move inwards, outwards by half}: to where the HU are halfway between its own and those around
+    it. For organs that are alike throughout."""
 
     def fitted(self, space: LabelSpace) -> "Postprocessing":
         """Leave out organs that another label space has and this one has not: a recipe may be taken for another one.

@@ -256,11 +256,18 @@ def _move_(
         below = mask[max(0, own.stop - halo) : own.stop].copy()
         deep, near = _shrunk(mask, reach_mm, spacing_mm)[own], _grown(mask, reach_mm * OUTWARDS, spacing_mm)[own]
         fields.take_slab(first, stop)
-        for number, plane in enumerate(here):
-            stays, joins = fields.on_plane(first + number, y, x)
-            was = mask[own][number] > 0
-            gone = was & (deep[number] == 0) & (stays < 0)
-            come = (near[number] > 0) & (plane == 0) & (joins > 0)
+        for number, around in enumerate(near):
+            left, top, width, height = cv2.boundingRect(around)
+            if not width:
+                continue
+            part = slice(top, top + height), slice(left, left + width)
+            rows, columns = (
+                slice(one.start + whole.start, one.stop + whole.start) for one, whole in zip(part, (y, x), strict=True)
+            )
+            stays, joins = fields.on_plane(first + number, rows, columns)
+            plane = here[number][part]
+            gone = (mask[own][number][part] > deep[number][part]) & (stays < 0)
+            come = (around[part] > 0) & (plane == 0) & (joins > 0)
             plane[gone] = 0
             plane[come] = label
 

@@ -1,6 +1,6 @@
 """What a recipe's settings do to a label map."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from math import isfinite, prod
 from typing import TypeVar
 
@@ -26,7 +26,9 @@ def tidy(
     space: LabelSpace,
     seen: Seen | None = None,
 ) -> UInt8[np.ndarray, "z y x"]:
-    """Tidy a label map: move edges by HU, open, close, fill holes, drop small components, keep the largest, in this order.
+    """Tidy a label map: open, close, fill holes, drop small components, keep the largest ones, in this order.
+
+    Then edges move by HU, which may cut off or enclose something: holes and components of those organs are looked at again.
 
     Args:
         labels: A label map in ``space``.
@@ -58,14 +60,30 @@ def tidy(
     if not (moved or opening or closing or filled or smallest_ml or largest):
         return labels
     tidied = labels.copy()  # the only one: a map of 824 slices has 216 MB
-    if seen is not None:
-        move_edges_(tidied, moved, spacing_mm=spacing_mm, seen=seen)
     open_organs_(tidied, opening, spacing_mm=spacing_mm)
     close_organs_(tidied, closing, spacing_mm=spacing_mm)
-    extents = extents_of(tidied, [*filled, *largest, *smallest_voxels])
-    fill_holes_(tidied, extents, filled)
-    select_components_(tidied, extents, keep=largest, smallest_voxels=smallest_voxels)
+    _fill_and_select_(tidied, filled, largest, smallest_voxels)
+    if moved and seen is not None:
+        move_edges_(tidied, moved, spacing_mm=spacing_mm, seen=seen)
+        _fill_and_select_(
+            tidied,
+            [label for label in filled if label in moved],
+            {label: count for label, count in largest.items() if label in moved},
+            {label: count for label, count in smallest_voxels.items() if label in moved},
+        )
     return tidied
+
+
+def _fill_and_select_(
+    labels: UInt8[np.ndarray, "z y x"],
+    filled: Sequence[int],
+    largest: Mapping[int, int],
+    smallest_voxels: Mapping[int, float],
+) -> None:
+    """Fill holes of some labels, and drop pieces of some."""
+    extents = extents_of(labels, [*filled, *largest, *smallest_voxels])
+    fill_holes_(labels, extents, filled)
+    select_components_(labels, extents, keep=largest, smallest_voxels=smallest_voxels)
 
 
 def _by_label(setting: Mapping[str, Value], name: str, *, space: LabelSpace) -> dict[int, Value]:
