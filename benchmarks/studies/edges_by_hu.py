@@ -164,7 +164,7 @@ def main() -> None:
         "cpu_seconds_more": {},
     }
     save(options.name, facts("numpy", "openvino") | content)
-    own = {organ: options.reach_mm for organ in ("liver", "spleen")}
+    own = dict.fromkeys(("liver", "spleen"), options.reach_mm)
     content["cpu_seconds_more"] = seconds_of(model, replace(moved, edge_by_hu_mm=own))
     print(save(options.name, facts("numpy", "openvino") | content))
 

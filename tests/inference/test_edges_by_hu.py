@@ -50,16 +50,16 @@ def dice(one, other):
 
 
 def rim(organ_hu, rim_hu=MUSCLE, *, outside=FAT):
-    """A ball of 22 mm in a rim of 4 mm; the labels take in 3 mm of it."""
+    """A ball of 28 mm in a rim of 4 mm; the labels take in 2 mm of it, a fifth of the organ."""
     mm = away_mm()
-    hu = np.where(mm <= 22, organ_hu, np.where(mm <= 26, rim_hu, outside)).astype(float)
-    return hu, mm <= 22, np.where(mm <= 25, LIVER, 0).astype(np.uint8)
+    hu = np.where(mm <= 28, organ_hu, np.where(mm <= 32, rim_hu, outside)).astype(float)
+    return hu, mm <= 28, np.where(mm <= 30, LIVER, 0).astype(np.uint8)
 
 
 def test_a_rim_of_muscle_around_an_organ_is_taken_away():
     hu, truth, labels = rim(PORTAL, outside=MUSCLE)
     found = moved(labels, seen_of(hu))
-    assert dice(labels == LIVER, truth) < 0.83
+    assert dice(labels == LIVER, truth) < 0.91
     assert dice(found == LIVER, truth) > 0.96
 
 
@@ -82,10 +82,10 @@ def test_an_edge_that_lies_too_far_in_moves_out_as_far_as_it_may():
 @pytest.mark.parametrize(("organ", "surroundings"), [(UNENHANCED, FAT), (30, 62), (62, 30)])
 def test_it_works_without_contrast_and_where_the_organ_is_the_darker_one(organ, surroundings):
     mm = away_mm()
-    hu = np.where(mm <= 22, organ, surroundings).astype(float)
-    labels = np.where(mm <= 24.5, LIVER, 0).astype(np.uint8)
+    hu = np.where(mm <= 28, organ, surroundings).astype(float)
+    labels = np.where(mm <= 30, LIVER, 0).astype(np.uint8)
     found = moved(labels, seen_of(hu, noise=3.0))
-    assert dice(found == LIVER, mm <= 22) > dice(labels == LIVER, mm <= 22) + 0.08
+    assert dice(found == LIVER, mm <= 28) > dice(labels == LIVER, mm <= 28) + 0.05
 
 
 def test_an_edge_stays_where_the_organ_looks_like_what_is_around_it():
@@ -162,7 +162,7 @@ def test_an_image_with_other_slices_tells_the_same():
     thick = Seen(every_other, Geometry(old.shape, old.affine, old.turn, old.size, old.start, old.step, grid))
     assert thick.places(0, np.array([0, 1, 39])).tolist() == [-0.25, 0.25, 19.25]
     assert thick.nearest(0, np.array([0, 19])).tolist() in ([0, 38], [1, 39], [0, 39], [1, 38])
-    assert dice(moved(labels, thick) == LIVER, truth) > 0.93
+    assert dice(moved(labels, thick) == LIVER, truth) > 0.95
 
 
 def test_a_recipe_moves_edges_and_then_keeps_one_piece():
@@ -186,3 +186,16 @@ def test_labels_alone_or_an_unknown_organ_are_refused():
 def test_another_label_space_leaves_out_what_it_lacks():
     both = Postprocessing(edge_by_hu_mm={"stomach": 4.0, "liver": 3.0})
     assert both.fitted(ABDOMENCT1K).edge_by_hu_mm == {"liver": 3.0}
+
+
+def test_an_organ_whose_rind_is_unlike_its_core_stays_as_it_is(monkeypatch):
+    mm = away_mm()
+    hu = np.where(mm <= 18, 90, np.where(mm <= 22, 180, 200)).astype(
+        float
+    )  # medulla, cortex, bowel with contrast all around
+    labels = np.where(mm <= 22, KIDNEY, 0).astype(np.uint8)
+    seen = seen_of(hu)
+    assert np.array_equal(moved(labels, seen, organs=(KIDNEY,)), labels)
+    monkeypatch.setattr("viscera.inference.postprocessing.edges_by_hu.MOST_GONE", 1.0)
+    left = np.count_nonzero(moved(labels, seen, organs=(KIDNEY,))) / np.count_nonzero(labels)
+    assert left == pytest.approx((18 / 22) ** 3, abs=0.06)  # only the medulla

@@ -1,7 +1,8 @@
 """starter: the network whose weights come with viscera, learnt from synthetic anatomy.
 
 viscera2d's network and losses for 19 organs. What differs, and why: real scans look otherwise than synthetic ones, so intensities
-and shapes are changed more than where both are real; of organs that a patient has once, only the largest piece is kept; edges of liver and spleen move to where their HU end.
+and shapes are changed more than where both are real; of organs that a patient has once, only the largest piece is kept; edges of
+liver and spleen move to where their HU end.
 In the spirit of SynthSeg (Billot et al. 2023, doi:10.1016/j.media.2023.102789).
 """
 
