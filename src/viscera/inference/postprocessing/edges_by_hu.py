@@ -44,7 +44,7 @@ SEEN_FRACTION = 0.02
 """Of the neighbourhood that must be shell: else nothing is known of the surroundings."""
 MOST_GONE = 0.2
 """Share of an organ that may go. Where more would, it is not alike throughout, and stays as it is: of 62 organs of synthetic
-portal venous patients, those that lost more were five kidneys, four of them worse by 9 to 14 Dice points. Spleens lost 13 % at most."""
+portal venous patients, five kidneys lost more, four of them worse by 9 to 14 Dice points. Spleens lost 13 % at most."""
 SLAB_MM = 64.0
 """Height that is worked on at a time, so that no array of a whole organ's distances exists."""
 HALO_MM = 2 * SHELL_MM[1] + 1
