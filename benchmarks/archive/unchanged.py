@@ -22,6 +22,7 @@ from viscera.datasets.sources import Source
 from viscera.evaluation.metrics import confusion, overlap
 from viscera.inference.model import Model, load_model
 from viscera.inference.on_gpu import plain_labels
+from viscera.inference.postprocessing.edges_by_hu import Seen
 from viscera.inference.postprocessing.tidying import tidy
 from viscera.inference.segment import prepare_scan, segment
 from viscera.inference.slices import enlargement_of, slice_logits
@@ -93,7 +94,8 @@ def plain_path(ct: Volume, model: Model) -> Volume:
     for z in range(len(image)):
         axial[z, *inside] = plain_labels(torch.from_numpy(slice_logits(image, model, range(z, z + 1))), enlargement)[0]
     z, y, x = (ct.spacing_mm[axis] for axis in geometry.turn.axes)
-    axial = tidy(axial, (z, y, x), settings=model.recipe.postprocessing, space=model.space)
+    settings, seen = model.recipe.postprocessing, Seen(image, geometry)
+    axial = tidy(axial, (z, y, x), settings=settings, space=model.space, seen=seen)
     return with_voxels(ct, geometry.turn.undo(axial))
 
 

@@ -81,6 +81,9 @@ class Postprocessing:
     """{organ: volume}: smaller connected components become background."""
     largest_components: dict[str, Count] = field(default_factory=dict)
     """{organ: how many of its largest connected components to keep}."""
+    edge_by_hu_mm: dict[str, Positive] = field(default_factory=dict)
+    """{organ: how far its edge may move inwards, outwards by half}: to where the HU are halfway between its own and those around
+    it. For organs that are alike throughout."""
 
     def fitted(self, space: LabelSpace) -> "Postprocessing":
         """Leave out organs that another label space has and this one has not: a recipe may be taken for another one.
@@ -89,6 +92,7 @@ class Postprocessing:
         """
         elsewhere = {organ for other in SPACES.values() for organ in other.organs} - set(space.organs)
         named = {
+            "edge_by_hu_mm": self.edge_by_hu_mm,
             "opening_mm": self.opening_mm,
             "closing_mm": self.closing_mm,
             "smallest_ml": self.smallest_ml,

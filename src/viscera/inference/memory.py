@@ -14,14 +14,12 @@ import cv2
 import numpy as np
 import psutil
 
-from viscera.config import (
-    Postprocessing,
-    Preparation,
-)
+from viscera.config import Preparation, Recipe
 from viscera.errors import SettingError, VisceraError
 from viscera.inference.context import DEPTH
 from viscera.inference.model import Model
 from viscera.inference.plans import PLANES_AT_ONCE, plan_of, sums_type
+from viscera.inference.postprocessing.edges_by_hu import HALO_MM, SLAB_MM
 from viscera.inference.postprocessing.slabs import MOST_AT_ONCE, PLANES, SLAB_BYTES
 from viscera.io import nifti
 from viscera.io.scans import Scan
@@ -57,6 +55,9 @@ TIDIED, IN_PIECES = 8, 2
 """Bytes per voxel of post-processing, beside the labels and its result: of opening and closing (masks of a whole organ and slabs of
 distances; 4.9 to 7.8 were measured where one fills the scan), and of filling and dropping beside what its slabs take (0 on real
 scans; 1.5 where each voxel has one of eight labels by chance)."""
+
+MOVED = 5, 40
+"""Bytes per voxel of the slab in which edges are moved by HU: masks on the scanner's grid, and floats on the prepared one."""
 
 READ_MIB = 14.0
 """Buffers of isal's thread and slabs of a file: RSS rose by 151 MiB while 137.5 MiB of voxels were read."""
@@ -144,7 +145,7 @@ def needed_mib(look: Look, model: Model, *, statistics: bool) -> Need:
     sizes = [prepared_voxels(look, each) for each in {network.recipe.preparation for network in networks}]
     prepared = 2 * sum(sizes)
     # Labels and their tidied copy; beside them a finder's or a tumour network's.
-    labels = (2 + len(networks) - 1) * voxels + tidied_bytes(model.recipe.postprocessing, look.shape)
+    labels = (2 + len(networks) - 1) * voxels + tidied_bytes(model.recipe, look)
     kept = 2 * voxels if statistics else 0
     workspace = max(workspace_bytes(look, network) for network in networks)
     raw = 2 if look.hounsfield else look.itemsize + 2
@@ -231,20 +232,26 @@ def context_bytes(look: Look, model: Model) -> float:
     )
 
 
-def tidied_bytes(settings: Postprocessing, shape: tuple[int, int, int]) -> int:
+def tidied_bytes(recipe: Recipe, look: Look) -> int:
     """Return what post-processing takes beside the labels and its result, if its organs fill the scan.
 
     Args:
-        settings: What is done.
-        shape: Of the scan's axial slices, along (z, y, x).
+        recipe: Says what is done.
+        look: The scan.
     """
+    settings, (depth, *size) = recipe.postprocessing, look.shape
     if settings.opening_mm or settings.closing_mm:
-        return TIDIED * prod(shape)
+        return TIDIED * prod(look.shape)
     if not any(vars(settings).values()):
         return 0
-    depth, *size = shape
     slabs = min(MOST_AT_ONCE, cv2.getNumThreads()) * min(PLANES + 1, depth)
-    return (IN_PIECES * depth + SLAB_BYTES * slabs) * prod(size)
+    pieces = (IN_PIECES * depth + SLAB_BYTES * slabs) * prod(size)
+    if not settings.edge_by_hu_mm:
+        return pieces
+    share, seen_share = (min(1.0, (SLAB_MM + 2 * more_mm) / (depth * look.spacing_mm[0])) for more_mm in (10, HALO_MM))
+    prepared = prepared_voxels(look, recipe.preparation)
+    moved = MOVED[0] * share * prod(look.shape) + (MOVED[1] * seen_share + 2) * prepared
+    return max(pieces, int(moved))
 
 
 class Budget:

@@ -15,6 +15,7 @@ from jaxtyping import Bool, Int16, UInt8
 from viscera.config import Preparation
 from viscera.inference.certainty import Certainty
 from viscera.inference.model import Model
+from viscera.inference.postprocessing.edges_by_hu import Seen
 from viscera.inference.postprocessing.tidying import tidy
 from viscera.inference.postprocessing.tumours import merge_tumour, tumour_report
 from viscera.inference.region import blocks_of_labels, widened
@@ -155,7 +156,8 @@ def segment_prepared(
     z, y, x = (grid.spacing_mm[axis] for axis in geometry.turn.axes)
     with clock.stage("postprocess"):
         untidied = axial
-        axial = tidy(untidied, (z, y, x), settings=model.recipe.postprocessing, space=model.space)
+        settings, seen = model.recipe.postprocessing, Seen(image, geometry)
+        axial = tidy(untidied, (z, y, x), settings=settings, space=model.space, seen=seen)
         if certainty is not None and axial is not untidied:
             certainty.add_tidied(untidied, axial)
         del untidied  # 216 MB of 824 slices
