@@ -17,7 +17,8 @@ from torch import nn
 from viscera.cli.command import main
 from viscera.colours import colour
 from viscera.config import Contrast, Recipe, ResizedSlices, SpacedSlices, UNetShape, Window
-from viscera.deployment.export import FILES, Yardstick, describe, export, measure
+from viscera.deployment.description import describe
+from viscera.deployment.export import FILES, Yardstick, export, measure
 from viscera.errors import FileError, RunError, SettingError, StoreError, WeightsError
 from viscera.inference.model import Model, load_model
 from viscera.inference.prepared import prepared_labels

@@ -23,7 +23,7 @@ from jaxtyping import Float32, Int16, UInt8
 
 from viscera.config import SliceInference
 from viscera.errors import SettingError
-from viscera.inference.arrays import SURE_BACKGROUND, zeros_beside
+from viscera.inference.arrays import SURE_BACKGROUND, zeros, zeros_beside
 from viscera.inference.context import WHOLE, Box, ScanContext, box_of, see_scan
 from viscera.inference.model import Model
 from viscera.inference.upsampling import Enlargement, SliceLogits
@@ -206,7 +206,8 @@ class _Walk:
     @cached_property
     def _nothing(self) -> "AnySlice":
         """A slice at which the network need not look."""
-        logits = np.zeros((len(self.model.space.classes), *self.image.shape[1:]), np.float32)
+        shape = (len(self.model.space.classes), *self.image.shape[1:])
+        logits = zeros(shape, "float32", device=self.model.device)
         logits[0] = SURE_BACKGROUND
         return as_slice(logits)
 

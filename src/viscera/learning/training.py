@@ -41,6 +41,7 @@ from viscera.learning.context import (
     open_maps,
     tensors_of,
 )
+from viscera.learning.limits import check_patches, not_deterministic, out_of_memory
 from viscera.learning.progress import Progress, Sums, by_organ, class_counts, dice_and_iou
 from viscera.learning.sampling.batch import Batch
 from viscera.learning.sampling.index import draw_places, read_batch
@@ -49,9 +50,7 @@ from viscera.learning.sampling.reading import read_ahead, step_generator
 from viscera.learning.schedule import learning_rate, plan_change
 from viscera.learning.setup import IndexOf, Session, begin, epoch_indices, scaled
 from viscera.learning.synthetic_patients import TrainingData, split_supply
-from viscera.networks.levels import check_patch
 from viscera.networks.precision import precision_of
-from viscera.networks.upv import check_slices
 from viscera.networks.weights import Weights, as_context, load_state, save_state, save_weights
 from viscera.preparation.store import Store
 
@@ -212,34 +211,6 @@ def write_facts(run: Path, supply: Store | TrainingData, session: Session) -> di
         device=str(device),
         precision=precision_of(session.recipe.training.precision, device.type),
         fresh=None if fresh is None else fresh.facts(),
-    )
-
-
-def check_patches(recipe: Recipe) -> None:
-    """Raise SettingError where the network cannot halve the patches that it is to learn from, or the windows of predicting."""
-    check_slices(recipe)
-    if recipe.dimensions == 2:
-        return
-    stride = 2 ** (len(recipe.network.widths) - 1)
-    for setting, size in (("sampling.size", recipe.sampling.size), ("inference.size", recipe.inference.size)):
-        if size is not None:
-            check_patch(size, stride=stride, setting=setting)
-
-
-def out_of_memory(recipe: Recipe, device: torch.device) -> RunError:
-    """Say what to do where a device's memory does not suffice."""
-    smaller = ", take a smaller --sampling.size" if recipe.sampling.size is not None else ""
-    return RunError(
-        f"the {device.type} ran out of memory at batch_size {recipe.training.batch_size}",
-        f"Halve --training.batch-size and double --training.accumulate{smaller}, or pass --network.checkpointing.",
-    )
-
-
-def not_deterministic(recipe: Recipe, device: torch.device) -> RunError:
-    """Say what to do where torch has no deterministic form of what a network needs."""
-    return RunError(
-        f"network {recipe.network.kind} cannot be trained deterministically on {device.type}: torch knows no way to",
-        "Leave --training.deterministic out, or train with --machine.accelerator cpu.",
     )
 
 
