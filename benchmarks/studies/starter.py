@@ -107,7 +107,9 @@ WAYS = {
         ("procedural_donors", "template_donors"),
     ),
     "width_16": Way("as template, but few slices", replace(STARTER_2D, training=ONCE), BOTH, slices=FEW),
-    "width_24": Way("the same with width 24", replace(STARTER_2D, network=of_width(24), training=ONCE), BOTH, slices=FEW),
+    "width_24": Way(
+        "the same with width 24", replace(STARTER_2D, network=of_width(24), training=ONCE), BOTH, slices=FEW
+    ),
 }
 
 

@@ -1,0 +1,217 @@
+"""What context, each family of ingredients, templates and donors are worth: one arm for each, on synthetic and on real scans.
+
+    python -m benchmarks.studies.context WORK [--arms ARM ...] [--seeds 0 1 2]      two at a time, goes on where it was stopped
+
+Every arm learns from equally many patients, patches and slices; arms differ in the network (context and slices, slices alone, the
+coarse network alone) or in what the patients are made of. All are measured on the same patients that no arm learnt from, made with
+every ingredient, half procedural and half of the template with donors' organs, and on the real scans of real_scans.py. The coarse
+network alone is the context of the arm that has both, of the same seed: it is trained once.
+"""
+
+import argparse
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.machine import facts, save
+from benchmarks.studies.arms import Arm, dice_of, difference, drawing, over_seeds, scores_of, train_all, viscera
+from benchmarks.studies.real_scans import RealScan, arm_row, real_scans
+from benchmarks.studies.starter import DATA, DONORS, LEARNT
+from viscera.config import Recipe
+from viscera.evaluation.scores import OrganScore
+from viscera.inference.model import load_model
+from viscera.recipes.starter import STARTER
+
+PATIENTS, TEST, SLICES, PATCHES = 160, 24, 16_000, 640
+"""Learnt from; measured on; slices and patches drawn by each training."""
+SHAPE = ("--shape", 96, 160, 160)
+FAMILIES = {
+    "kidneys": ("renal_places", "renal_look", "renal_hilum"),
+    "dome_and_rims": ("dome", "rims"),
+    "confusers": ("confluence", "cava", "liver_lesions"),
+    "old_aortas": ("old_aorta",),
+    "surgery_and_bodies": ("surgery", "bodies"),
+}
+TEMPLATE = ("--template", DATA / f"{LEARNT}_label.nii.gz", "--template-image", DATA / f"{LEARNT}_ct.nii.gz")
+DONATED = ("--donor", *DONORS)
+
+
+@dataclass(frozen=True)
+class Way:
+    """What an arm learns from, and with which network.
+
+    Attributes:
+        about: For the table.
+        parts: {data set: options of viscera synth}; each has an equal share of the patients.
+        context: Whether the network of slices has context.
+        template: Whether the label map of ts_example_ct_3mm had a part in it.
+    """
+
+    about: str
+    parts: dict[str, tuple]
+    context: bool = True
+    template: bool = True
+
+
+ALL = {"procedural": DONATED, "template": (*TEMPLATE, *DONATED)}
+
+
+def lacking(names: Sequence[str]) -> dict[str, tuple]:
+    """Return the data sets of patients without some ingredients."""
+    return {f"{part}-{names[0]}": (*options, "--without", *names) for part, options in ALL.items()}
+
+
+WAYS = {
+    "both": Way("context and slices", ALL),
+    "slices": Way("slices alone", ALL, context=False),
+    **{f"no_{name}": Way(f"without {name.replace('_', ' ')}", lacking(names)) for name, names in FAMILIES.items()},
+    "templates_0": Way("no template, no donor", {"procedural_alone": ()}, template=False),
+    "templates_1": Way("one template, no donor", {"procedural_alone": (), "template_alone": TEMPLATE}),
+}
+"""``both`` has one template and two donors."""
+
+
+def data_of(work: Path, name: str, options: Sequence[object], *, patients: int, seed: int) -> Path:
+    """Write a data set, once."""
+    folder = work / "data" / f"{name}_{patients}"
+    if not (folder / "done").exists():
+        viscera(
+            "synth", folder, "--variety", "rich", *SHAPE, "--cases", patients, "--seed", seed, "--jobs", 2, *options
+        )
+        (folder / "done").touch()
+    return folder
+
+
+def store_of(work: Path, way: Way) -> Path:
+    """Prepare what an arm learns from, once; every patient is for training."""
+    store = work / "stores" / "+".join(way.parts)
+    if (store / "done").exists():
+        return store
+    share = PATIENTS // len(way.parts)
+    folders = [
+        data_of(work, name, options, patients=share, seed=8100 + 100 * ("template" in name))
+        for name, options in way.parts.items()
+    ]
+    splits = work / f"{store.name}.json"
+    cases = [f"{folder.name}__case_{number:04d}" for folder in folders for number in range(1, share + 1)]
+    splits.write_text(json.dumps({"training": cases, "validation": [], "test": []}))
+    viscera(
+        "prepare", store, "--data", *(f"nnunet={one}" for one in folders), "--recipe", "starter", "--splits", splits
+    )
+    (store / "done").touch()
+    return store
+
+
+def test_of(work: Path) -> Path:
+    """Write the patients to measure on, once: one data set."""
+    made = [
+        data_of(work, f"test_{name}", options, patients=TEST // 2, seed=8900 + number)
+        for number, (name, options) in enumerate(ALL.items())
+    ]
+    both = work / "data" / "test"
+    if not (both / "done").exists():
+        for number, folder in enumerate(made):
+            for part in ("imagesTr", "labelsTr"):
+                (both / part).mkdir(parents=True, exist_ok=True)
+                for file in (folder / part).iterdir():
+                    place = both / part / file.name.replace("case_", f"case_{number}")
+                    place.unlink(missing_ok=True)
+                    place.hardlink_to(file)
+        described = json.loads((made[0] / "dataset.json").read_text()) | {"numTraining": TEST}
+        (both / "dataset.json").write_text(json.dumps(described))
+        (both / "done").touch()
+    return both
+
+
+def recipe_of(way: Way, store: Path, seed: int) -> Recipe:
+    """Return an arm's recipe: every arm draws equally many patches and slices."""
+    recipe = drawing(replace(STARTER, training=replace(STARTER.training, epochs=1, seed=seed)), store, SLICES)
+    if not way.context:
+        return replace(recipe, context=None)
+    context = recipe.context
+    if context is None:
+        raise SystemExit("recipe 'starter' has no context")
+    plan = replace(context.training, epochs=1, visits_per_slice=PATCHES / PATIENTS, seed=seed)
+    return replace(recipe, context=replace(context, training=plan))
+
+
+def arms_of(work: Path, names: Sequence[str], seeds: Sequence[int]) -> Iterator[tuple[str, int, Arm]]:
+    """Return every training."""
+    for seed in seeds:
+        for name in names:
+            store = store_of(work, WAYS[name])
+            yield name, seed, Arm(recipe_of(WAYS[name], store, seed), store, work / "runs" / name / str(seed))
+
+
+def measured(run: Path, weights: Path, test: Path, scans: Sequence[RealScan], *, template: bool) -> dict:
+    """Segment the test patients and the real scans, once; return the row of the real ones."""
+    if not (run / "predicted").exists():
+        viscera(
+            "predict", test / "imagesTr", run / "predictions", "--weights", weights, "--organs", "all", "--overwrite"
+        )
+        (run / "predicted").touch()
+    file = run / "real.json"
+    if not file.exists():
+        row = arm_row(run.parent.name, load_model(weights, accelerator="cpu", runtime="auto"), scans, template=template)
+        file.write_text(json.dumps(row))
+    return json.loads(file.read_text())
+
+
+def real_means(rows: Sequence[dict]) -> dict[str, dict[str, float]]:
+    """Return the mean Dice over seeds of each real scan's organs."""
+    return {
+        scan: {
+            organ: round(float(np.mean([row["scans"][scan][organ]["dice"] for row in rows])), 4)
+            for organ in rows[0]["scans"][scan]
+        }
+        for scan in rows[0]["scans"]
+    }
+
+
+def main() -> None:
+    """Train, measure, write benchmarks/results/context.json."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("work", type=Path)
+    parser.add_argument("--arms", nargs="+", choices=WAYS, default=list(WAYS))
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    options = parser.parse_args()
+    work, test = options.work, test_of(options.work)
+    every = list(arms_of(work, options.arms, options.seeds))
+    train_all(arm for _, _, arm in every)
+    own = work / "annotated.json"
+    names = sorted(file.name.removesuffix(".nii.gz") for file in (test / "labelsTr").iterdir())
+    own.write_text(json.dumps({name: list(STARTER.space.organs) for name in names}))
+    scans = list(real_scans(work / "real"))
+    synthetic: dict[str, list[tuple[OrganScore, ...]]] = {}
+    real: dict[str, list[dict]] = {}
+    for name, seed, arm in every:
+        template = WAYS[name].template
+        halves = {name: (arm.run, arm.run)}
+        if name == "both":
+            coarse = work / "runs" / "coarse" / str(seed)
+            coarse.mkdir(parents=True, exist_ok=True)
+            halves["coarse"] = (coarse, arm.run / "context")
+        for half, (run, weights) in halves.items():
+            real.setdefault(half, []).append(measured(run, weights, test, scans, template=template))
+            synthetic.setdefault(half, []).append(scores_of(run, test, own))
+    means = {name: over_seeds(found) for name, found in synthetic.items()}
+    rows = [
+        {
+            "arm": name,
+            "about": "the coarse network alone" if name == "coarse" else WAYS[name].about,
+            "seeds": len(synthetic[name]),
+            "synthetic": dice_of(means[name], "all"),
+            "minus_both": difference(means[name], means["both"], "all") if "both" in means else None,
+            "real": real_means(real[name]),
+        }
+        for name in means
+    ]
+    plan = {"patients": PATIENTS, "test_patients": TEST, "slices": SLICES, "patches": PATCHES}
+    print(save("context", facts("torch") | {"plan": plan, "arms": rows}))
+
+
+if __name__ == "__main__":
+    main()
