@@ -14,16 +14,16 @@ from torch import nn
 
 from bundle_graphs import Slices, tensor_places, write_graphs
 from bundle_weights import Facts, ship
-from viscera.config import ResizedSlices, UNetShape
+from viscera.config import Context, PlainUNetShape, ResizedSlices, UNetShape
 from viscera.errors import WeightsError
 from viscera.inference.model import Model, load_model
-from viscera.inference.slices import slice_inputs
+from viscera.inference.slices import context_of, slice_inputs
 from viscera.labels import ABDOMENCT1K
-from viscera.networks.build import build_network
+from viscera.networks.build import context_network, network_of
 from viscera.networks.bundled_graphs import BundledGraph, find_graph
 from viscera.networks.cards import FOLDER, Shipped, TrainingRange, find_shipped, shipped_weights
 from viscera.networks.doors import openvino_module
-from viscera.networks.weights import Weights, save_weights
+from viscera.networks.weights import Weights, as_context, save_weights
 from viscera.preparation.case import prepare_image
 from viscera.recipes.viscera2d import VISCERA2D
 from viscera.synthesis.patient import synthesize
@@ -44,8 +44,9 @@ def model() -> Model:
 def slices(model) -> np.ndarray:
     """Return three slices of a synthetic patient as the network sees them."""
     patient = synthesize(np.random.default_rng(3), shape=(12, 96, 96))
-    image, _ = prepare_image(patient.ct, model.recipe.preparation)
-    return np.ascontiguousarray(slice_inputs(image, model, [2, 6, 9]), np.float32)
+    image, geometry = prepare_image(patient.ct, model.recipe.preparation)
+    context = context_of(image, geometry, model)
+    return np.ascontiguousarray(slice_inputs(image, model, [2, 6, 9], context=context), np.float32)
 
 
 @pytest.fixture
@@ -78,6 +79,21 @@ def test_the_graphs_are_those_of_the_bundled_weights():
         graph = find_graph(shipped, precision)
         assert graph is not None
         assert (graph.precision, graph.stride, graph.dimensions, graph.classes) == (precision, 16, 2, 20)
+    context = find_graph(shipped, "context")
+    assert context is not None
+    assert (context.stride, context.dimensions, context.classes) == (8, 3, 20)
+
+
+def test_the_context_graph_computes_what_torch_does(model):
+    graph = find_graph(find_shipped(), "context")
+    assert graph is not None
+    assert model.context is not None
+    image = np.random.default_rng(5).random((1, 1, 16, 32, 24), np.float32)
+    found = network(graph)([image])["logits"]
+    with torch.inference_mode():
+        expected = model.context.module.float()(torch.from_numpy(image)).numpy()  # type: ignore[attr-defined]
+    assert np.abs(found - expected).max() < 1e-3
+    assert expected.std() > 0.5
     assert [card.name for card in shipped_weights()] == ["starter"]
 
 
@@ -168,18 +184,19 @@ def test_finding_a_graph_imports_neither_torch_nor_openvino():
     assert done.stdout.strip() == "[]"
 
 
-def tiny(folder: Path, heads: str = "softmax") -> Shipped:
+def tiny(folder: Path, heads: str = "softmax", context: bool = False) -> Shipped:
     """Bundle the weights of a small network that has learnt nothing, but does not call everything the same."""
     recipe = replace(
         VISCERA2D,
         name="tiny",
         label_space="abdomenct1k",
-        preparation=ResizedSlices(size=(32, 32)),
-        network=UNetShape(widths=(4, 8), slices=3, heads=heads),
+        preparation=VISCERA2D.preparation if context else ResizedSlices(size=(32, 32)),
+        network=UNetShape(widths=(4, 8), slices=3, heads=heads, stem=2 if context else 1),
+        context=Context(network=PlainUNetShape(widths=(4, 8), norm="batch")) if context else None,
         sampling=replace(VISCERA2D.sampling, window=None),
     )
     torch.manual_seed(0)
-    network = build_network(recipe.network, classes=len(ABDOMENCT1K.classes))
+    network = network_of(recipe)
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
             nn.init.uniform_(module.running_mean, -0.5, 0.5)
@@ -187,7 +204,7 @@ def tiny(folder: Path, heads: str = "softmax") -> Shipped:
             nn.init.uniform_(module.bias, -0.5, 0.5)
     nn.init.normal_(network.head.weight)
     nn.init.zeros_(network.head.bias)
-    tensors = network.state_dict()
+    tensors = network.state_dict() | (as_context(context_network(recipe).state_dict()) if context else {})
     save_weights(folder / "run.safetensors", Weights(recipe, ABDOMENCT1K, tensors, {}))
     (folder / "bundled").mkdir()
     return ship(folder / "run.safetensors", folder / "bundled", facts=FACTS, evaluations={}, name="tiny")
@@ -214,6 +231,23 @@ def test_graphs_written_again_are_the_same_and_agree_with_torch(tmp_path):
         np.frombuffer(whole[bias.offset : bias.offset + bias.size], "<f4"),
         load_model(shipped, accelerator="cpu", runtime=None).module.state_dict()["head.bias"].numpy(),
     )
+
+
+def test_context_has_a_graph_of_its_own_and_none_needs_other_numbers(tmp_path):
+    shipped = tiny(tmp_path, context=True)
+    facts = write_graphs(shipped, calibration=FEW, check=FEW, kept=(), most_differing=0.5)
+    agreement = facts["precision_check"]
+    assert (
+        max(agreement["fp32"]["largest_logit_difference"], agreement["context"]["largest_logit_difference_random"])
+        < 1e-3
+    )
+    for precision, dimensions, stride in (("fp32", 2, 4), ("context", 3, 2)):
+        graph = find_graph(shipped, precision)
+        assert graph is not None
+        assert (graph.weights, graph.dimensions, graph.stride) == (shipped.file, dimensions, stride)
+    loaded = load_model(shipped, accelerator="cpu", runtime="openvino")
+    assert loaded.context is not None
+    assert (loaded.context.name, loaded.context.dimensions) == ("openvino", 3)
 
 
 def test_graphs_that_are_too_far_from_torch_are_not_written(tmp_path):

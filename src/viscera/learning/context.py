@@ -9,7 +9,6 @@ Both networks end in one weights file.
 
 import hashlib
 import shutil
-from collections import defaultdict
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -26,6 +25,7 @@ from viscera.io.atomic import replacing, write_json
 from viscera.json_text import load_json
 from viscera.learning.synthetic_patients import DATASET, TrainingData, split_supply
 from viscera.networks.build import context_network
+from viscera.networks.device import release_freed_memory
 from viscera.networks.runners import Runner
 from viscera.networks.torch_runner import folded_runner
 from viscera.networks.weights import context_of, fill_network, find_weights, load_weights
@@ -120,7 +120,7 @@ class ContextMaps:
     folder: Path
     recipe: Recipe
     runner: Runner
-    _locks: defaultdict[str, Lock] = field(default_factory=lambda: defaultdict(Lock), repr=False)
+    _computing: Lock = field(default_factory=Lock, repr=False)
 
     @property
     def pixels(self) -> int:
@@ -131,13 +131,14 @@ class ContextMaps:
         """Return the context of a case."""
         grid = coarse_geometry(case.geometry, self.pixels).slice_grid
         file = self.folder / f"{case.name}.npy"
-        with self._locks[case.name]:
+        with self._computing:  # one at a time: each takes some hundred MB
             if not file.is_file():
                 seen = see_scan(case.image, case.geometry, runner=self.runner, recipe=self.recipe)
                 self.folder.mkdir(parents=True, exist_ok=True)
                 with replacing(file) as part, part.open("wb") as opened:
                     np.save(opened, seen.organs)
-            organs = np.load(file, mmap_mode="r", allow_pickle=False)
+                release_freed_memory()  # no two scans have the same size, so that what one took would seldom do for the next
+        organs = np.load(file, mmap_mode="r", allow_pickle=False)
         return ScanContext(organs, grid, self.pixels)  # type: ignore[arg-type]
 
     def forget(self, but: Collection[str]) -> None:
