@@ -21,6 +21,7 @@ def train(
     run: PathLike,
     *,
     start: PathLike | None = None,
+    context: PathLike | None = None,
     existing: Literal["refuse", "resume", "overwrite"] = "refuse",
     device: Accelerator = "auto",
     on_epoch: Callable[[Mapping[str, object]], None] | None = None,
@@ -35,9 +36,12 @@ def train(
         store: What ``prepare`` wrote for this recipe.
         run: Folder for weights and logs.
         start: Weights to begin with, to fine-tune them: a run's folder, a .safetensors file or "starter"; None: random ones.
+        context: For a recipe with context (viscera25d): a context network that is trained already, a run's folder or weights
+            that have one; None: the run trains its own first.
         existing: What to do where a run stands: "refuse", "resume" it, or "overwrite" it.
         device: "cpu", "cuda", or "auto": a GPU where there is one. Several GPUs: `viscera train --machine.devices`.
-        on_epoch: Called after each epoch with its row of the log: ``epoch``, ``train_loss``, ``val_loss``, ``val_dice`` ...
+        on_epoch: Called after each epoch with its row of the log: ``epoch``, ``train_loss``, ``val_loss``, ``val_dice`` ...;
+            where a context network is trained first, for its epochs, too.
 
     Returns:
         The best weights. ``load_model``, ``segment`` and ``predict`` take them, or RUN.
@@ -73,6 +77,7 @@ def train(
         Path(run),
         machine=Machine(device),
         start=None if start is None else Path(start),
+        context=None if context is None else Path(context),
         existing=existing,
         watch=training.Watch(epoch=epoch),
     )
