@@ -148,6 +148,16 @@ def test_long_scans_are_seen_in_stretches_that_leave_nothing_out():
         for first, last, start, stop in parts:
             assert 0 <= start <= first < last <= stop <= depth
             assert stop - start <= DEPTH
+    for depth in (7, 16, 17, 100):
+        parts = stretches(depth, 8)
+        assert [first for first, *_ in parts[1:]] == [last for _, last, *_ in parts[:-1]]
+        assert (parts[0][0], parts[-1][1]) == (0, depth)
+        assert all(start <= first < last <= stop <= start + 8 for first, last, start, stop in parts)
+
+
+def test_a_single_slice_has_context_too():
+    one = scan(depth=1, where=(slice(0, 1), slice(32, 48), slice(48, 64)))
+    assert np.array_equal(segment(one, model()).voxels == LIVER, one.voxels > 200)
 
 
 def test_a_long_scan_gives_what_its_slices_give():

@@ -19,6 +19,8 @@ from viscera.learning.sampling.batch import Batch
 from viscera.learning.sampling.reading import step_generator
 from viscera.learning.sampling.slices import NO_ORGAN_DISTANCE_PIXELS, boundary_distance
 
+FIELDS = [item for item in fields(Batch) if item.name != "context"]
+
 NOTHING = RichAugmentation(
     rotation_degrees=0,
     scale=0,
@@ -135,9 +137,9 @@ def test_the_given_batch_stays_as_it_is(settings):
 @pytest.mark.parametrize("share", [slice(0, None, 2), slice(1, None, 2), slice(2, None, 5)])
 def test_a_share_of_the_batch_changes_as_that_part_of_the_whole(settings, share):
     batch, changes = some_batch(32, 32, count=6, channels=3), draw_changes(settings, 6, step_generator(2))
-    part = Batch(**{item.name: getattr(batch, item.name)[share] for item in fields(Batch)})
+    part = Batch(**{item.name: getattr(batch, item.name)[share] for item in FIELDS})
     whole, changed = change_batch(batch, changes), change_batch(part, changes.part(share))
-    for item in fields(Batch):
+    for item in FIELDS:
         assert torch.equal(getattr(changed, item.name), getattr(whole, item.name)[share]), item.name
 
 
@@ -484,3 +486,27 @@ def test_a_gpu_makes_the_same_changes():
     assert torch.allclose(here.image, there.image, atol=1e-3)
     assert (here.labels != there.labels).float().mean() < 0.001
     assert (here.known != there.known).float().mean() < 0.001
+
+
+# Context: channels that another network gave
+
+
+def test_context_moves_with_its_slice_and_keeps_its_values():
+    shown = torch.zeros(1, 1, 16, 16)
+    shown[:, :, 5:9, 6:12] = 1
+    image = torch.cat([0.2 + 0.5 * shown, shown], 1).repeat_interleave(2, 2).repeat_interleave(2, 3)
+    batch = replace(
+        batch_of(np.zeros((1, 32, 32)), np.zeros((32, 32))),
+        image=image,
+        context=(255 * shown).to(torch.uint8),
+    )
+    moved_only = replace(NOTHING, shift=0.3, probability=1.0)
+    changed = change_batch(batch, draw_changes(moved_only, 1, step_generator(3)))
+    assert not torch.equal(changed.image, image)
+    assert torch.allclose(
+        changed.image[:, 0].sub(0.2).div(0.5)[changed.known], changed.image[:, 1][changed.known], atol=1e-5
+    )
+    grey_only = replace(NOTHING, gamma=0.3, contrast=0.3, brightness=0.2, noise=0.1, blur_pixels=1.0, probability=1.0)
+    changed = change_batch(batch, draw_changes(grey_only, 1, step_generator(3)))
+    assert torch.allclose(changed.image[:, 1], image[:, 1], atol=1e-6)
+    assert not torch.allclose(changed.image[:, 0], image[:, 0], atol=0.02)

@@ -18,6 +18,8 @@ from viscera.learning.sampling.batch import Batch
 from viscera.learning.sampling.reading import step_generator
 from viscera.learning.sampling.slices import NO_ORGAN_DISTANCE_PIXELS
 
+FIELDS = [item for item in fields(Batch) if item.name != "context"]
+
 ALWAYS = VolumeAugmentation(flip_x=1, flip_y=1, smooth=1, noise=1, gamma=1, shift=1)
 NEVER = VolumeAugmentation(flip_x=0, flip_y=0, smooth=0, noise=0, gamma=0, shift=0)
 ARRAYS = ("image", "labels", "known", "distance", "pseudo")
@@ -115,7 +117,7 @@ def test_drawing_takes_as_many_numbers_whatever_is_switched_off():
 def test_switched_off_every_array_is_the_very_same():
     batch = some_batch()
     changed = change_batch(batch, draw_changes(NEVER, 4, step_generator(0)))
-    for item in fields(Batch):
+    for item in FIELDS:
         assert getattr(changed, item.name) is getattr(batch, item.name), item.name
 
 
@@ -123,7 +125,7 @@ def test_switched_off_every_array_is_the_very_same():
 def test_the_given_batch_stays_as_it_is(settings):
     batch, same = some_batch(), some_batch()
     change_batch(batch, draw_changes(settings, 4, step_generator(1)))
-    for item in fields(Batch):
+    for item in FIELDS:
         assert torch.equal(getattr(batch, item.name), getattr(same, item.name)), item.name
 
 
@@ -149,7 +151,7 @@ def test_intensities_change_in_the_image_only():
     batch = some_batch()
     changed = change_batch(batch, draw_changes(replace(ALWAYS, flip_x=0, flip_y=0), 4, step_generator(0)))
     assert not torch.isclose(changed.image, batch.image).flatten(1).all(1).any()
-    for item in fields(Batch):
+    for item in FIELDS:
         assert item.name == "image" or getattr(changed, item.name) is getattr(batch, item.name), item.name
 
 
@@ -211,9 +213,9 @@ def test_changes_follow_the_papers_order():
 def test_a_share_of_the_batch_changes_as_that_part_of_the_whole(share):
     settings = VolumeAugmentation(flip_x=0.5, flip_y=0.5, smooth=0.5, noise=0.5, gamma=0.5, shift=0.5)
     batch, changes = some_batch(6, channels=2), draw_changes(settings, 6, step_generator(2))
-    part = Batch(**{item.name: getattr(batch, item.name)[share] for item in fields(Batch)})
+    part = Batch(**{item.name: getattr(batch, item.name)[share] for item in FIELDS})
     whole, changed = change_batch(batch, changes), change_batch(part, changes.part(share))
-    for item in fields(Batch):
+    for item in FIELDS:
         assert torch.equal(getattr(changed, item.name), getattr(whole, item.name)[share]), item.name
 
 
@@ -245,3 +247,33 @@ def test_each_kind_of_settings_draws_its_own_changes():
     kinds = {SliceAugmentation: SliceChanges, RichAugmentation: RichChanges, VolumeAugmentation: VolumeChanges}
     for settings, changes in kinds.items():
         assert isinstance(draw_changes(settings(), 2, step_generator(0)), changes)
+
+
+# Short scans
+
+
+def test_a_batch_is_cut_to_the_same_slices_in_every_array():
+    batch = some_batch(2, size=(32, 6, 7))
+    cut = change_batch(batch, changes_of(2, length=0.4, place=1.0))
+    assert cut.image.shape == (2, 1, 16, 6, 7)  # 12.8 slices, up to a multiple of eight
+    for name in ARRAYS:
+        whole, part = getattr(batch, name), getattr(cut, name)
+        assert torch.equal(part, whole[..., 16:, :, :])
+    assert torch.equal(change_batch(batch, changes_of(2, length=0.4, place=0.0)).labels, batch.labels[:, :16])
+    single = replace(batch, distance=torch.full((2, 1, 1, 1), 5.0))
+    assert torch.equal(change_batch(single, changes_of(2, length=0.25, place=0.5)).distance, single.distance)
+
+
+def test_batches_are_shortened_as_often_and_as_far_as_stated():
+    settings = replace(NEVER, shorten=0.3, shorten_to=(0.25, 0.5))
+    drawn = [draw_changes(settings, 3, step_generator(0, number)) for number in range(2000)]
+    lengths = np.array([changes.length.unique().item() for changes in drawn])
+    assert abs((lengths < 1).mean() - 0.3) < 0.04
+    assert stats.kstest(lengths[lengths < 1], stats.uniform(0.25, 0.25).cdf).pvalue > 1e-3
+    assert all(changes.part(slice(1, 2)).length.item() == changes.length[0].item() for changes in drawn[:20])
+
+
+def test_by_default_no_batch_is_shortened():
+    batch = some_batch(2, size=(16, 6, 7))
+    for number in range(30):
+        assert change_batch(batch, draw_changes(VolumeAugmentation(), 2, step_generator(number))).labels.shape[1] == 16

@@ -1,6 +1,7 @@
 """Context and slices are learnt one after the other, end in one file, and go on where they were killed."""
 
 import json
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,11 +26,11 @@ from viscera.config import (
     UNetShape,
 )
 from viscera.errors import SettingError, WeightsError
-from viscera.inference.context import see_scan
+from viscera.inference.context import DEPTH, see_scan
 from viscera.inference.model import load_model
 from viscera.inference.segment import segment
 from viscera.labels import ABDOMENCT1K
-from viscera.learning.context import FOLDER, ContextMaps, context_recipe
+from viscera.learning.context import FEW_SLICES, FOLDER, ContextMaps, context_recipe, seen_depth
 from viscera.learning.sampling.index import open_training, read_batch
 from viscera.learning.setup import begin, scaled
 from viscera.learning.training import Watch, train
@@ -194,10 +195,18 @@ def test_windows_get_their_own_part_of_the_context(store, tmp_path):
     assert torch.corrcoef(torch.stack([seen.ravel(), known.ravel()]))[0, 1] > 0.98
     shifted = torch.corrcoef(torch.stack([seen[:, 1:, 1:].ravel(), known[:, :-1, :-1].ravel()]))[0, 1]
     assert shifted < 0.95
-    again = maps.of(cases[0])
+    again, depth = maps.of(cases[0]), seen_depth(cases[0].name)
     assert np.array_equal(
-        again.organs, see_scan(cases[0].image, cases[0].geometry, runner=maps.runner, recipe=RECIPE).organs
+        again.organs,
+        see_scan(cases[0].image, cases[0].geometry, runner=maps.runner, recipe=RECIPE, depth=depth).organs,
     )
+
+
+def test_of_some_cases_few_slices_are_seen_at_once():
+    depths = Counter(seen_depth(f"case_{number}") for number in range(2000))
+    assert abs(depths[DEPTH] / 2000 - 0.7) < 0.05
+    assert set(depths) == {DEPTH, *FEW_SLICES}
+    assert seen_depth("case_7") == seen_depth("case_7")
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
-from annotated_types import Ge, Le, Lt
+from annotated_types import Ge, Gt, Le, Lt
 
 from viscera.config.ranges import STRICT, Fraction, Positive
 
@@ -97,6 +97,10 @@ class VolumeAugmentation:
     """Probability of a shift of all intensities."""
     shift_by: tuple[float, float] = (0.0, 0.3)
     """Range of the shift."""
+    shorten: Fraction = 0.0
+    """Probability of cutting a batch to fewer slices, as scans of a part of the body are; not of gao2step."""
+    shorten_to: tuple[Annotated[float, Gt(0), Le(1)], Annotated[float, Gt(0), Le(1)]] = (0.125, 0.75)
+    """Range of the share that is left, rounded up to a multiple of eight slices."""
 
 
 Augmentation = Annotated[SliceAugmentation | RichAugmentation | VolumeAugmentation, "told apart by kind"]

@@ -24,6 +24,7 @@ UNMIRRORED = VolumeAugmentation(
     gamma_power=(0.75, 1.35),
     shift=0.3,
     shift_by=(-0.05, 0.05),
+    shorten=0.4,
 )
 """For intensities from 0 to 1; never mirrored, since left and right are to be told apart."""
 TRAINING = Training(

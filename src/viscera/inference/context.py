@@ -81,7 +81,9 @@ class ScanContext:
         return organs.max(axis=0) >= ceil(least * CERTAIN)
 
 
-def see_scan(image: Int16[np.ndarray, "z y x"], geometry: Geometry, *, runner: Runner, recipe: Recipe) -> ScanContext:
+def see_scan(
+    image: Int16[np.ndarray, "z y x"], geometry: Geometry, *, runner: Runner, recipe: Recipe, depth: int = DEPTH
+) -> ScanContext:
     """Look at a whole scan.
 
     Args:
@@ -89,6 +91,7 @@ def see_scan(image: Int16[np.ndarray, "z y x"], geometry: Geometry, *, runner: R
         geometry: Its.
         runner: The recipe's context network.
         recipe: Every setting.
+        depth: The most coarse slices to look at at once.
 
     Raises:
         SettingError: The recipe has no context, or the scan was prepared in a way that gives none.
@@ -99,7 +102,7 @@ def see_scan(image: Int16[np.ndarray, "z y x"], geometry: Geometry, *, runner: R
     coarse, where = coarse_image(image, geometry, pixels)
     seen = network_input(coarse.astype(np.float32), recipe.intensity)
     organs = np.empty((len(recipe.space.organs), *coarse.shape), np.uint8)
-    for first, last, start, stop in stretches(len(coarse)):
+    for first, last, start, stop in stretches(len(coarse), depth):
         organs[:, first:last] = _probabilities(runner, seen[start:stop])[:, first - start : last - start]
     return ScanContext(organs, where.slice_grid, pixels)  # type: ignore[arg-type]
 
@@ -138,8 +141,8 @@ def box_of(context: ScanContext, geometry: Geometry, organs: Sequence[int]) -> B
     return Box((sides[0], sides[1]), held.tolist())
 
 
-def stretches(depth: int) -> list[tuple[int, int, int, int]]:
-    """Part a scan into stretches that fit into memory.
+def stretches(depth: int, most: int = DEPTH) -> list[tuple[int, int, int, int]]:
+    """Part a scan into stretches that fit into memory; those of DEPTH overlap.
 
     Returns:
         Of each the slices that it is good for, first and last + 1, and the slices that are looked at for it.
@@ -148,19 +151,25 @@ def stretches(depth: int) -> list[tuple[int, int, int, int]]:
         >>> stretches(100), stretches(200)
         ([(0, 100, 0, 100)], [(0, 112, 0, 128), (112, 200, 72, 200)])
     """
-    if depth <= DEPTH:
+    if depth <= most:
         return [(0, depth, 0, depth)]
-    starts = [*range(0, depth - DEPTH, DEPTH - OVERLAP), depth - DEPTH]
-    ends = [start + DEPTH - OVERLAP // 2 for start in starts[:-1]]
+    overlap = OVERLAP if most == DEPTH else 0
+    starts = [*range(0, depth - most, most - overlap), depth - most]
+    ends = [start + most - overlap // 2 for start in starts[:-1]]
     return [
-        (first, last, start, start + DEPTH)
+        (first, last, start, start + most)
         for first, last, start in zip([0, *ends], [*ends, depth], starts, strict=True)
     ]
 
 
 def _probabilities(runner: Runner, seen: Float32[np.ndarray, "z y x"]) -> UInt8[np.ndarray, "organ z y x"]:
-    """Run the network once; sides that it cannot halve are filled up with the last voxels, as in training."""
-    wanted = [max(2, ceil(side / runner.stride)) * runner.stride for side in seen.shape]
+    """Run the network once; sides that it cannot halve are filled up with the last voxels, as in training.
+
+    No further: of a short scan, slices that repeat would look like a body that goes on.
+    """
+    wanted = [ceil(side / runner.stride) * runner.stride for side in seen.shape]
+    if all(side == runner.stride for side in wanted):  # a single voxel on the coarsest level has no variation
+        wanted[-1] *= 2
     padding = [(0, new - old) for new, old in zip(wanted, seen.shape, strict=True)]
     logits = _on_cpu(runner(np.pad(seen, padding, mode="edge")[None, None]))[0]
     z, y, x = seen.shape

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from viscera.config import Context, Recipe, SpacedSlices
 from viscera.errors import SettingError, WeightsError
-from viscera.inference.context import ScanContext, see_scan
+from viscera.inference.context import DEPTH, ScanContext, see_scan
 from viscera.io.atomic import replacing, write_json
 from viscera.json_text import load_json
 from viscera.learning.synthetic_patients import DATASET, TrainingData, split_supply
@@ -36,6 +36,8 @@ from viscera.recipes.viscera25d import alone
 
 FOLDER = "context"
 """Of a run."""
+FEW_PERCENT, FEW_SLICES = 30, (8, 12, 16, 24)
+"""Of the cases, and what is looked at at once of these."""
 OTHER_SEED = 1_000_003
 """Added to the seed of fresh patients: the context network learns from others."""
 
@@ -133,7 +135,8 @@ class ContextMaps:
         file = self.folder / f"{case.name}.npy"
         with self._computing:  # one at a time: each takes some hundred MB
             if not file.is_file():
-                seen = see_scan(case.image, case.geometry, runner=self.runner, recipe=self.recipe)
+                depth = seen_depth(case.name)
+                seen = see_scan(case.image, case.geometry, runner=self.runner, recipe=self.recipe, depth=depth)
                 self.folder.mkdir(parents=True, exist_ok=True)
                 with replacing(file) as part, part.open("wb") as opened:
                     np.save(opened, seen.organs)
@@ -146,6 +149,15 @@ class ContextMaps:
         for file in self.folder.glob(f"{DATASET}__*.npy"):
             if file.stem not in but:
                 file.unlink(missing_ok=True)
+
+
+def seen_depth(name: str) -> int:
+    """Return how many coarse slices are looked at at once of a case: of some few, as scans of a part of the body have.
+
+    The network of slices so learns what to make of a context that has seen little of the patient.
+    """
+    drawn = int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big")
+    return FEW_SLICES[drawn // 100 % len(FEW_SLICES)] if drawn % 100 < FEW_PERCENT else DEPTH
 
 
 def open_maps(run: Path, recipe: Recipe, tensors: Mapping[str, Tensor], device: torch.device) -> ContextMaps:

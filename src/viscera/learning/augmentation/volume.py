@@ -4,6 +4,7 @@ A patch is changed by itself: batches of patches are small, most changes befall 
 depend on the others. All is float32 arithmetic without convolution kernels, which on a GPU may round to 10 bits (TF32).
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 
@@ -16,6 +17,9 @@ from viscera.errors import SettingError
 from viscera.learning.augmentation.intensities import BLUR_REACH
 from viscera.learning.augmentation.white_noise import draw_seeds, white_noise
 from viscera.learning.sampling.batch import Batch
+
+WHOLE_SLICES = 8
+"""Shortened batches have a multiple of so many slices: a network of four levels halves them three times."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +34,8 @@ class VolumeChanges:
         seed: Of the noise.
         gamma: Exponent; 1 likewise.
         shift: Added to the image; 0 likewise.
+        length: Share of the slices that is left, the same for the whole batch; 1 likewise.
+        place: Where these lie, from 0 (the first slices) to 1, the same for the whole batch.
     """
 
     flip: Bool[Tensor, "batch 2"]
@@ -39,6 +45,8 @@ class VolumeChanges:
     seed: Int[Tensor, " batch"]
     gamma: Float[Tensor, " batch"]
     shift: Float[Tensor, " batch"]
+    length: Float[Tensor, " batch"]
+    place: Float[Tensor, " batch"]
 
     def part(self, share: slice) -> "VolumeChanges":
         """Return the changes of one device's share of the batch."""
@@ -58,14 +66,19 @@ def draw_volume_changes(settings: VolumeAugmentation, count: int, generator: Gen
     chosen = torch.rand((6, count), generator=generator) < torch.tensor(probability)[:, None]
     size = torch.rand((7, count), generator=generator)
     smooth = _between(settings.smooth_voxels, size[:3]) * chosen[2]
+    seed = draw_seeds(count, generator)
+    short, length, place = torch.rand(3, generator=generator)
+    length = _between(settings.shorten_to, length) if short < settings.shorten else torch.ones(())
     return VolumeChanges(
         flip=chosen[:2].T,
         smooth_voxels=smooth.T,
         noise_mean=_between(settings.noise_mean, size[3]) * chosen[3],
         noise_sd=_between(settings.noise_sd, size[4]) * chosen[3],
-        seed=draw_seeds(count, generator),
+        seed=seed,
         gamma=torch.where(chosen[4], _between(settings.gamma_power, size[5]), 1.0),
         shift=_between(settings.shift_by, size[6]) * chosen[5],
+        length=length.expand(count),
+        place=place.expand(count),
     )
 
 
@@ -91,9 +104,21 @@ def change_volumes(batch: Batch, changes: VolumeChanges) -> Batch:
         name: _flipped(getattr(batch, name), changes.flip)
         for name in ("image", "labels", "known", "distance", "pseudo")
     }
+    moved = _shortened(moved, changes)
     with torch.autocast(batch.image.device.type, enabled=False):
         moved["image"] = change_volume_intensities(moved["image"].float(), changes)
     return replace(batch, **moved)
+
+
+def _shortened(arrays: dict[str, Tensor], changes: VolumeChanges) -> dict[str, Tensor]:
+    """Cut all patches of a batch to the same slices, so that they stay one batch."""
+    depth = arrays["labels"].shape[1]
+    length = min(depth, math.ceil(float(changes.length[0]) * depth / WHOLE_SLICES) * WHOLE_SLICES)
+    if length == depth:
+        return arrays
+    first = round(float(changes.place[0]) * (depth - length))
+    # The image has channels before its slices; distances may be a single number for each patch.
+    return {name: array if array.shape[-3] == 1 else array.narrow(-3, first, length) for name, array in arrays.items()}
 
 
 def _flipped(arrays: Shaped[Tensor, "batch *rest"], flip: Bool[Tensor, "batch 2"]) -> Shaped[Tensor, "batch *rest"]:
