@@ -23,7 +23,7 @@ from benchmarks.studies.starter import DATA, DONORS, LEARNT
 from viscera.config import Recipe
 from viscera.evaluation.scores import OrganScore
 from viscera.inference.model import load_model
-from viscera.recipes.starter import STARTER
+from viscera.recipes.starter import STARTER_25D
 
 PATIENTS, TEST, SLICES, PATCHES = 160, 24, 16_000, 640
 """Learnt from; measured on; slices and patches drawn by each training."""
@@ -99,7 +99,7 @@ def store_of(work: Path, way: Way) -> Path:
     cases = [f"{folder.name}__case_{number:04d}" for folder in folders for number in range(1, share + 1)]
     splits.write_text(json.dumps({"training": cases, "validation": [], "test": []}))
     viscera(
-        "prepare", store, "--data", *(f"nnunet={one}" for one in folders), "--recipe", "starter", "--splits", splits
+        "prepare", store, "--data", *(f"nnunet={one}" for one in folders), "--recipe", "starter-25d", "--splits", splits
     )
     (store / "done").touch()
     return store
@@ -128,12 +128,12 @@ def test_of(work: Path) -> Path:
 
 def recipe_of(way: Way, store: Path, seed: int) -> Recipe:
     """Return an arm's recipe: every arm draws equally many patches and slices."""
-    recipe = drawing(replace(STARTER, training=replace(STARTER.training, epochs=1, seed=seed)), store, SLICES)
+    recipe = drawing(replace(STARTER_25D, training=replace(STARTER_25D.training, epochs=1, seed=seed)), store, SLICES)
     if not way.context:
         return replace(recipe, context=None)
     context = recipe.context
     if context is None:
-        raise SystemExit("recipe 'starter' has no context")
+        raise SystemExit("recipe 'starter-25d' has no context")
     plan = replace(context.training, epochs=1, visits_per_slice=PATCHES / PATIENTS, seed=seed)
     return replace(recipe, context=replace(context, training=plan))
 
@@ -183,7 +183,7 @@ def main() -> None:
     train_all(arm for _, _, arm in every)
     own = work / "annotated.json"
     names = sorted(file.name.removesuffix(".nii.gz") for file in (test / "labelsTr").iterdir())
-    own.write_text(json.dumps({name: list(STARTER.space.organs) for name in names}))
+    own.write_text(json.dumps({name: list(STARTER_25D.space.organs) for name in names}))
     scans = list(real_scans(work / "real"))
     synthetic: dict[str, list[tuple[OrganScore, ...]]] = {}
     real: dict[str, list[dict]] = {}

@@ -21,7 +21,7 @@ from viscera.inference.slices import context_of, slice_inputs
 from viscera.labels import ABDOMENCT1K
 from viscera.networks.build import context_network, network_of
 from viscera.networks.bundled_graphs import BundledGraph, find_graph
-from viscera.networks.cards import FOLDER, Shipped, TrainingRange, find_shipped, shipped_weights
+from viscera.networks.cards import FOLDER, Shipped, TrainingRange, find_shipped
 from viscera.networks.doors import openvino_module
 from viscera.networks.weights import Weights, as_context, save_weights
 from viscera.preparation.case import prepare_image
@@ -79,22 +79,7 @@ def test_the_graphs_are_those_of_the_bundled_weights():
         graph = find_graph(shipped, precision)
         assert graph is not None
         assert (graph.precision, graph.stride, graph.dimensions, graph.classes) == (precision, 16, 2, 20)
-    context = find_graph(shipped, "context")
-    assert context is not None
-    assert (context.stride, context.dimensions, context.classes) == (8, 3, 20)
-
-
-def test_the_context_graph_computes_what_torch_does(model):
-    graph = find_graph(find_shipped(), "context")
-    assert graph is not None
-    assert model.context is not None
-    image = np.random.default_rng(5).random((1, 1, 16, 32, 24), np.float32)
-    found = network(graph)([image])["logits"]
-    with torch.inference_mode():
-        expected = model.context.module.float()(torch.from_numpy(image)).numpy()  # type: ignore[attr-defined]
-    assert np.abs(found - expected).max() < 1e-3
-    assert expected.std() > 0.5
-    assert [card.name for card in shipped_weights()] == ["starter"]
+    assert find_graph(shipped, "context") is None
 
 
 def test_weights_and_graphs_together_are_small():
