@@ -5,7 +5,8 @@ from dataclasses import replace
 import pytest
 
 from viscera.config import Postprocessing
-from viscera.deployment.export import _folder, _steps
+from viscera.deployment.description import _steps
+from viscera.deployment.export import _folder
 from viscera.errors import VisceraError
 from viscera.recipes.catalogue import find_recipe
 
