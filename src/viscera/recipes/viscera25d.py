@@ -6,7 +6,7 @@ viscera2d's preparation, losses, sampling and augmentation. What differs:
   channels of the network of slices, and say which slices, rows and columns this needs to look at. A cascade, as nnU-Net's (Isensee
   et al. 2021, doi:10.1038/s41592-020-01008-z), whose fine half is a 2D network.
 - the first level has half the rows and columns (space to depth), since the context and 2.5 mm pixels leave little for the finest
-  level: less than half of the work of viscera2d-16.
+  level: a fifth of viscera2d's work.
 
 Two arms show what each half is worth: viscera25d-2d has no context, viscera25d-3d is the context network alone.
 """
