@@ -25,7 +25,7 @@ from viscera.config import (
     Training,
     UNetShape,
 )
-from viscera.errors import SettingError, WeightsError
+from viscera.errors import RunError, SettingError, WeightsError
 from viscera.inference.context import DEPTH, see_scan
 from viscera.inference.model import load_model
 from viscera.inference.segment import segment
@@ -41,17 +41,18 @@ from viscera.preparation.store import Case, Facts, SourceFacts, Store, create_st
 from viscera.volume import Volume
 
 EPOCH = Training(epochs=1, visits_per_slice=2, batch_size=2, learning_rate=2e-2, average_decay=0.9, precision="32-true")
+CONTEXT = Context(
+    network=PlainUNetShape(widths=(4, 8), deep_supervision=False, norm="batch"),
+    sampling=PatchSampling(size=(8, 16, 16)),
+    training=EPOCH,
+    dropout=0.25,
+)
 RECIPE = Recipe(
     name="tiny25d",
     label_space="abdomenct1k",
     preparation=SpacedSlices(spacing_mm=2.5, margin_mm=0),
     network=UNetShape(widths=(4, 8), slices=3, stem=2),
-    context=Context(
-        network=PlainUNetShape(widths=(4, 8), deep_supervision=False, norm="batch"),
-        sampling=PatchSampling(size=(8, 16, 16)),
-        training=EPOCH,
-        dropout=0.25,
-    ),
+    context=CONTEXT,
     loss=PartialLoss(alpha=1.0),
     sampling=SliceSampling(window=(32, 32)),
     augmentation=RichAugmentation(),
@@ -151,9 +152,32 @@ def test_a_context_that_is_given_stays_as_it_is(store, finished, tmp_path):
         assert not (run / FOLDER / "store").exists()
 
 
+def test_a_run_never_goes_on_with_another_context(store, finished, tmp_path):
+    class KilledError(Exception):
+        pass
+
+    def kill(epoch: int, done: int, steps: int) -> None:
+        if done == 2:
+            raise KilledError
+
+    run, other = tmp_path / "run", tmp_path / "other"
+    with pytest.raises(KilledError):
+        train(
+            RECIPE, open_store(store), run, context=finished, watch=Watch(step=kill), machine=Machine(save_every_s=0)
+        )  # fmt: skip
+    seeded = replace(CONTEXT, training=replace(EPOCH, seed=5))
+    train(replace(RECIPE, training=replace(RECIPE.training, seed=5), context=seeded), open_store(store), other)
+    with pytest.raises(RunError, match="was begun with a context network that was given"):
+        train(RECIPE, open_store(store), run, existing="resume")
+    with pytest.raises(RunError, match="was begun with another context network"):
+        train(RECIPE, open_store(store), run, existing="resume", context=other)
+    train(RECIPE, open_store(store), run, existing="resume", context=finished)
+    assert same(tensors(run), tensors(finished))
+
+
 def test_fine_tuning_begins_with_both_networks(store, finished, tmp_path):
     still = replace(EPOCH, learning_rate=1e-12, average_decay=0.0, weight_decay=0.0)
-    recipe = replace(RECIPE, training=still, context=replace(RECIPE.context, training=still))
+    recipe = replace(RECIPE, training=still, context=replace(CONTEXT, training=still))
     train(recipe, open_store(store), tmp_path / "run", start=finished)
     before, after = tensors(finished, "best"), tensors(tmp_path / "run")
     for name in ("stem.seen.weight", "head.weight", "context.heads.0.weight", "context.down.0.0.weight"):
@@ -213,6 +237,7 @@ def test_of_some_cases_few_slices_are_seen_at_once():
     ("change", "reason"),
     [
         ({"preparation": ResizedSlices(size=(32, 32))}, "context goes with preparation 'spaced'"),
+        ({"context": replace(CONTEXT, sampling=PatchSampling(size=(9, 16, 16)))}, "multiples of 2"),
         ({"augmentation": SliceAugmentation()}, "augmentation 'slice' knows no context"),
     ],
 )

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from viscera.config import Context, Recipe, SpacedSlices
-from viscera.errors import SettingError, WeightsError
+from viscera.errors import RunError, SettingError, WeightsError
 from viscera.inference.context import DEPTH, ScanContext, see_scan
 from viscera.io.atomic import replacing, write_json
 from viscera.json_text import load_json
@@ -160,14 +160,33 @@ def seen_depth(name: str) -> int:
     return FEW_SLICES[drawn // 100 % len(FEW_SLICES)] if drawn % 100 < FEW_PERCENT else DEPTH
 
 
-def open_maps(run: Path, recipe: Recipe, tensors: Mapping[str, Tensor], device: torch.device) -> ContextMaps:
-    """Return what gives each case its context, in a run's folder; maps of another network that lie there are removed."""
+def open_maps(
+    run: Path, recipe: Recipe, tensors: Mapping[str, Tensor], device: torch.device, *, keep: bool = False
+) -> ContextMaps:
+    """Return what gives each case its context, in a run's folder.
+
+    Args:
+        run: The folder.
+        recipe: Of the network of slices.
+        tensors: Of the context network.
+        device: Where to run it.
+        keep: The network of slices has learnt with the context that lies there; else maps of another network are removed.
+
+    Raises:
+        RunError: It has learnt with another context network.
+    """
     network = context_network(recipe)
     fill_network(network, tensors, where=f"{run / FOLDER}")
     folder = run / FOLDER / "seen"
     key = hashlib.sha256(b"".join(tensor.numpy().tobytes() for _, tensor in sorted(tensors.items()))).hexdigest()
     note = folder / "network.json"
-    if not note.is_file() or load_json(note) != {"sha256": key}:
+    same = note.is_file() and load_json(note) == {"sha256": key}
+    if keep and note.is_file() and not same:
+        raise RunError(
+            f"{run} was begun with another context network",
+            "Give that one with --context-weights, or train anew: --overwrite.",
+        )
+    if not same:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         write_json(note, {"sha256": key})

@@ -208,7 +208,7 @@ def check_fit(recipe: Recipe) -> None:
         )
     seen = (recipe.sampling.dimensions, 2 if recipe.inference.whole_slices else 3, recipe.augmentation.dimensions)
     if recipe.context is not None:
-        context_recipe(recipe)
+        check_fit(context_recipe(recipe))
         if recipe.augmentation.kind != "rich":
             raise SettingError(
                 f"augmentation '{recipe.augmentation.kind}' knows no context",

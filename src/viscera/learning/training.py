@@ -132,6 +132,8 @@ def train(
         )
     recipe = replace(recipe, postprocessing=recipe.postprocessing.fitted(recipe.space))
     check_patches(recipe)
+    if recipe.context is not None:
+        check_patches(context_recipe(recipe))
     session = begin(recipe, supply, machine, start=start)
     first = session.fabric.is_global_zero
     with locked(run, what="is being trained", error=RunError) if first else nullcontext():
@@ -189,7 +191,10 @@ def with_context(
 ) -> Session:
     """Train the context network, unless one is given; return the session with it."""
     recipe, trained = session.recipe, given.context
+    begun_before = (run / run_folder.STATE).is_file()
     if trained is None:
+        if begun_before and not (run / FOLDER / "best.safetensors").is_file():
+            raise RunError(f"{run} was begun with a context network that was given", "Say --context-weights again.")
         begun = given.start if given.start is not None and has_context(given.start) else None
         trained = run / FOLDER
         if session.fabric.is_global_zero or machine.devices > 1:
@@ -197,7 +202,8 @@ def with_context(
             train(context_recipe(recipe), coarse, trained, machine=machine, start=begun, existing="resume", watch=watch)
         session.fabric.barrier()
     tensors = tensors_of(trained, recipe)
-    return session.with_context(open_maps(run, recipe, tensors, session.fabric.device), tensors)
+    maps = open_maps(run, recipe, tensors, session.fabric.device, keep=begun_before)
+    return session.with_context(maps, tensors)
 
 
 def write_facts(run: Path, supply: Store | TrainingData, session: Session) -> dict[str, object]:
