@@ -76,6 +76,17 @@ class Recipe:
         return self.network.slices + (0 if self.context is None else len(self.space.organs))
 
     @property
+    def required_context(self) -> Context:
+        """The context, for what cannot do without.
+
+        Raises:
+            SettingError: There is none.
+        """
+        if self.context is None:
+            raise SettingError(f"recipe '{self.name}' has no context")
+        return self.context
+
+    @property
     def space(self) -> LabelSpace:
         """The label space by its name.
 

@@ -8,7 +8,6 @@ import numpy as np
 from jaxtyping import Bool, Float32, Int16, UInt8
 
 from viscera.config import Recipe
-from viscera.errors import SettingError
 from viscera.networks.runners import Logits, Runner
 from viscera.preparation.coarse import coarse_image
 from viscera.preparation.geometry import Geometry
@@ -96,9 +95,7 @@ def see_scan(
     Raises:
         SettingError: The recipe has no context, or the scan was prepared in a way that gives none.
     """
-    if recipe.context is None:
-        raise SettingError(f"recipe '{recipe.name}' has no context")
-    pixels = recipe.context.pixels
+    pixels = recipe.required_context.pixels
     coarse, where = coarse_image(image, geometry, pixels)
     seen = network_input(coarse.astype(np.float32), recipe.intensity)
     organs = np.empty((len(recipe.space.organs), *coarse.shape), np.uint8)

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from viscera.config import Context, Recipe, SpacedSlices
+from viscera.config import Recipe, SpacedSlices
 from viscera.errors import RunError, SettingError, WeightsError
 from viscera.inference.context import DEPTH, ScanContext, see_scan
 from viscera.io.atomic import replacing, write_json
@@ -48,10 +48,7 @@ def context_recipe(recipe: Recipe) -> Recipe:
     Raises:
         SettingError: The recipe has no context, or prepares scans in a way that gives none.
     """
-    prepared = recipe.preparation
-    if recipe.context is None:
-        raise SettingError(f"recipe '{recipe.name}' has no context")
-    if not isinstance(prepared, SpacedSlices) or recipe.contrast.method != "none":
+    if not isinstance(recipe.preparation, SpacedSlices) or recipe.contrast.method != "none":
         raise SettingError(
             f"recipe '{recipe.name}': context goes with preparation 'spaced' and contrast 'none' only",
             "Change these, or set the recipe's context to null.",
@@ -66,7 +63,7 @@ def coarse_supply(supply: Store | TrainingData, run: Path, recipe: Recipe) -> St
     learns from, so that the context that this sees is no better than on any patient.
     """
     store, fresh = split_supply(supply)
-    folder, pixels = run / FOLDER / "store", _settings(recipe).pixels
+    folder, pixels = run / FOLDER / "store", recipe.required_context.pixels
     made = create_store(folder, space=store.space, preparation=context_recipe(recipe).preparation)
     remove_leftovers(folder)
     there, splits = set(made.names()), {name: split for name, split in store.splits.items() if split != "test"}
@@ -78,12 +75,6 @@ def coarse_supply(supply: Store | TrainingData, run: Path, recipe: Recipe) -> St
     write_json(folder / "splits.json", {"cases": splits})
     coarse_store = replace(made, splits=splits)
     return coarse_store if fresh is None else TrainingData(coarse_store, replace(fresh, seed=fresh.seed + OTHER_SEED))
-
-
-def _settings(recipe: Recipe) -> Context:
-    if recipe.context is None:
-        raise SettingError(f"recipe '{recipe.name}' has no context")
-    return recipe.context
 
 
 def tensors_of(weights: Path, recipe: Recipe) -> dict[str, Tensor]:
@@ -127,7 +118,7 @@ class ContextMaps:
     @property
     def pixels(self) -> int:
         """Prepared pixels per coarse voxel."""
-        return _settings(self.recipe).pixels
+        return self.recipe.required_context.pixels
 
     def of(self, case: Case) -> ScanContext:
         """Return the context of a case."""

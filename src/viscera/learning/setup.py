@@ -18,6 +18,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from viscera.config import ForegroundScore, Machine, Precision, Recipe
 from viscera.errors import SettingError
+from viscera.inference.context import CERTAIN
 from viscera.labels import LabelSpace
 from viscera.learning.cases import chosen_cases, fresh_organs, never_annotated, require_apart, training_cases
 from viscera.learning.context import ContextMaps, context_recipe
@@ -238,6 +239,6 @@ def scaled(batch: Batch, recipe: Recipe) -> Batch:
     image = network_input(batch.image, recipe.intensity)
     if batch.context is not None:
         sides = [size // small for size, small in zip(image.shape[2:], batch.context.shape[2:], strict=True)]
-        known = batch.context.float().div_(255).repeat_interleave(sides[0], 2).repeat_interleave(sides[1], 3)
+        known = batch.context.float().div_(CERTAIN).repeat_interleave(sides[0], 2).repeat_interleave(sides[1], 3)
         image = torch.cat([image, known], 1)
     return replace(batch, image=image.contiguous(memory_format=torch.channels_last) if image.ndim == 4 else image)

@@ -66,6 +66,4 @@ def context_network(recipe: Recipe) -> PlainUNet:
     Raises:
         SettingError: The recipe has no context.
     """
-    if recipe.context is None:
-        raise SettingError(f"recipe '{recipe.name}' has no context")
-    return PlainUNet(recipe.context.network, classes=len(recipe.space.classes))
+    return PlainUNet(recipe.required_context.network, classes=len(recipe.space.classes))

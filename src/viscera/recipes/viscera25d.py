@@ -35,9 +35,12 @@ def alone(recipe: Recipe) -> Recipe:
 
     Args:
         recipe: One with context, and slices of one pixel spacing.
+
+    Raises:
+        SettingError: It has no context.
     """
-    context, pixel_mm = recipe.context or Context(), recipe.preparation.pixel_mm or (2.5, 2.5)
-    voxel_mm = context.pixels * pixel_mm[0]
+    context = recipe.required_context
+    voxel_mm = context.pixels * recipe.preparation.pixel_mm[0]  # type: ignore[index]
     return replace(
         recipe,
         preparation=SpacedVolumes(spacing_mm=(voxel_mm, voxel_mm, voxel_mm), margin_mm=recipe.preparation.margin_mm),  # type: ignore[union-attr]
