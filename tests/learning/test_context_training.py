@@ -31,11 +31,13 @@ from viscera.inference.model import load_model
 from viscera.inference.segment import segment
 from viscera.labels import ABDOMENCT1K
 from viscera.learning.context import FEW_SLICES, FOLDER, ContextMaps, context_recipe, seen_depth
+from viscera.learning.finetune import start_from
 from viscera.learning.sampling.index import open_training, read_batch
 from viscera.learning.setup import begin, scaled
 from viscera.learning.training import Watch, train
+from viscera.networks.build import network_of
 from viscera.networks.torch_runner import TorchRunner
-from viscera.networks.weights import context_of, load_weights, without_context
+from viscera.networks.weights import Weights, context_of, load_weights, save_weights, without_context
 from viscera.preparation.image import prepare_image
 from viscera.preparation.store import Case, Facts, SourceFacts, Store, create_store, open_store, write_case
 from viscera.volume import Volume
@@ -256,3 +258,20 @@ def test_weights_without_context_are_refused(store, finished, tmp_path):
         train(RECIPE, open_store(store), tmp_path / "run", context=tmp_path / "plain")
     with pytest.raises(SettingError, match="has no context"):
         train(plain, open_store(store), tmp_path / "other", context=finished)
+
+
+@pytest.mark.parametrize("stem", [1, 2])
+def test_a_network_with_context_begins_as_the_one_without_that_it_starts_from(tmp_path, stem):
+    alone = replace(RECIPE, context=None, network=replace(RECIPE.network, stem=stem))
+    torch.manual_seed(0)
+    known = network_of(alone).eval()
+    save_weights(tmp_path / "alone.safetensors", Weights(alone, alone.space, known.state_dict(), {}))
+    recipe = replace(alone, context=CONTEXT)
+    network = network_of(recipe).eval()
+    start_from(network, recipe, tmp_path / "alone.safetensors")
+    image = torch.rand(2, recipe.channels, 16, 16)
+    with torch.no_grad():
+        assert torch.allclose(network(image), known(image[:, 0:3]), atol=1e-5)
+    fewer = replace(recipe, network=replace(recipe.network, slices=1))
+    with pytest.raises(WeightsError):
+        start_from(network_of(fewer), fewer, tmp_path / "alone.safetensors")

@@ -1,6 +1,6 @@
 """Fine-tuning: a network begins with trained weights, the heads of the organs that those know included."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -14,10 +14,15 @@ LAST_LAYERS = {"head", "heads", "votes", "sum"}
 """Parts of networks that have a channel for each class; ``sum`` mixes classes, so nothing of it stands for one organ."""
 CONTEXT_CHANNELS = "stem.known.weight"
 """Has a channel for each organ, too: what the context says of it."""
+FIRST = "down.0.0.weight"
+"""Of a network of slices without stem: its input's channels are the slices, then the context's organs."""
 
 
 def start_from(network: torch.nn.Module, recipe: Recipe, start: Path) -> None:
     """Fill a network with trained weights; the heads of organs that those do not know keep their random weights.
+
+    A network with context can begin with weights of one without: the context's channels begin at nothing, so that it first
+    segments as that one did.
 
     Raises:
         WeightsError: They are for another network.
@@ -42,7 +47,18 @@ def start_from(network: torch.nn.Module, recipe: Recipe, start: Path) -> None:
             else:
                 axis = 1 if known.stem > 1 and name == "head.weight" else 0  # of a transposed convolution
                 tensors[name] = _by_class(tensors[name], fresh, () if "sum" in parts else old, new, axis=axis)
+    if recipe.context is not None and weights.recipe.context is None and known.slices == recipe.network.slices:
+        tensors |= _deaf_to_context(tensors, network.state_dict())
     fill_network(network, tensors, where=str(start))
+
+
+def _deaf_to_context(known: Mapping[str, Tensor], network: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return what takes a network's context, with zeros, beside what is known of its slices."""
+    if CONTEXT_CHANNELS in network:
+        return {CONTEXT_CHANNELS: torch.zeros_like(network[CONTEXT_CHANNELS])}
+    wider = torch.zeros_like(network[FIRST])
+    wider[:, 0 : known[FIRST].shape[1]] = known[FIRST]
+    return {FIRST: wider}
 
 
 def _by_class(known: Tensor, fresh: Tensor, old: Sequence[str], new: Sequence[str], *, axis: int) -> Tensor:
