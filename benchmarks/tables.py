@@ -31,7 +31,9 @@ SCANS = {
     "3 mm": "ts_example_ct_3mm, labels by TotalSegmentator",
     "kidneys": "HCC_048 and HCC_006, kidneys found by their HU",
     "HCC_048_portal_venous": "HCC_048, kidneys found by their HU",
+    "HCC_048_portal_venous_sinus_aside": "HCC_048, the same without what lies in their sinus",
     "HCC_006_LIVER_3PHASE": "HCC_006, kidneys found by their HU",
+    "HCC_006_LIVER_3PHASE_sinus_aside": "HCC_006, the same without what lies in their sinus",
     "spleen": "spleen_8 of the Decathlon, labels by experts",
     "liver": "Three slices of dcmqi's example, DICOM SEG, semi-automatic",
 }
