@@ -214,7 +214,7 @@ def arm_row(name: str, model: Model, scans: Sequence[RealScan], *, template: boo
     for scan in scans:
         if scan.name == TEMPLATE and template:
             continue
-        if scan.ct is not seen:
+        if labels is None or scan.ct is not seen:
             labels, seen = segment(scan.ct, model), scan.ct
         found[scan.name] = scores_of(scan, labels, model.output_space)
         false[scan.name] = false_finds(scan, labels, model.output_space)
