@@ -3,6 +3,7 @@
 import csv
 import io
 from collections.abc import Iterable, Mapping, Sequence
+from typing import TextIO
 
 from viscera.io.json_codec import without_nan
 
@@ -19,8 +20,18 @@ def to_csv(rows: Sequence[Mapping[str, object]], *, columns: Iterable[str] = ())
         'case,dice,note\na,0.5,\nb,,x\n'
     """
     text = io.StringIO()
-    names = dict.fromkeys([*columns, *(name for row in rows for name in row)])
-    table = csv.DictWriter(text, list(names), lineterminator="\n")
+    write_csv(text, rows, list(dict.fromkeys([*columns, *(name for row in rows for name in row)])))
+    return text.getvalue()
+
+
+def write_csv(file: TextIO, rows: Iterable[Mapping[str, object]], columns: Sequence[str]) -> None:
+    """Write rows as ``to_csv`` has them, one after the other, so that they need not be in memory.
+
+    Args:
+        file: Opened with newline="".
+        rows: {column: value}.
+        columns: All that there are, in this order.
+    """
+    table = csv.DictWriter(file, list(columns), lineterminator="\n")
     table.writeheader()
     table.writerows(without_nan(row) for row in rows)
-    return text.getvalue()
