@@ -65,8 +65,8 @@ def _lower(row: Mapping[str, Value]) -> dict[str, Value]:
 
 def _write_parquet(part: Path, rows: Iterable[Mapping[str, Value]], counts: Mapping[str, int]) -> None:
     """Write a Parquet file, group by group."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
+    import pyarrow as pa  # pyright: ignore[reportMissingImports]  # here, because it is an optional dependency
+    import pyarrow.parquet as pq  # pyright: ignore[reportMissingImports]
 
     kinds = {
         "text": pa.string(),
