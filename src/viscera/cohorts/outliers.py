@@ -24,8 +24,8 @@ def robust_z(values: Sequence[float | None]) -> list[float | None]:
     Source: Iglewicz and Hoaglin 1993, How to Detect and Handle Outliers, equation (5) (their limit is 3.5).
 
     Example:
-        >>> robust_z([1, 2, 3, 4, 5, 6, 7, 8, None, 40])[-2:]
-        [None, 10.1175]
+        >>> robust_z([1, 2, 3, 4, 5, 6, 7, 8, None, 45])[-2:]
+        [None, 13.49]
     """
     known = np.array([value for value in values if value is not None], dtype=np.float64)
     if known.size < LEAST:

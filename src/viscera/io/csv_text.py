@@ -1,9 +1,8 @@
 """Rows -> CSV."""
 
 import csv
-import io
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TextIO
+from io import StringIO, TextIOBase
 
 from viscera.io.json_codec import without_nan
 
@@ -19,12 +18,12 @@ def to_csv(rows: Sequence[Mapping[str, object]], *, columns: Iterable[str] = ())
         >>> to_csv([{"case": "a", "dice": 0.5}, {"case": "b", "dice": float("nan"), "note": "x"}])
         'case,dice,note\na,0.5,\nb,,x\n'
     """
-    text = io.StringIO()
+    text = StringIO()
     write_csv(text, rows, list(dict.fromkeys([*columns, *(name for row in rows for name in row)])))
     return text.getvalue()
 
 
-def write_csv(file: TextIO, rows: Iterable[Mapping[str, object]], columns: Sequence[str]) -> None:
+def write_csv(file: TextIOBase, rows: Iterable[Mapping[str, object]], columns: Sequence[str]) -> None:
     """Write rows as ``to_csv`` has them, one after the other, so that they need not be in memory.
 
     Args:
