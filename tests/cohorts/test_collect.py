@@ -231,7 +231,7 @@ def test_other_programs_read_the_table(reader):
     else:
         found = library.sql(
             "SELECT median(volume_ml) FROM 'cohort.csv' WHERE organ = 'liver' AND label_map_exists"
-        ).fetchone()[0]
+        ).fetchall()[0][0]
     assert found == pytest.approx(expected)
 
 
@@ -265,3 +265,10 @@ def test_a_failure_is_noted_and_goes_away_and_no_file_of_others_is_touched():
     note_failure(output, "a_0000.nii.gz", FileError("it is cut off"))
     forget_failure(output)
     assert failure_file(output).read_text() == '{"mine": 1}'
+
+
+def test_the_documentation_has_every_column():
+    text = (Path(__file__).parents[2] / "docs" / "cohorts.md").read_text(encoding="utf-8")
+    rows = [f"| `{column.name}` | {column.kind} | {column.meaning} |" for column in COLUMNS]
+    assert all(column.meaning for column in COLUMNS)
+    assert "\n".join(rows) in text

@@ -2,9 +2,19 @@
 
 import csv
 from collections.abc import Iterable, Mapping, Sequence
-from io import StringIO, TextIOBase
+from io import StringIO
+from typing import Protocol, runtime_checkable
 
 from viscera.io.json_codec import without_nan
+
+
+@runtime_checkable
+class TextFile(Protocol):
+    """What takes text."""
+
+    def write(self, text: str, /) -> object:
+        """Take some."""
+        ...
 
 
 def to_csv(rows: Sequence[Mapping[str, object]], *, columns: Iterable[str] = ()) -> str:
@@ -23,7 +33,7 @@ def to_csv(rows: Sequence[Mapping[str, object]], *, columns: Iterable[str] = ())
     return text.getvalue()
 
 
-def write_csv(file: TextIOBase, rows: Iterable[Mapping[str, object]], columns: Sequence[str]) -> None:
+def write_csv(file: TextFile, rows: Iterable[Mapping[str, object]], columns: Sequence[str]) -> None:
     """Write rows as ``to_csv`` has them, one after the other, so that they need not be in memory.
 
     Args:
