@@ -80,7 +80,7 @@ def label_held_out(
         watch(done, len(names))
         if is_labelled(run / FOLDER, store, name, maker):
             continue
-        model = model or load_model(weights, accelerator=accelerator, runtime="auto")
+        model = model or load_model(weights, accelerator=accelerator, runtime="torch")
         write_labels(run / FOLDER, store, name, model, maker=maker)
     watch(len(names), len(names))
 

@@ -267,7 +267,7 @@ def label_together(
             continue
         for file in files:
             if file not in loaded:
-                loaded[file] = load_model(file, accelerator=accelerator, runtime="auto")
+                loaded[file] = load_model(file, accelerator=accelerator, runtime="torch")
         model = mean_model([loaded[file] for file in files], names=[run.name for run in runs])
         write_labels(folder, runs[0].store, name, model, maker=maker)
     watch(len(names), len(names))
