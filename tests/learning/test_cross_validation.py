@@ -10,9 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import viscera
 from makers import PARTIAL_RECIPE, call, same, tensors
 from viscera.config import Machine, Postprocessing, SliceSampling
 from viscera.config.recipe_json import recipe_to_json
+from viscera.datasets.sources import Source
 from viscera.errors import DataSetError, RunError, SettingError
 from viscera.evaluation.scores import evaluation_from_json
 from viscera.inference.ensemble import mean_model
@@ -25,7 +27,9 @@ from viscera.learning.cross_validation.running import FoldPlan, FoldWatch, cross
 from viscera.learning.cross_validation.trying import choose, dice_of, tidied
 from viscera.learning.training import Watch, train
 from viscera.preparation.folds import fold_store
+from viscera.preparation.splits import of_split
 from viscera.preparation.store import open_store
+from viscera.volume import Volume
 
 RECIPE = replace(PARTIAL_RECIPE, training=replace(PARTIAL_RECIPE.training, epochs=2, visits_per_slice=1))
 CPU = Machine("cpu", save_every_s=0)
@@ -305,3 +309,55 @@ def test_a_cross_validation_killed_at_random_instants_ends_with_the_weights_of_o
     assert process.returncode == 0
     for number in (0, 1):
         assert same(tensors(run / f"fold_{number}"), tensors(finished / f"fold_{number}"))
+
+
+def test_predicting_with_all_folds_with_one_and_with_a_choice(finished, tmp_path):
+    scan = Volume(np.random.default_rng(0).integers(-300, 300, (4, 16, 16)).astype(np.int16), np.diag([2.0, 1, 1, 1]))
+    nifti.write(tmp_path / "scan.nii.gz", scan)
+    choose([finished], tmp_path / "choice.json", accelerator="cpu")
+    words = f"predict {tmp_path}/scan.nii.gz {tmp_path}"
+    found = {}
+    for name, options in {
+        "all": f"--weights {finished}",
+        "one": f"--weights {finished} --fold 1",
+        "alone": f"--weights {finished}/fold_1",
+        "chosen": f"--weights {tmp_path}/choice.json",
+    }.items():
+        code, said = call(f"{words}/{name}.nii.gz {options} --device cpu --runtime torch")
+        assert code == 0, said
+        averaged = (
+            "2 networks (run/fold_0, run/fold_1) whose probabilities are averaged: up to 2 times the time" in said
+        )
+        assert averaged == (name in ("all", "chosen"))
+        facts = json.loads((tmp_path / f"{name}.json").read_text())["run"]
+        assert len(facts.get("members", ())) == (2 if averaged else 0)
+        found[name] = nifti.read(tmp_path / f"{name}.nii.gz").voxels
+    assert np.array_equal(found["one"], found["alone"])
+    assert np.array_equal(found["all"], found["chosen"])
+    code, said = call(f"{words}/x.nii.gz --weights {finished} --fold 2")
+    assert (code, "--fold 2: " in said) == (2, True)
+    code, said = call(f"{words}/x.nii.gz --fold 0")
+    assert (code, "Say --weights RUN" in said) == (2, True)
+    model = viscera.load_model(finished, device="cpu", runtime="torch")
+    assert len(model.members) == 2
+    assert np.array_equal(viscera.segment(scan, model).voxels, found["all"])
+    assert viscera.load_model(finished, device="cpu", runtime="torch", fold=1).members == ()
+
+
+def test_other_verbs_say_that_a_run_has_several_networks(finished, tmp_path):
+    code, said = call(f"report {finished} --out {tmp_path}/page.html")
+    assert code == 0, said
+    assert "liver" in (tmp_path / "page.html").read_text()
+    code, said = call(f"export {finished} {tmp_path}/out")
+    assert code == 2
+    assert "2 networks that answer together, not one" in said
+    code, said = call(f"pseudolabel {finished} {finished} {tmp_path}")
+    assert code == 2
+
+
+def test_the_test_cases_of_a_cross_validated_run_are_those_of_its_folds(finished):
+    source = Source("f", "b", "f", Path("f.nii.gz"), None, (), ())
+    with pytest.raises(RunError, match="each fold of .* has other validation cases"):
+        of_split([source], finished, "validation")
+    with pytest.raises(SettingError, match="none of the 1 cases is in the split 'test'"):
+        of_split([replace(source, name="a", dataset="a")], finished, "test")

@@ -289,7 +289,7 @@ def weights_line(model: "Model") -> str:
         count = len(model.members)
         return (
             f"weights: {count} networks ({', '.join(member.name for member in model.members)}) whose probabilities are averaged: "
-            f"about {count} times the time of one"
+            f"up to {count} times the time of one"
         )
     if card is None:
         return ""

@@ -18,6 +18,7 @@ from viscera.errors import RunError, SettingError
 from viscera.io.atomic import write_json
 from viscera.io.scans import sha256_of
 from viscera.json_text import load_json
+from viscera.networks.find_weights import FOLDS, fold_folder
 from viscera.preparation.case import case_name
 from viscera.preparation.own_splits import require_same_side
 from viscera.preparation.store import Facts, Split, Store
@@ -248,7 +249,7 @@ def of_split(sources: Sequence[Source], run: Path | None, split: str) -> list[So
     """
     if split == "all":
         return list(sources)
-    if run is not None and (run / "folds.json").is_file():
+    if run is not None and (run / FOLDS).is_file():
         run = _fold_for(run, split)
     facts = run / "run.json" if run else None
     if facts is None or not facts.is_file():
@@ -278,7 +279,7 @@ def _fold_for(run: Path, split: str) -> Path:
             f"--split {split}: each fold of {run} has other {split} cases, and every case trains some of them",
             "Give one fold alone, RUN/fold_0 say, or pass --split test. Scores of all cases: RUN/out_of_fold.",
         )
-    return run / "fold_0"
+    return fold_folder(run, 0)
 
 
 def _require_same_scans(sources: Sequence[Source], scans: object, *, run: Path) -> None:
