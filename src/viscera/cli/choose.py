@@ -78,16 +78,22 @@ def main(arguments: list[str]) -> int:
 
 
 def show_findings(title: str, findings: "Sequence[Finding]") -> None:
-    """Show comparisons."""
+    """Show comparisons in which anything differs."""
+    differing = [one for one in findings if not (one.difference == one.low == one.high == 0)]
     rows = [
         (
-            f"{one.what}, {readable(one.organ)}",
+            one.what,
+            readable(one.organ),
             str(one.patients),
-            f"{one.difference:+.4f} [{one.low:+.4f}, {one.high:+.4f}]",
-            f"{one.p_value:.3g}",
+            f"{one.difference:+.3f}",
+            f"{one.low:+.3f} to {one.high:+.3f}",
+            f"{one.p_value:.2g}",
             "yes" if one.better else "",
         )
-        for one in findings
+        for one in differing
     ]
+    columns = ("what", "organ", "patients", "Dice", "95 %", "p", "better")
     if rows:
-        show_table(title, ("what, organ", "patients", "difference [95 %]", "p (Wilcoxon)", "more than noise"), rows)
+        show_table(title, columns, rows)
+    if len(differing) < len(findings):
+        say(f"{counted(len(findings) - len(differing), 'comparison')} in which nothing differs: not shown")

@@ -47,7 +47,7 @@ def show_out_of_fold(run: Path, found: "Evaluation | None", *, only: int | None)
         return
     from viscera.cli.evaluate import show_scores
 
-    show_scores(found)
+    show_scores(found, ("dice", "nsd", "hd95_mm"))
     for note in found.notes:
         say(f"note: {note}")
     scores = run / "out_of_fold" / "scores.json"
