@@ -38,6 +38,9 @@ def watching_folds(epochs: int) -> "Iterator[FoldWatch]":
 
 def show_out_of_fold(run: Path, found: "Evaluation | None", *, only: int | None) -> None:
     """Show the scores of all held-out cases, or say what is still missing."""
+    if found is None and only is None:
+        say("not all folds are finished: another process is at one of them. The table follows when it ends.")
+        return
     if found is None:
         say(
             f"fold {only} is done; the table of all cases follows with the last fold\n"

@@ -26,27 +26,6 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Beginning:
-    """How a run begins."""
-
-    start: Path | None = None
-    """Weights to begin with, to fine-tune them: a run's folder or a .safetensors file of the same network, or starter:
-    those that come with viscera. Organs that they do not know begin anew."""
-    context_weights: Path | None = None
-    """For a recipe with context (viscera25d): a context network that is trained already, a run's folder or weights that have one;
-    it stays as it is. Without it the run trains its own first."""
-    resume: bool = False
-    """Go on with the run that stands there; begin where none does."""
-    overwrite: bool = False
-    """Begin anew where a run stands."""
-
-    @property
-    def existing(self) -> Literal["refuse", "resume", "overwrite"]:
-        """What to do where a run stands."""
-        return "resume" if self.resume else "overwrite" if self.overwrite else "refuse"
-
-
-@dataclass(frozen=True)
 class FoldOptions:
     """Cross-validation: a network for each part of the cases, which is trained on the others."""
 
@@ -63,6 +42,29 @@ class FoldOptions:
     def asked(self) -> bool:
         """Whether a cross-validation is asked for."""
         return bool(self.folds) or self.fold is not None or self.splits is not None
+
+
+@dataclass(frozen=True)
+class Beginning:
+    """How a run begins."""
+
+    start: Path | None = None
+    """Weights to begin with, to fine-tune them: a run's folder or a .safetensors file of the same network, or starter:
+    those that come with viscera. Organs that they do not know begin anew."""
+    context_weights: Path | None = None
+    """For a recipe with context (viscera25d): a context network that is trained already, a run's folder or weights that have one;
+    it stays as it is. Without it the run trains its own first."""
+    resume: bool = False
+    """Go on with the run that stands there; begin where none does."""
+    overwrite: bool = False
+    """Begin anew where a run stands."""
+    folds: Annotated[FoldOptions, arg(name="")] = FoldOptions()
+    """Cross-validation."""
+
+    @property
+    def existing(self) -> Literal["refuse", "resume", "overwrite"]:
+        """What to do where a run stands."""
+        return "resume" if self.resume else "overwrite" if self.overwrite else "refuse"
 
 
 @dataclass(frozen=True)
@@ -96,9 +98,9 @@ class FreshOptions:
 
 def main(arguments: list[str]) -> int:
     """Run the verb: train, with progress on stderr and curves in the run's folder."""
-    recipe, store, run, machine, fresh, beginning, folds = parse(arguments)
-    if folds.asked or (run / FOLDS).is_file():
-        return cross_validate(recipe, store, run, machine=machine, fresh=fresh, beginning=beginning, folds=folds)
+    recipe, store, run, machine, fresh, beginning = parse(arguments)
+    if beginning.folds.asked or (run / FOLDS).is_file():
+        return cross_validate(recipe, store, run, machine=machine, fresh=fresh, beginning=beginning)
     from viscera.figures.curves import training_curves
     from viscera.learning.synthetic_patients import TrainingData
     from viscera.learning.training import train
@@ -133,7 +135,6 @@ def cross_validate(
     machine: Machine,
     fresh: FreshOptions,
     beginning: Beginning,
-    folds: FoldOptions,
 ) -> int:
     """Train a network per fold, and show the scores of all cases once every fold is finished."""
     from viscera.cli.folds import show_out_of_fold, watching_folds
@@ -142,16 +143,15 @@ def cross_validate(
     from viscera.learning.training import Given
     from viscera.preparation.store import open_store
 
-    opened, made = open_store(store), read_fresh(fresh)
+    folds, opened, made = beginning.folds, open_store(store), read_fresh(fresh)
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # after its import, which sets it to INFO
     with watching_folds(recipe.training.epochs) as watch:
         found = cross_validate(
             recipe,
             opened if made is None else TrainingData(opened, made),
             run,
-            FoldPlan(folds.folds or None, folds.splits, folds.fold),
+            FoldPlan(folds.folds or None, folds.splits, folds.fold, Given(beginning.start, beginning.context_weights)),
             machine=machine,
-            given=Given(beginning.start, beginning.context_weights),
             existing=beginning.existing,
             watch=watch,
         )
@@ -159,11 +159,7 @@ def cross_validate(
     return 0
 
 
-Asked = tuple[Recipe, Path, Path, Machine, FreshOptions, Beginning, FoldOptions]
-"""All that the command line asks for."""
-
-
-def parse(arguments: list[str]) -> Asked:
+def parse(arguments: list[str]) -> tuple[Recipe, Path, Path, Machine, FreshOptions, Beginning]:
     """Return what the command line asks for: the recipe's name, said first, gives the defaults of all settings."""
     named = arguments[0] if arguments and not arguments[0].startswith("-") else "zhang2d"
 
@@ -176,8 +172,7 @@ def parse(arguments: list[str]) -> Asked:
         machine: Machine = Machine(),
         fresh: FreshOptions = FreshOptions(),
         beginning: Annotated[Beginning, arg(name="")] = Beginning(),
-        folds: Annotated[FoldOptions, arg(name="")] = FoldOptions(),
-    ) -> Asked:
+    ) -> tuple[Recipe, Path, Path, Machine, FreshOptions, Beginning]:
         """Train a recipe on the training cases of a store; every setting of the recipe can be overridden.
 
         The folder RUN gets best.safetensors (lowest validation loss) and last.safetensors, a row per epoch in log.csv and
@@ -196,9 +191,8 @@ def parse(arguments: list[str]) -> Asked:
             machine: Where to train.
             fresh: Synthetic patients beside the store's.
             beginning: Of the run.
-            folds: Cross-validation.
         """
-        return settings, store, run, machine, fresh, beginning, folds
+        return settings, store, run, machine, fresh, beginning
 
     return tyro.cli(command, args=arguments, prog="viscera train", config=(AvoidSubcommands, FlagCreatePairsOff))
 

@@ -92,5 +92,5 @@ def known_organs(where: Path | None, folder: Path = FOLDER) -> LabelSpace | None
             with safe_open(file, framework="numpy") as opened:
                 facts = parse_json(opened.metadata()["viscera"])
         return label_space_from_json(facts["label_space"])
-    except (SafetensorError, OSError, ValueError, KeyError, TypeError, LabelError):
+    except (SafetensorError, OSError, ValueError, LookupError, TypeError, LabelError):
         return None

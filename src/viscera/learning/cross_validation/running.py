@@ -43,11 +43,13 @@ class FoldPlan:
         count: How many; None: as many as the run or the file has.
         file: The user's own folds; None: drawn.
         only: Train this one alone; None: all, one after the other.
+        given: Weights that each fold begins with.
     """
 
     count: int | None = None
     file: Path | None = None
     only: int | None = None
+    given: Given = Given()
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,6 @@ def cross_validate(
     plan: FoldPlan,
     *,
     machine: Machine = Machine(),
-    given: Given = Given(),
     existing: Existing = "refuse",
     watch: FoldWatch | None = None,
 ) -> Evaluation | None:
@@ -85,9 +86,8 @@ def cross_validate(
             see scans alike.
         supply: A store, perhaps with fresh patients.
         run: The folder.
-        plan: Which folds.
+        plan: Which folds, and what they begin with.
         machine: Where to train; one device.
-        given: Weights that each fold begins with.
         existing: What to do where a fold's run stands: refuse, resume or overwrite it.
         watch: Whom to tell.
 
@@ -105,7 +105,7 @@ def cross_validate(
     store.require(space=recipe.space, preparation=recipe.preparation)
     recipe = normalised(recipe, machine)
     folds = find_folds(store, run, plan, anew=existing == "overwrite" and plan.only is None)
-    recipe = with_measurements(recipe, [store.case(name) for name in foldable_cases(store)], given.start)
+    recipe = with_measurements(recipe, [store.case(name) for name in foldable_cases(store)], plan.given.start)
     claim(run, folds, recipe, only=plan.only, existing=existing, store=store)
     for number in range(folds.count) if plan.only is None else [plan.only]:
         own, held_out = fold_store(store, folds, number), folds.held_out(number)
@@ -115,8 +115,8 @@ def cross_validate(
             own if fresh is None else TrainingData(own, fresh),
             fold_folder(run, number),
             machine=machine,
-            start=given.start,
-            context=given.context,
+            start=plan.given.start,
+            context=plan.given.context,
             existing=existing,
             watch=watch.training,
         )
@@ -217,7 +217,7 @@ def claim(run: Path, folds: Folds, recipe: Recipe, *, only: int | None, existing
         _require_same_recipe(there, recipe)
     if existing == "overwrite":
         (run / FOLDER / SCORES).unlink(missing_ok=True)
-    if any(store.case(name).pseudo_annotated for name in folds.cases) and recipe.loss.uses_pseudo_labels:
+    if recipe.loss.uses_pseudo_labels and any(store.case(name).pseudo_annotated for name in folds.cases):
         warnings.warn(
             "pseudo-labels may come from networks that learnt from cases which a fold holds out: the scores may be too high. For "
             "honest ones train without them (--loss.pseudo 0)",
