@@ -12,7 +12,7 @@ import pytest
 
 import viscera
 from makers import PARTIAL_RECIPE, call, same, tensors
-from viscera.config import Machine, Postprocessing, SliceSampling
+from viscera.config import Contrast, ForegroundScore, Machine, Postprocessing, SliceSampling
 from viscera.config.recipe_json import recipe_to_json
 from viscera.datasets.sources import Source
 from viscera.errors import DataSetError, RunError, SettingError
@@ -25,6 +25,7 @@ from viscera.io.locks import locked
 from viscera.learning.cross_validation.held_out import FOLDER
 from viscera.learning.cross_validation.running import FoldPlan, FoldWatch, cross_validate, read_folds
 from viscera.learning.cross_validation.trying import choose, dice_of, tidied
+from viscera.learning.foreground_hu import measure_foreground
 from viscera.learning.training import Watch, train
 from viscera.preparation.folds import fold_store
 from viscera.preparation.splits import of_split
@@ -361,3 +362,15 @@ def test_the_test_cases_of_a_cross_validated_run_are_those_of_its_folds(finished
         of_split([source], finished, "validation")
     with pytest.raises(SettingError, match="none of the 1 cases is in the split 'test'"):
         of_split([replace(source, name="a", dataset="a")], finished, "test")
+
+
+def test_folds_share_what_is_measured_of_the_organs_so_that_they_can_answer_together(store, tmp_path):
+    recipe = replace(RECIPE, intensity=ForegroundScore(), training=replace(RECIPE.training, epochs=1))
+    cross_validate(recipe, store, tmp_path / "run", FoldPlan(2), machine=CPU)
+    measured = [
+        load_model(tmp_path / "run" / f"fold_{n}", accelerator="cpu").recipe.intensity.measured for n in range(2)
+    ]
+    expected = measure_foreground([store.case(name) for name in FIVE], ForegroundScore(), contrast=Contrast()).measured
+    assert measured == [expected, expected]
+    assert len(load_model(tmp_path / "run", accelerator="cpu", runtime="torch").members) == 2
+    assert cross_validate(recipe, store, tmp_path / "run", FoldPlan(), machine=CPU, existing="resume") is not None
