@@ -85,7 +85,7 @@ def mean_logits(outputs: Iterable[Logits], *, heads: Literal["softmax", "sigmoid
 
     Example:
         >>> certain, open_ = np.log([[[0.9], [0.1]]]), np.log([[[0.5], [0.5]]])
-        >>> np.exp(mean_logits([certain.astype("f4"), open_.astype("f4")])).round(3).ravel().tolist()
+        >>> np.exp(mean_logits([certain.astype("f4"), open_.astype("f4")])).astype(float).round(3).ravel().tolist()
         [0.7, 0.3]
     """
     mean: _MeanOnCpu | _MeanOnGpu | None = None
