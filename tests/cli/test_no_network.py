@@ -56,6 +56,9 @@ prepare store --data abdomenct1k=a radiotherapy=b --recipe tiny.json --jobs 2
 train tiny.json store run --training.epochs 1 --machine.accelerator cpu --machine.logs tensorboard
 train tiny.json store run2 --training.epochs 1 --machine.accelerator cpu --training.seed 1
 pseudolabel run run2 store
+train tiny.json store folds --folds 2 --training.epochs 1 --machine.accelerator cpu
+choose folds --out choice.json --device cpu
+predict SCAN out/choice.nii.gz --weights choice.json
 study tiny.json store study --grid training.seed=0 --device cpu
 predict SCAN out/torch.nii.gz --weights run --runtime torch --statistics
 predict SCAN out/openvino.nii.gz --weights run --runtime openvino

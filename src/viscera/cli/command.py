@@ -28,6 +28,7 @@ VERBS = {
     "train": "train a recipe on a store",
     "study": "train a grid of settings, compare them in one table",
     "pseudolabel": "teachers fill in what a case does not annotate",
+    "choose": "compare cross-validated runs: which, and what post-processing",
     "predict": "segment a scan or a folder of scans",
     "evaluate": "measure predictions against the truth",
     "report": "one HTML page of a run, an evaluation or a store",
@@ -41,7 +42,7 @@ VERBS = {
 
 TRAINED: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("demo", "train", "study"), ("torch", "lightning_fabric")),
-    **dict.fromkeys(("pseudolabel", "bench", "export"), ("torch",)),
+    **dict.fromkeys(("pseudolabel", "choose", "bench", "export"), ("torch",)),
 }
 """What the verbs need that are of no use without the extra ``train``; their --help needs nothing."""
 
