@@ -41,7 +41,7 @@ PIXELS_ACROSS = 6
 COARSEST_CONTEXT_MM = 2.0
 """Pixels that are smaller make the context's voxels, twice as large, too many to look at in one piece: a rule of thumb."""
 FAR_HU = 300.0
-"""An organ whose median HU are farther from 0 is not well within viscera2d's window: a rule of thumb."""
+"""An organ whose median HU are higher is not well within viscera2d's window: a rule of thumb."""
 SLICE_MM = (320.0, 400.0)
 """Rows and columns of viscera2d's training slices, in mm; larger bodies are cut at random places."""
 REACH_MM = 7.5
@@ -136,8 +136,8 @@ def choose_spacing(fingerprint: Fingerprint) -> tuple[float, Reason]:
     wanted = next((one for one in SPACINGS_MM if across / one >= PIXELS_ACROSS), SPACINGS_MM[-1])
     chosen = max(wanted, min(round(finest, 2), SPACINGS_MM[0]))
     why = (
-        f"The thinnest organ, {readable(str(thinnest))}, is {across:.1f} mm across in its slices (median): {across / chosen:.1f} pixels "
-        f"of {PIXELS_ACROSS} wanted."
+        f"The thinnest organ, {readable(str(thinnest))}, is {across:.1f} mm across in its slices (median): "
+        f"{across / chosen:.1f} pixels of {PIXELS_ACROSS} wanted."
     )
     if chosen > wanted:
         why += f" Smaller ones would show no more, since the scans' own are {finest:.2f} mm."
@@ -149,20 +149,24 @@ def choose_spacing(fingerprint: Fingerprint) -> tuple[float, Reason]:
 
 
 def choose_window_hu(fingerprint: Fingerprint) -> tuple[Window, Reason]:
-    """Return the HU window: viscera2d's, widened in steps of 50 for organs that lie beyond it (gas within an organ does not)."""
-    beyond = {organ: size for organ, size in fingerprint.sizes.items() if not -FAR_HU <= size.median_hu <= FAR_HU}
-    low = min([-400.0, *(50.0 * (size.low_hu // 50) for size in beyond.values())])
+    """Return the HU window: viscera2d's, widened upwards in steps of 50 for organs most of which would be beyond it.
+
+    Never downwards: what lies below is gas, within an organ or not, and no label space holds a lung.
+    """
+    beyond = {organ: size for organ, size in fingerprint.sizes.items() if size.median_hu > FAR_HU}
     high = max([400.0, *(50.0 * ceil(size.high_hu / 50) for size in beyond.values())])
     said = (
         ""
         if fingerprint.hu is None
         else f"99 % of the organs' voxels have {fingerprint.hu[0]:g} to {fingerprint.hu[1]:g} HU. "
     )
-    why = f"{said}Every organ's median is well within viscera2d's window, -400 to 400 HU; gas may be cut."
+    why = (
+        f"{said}viscera2d's window, -400 to 400, holds every organ's median but that of gas, of which nothing is lost."
+    )
     if beyond:
         names = ", ".join(map(readable, beyond))
-        why = f"{said}viscera2d's window, -400 to 400, is widened to percentiles 0.5 and 99.5 of {names}."
-    return Window(low_hu=low, high_hu=high), Reason("intensity", f"{low:g} to {high:g} HU", why, "data")
+        why = f"{said}viscera2d's window, -400 to 400, is widened to percentile 99.5 of {names}."
+    return Window(low_hu=-400.0, high_hu=high), Reason("intensity", f"-400 to {high:g} HU", why, "data")
 
 
 def choose_slice(
@@ -234,8 +238,10 @@ def volume_recipe(
         low, high = VOLUME_MM[device]
         z, y, x = (min(max(round(mm, 2), low), high) for mm in fingerprint.spacing_mm)
         preparation = SpacedVolumes(spacing_mm=(z, y, x))
-        why = f"The median of the scans along each axis, but {low:g} mm at the finest and {high:g} mm at the coarsest."
-        reasons = (Reason("preparation.spacing_mm", f"{numbers((z, y, x))} mm", why, "nnU-Net's rule"),)
+        why = f"The median of the scans along each axis (nnU-Net's rule), but {low:g} to {high:g} mm."
+        if low == high:
+            why = f"{low:g} mm on a CPU, as gao2step-small has it."
+        reasons = (Reason("preparation.spacing_mm", f"{numbers((z, y, x))} mm", why, "rule of thumb"),)
     median = tuple(
         count * old / new
         for count, old, new in zip(fingerprint.shape, fingerprint.spacing_mm, preparation.spacing_mm, strict=True)
@@ -261,7 +267,7 @@ def volume_recipe(
     return recipe, (
         *reasons,
         Reason("sampling.size", f"{numbers(patch)} voxels", why, "nnU-Net's rule"),
-        Reason("network.widths", numbers(widths, " "), deep, "nnU-Net's rule"),
+        Reason("levels", str(levels), deep, "nnU-Net's rule"),
     )
 
 

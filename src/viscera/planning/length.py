@@ -82,13 +82,14 @@ def length_of(work: Work, seconds: float, *, step_s: float, validated_s: float) 
         validated_s: Of validating one item.
     """
     judged = work.validated * validated_s
-    steps = int(seconds / step_s)
+    all_visits = max(1, work.most * work.items // work.batch)
+    steps = min(int(seconds / step_s), all_visits)
     epochs = steps // EPOCH_STEPS if steps >= FEW_EPOCHS * EPOCH_STEPS else min(FEW_EPOCHS, steps // 25)
     if judged > 0:
         epochs = min(epochs, int(VALIDATION * seconds / judged))
     epochs = max(1, min(MOST_EPOCHS, epochs))
     passes = int((seconds / epochs - judged) / step_s)
-    most = max(1, work.most * work.items // (work.batch * epochs))
+    most = max(1, all_visits // epochs)
     capped = passes > most
     passes = min(passes, most)
     if passes < 1:

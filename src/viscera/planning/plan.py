@@ -373,7 +373,8 @@ def _notes(fingerprint: Fingerprint, chosen: Try) -> Iterator[str]:
         never = ", ".join(map(readable, fingerprint.never))
         yield f"no data set annotates {never}: the network will never find them"
     if not chosen.enough:
-        yield (f"{chosen.steps} steps are few: {chosen.wanted} are wanted. Pass more --hours for a network worth using")
+        remedy = "more scans" if chosen.length is not None and chosen.length.capped else "more --hours"
+        yield f"{chosen.steps} steps are few: {chosen.wanted} are wanted. A network worth using needs {remedy}"
 
 
 def _rounded(values: dict[str, object]) -> dict[str, object]:

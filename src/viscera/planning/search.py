@@ -61,9 +61,9 @@ class Try:
 
     @property
     def enough(self) -> bool:
-        """Whether it has as many; or all that so few data give, for the narrowest."""
+        """Whether it has as many; or, for the narrowest 2D network, all that so few data give."""
         few = self.first is not None and self.first.total < CONTEXT_STEPS and not self.first.capped
-        narrowest = self.recipe.network.widths[0] == min(WANTED[self.kind])
+        narrowest = self.kind == "2D" and self.recipe.network.widths[0] == min(WANTED[self.kind])
         capped = narrowest and self.length is not None and self.length.capped
         return (self.steps >= self.wanted or capped) and not few
 
@@ -103,8 +103,12 @@ class Search:
         return tries
 
     def try_slices(self, kind: Kind, recipe: Recipe, narrower: Try | None) -> Try:
-        """Try a network of slices with the largest batch that fits, up to the recipe's own."""
+        """Try a network of slices with the largest batch that fits, up to the recipe's own.
+
+        A wider one must fit with the batch of the narrower: batch normalisation learns little from two slices.
+        """
         store, whole = self.grounds.sample(recipe.preparation), recipe.training.batch_size
+        batch, least = whole, SMALLEST_BATCH
         if narrower is None or narrower.measured is None:
             small = with_batch(recipe, SMALLEST_BATCH, whole=whole)
             known = self._measured(small, store, seconds=0.0)
@@ -114,9 +118,9 @@ class Search:
         else:
             known = narrower.measured
             factor = recipe.network.widths[0] / narrower.recipe.network.widths[0]
-            factor /= narrower.recipe.training.batch_size
-        batch = whole
-        while batch > SMALLEST_BATCH and not self._fits(expected(known, batch * factor)):
+            batch = least = narrower.recipe.training.batch_size
+            factor /= batch
+        while batch > least and not self._fits(expected(known, batch * factor)):
             batch //= 2
         if not self._fits(expected(known, batch * factor)):
             return self._refused(kind, with_batch(recipe, batch, whole=whole), expected(known, batch * factor))
@@ -125,7 +129,7 @@ class Search:
             found = self._measured(tried, store, seconds=self.seconds)
             if found is not None and self._fits(found):
                 return self._judged(kind, tried, found)
-            if batch == SMALLEST_BATCH:
+            if batch == least:
                 return self._refused(kind, tried, found)
             batch //= 2
 
@@ -172,7 +176,9 @@ class Search:
         length, first = lengths(recipe, self.grounds.fingerprint, measured, self.hours)
         found = Try(kind, recipe, measured, length, first)
         told = "enough" if found.enough else f"{found.wanted} are wanted"
-        return replace(found, outcome=f"{found.steps} steps in {self.hours:g} h: {told}")
+        all_of_it = length is not None and length.capped
+        limit = "are all that so few data are worth" if all_of_it else f"in {self.hours:g} h"
+        return replace(found, outcome=f"{found.steps} steps {limit}: {told}")
 
 
 def expected(measured: Measured, factor: float) -> Measured:
