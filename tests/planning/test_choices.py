@@ -253,7 +253,8 @@ def test_batches_shrink_until_they_fit_the_memory_and_steps_see_as_many_slices()
 
 def test_memory_that_does_not_suffice_for_the_smallest_is_refused_with_what_would():
     with pytest.raises(
-        SettingError, match=r"memory does not suffice.*batch 2.*takes 955 MiB, of 1000 free may be 80% taken.*1195 MiB"
+        SettingError,
+        match=r"memory does not suffice.*batch 2.*takes 955 MiB, of 1000 free may be 80% taken.*About 1195 MiB",
     ):
         plan_of(PARTLY, Machine(mib_per_pixel=1e-3))
 

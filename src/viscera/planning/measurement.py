@@ -37,12 +37,14 @@ class Trial:
         store: Holds some cases, prepared as it wants them.
         seconds: When to stop, once there are LEAST_STEPS.
         device: Where.
+        folder: For what a context network needs; removed by whoever made it, even if the trial is killed. None: the system's.
     """
 
     recipe: Recipe
     store: Store
     seconds: float
     device: Accelerator = "auto"
+    folder: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,7 @@ def _attempt(trial: Trial) -> Measured | None:
     import torch
 
     try:
-        with warnings.catch_warnings(), tempfile.TemporaryDirectory(prefix="viscera-plan-") as folder:
+        with warnings.catch_warnings(), tempfile.TemporaryDirectory(prefix="trial-", dir=trial.folder) as folder:
             warnings.simplefilter("ignore")  # what they say is said when the plan is trained
             return _measure(trial, Path(folder))
     except (MemoryError, torch.OutOfMemoryError):

@@ -127,7 +127,8 @@ def plan_store(store: Path, request: Request, *, tell: Tell, trial: Measure = me
             f"{store} was prepared for label space '{grounds.space.name}', not '{request.label_space}'",
             "Leave --label-space out, or plan for the data sets themselves.",
         )
-    return make_plan(grounds, request, tell=tell, trial=trial)
+    with _folder() as folder:
+        return make_plan(grounds, request, tell=tell, trial=trial, folder=folder)
 
 
 def plan_data(
@@ -149,7 +150,7 @@ def plan_data(
     device_type(request.device)
     with _folder() as folder:
         grounds = grounds_of_data(sources, problems, space=request.label_space, folder=folder, tell=tell)
-        return make_plan(grounds, request, tell=tell, trial=trial)
+        return make_plan(grounds, request, tell=tell, trial=trial, folder=folder)
 
 
 def require_place(file: Path, *, overwrite: bool) -> None:
@@ -167,7 +168,7 @@ def write_plan(file: Path, plan: Plan, *, overwrite: bool) -> None:
     write_json(file, plan.to_json(), overwrite=overwrite)
 
 
-def make_plan(grounds: Grounds, request: Request, *, tell: Tell, trial: Measure) -> Plan:
+def make_plan(grounds: Grounds, request: Request, *, tell: Tell, trial: Measure, folder: Path | None = None) -> Plan:
     """Choose, try and choose again.
 
     Args:
@@ -175,6 +176,7 @@ def make_plan(grounds: Grounds, request: Request, *, tell: Tell, trial: Measure)
         request: What for.
         tell: Whom to tell how far it is.
         trial: Tries a candidate.
+        folder: For what trials write; None: the system's.
 
     Raises:
         SettingError: The hours or the memory do not suffice.
@@ -190,6 +192,7 @@ def make_plan(grounds: Grounds, request: Request, *, tell: Tell, trial: Measure)
         request.trial_s,
         trial,
         lambda what: tell(f"trying {what}", next(numbered), 0),
+        folder,
     )
     kinds, refused = kinds_for(grounds.fingerprint, grounds.standing)
     window_hu, hu_reason = choose_window_hu(grounds.fingerprint)
@@ -287,7 +290,7 @@ def _nothing_fits(tries: Sequence[Try], request: Request, allowed: float) -> Set
         least = min(tries, key=lambda one: one.needs_mib)
         return SettingError(
             f"the memory does not suffice: {described(least.recipe)}, the smallest candidate, {least.outcome}",
-            f"Free some memory (about {max(least.needs_mib, allowed):.0f} MiB are needed), or take a machine with more.",
+            f"About {max(least.needs_mib, allowed):.0f} MiB are needed: free or allow so much (--max-memory), or take another machine.",
         )
     best = max(ran, key=lambda one: one.steps)
     step_s = min(one.measured.step_s for one in ran if one.measured is not None)
@@ -308,7 +311,7 @@ def _reasons_of_kind(chosen: Try, tries: Sequence[Try], kinds: Sequence[Kind]) -
     only = (
         "the only kind that was not ruled out" if len(kinds) == 1 else "the first kind with enough steps in the hours"
     )
-    why = f"It is {only}, in the order 3D, 2.5D with context, 2D; what is enough is a rule of thumb."
+    why = f"It is {only}, in the order 3D, 2.5D with context, 2D."
     yield Reason("kind", chosen.kind, why, "rule of thumb")
 
 

@@ -3,12 +3,14 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from math import ceil, prod
+from pathlib import Path
 
 from viscera.config import Accelerator, Preparation, Recipe
 from viscera.planning.choices import Kind
 from viscera.planning.grounds import Grounds
 from viscera.planning.length import Length, lengths
 from viscera.planning.measurement import Measure, Measured, Trial
+from viscera.preparation.store import Store
 
 MEMORY_SHARE = 0.8
 """Of the free memory that a training may take at its measured peak: what is left is for what a short trial cannot see."""
@@ -80,6 +82,7 @@ class Search:
         seconds: Of a trial.
         measure: Runs one.
         tell: Told which candidate is tried.
+        folder: For what trials write.
     """
 
     grounds: Grounds
@@ -89,6 +92,7 @@ class Search:
     seconds: float
     measure: Measure
     tell: Callable[[str], None]
+    folder: Path | None = None
 
     def climb(self, kind: Kind, recipes: Sequence[Recipe]) -> list[Try]:
         """Try candidates of a kind, the narrowest first, for as long as the hours and the memory suffice for more."""
@@ -156,9 +160,9 @@ class Search:
                 return self._judged("3D", small, known)
             most //= 2
 
-    def _measured(self, recipe: Recipe, store: object, *, seconds: float) -> Measured | None:
+    def _measured(self, recipe: Recipe, store: Store, *, seconds: float) -> Measured | None:
         self.tell(described(recipe))
-        return self.measure(Trial(recipe, store, seconds, self.device))  # type: ignore[arg-type]
+        return self.measure(Trial(recipe, store, seconds, self.device, self.folder))
 
     def _fits(self, measured: Measured) -> bool:
         host = measured.peak_mib <= MEMORY_SHARE * self.free_mib
