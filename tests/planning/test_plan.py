@@ -81,6 +81,20 @@ def test_a_context_network_and_a_3d_one_are_measured_too(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"data": {}}, "data names no data set"),
+        ({"data": "nowhere", "hours": 0}, "hours must be more than 0"),
+        ({"data": "nowhere", "out": "plan.txt"}, "a plan is a .json file"),
+        ({"data": "nowhere", "label_space": "flare13"}, "nowhere is not a prepared store"),
+    ],
+)
+def test_python_is_refused_alike(arguments, said):
+    with pytest.raises(viscera.VisceraError, match=said):
+        viscera.plan(**arguments)
+
+
+@pytest.mark.parametrize(
     ("words", "said"),
     [
         ("plan", "one prepared store, or data sets as LAYOUT=DIR"),

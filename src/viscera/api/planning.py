@@ -51,6 +51,15 @@ def plan(
         SettingError: The hours or the memory do not suffice; or viscera[train] is not installed.
         StoreError, DataSetError, LabelError: The data cannot be used.
         FileError: A plan stands there already.
+
+    Example:
+        >>> import viscera
+        >>> plan = viscera.plan({"nnunet": "Dataset001"}, hours=8, out="plan.json")  # doctest: +SKIP
+        >>> for one in plan.because:  # doctest: +SKIP
+        ...     print(one.setting, one.value, one.why)
+        >>> viscera.plan({"nnunet": "Dataset001"}, hours=0)
+        Traceback (most recent call last):
+        viscera.errors.SettingError: hours must be more than 0 and less than 10000, got 0.
     """
     require_train("viscera.plan", "torch", "lightning_fabric")
     from viscera.planning.plan import Request, plan_data, plan_store, require_place, write_plan

@@ -286,7 +286,7 @@ def choose_patch(median: tuple[float, ...], most: int) -> tuple[tuple[int, int, 
 
     Example:
         >>> choose_patch((100, 128, 128), 64**3)
-        ((64, 64, 64), 5)
+        ((56, 64, 72), 4)
     """
     levels = max(2, min(6, 1 + max(level for level in range(6) if min(median) // 2**level >= 4 or level == 0)))
     while True:

@@ -290,7 +290,7 @@ def _nothing_fits(tries: Sequence[Try], request: Request, allowed: float) -> Set
         least = min(tries, key=lambda one: one.needs_mib)
         return SettingError(
             f"the memory does not suffice: {described(least.recipe)}, the smallest candidate, {least.outcome}",
-            f"About {max(least.needs_mib, allowed):.0f} MiB are needed: free or allow so much (--max-memory), or take another machine.",
+            f"About {max(least.needs_mib, allowed):.0f} MiB are needed: free or allow so much (--max-memory).",
         )
     best = max(ran, key=lambda one: one.steps)
     step_s = min(one.measured.step_s for one in ran if one.measured is not None)
