@@ -306,6 +306,15 @@ def test_complete_data_get_3d_where_it_is_fast_else_context_else_2d():
     assert "not 3D" in {one.setting for one in between.because}
 
 
+def test_a_busy_machine_is_told_of():
+    class Busy(Machine):
+        def __call__(self, trial):
+            return replace(super().__call__(trial), cpu_share=0.25)
+
+    assert any("the machine was busy: the steps had 25%" in note for note in plan_of(PARTLY, Busy()).notes)
+    assert not any("busy" in note for note in plan_of(PARTLY, Machine()).notes)
+
+
 def test_a_store_keeps_its_preparation():
     plan = plan_of(WHOLE, Machine(), standing=SpacedSlices(spacing_mm=1.25))
     assert plan.recipe.preparation == SpacedSlices(spacing_mm=1.25)

@@ -61,6 +61,7 @@ class Measured:
         gpu_free_mib: What was free there before; 0 on a CPU.
         context_step_s: Seconds of a step of the context network; 0 without one.
         seen_s: Seconds that the context network takes to look at a case.
+        cpu_share: Of the time of the threads, how much they were computing; what is missing on a CPU, other programs had.
     """
 
     steps: int
@@ -72,6 +73,7 @@ class Measured:
     gpu_free_mib: float = 0.0
     context_step_s: float = 0.0
     seen_s: float = 0.0
+    cpu_share: float = 1.0
 
 
 class _EnoughError(Exception):
@@ -135,7 +137,9 @@ def _measure(trial: Trial, folder: Path) -> Measured:
             maps.of(case)
         seen_s = (time.perf_counter() - began) / len(session.training.cases)
         session = session.with_context(maps, tensors)
+    began, busy = time.perf_counter(), time.process_time()
     steps, step_s = _timed(session, trial.seconds)
+    cpu_share = (time.process_time() - busy) / (time.perf_counter() - began) / torch.get_num_threads()
     return Measured(
         steps=steps,
         step_s=step_s,
@@ -146,6 +150,7 @@ def _measure(trial: Trial, folder: Path) -> Measured:
         gpu_free_mib=gpu_free,
         context_step_s=context_step_s,
         seen_s=seen_s,
+        cpu_share=min(1.0, cpu_share),
     )
 
 

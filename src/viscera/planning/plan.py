@@ -39,6 +39,9 @@ from viscera.planning.search import LEAST_STEPS, MEMORY_SHARE, WANTED, Search, T
 TRIAL_S = 6.0
 """Of each candidate's timed steps."""
 
+BUSY = 0.6
+"""Of the cores' time: with less, other programs decide how long a step takes."""
+
 
 @dataclass(frozen=True)
 class Request:
@@ -372,6 +375,12 @@ def _reason_of_memory(measured: Measured, allowed: float) -> Reason:
 
 
 def _notes(fingerprint: Fingerprint, chosen: Try) -> Iterator[str]:
+    measured = chosen.measured
+    if measured is not None and not measured.gpu_mib and measured.cpu_share < BUSY:
+        yield (
+            f"the machine was busy: the steps had {measured.cpu_share:.0%} of their cores' time. Plan anew when it is as "
+            "free as it will be in training"
+        )
     if fingerprint.never:
         never = ", ".join(map(readable, fingerprint.never))
         yield f"no data set annotates {never}: the network will never find them"
