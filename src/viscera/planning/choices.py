@@ -115,8 +115,8 @@ def kinds_for(fingerprint: Fingerprint, standing: Preparation | None) -> tuple[t
         refuse("2.5D with context", why, "rule of thumb")
     if fingerprint.anisotropy > ANISOTROPIC:
         why = (
-            f"Slices are {fingerprint.anisotropy:.1f} times as far apart as pixels: beyond 3 nnU-Net keeps networks from mixing "
-            "slices at first, which viscera's 3D networks cannot."
+            f"Slices are {fingerprint.anisotropy:.1f} times as far apart as pixels: beyond 3 nnU-Net treats that axis apart, "
+            "which viscera's 3D networks cannot."
         )
         refuse("3D", why, "nnU-Net's rule")
     if fingerprint.extent_mm < LONG_MM:
