@@ -25,6 +25,7 @@ VERBS = {
     "demo": "the whole way on synthetic patients, in minutes",
     "synth": "write a synthetic data set, with any organs annotated",
     "prepare": "turn data sets into one store to train from",
+    "plan": "a recipe for your data and this machine, every choice explained",
     "train": "train a recipe on a store",
     "study": "train a grid of settings, compare them in one table",
     "pseudolabel": "teachers fill in what a case does not annotate",
@@ -41,7 +42,7 @@ VERBS = {
 
 
 TRAINED: dict[str, tuple[str, ...]] = {
-    **dict.fromkeys(("demo", "train", "study"), ("torch", "lightning_fabric")),
+    **dict.fromkeys(("demo", "plan", "train", "study"), ("torch", "lightning_fabric")),
     **dict.fromkeys(("pseudolabel", "choose", "bench", "export"), ("torch",)),
 }
 """What the verbs need that are of no use without the extra ``train``; their --help needs nothing."""
