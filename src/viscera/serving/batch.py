@@ -3,14 +3,15 @@
 import time
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from viscera.errors import SettingError, VisceraError
-from viscera.inference.jobs import ScanJob
+from viscera.inference.jobs import ScanJob, is_own_label_map
 from viscera.inference.predict import predict_all
-from viscera.inference.run import PredictOptions
+from viscera.inference.run import PredictOptions, is_done
 from viscera.io import nifti
 from viscera.io.atomic import write_json
 from viscera.io.label_values import whole_labels
@@ -32,7 +33,7 @@ def choose_scans(datastore: Datastore, images: str, params: Mapping[str, object]
     Args:
         datastore: Of which.
         images: "all"; "unlabeled": without final labels; "labeled": with them.
-        params: ``max_batch_size``: at most so many, 0 for all; ``label_tag``: only "original".
+        params: ``max_batch_size``: at most so many, 0 for all; ``label_tag``: only "original"; ``overwrite``: see ``segment_all``.
 
     Raises:
         SettingError: Something else.
@@ -47,31 +48,42 @@ def choose_scans(datastore: Datastore, images: str, params: Mapping[str, object]
     most = params.get("max_batch_size", 0)
     if type(most) is not int or most < 0:
         raise SettingError("max_batch_size is not a whole number", "Send 0 for all.")
+    if type(params.get("overwrite", False)) is not bool:
+        raise SettingError("overwrite is neither true nor false", "Leave it out.")
     found = list(datastore.scans())
     if images != "all":
         found = [name for name in found if (FINAL in datastore.labels(name)) == (images == "labeled")]
     return found[:most] if most else found
 
 
-def segment_all(service: Service, name: str, scans: Sequence[str], task: Task) -> dict[str, object]:
+def segment_all(
+    service: Service, name: str, scans: Sequence[str], task: Task, *, overwrite: bool = False
+) -> dict[str, object]:
     """Segment scans as ``viscera predict STUDIES STUDIES/predictions --statistics`` does; others' turns come in between.
 
     A scan that is done by the same weights is passed over, so the same request goes on; one that cannot be used stops no other.
 
+    Args:
+        service: The server's.
+        name: Of the model.
+        scans: Their ids.
+        task: Told how far it is.
+        overwrite: Replace label maps that other weights, such as an earlier version, made; else they are kept.
+
     Returns:
-        How many were segmented, were done before, and failed.
+        How many were segmented, were done before, were kept, and failed.
 
     Raises:
         StoppedError: The task was stopped; what was segmented stays.
     """
     datastore, start = service.datastore, time.perf_counter()
-    counts = {"segmented": 0, "was done": 0, "failed": 0}
+    counts = {"segmented": 0, "was done": 0, "kept": 0, "failed": 0}
     for number, scan in enumerate(scans, start=1):
         task.go_on()
 
         def work(scan: str = scan) -> str:
             _, file = datastore.scan(scan)
-            return _segment(service, name, file, datastore.prediction(scan))
+            return _segment(service, name, ScanJob(file, datastore.prediction(scan)), overwrite=overwrite)
 
         how = service.queue.wait(work, go_on=task.go_on)
         counts[how] += 1
@@ -80,20 +92,23 @@ def segment_all(service: Service, name: str, scans: Sequence[str], task: Task) -
     return {**counts, "seconds": round(time.perf_counter() - start, 2)}
 
 
-def _segment(service: Service, name: str, scan: Path, output: Path) -> str:
-    """Segment one scan; return "segmented", "was done" or "failed"."""
-    told: list[str] = []
-    options = PredictOptions(service.usual_organs(name), statistics=True, overwrite=True)
-    job = ScanJob(scan, output)
+def _segment(service: Service, name: str, job: ScanJob, *, overwrite: bool) -> str:
+    """Segment one scan; return "segmented", "was done", "kept" or "failed"."""
+    model, options = service.models[name], PredictOptions(service.usual_organs(name), statistics=True)
     try:
-        require_size(scan)
+        require_size(job.scan)
+        if is_done(job, model, options):
+            return "was done"
     except (VisceraError, OSError):
-        return "failed"
-    output.parent.mkdir(parents=True, exist_ok=True)
+        if not is_own_label_map(job.output):
+            return "failed"
+        if not overwrite:
+            return "kept"
+    job.output.parent.mkdir(parents=True, exist_ok=True)
     with warnings.catch_warnings():  # of the whole process, which the queue makes safe
         warnings.simplefilter("ignore")
-        failed = predict_all([job], service.models[name], options=options, done=lambda job, how: told.append(how))
-    return "failed" if failed else "was done" if told == ["was done"] else "segmented"
+        failed = predict_all([job], model, options=replace(options, overwrite=overwrite))
+    return "failed" if failed else "segmented"
 
 
 def score_all(datastore: Datastore, task: Task) -> dict[str, object]:

@@ -2,9 +2,11 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
@@ -189,7 +191,7 @@ def _run_process(work: Path, task: Task) -> None:
                 raise StoppedError
     finally:
         if child.poll() is None:
-            child.kill()
+            _kill(child)
         child.wait()
         if child.stdin is not None:
             child.stdin.close()
@@ -199,6 +201,15 @@ def _run_process(work: Path, task: Task) -> None:
             f"the training ended without a result (exit code {child.returncode})",
             f"Start it again: it goes on. models/{task.request.get('model')}/{WORK}/{LOG} in the studies' folder may say why.",
         )
+
+
+def _kill(child: subprocess.Popen[bytes]) -> None:
+    """End the process, and those that it began: they are of its group. Every file is whole at every instant."""
+    if os.name == "posix":
+        with suppress(ProcessLookupError):
+            os.killpg(child.pid, signal.SIGKILL)
+    else:
+        child.kill()
 
 
 def _take_progress(file: Path, task: Task) -> None:

@@ -79,7 +79,7 @@ def thinned(ct: Volume) -> Volume:
     steps = _steps(ct.shape)
     affine = ct.affine.copy()
     affine[:, :3] *= np.asarray(steps, float)
-    hu: Int16[np.ndarray, "z y x"] = np.clip(_every(ct.voxels, steps), -1024, 3071).astype(np.int16)
+    hu: Int16[np.ndarray, "layer row column"] = np.clip(_every(ct.voxels, steps), -1024, 3071).astype(np.int16)
     return Volume(hu, affine)
 
 
@@ -87,6 +87,6 @@ def _steps(shape: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(max(1, -(-size // MOST_PIXELS)) for size in shape)
 
 
-def _every(voxels: Shaped[np.ndarray, "z y x"], steps: tuple[int, ...]) -> Shaped[np.ndarray, "z y x"]:
+def _every(voxels: Shaped[np.ndarray, "z y x"], steps: tuple[int, ...]) -> Shaped[np.ndarray, "layer row column"]:
     z, y, x = steps
     return np.ascontiguousarray(voxels[::z, ::y, ::x])

@@ -6,6 +6,7 @@ The clients' forms are MONAI Label's: GET answers the newest task (404 without o
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
+from functools import partial
 
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
@@ -111,7 +112,9 @@ async def batch(service: Service, request: Request) -> Response:
         raise HTTPException(429, "scans are being segmented already; wait, or stop it: DELETE /batch/infer")
     scans = await run_in_threadpool(choose_scans, service.datastore, images, params)
     task = Task("batch_infer", {"model": name, "images": images})
-    return JSONResponse(_begin(service, task, lambda running: segment_all(service, name, scans, running)))
+    over = params.get("overwrite") is True
+    work = partial(segment_all, service, name, scans, overwrite=over)
+    return JSONResponse(_begin(service, task, work))
 
 
 async def score(service: Service, request: Request) -> Response:

@@ -36,7 +36,9 @@ class Impatient(H11Protocol):
         if len(self.connections) >= MOST_CONNECTIONS - 1:
             idle = [one for one in self.connections if isinstance(one, Impatient) and one.is_idle]
             if idle:
-                min(idle, key=lambda one: one.idle_since).transport.abort()
+                longest = min(idle, key=lambda one: one.idle_since)
+                self.connections.discard(longest)  # now, not when it is told: others may come before
+                longest.transport.abort()
         super().connection_made(transport)
         self._await_request()
 
@@ -106,13 +108,20 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def serve(app: Starlette, listening: socket.socket) -> None:
-    """Serve until Ctrl-C or SIGTERM, which end it by KeyboardInterrupt.
-
-    uvicorn writes no log of its own: its lines hold addresses, and these the names of scans.
+    """Serve until Ctrl-C or SIGTERM, which end it by KeyboardInterrupt; where they are ignored, it ends without.
 
     Args:
         app: From ``make_app``.
         listening: From ``listen``.
+    """
+    server_of(app).run(sockets=[listening])
+
+
+def server_of(app: Starlette) -> uvicorn.Server:
+    """Return uvicorn's server; it writes no log of its own: its lines hold addresses, and these the names of scans.
+
+    Args:
+        app: From ``make_app``.
     """
     logging.getLogger("python_multipart").setLevel(logging.CRITICAL)  # a line for each odd byte that is sent
     config = uvicorn.Config(
@@ -127,4 +136,4 @@ def serve(app: Starlette, listening: socket.socket) -> None:
         timeout_graceful_shutdown=GRACE_S,
         server_header=False,
     )
-    uvicorn.Server(config).run(sockets=[listening])
+    return uvicorn.Server(config)

@@ -9,6 +9,7 @@
 """
 
 import os
+import signal
 import sys
 import threading
 from collections.abc import Callable, Mapping
@@ -249,6 +250,10 @@ def _end_with_parent() -> None:
     """End this process when its standard input does, which the server holds; every file is whole at every instant."""
     while os.read(0, 1):
         pass
+    if (
+        os.name == "posix" and os.getpgrp() == os.getpid()
+    ):  # improving.py began it so, with the processes that prepare scans
+        os.killpg(0, signal.SIGKILL)
     os._exit(1)
 
 

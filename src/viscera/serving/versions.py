@@ -71,6 +71,15 @@ class Comparison:
 
 
 @dataclass(frozen=True)
+class HeldBack:
+    """What held_back.json holds: {scan: whether it is held back}."""
+
+    __pydantic_config__ = STRICT
+
+    held_back: dict[str, bool]
+
+
+@dataclass(frozen=True)
 class Version:
     """A version that was trained here.
 
@@ -287,6 +296,4 @@ def _sides(file: Path) -> dict[str, bool]:
     remedy = f"Put it back, or move {file.parent} away to begin anew."
     text = read_text(file, error=WeightsError, remedy=remedy)
     what = f"{file} is not what viscera serve wrote"
-    return from_json(dict[str, dict[str, bool]], text, what=what, remedy=remedy, error=WeightsError).get(
-        "held_back", {}
-    )
+    return from_json(HeldBack, text, what=what, remedy=remedy, error=WeightsError).held_back
