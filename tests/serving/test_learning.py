@@ -20,12 +20,12 @@ from viscera.networks.build import network_of
 from viscera.networks.weights import Weights, save_weights
 from viscera.serving.app import make_app
 from viscera.serving.comparing import conclude, dice_of
+from viscera.serving.corrections import Correction, filled
 from viscera.serving.datastore import Datastore
 from viscera.serving.improving import settings_of
 from viscera.serving.segmenting import load_served
 from viscera.serving.service import Service
 from viscera.serving.sessions import Sessions
-from viscera.serving.tuning import Correction
 from viscera.serving.versions import Versions
 from viscera.volume import Volume, with_voxels
 
@@ -156,6 +156,7 @@ def test_a_model_learns_from_corrections_serves_its_better_version_and_goes_back
     assert client.post("/rollback/tiny?version=2").status_code == 400
 
 
+@pytest.mark.slow
 def test_a_stopped_training_goes_on_with_the_same_request(client):
     correct(client, range(3))
     long = {**QUICK, "max_epochs": 400}
@@ -229,6 +230,28 @@ def test_names_that_are_no_organs_are_unknown_and_not_background():
     assert correction.values(ABDOMENCT1K) == {1: "liver"}
     assert correction.unknown(ABDOMENCT1K) == (2,)
     assert "Miller" not in correction.case
+
+
+def test_what_a_correction_does_not_name_is_filled_in_by_the_version_that_serves(tmp_path, weights):
+    ct, labels = patient(0)
+    labels[0, 0, 0] = 3
+    nifti.write(tmp_path / "ct.nii.gz", ct)
+    nifti.write(tmp_path / "labels.nii.gz", with_voxels(ct, labels))
+    names = {"Liver": 1, "spleen": 2, "my lesion": 3}
+    correction = Correction(str(tmp_path / "ct.nii.gz"), str(tmp_path / "labels.nii.gz"), names, "", held_back=False)
+    model = load_model(weights, accelerator="cpu", runtime="torch")
+    found = viscera.segment(viscera.read(tmp_path / "ct.nii.gz"), model, organs="all").voxels
+    made = viscera.read(filled(correction, model, tmp_path / "filled" / "a.nii.gz")).voxels
+    liver, spleen = (model.space.index(organ) for organ in ("liver", "spleen"))
+    assert np.array_equal(made == liver, labels == 1)
+    assert np.array_equal(made == spleen, labels == 2)
+    assert (made == 255).sum() == (labels == 3).sum() == 1
+    left = (labels == 0) & ~np.isin(found, (liver, spleen))
+    assert np.array_equal(made[left], found[left])
+    assert (found[left] > 0).any()  # a network that knows nothing finds something everywhere
+    nothing = Correction(correction.scan, correction.labels, {"my lesion": 3}, "", held_back=False)
+    with pytest.raises(viscera.VisceraError, match="names no organ"):
+        filled(nothing, model, tmp_path / "b.nii.gz")
 
 
 def test_scans_are_segmented_in_the_background_then_scored(client):

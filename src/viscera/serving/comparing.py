@@ -1,24 +1,15 @@
 """A new version against the one that serves, on corrections that were held back: is it better?"""
 
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from jaxtyping import UInt8
 
 from viscera.evaluation.metrics import confusion, overlap
 from viscera.evaluation.statistics import bootstrap_interval
-from viscera.inference.model import Model, load_model
-from viscera.inference.segment import prepare_scan, segment_prepared
-from viscera.io import nifti
-from viscera.io.label_values import whole_labels
-from viscera.preparation.intensity import hounsfield
+from viscera.inference.model import Model
+from viscera.serving.corrections import Correction, read_correction, segmented
 from viscera.serving.versions import Comparison
-from viscera.volume import Volume, require_same_grid, with_voxels
-
-if TYPE_CHECKING:
-    from viscera.serving.tuning import Correction, Job
 
 MOST_LOSS = 0.05
 """The most that the mean Dice of one organ may fall, whatever the others gain."""
@@ -29,33 +20,7 @@ Dice = Mapping[str, float]
 """{organ: Dice} of one case; an organ that neither shows has none."""
 
 
-def compare(job: "Job", new: Path, *, watch: Callable[[int, int], None] = lambda done, of: None) -> Comparison:
-    """Segment the corrections that were held back with both versions, and compare with what people drew.
-
-    Args:
-        job: Which corrections, and the version that serves.
-        new: Weights.
-        watch: Told of the cases done, and all of them.
-
-    Raises:
-        VisceraError: A scan or its labels cannot be read any more.
-    """
-    models = [load_model(Path(job.weights), accelerator=job.device, runtime="torch")]
-    models.append(load_model(new, accelerator=job.device, runtime="torch"))
-    held = job.of_side(held_back=True)
-    cases: list[tuple[Dice, Dice]] = []
-    agreements: list[Dice] = []
-    for number, correction in enumerate(held, start=1):
-        found, agreement = judge(correction, models, organs=job.organs)
-        cases.append(found)
-        agreements.append(agreement)
-        watch(number, len(held))
-    return conclude(cases, agreements, old=job.version)
-
-
-def judge(
-    correction: "Correction", models: Sequence[Model], *, organs: Sequence[str]
-) -> tuple[tuple[Dice, Dice], Dice]:
+def judge(correction: Correction, models: Sequence[Model], *, organs: Sequence[str]) -> tuple[tuple[Dice, Dice], Dice]:
     """Return the Dice of the old and of the new model with a correction, and of the two with each other elsewhere.
 
     Args:
@@ -63,23 +28,10 @@ def judge(
         models: Old and new, of one label space.
         organs: That the model gives; () for all. Of others no agreement is asked.
     """
-    scan = Path(correction.scan)
-    ct = nifti.read(scan)
-    drawn = nifti.read(Path(correction.labels))
-    require_same_grid(ct, drawn, where="the correction")
     space = models[0].output_space
-    values, unknown = correction.values(space), correction.unknown(space)
-    whole, _ = whole_labels(drawn.voxels, where="the correction")
-    table = np.zeros(256, np.uint8)
-    for value, organ in values.items():
-        table[value] = space.index(organ)
-    truth = table[whole.astype(np.uint8)]
-    hu = with_voxels(ct, hounsfield(ct, where="the scan"))
-    old, new = (_labels(hu, model) for model in models)
-    if unknown:
-        for voxels in (old, new):
-            voxels[np.isin(whole, unknown)] = 0
-    classes, named = len(space.organs) + 1, set(values.values())
+    hu, truth, unknown = read_correction(correction, space)
+    old, new = (np.where(unknown, np.uint8(0), segmented(hu, model)) for model in models)
+    classes, named = len(space.organs) + 1, set(correction.values(space).values())
     others = [organ for organ in organs or space.organs if organ not in named]
     with_truth = tuple(
         dice_of(truth, voxels, {organ: space.index(organ) for organ in named}, classes) for voxels in (old, new)
@@ -149,10 +101,6 @@ def conclude(cases: Sequence[tuple[Dice, Dice]], agreements: Sequence[Dice], *, 
         better=better,
         why=why,
     )
-
-
-def _labels(hu: Volume, model: Model) -> UInt8[np.ndarray, "z y x"]:
-    return np.array(segment_prepared(prepare_scan(hu, model), model).labels.voxels)
 
 
 def _mean(values: Mapping[str, float] | Sequence[float]) -> float:

@@ -18,9 +18,10 @@ from viscera.io.json_codec import from_json
 from viscera.json_text import load_json, read_json
 from viscera.networks.cards import as_shipped
 from viscera.serving.background import StoppedError, Task
+from viscera.serving.corrections import Correction
 from viscera.serving.datastore import FINAL, Datastore, names_of
 from viscera.serving.service import Service
-from viscera.serving.tuning import JOB, LOG, PROGRESS, RESULT, Correction, Job, Settings, read_job
+from viscera.serving.tuning import JOB, LOG, PROGRESS, RESULT, Job, Settings, read_job
 from viscera.serving.versions import WORK, Comparison, Versions
 
 LOOK_EVERY_S = 0.2

@@ -14,23 +14,24 @@ import sys
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
-from hashlib import sha256 as hash_of
 from pathlib import Path
 
 from viscera.config import Accelerator, Machine, Recipe
 from viscera.config.ranges import STRICT, Count, Positive
-from viscera.datasets.sources import Source
-from viscera.errors import DataSetError, FileError, VisceraError
+from viscera.errors import FileError, VisceraError
+from viscera.inference.model import Model, load_model
 from viscera.io.atomic import write_json, write_text
 from viscera.io.json_codec import from_json, to_json
 from viscera.io.locks import locked
 from viscera.json_text import read_text
-from viscera.labels import LabelSpace, is_known, organ_name
+from viscera.serving.comparing import conclude, judge
+from viscera.serving.corrections import Correction, filled, source_of
+from viscera.serving.versions import Comparison
 
 JOB, PROGRESS, RESULT, LOG = "job.json", "progress.json", "result.json", "log.txt"
 BATCH = 8
 """Slices per step, so that a laptop holds them."""
-NICENESS = 10
+NICENESS = 5
 """So that whoever waits for a segmentation does not wait for this."""
 SAVE_EVERY_S = 15.0
 
@@ -52,42 +53,6 @@ class Settings:
     max_epochs: Count = 5
     steps: Count = 30
     learning_rate: Positive = 3e-4
-
-
-@dataclass(frozen=True)
-class Correction:
-    """A scan with the labels that somebody corrected.
-
-    Attributes:
-        scan: Its file.
-        labels: Their file, on the scan's grid.
-        names: {name: value}.
-        sha256: Of the labels' file.
-        held_back: Whether it is for comparing only.
-    """
-
-    __pydantic_config__ = STRICT
-
-    scan: str
-    labels: str
-    names: dict[str, int]
-    sha256: str
-    held_back: bool
-
-    @property
-    def case(self) -> str:
-        """A name that tells nothing of the scan's."""
-        return f"c{hash_of(self.scan.encode('utf-8', 'surrogateescape')).hexdigest()[:12]}"
-
-    def values(self, space: LabelSpace) -> dict[int, str]:
-        """Return {value: organ} of the organs that a label space has."""
-        named = {value: organ_name(name) for name, value in self.names.items()}
-        return {value: organ for value, organ in named.items() if organ in space.organs}
-
-    def unknown(self, space: LabelSpace) -> tuple[int, ...]:
-        """Return the values of which nothing is known: of names, such as a lesion's, that are no organ's."""
-        named = {value: organ_name(name) for name, value in self.names.items()}
-        return tuple(value for value, organ in named.items() if organ not in space.organs and not is_known(organ))
 
 
 @dataclass(frozen=True)
@@ -119,21 +84,6 @@ class Job:
         return tuple(one for one in self.corrections if one.held_back == held_back)
 
 
-def source_of(correction: Correction, space: LabelSpace) -> Source:
-    """Return a correction as a case of a data set: organs that it does not name are unknown, not background."""
-    values = correction.values(space)
-    return Source(
-        name=correction.case,
-        dataset="corrections",
-        patient=correction.case,
-        image=Path(correction.scan),
-        labels=Path(correction.labels),
-        organs=tuple(values.items()),
-        annotated=tuple(dict.fromkeys(values.values())),
-        unknown=correction.unknown(space),
-    )
-
-
 def fine_tuning(recipe: Recipe, settings: Settings, *, drawn: int) -> Recipe:
     """Return a recipe for a few short rounds from trained weights.
 
@@ -162,18 +112,18 @@ def tune(work: Path, job: Job, tell: Tell) -> dict[str, object]:
     """Prepare, train and compare; return what goes into result.json."""
     from viscera.learning import training
     from viscera.learning.setup import training_index
-    from viscera.networks.weights_header import read_header
     from viscera.preparation.own_splits import OwnSplits
     from viscera.preparation.prepare import Plan, prepare_store
     from viscera.preparation.store import open_store
-    from viscera.serving.comparing import compare
 
-    weights, recipe = Path(job.weights), read_header(Path(job.weights)).recipe
+    weights, mine = Path(job.weights), job.of_side(held_back=False)
     store, run, splits = work / "store", work / "run", work / "splits.json"
-    sources = [source_of(one, recipe.space) for one in job.of_side(held_back=False)]
-    for source in sources:
-        if not source.annotated:
-            raise DataSetError("a correction names no organ that the model knows", "Rename its segments after organs.")
+    serves = load_model(weights, accelerator=job.device, runtime="torch")
+    recipe, sources = serves.recipe, []
+    for number, one in enumerate(mine, start=1):
+        file = filled(one, serves, work / "labels" / f"{one.case}.nii.gz")
+        sources.append(source_of(one, file, recipe.space))
+        tell({"stage": "filling in", "done": number, "of": len(mine)})
     write_json(splits, {"training": [source.name for source in sources]})
     done: list[str] = []
 
@@ -211,12 +161,17 @@ def tune(work: Path, job: Job, tell: Tell) -> dict[str, object]:
         watch=training.Watch(step=step),
     )
     new = best.with_name("last.safetensors")
-
-    def compared(number: int, of: int) -> None:
-        tell({"stage": "comparing", "done": number, "of": of})
-
-    comparison = compare(job, new, watch=compared)
+    comparison = compare(job, serves, load_model(new, accelerator=job.device, runtime="torch"), tell)
     return {"weights": str(new), "training_cases": len(sources), "comparison": asdict(comparison)}
+
+
+def compare(job: Job, old: Model, new: Model, tell: Tell) -> Comparison:
+    """Segment the corrections that were held back with both versions, and compare with what people drew."""
+    held, outcomes = job.of_side(held_back=True), []
+    for number, one in enumerate(held, start=1):
+        outcomes.append(judge(one, (old, new), organs=job.organs))
+        tell({"stage": "comparing", "done": number, "of": len(held)})
+    return conclude([found for found, _ in outcomes], [found for _, found in outcomes], old=job.version)
 
 
 def read_job(work: Path) -> Job:
