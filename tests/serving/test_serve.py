@@ -474,6 +474,98 @@ def header_of(x: int, y: int, z: int) -> bytes:
     return stream.getvalue() + b"\0" * 4
 
 
+FUZZED = (
+    *(
+        "/info/",
+        "/session/",
+        "/session/x",
+        "/datastore/",
+        "/datastore/image",
+        "/datastore/label",
+        "/datastore/label/info",
+    ),
+    *(
+        "/activelearning/first",
+        "/activelearning/least_sure",
+        "/infer/starter",
+        "/train/",
+        "/train/starter",
+        "/rollback/starter",
+    ),
+    *(
+        "/batch/infer",
+        "/batch/infer/nobody",
+        "/scoring/",
+        "/scoring/dice",
+        "/logs/",
+        "/auth/token",
+        "/",
+        "/metrics",
+        "/view/",
+    ),
+)
+QUERIES = (
+    "image",
+    "label",
+    "tag",
+    "output",
+    "session_id",
+    "version",
+    "images",
+    "check_if_running",
+    "all",
+    "lines",
+    "expiry",
+)
+
+
+@CUT_SHORT
+def test_fuzzed_requests_give_no_5xx(service):
+    """Any method on any route, with queries, types and bodies that are no use; 501 and 503 say what is not there, or full."""
+    generator, wrong = random.Random(4), []
+    odd = ("", "0", "-1", "9" * 40, "..", "%00", "é", "NaN", "true", "Smith", "\u202e", "[]", "x" * 3000)
+    bodies = (
+        b"",
+        b"{",
+        b"null",
+        b"[1]",
+        b'{"max_epochs": -1}',
+        b'{"steps": 1e999}',
+        b'{"overwrite": 3}',
+        b"\xff\xfe",
+        b"[" * 5000,
+    )
+    kinds = (
+        "application/json",
+        "multipart/form-data; boundary=x",
+        "text/plain",
+        "multipart/form-data",
+        "",
+        "a/b; boundary=",
+    )
+    with TestClient(make_app(service), base_url=HERE, client=("127.0.0.1", 9)) as client:
+        for _ in range(500):
+            path, method = (
+                generator.choice(FUZZED),
+                generator.choice(("GET", "PUT", "POST", "DELETE", "OPTIONS", "HEAD", "BREW")),
+            )
+            query = {generator.choice(QUERIES): generator.choice(odd) for _ in range(generator.randrange(3))}
+            if path == "/infer/starter":
+                query = {
+                    name: value for name, value in query.items() if value != "Smith"
+                }  # so that nothing is segmented
+            body = bytearray(generator.choice(bodies))
+            if body and generator.random() < 0.5:
+                body[generator.randrange(len(body))] = generator.randrange(256)
+            headers = {"Content-Type": generator.choice(kinds)}
+            answer = client.request(method, path, params=query, content=bytes(body), headers=headers)
+            if answer.status_code >= 500 and answer.status_code not in (501, 503):
+                wrong.append((method, path, query, bytes(body), answer.text))
+        assert "viscera_failures_total" in client.get("/metrics").text
+    service.close()
+    assert not wrong
+
+
 @CUT_SHORT
 def test_random_bytes_never_make_a_fault(client):
     generator = random.Random(3)
@@ -544,12 +636,20 @@ def test_the_command_says_what_to_install_where_the_extra_is_missing(monkeypatch
     assert "pip install 'viscera[serve]'" in capsys.readouterr().err
 
 
-def test_the_command_serves_until_ctrl_c(tmp_path):
+@pytest.mark.skipif(os.name != "posix", reason="only there can a signal be ignored from the start")
+@pytest.mark.parametrize(
+    "handler", [signal.SIG_DFL, signal.SIG_IGN], ids=["usual", "ignored, as in what a shell starts by &"]
+)
+def test_the_command_serves_until_ctrl_c(tmp_path, handler):
     (tmp_path / "tmp").mkdir()
     words = [sys.executable, "-m", "viscera.cli", "serve", str(tmp_path / "studies"), "--port", "0", "--device", "cpu"]
-    running = subprocess.Popen(
-        words, stderr=subprocess.PIPE, text=True, env=os.environ | {"TMPDIR": str(tmp_path / "tmp")}
-    )
+    before = signal.signal(signal.SIGINT, handler)  # a process inherits whether a signal is ignored
+    try:
+        running = subprocess.Popen(
+            words, stderr=subprocess.PIPE, text=True, env=os.environ | {"TMPDIR": str(tmp_path / "tmp")}
+        )
+    finally:
+        signal.signal(signal.SIGINT, before)
     try:
         lines = iter(running.stderr.readline, "")
         address = next(word for line in lines for word in line.split() if word.startswith("http://127.0.0.1:"))
