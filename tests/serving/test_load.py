@@ -14,6 +14,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import httpx
 import numpy as np
@@ -48,7 +49,7 @@ def ask(address: str, scan: bytes, until: float, seconds: dict[str, list[float]]
     """Do what Slicer does, again and again: look, send, segment, remove."""
     with httpx.Client(base_url=address, timeout=300) as client:
 
-        def timed(what: str, method: str, path: str, **arguments: object) -> httpx.Response:
+        def timed(what: str, method: str, path: str, **arguments: Any) -> httpx.Response:
             start = time.perf_counter()
             answer = client.request(method, path, **arguments)
             seconds[what].append(time.perf_counter() - start)
