@@ -109,7 +109,7 @@ async def _answer(service: Service, request: Request, endpoint: Endpoint) -> Res
     except TakenError as error:
         return refusal(409, str(error))
     except VisceraError as error:
-        return refusal(400, _without_folders(str(error), service))
+        return refusal(400, service.without_folders(str(error)))
     except MemoryError:
         return refusal(413, "the scan does not fit into the server's memory; crop it")
     except ClientDisconnect:
@@ -127,10 +127,3 @@ async def _answer(service: Service, request: Request, endpoint: Endpoint) -> Res
         return refusal(500, "a fault of viscera; /logs/ says where in its code, without any name: please report it")
     finally:
         await request.close()
-
-
-def _without_folders(text: str, service: Service) -> str:
-    """Return a message without the server's folders."""
-    for folder in (service.datastore.folder, service.sessions.folder):
-        text = text.replace(f"{folder}/", "")
-    return text

@@ -91,6 +91,7 @@ class Tasks:
         work: Callable[[Task], object],
         *,
         log: Callable[[str], None] = lambda text: None,
+        clean: Callable[[str], str] = lambda text: text,
     ) -> Task | None:
         """Begin a task; None where one of its kind runs.
 
@@ -98,13 +99,14 @@ class Tasks:
             task: New.
             work: What it does. It looks at ``task.stop`` and returns the result; a VisceraError becomes the task's last line.
             log: Told how it ended and where a fault lies; never anything that could name a patient.
+            clean: Takes the server's folders out of a message.
         """
         with self._lock:
             kept = self._tasks.setdefault(task.kind, deque(maxlen=MOST_TASKS))
             if kept and kept[-1].ended is None:
                 return None
             kept.append(task)
-        threading.Thread(target=_run, args=(task, work, log), name=f"viscera {task.kind}", daemon=True).start()
+        threading.Thread(target=_run, args=(task, work, log, clean), name=f"viscera {task.kind}", daemon=True).start()
         return task
 
     def all(self, kind: Kind) -> list[Task]:
@@ -136,7 +138,7 @@ class Tasks:
             self.stop(kind)
 
 
-def _run(task: Task, work: Callable[[Task], object], log: Callable[[str], None]) -> None:
+def _run(task: Task, work: Callable[[Task], object], log: Callable[[str], None], clean: Callable[[str], str]) -> None:
     """Do a task's work, and note how it ended."""
     status: Status = "DONE"
     try:
@@ -146,7 +148,7 @@ def _run(task: Task, work: Callable[[Task], object], log: Callable[[str], None])
         task.tell("stopped; the same request goes on")
     except VisceraError as error:
         status = "ERROR"
-        task.tell(str(error))
+        task.tell(clean(str(error)))
     except (
         Exception
     ) as error:  # of a thread that nobody waits for: its place goes to the log, its message may name a patient

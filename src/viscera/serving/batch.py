@@ -77,7 +77,7 @@ def segment_all(
         StoppedError: The task was stopped; what was segmented stays.
     """
     datastore, start = service.datastore, time.perf_counter()
-    counts = {"segmented": 0, "was done": 0, "kept": 0, "failed": 0}
+    counts = {"segmented": 0, "done before": 0, "kept": 0, "failed": 0}
     for number, scan in enumerate(scans, start=1):
         task.go_on()
 
@@ -93,12 +93,12 @@ def segment_all(
 
 
 def _segment(service: Service, name: str, job: ScanJob, *, overwrite: bool) -> str:
-    """Segment one scan; return "segmented", "was done", "kept" or "failed"."""
+    """Segment one scan; return "segmented", "done before", "kept" or "failed"."""
     model, options = service.models[name], PredictOptions(service.usual_organs(name), statistics=True)
     try:
         require_size(job.scan)
         if is_done(job, model, options):
-            return "was done"
+            return "done before"
     except (VisceraError, OSError):
         if not is_own_label_map(job.output):
             return "failed"

@@ -44,8 +44,8 @@ class Correction:
 
     @property
     def case(self) -> str:
-        """A name that tells nothing of the scan's."""
-        return f"c{hash_of(self.scan.encode('utf-8', 'surrogateescape')).hexdigest()[:12]}"
+        """A name that tells nothing of the scan's, and is the same wherever the studies lie."""
+        return f"c{hash_of(Path(self.scan).name.encode('utf-8', 'surrogateescape')).hexdigest()[:12]}"
 
     def values(self, space: LabelSpace) -> dict[int, str]:
         """Return {value: organ} of the organs that a label space has."""

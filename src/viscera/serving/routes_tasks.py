@@ -169,7 +169,7 @@ def _begin(service: Service, task: Task, work: Callable[[Task], object]) -> dict
     Raises:
         HTTPException: 429, one of its kind runs.
     """
-    begun = service.tasks.start(task, work, log=service.log.add)
+    begun = service.tasks.start(task, work, log=service.log.add, clean=service.without_folders)
     if begun is None:
         raise HTTPException(429, "a task of that kind is running already; wait, or stop it (DELETE)")
     return begun.to_json()

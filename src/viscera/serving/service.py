@@ -61,6 +61,12 @@ class Service:
         """Return the organs that /info/ lists for a model, in its order."""
         return self.usual_organs(name) or self.models[name].output_space.organs
 
+    def without_folders(self, text: str) -> str:
+        """Return a message without the server's folders."""
+        for folder in (self.datastore.folder, self.sessions.folder):
+            text = text.replace(f"{folder}/", "")
+        return text
+
     def close(self) -> None:
         """End what goes on in the background, and forget the scans that wait."""
         self.tasks.close()
