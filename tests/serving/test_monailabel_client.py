@@ -223,6 +223,8 @@ def test_ctrl_c_ends_it_while_a_scan_is_segmented(server, tmp_path):
         running.send_signal(signal.SIGINT)
         assert running.wait(30) in (0, 130)
         assert time.monotonic() - start < 5
-        with suppress(httpx.HTTPError):  # the connection ends, with an answer or without
-            assert waiting.result().status_code >= 500
+        with suppress(
+            httpx.HTTPError
+        ):  # the connection ends: without an answer, with a refusal, or with what was done just then
+            assert waiting.result().status_code in (200, 500, 503)
     assert not list((tmp_path / "tmp").glob("viscera-*"))
