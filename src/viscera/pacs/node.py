@@ -116,7 +116,7 @@ def send(job: Job, spool: Spool, work: Work, log: Callable[[str], None]) -> bool
         job.note(sent=sent)
     job.note(sent_s=round(time.time() - start, 3))
     spool.finish(job)
-    log(f"{job.key}: done")
+    log(f"{job.key}: done" if files else f"{job.key}: done; no organ was found, so nothing was sent")
     return True
 
 
