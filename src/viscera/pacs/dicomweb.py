@@ -91,7 +91,7 @@ def find_remote(root: str, query: str) -> list[Remote]:
 
 
 def fetch_series(root: str, one: Remote, folder: Path) -> int:
-    """Fetch a series whole or not at all (WADO); return the number of files, which stand there without extension's meaning.
+    """Fetch a series whole or not at all (WADO); return the number of files, numbered as they came.
 
     Files come as the archive has them (transfer-syntax=*): else it would expand each first, which takes ten times as long.
 

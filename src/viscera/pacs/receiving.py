@@ -16,7 +16,7 @@ from io import BytesIO
 from pathlib import Path
 
 import pydicom
-from pydicom.uid import CTImageStorage, EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage
+from pydicom.uid import UID, CTImageStorage, EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage
 from pynetdicom import AE, ALL_TRANSFER_SYNTAXES, AllStoragePresentationContexts, evt
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]  (made when it is imported)
 from pynetdicom.transport import ThreadedAssociationServer
@@ -144,7 +144,7 @@ def start_node(door: Door, spool: Spool, counts: Counts, log: Callable[[str], No
 
 def store_image(event: evt.Event, door: Door, spool: Spool, counts: Counts, log: Callable[[str], None]) -> int:
     """Put an image into the queue, or let it go; return the status that its sender is told."""
-    kind = pydicom.uid.UID(str(event.request.AffectedSOPClassUID))
+    kind = UID(str(event.request.AffectedSOPClassUID))
     if kind not in TAKEN:
         counts.add("ignored")
         log(f"ignored: {kind.name if kind.name != kind else 'an unknown SOP class'}")
