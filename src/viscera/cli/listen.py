@@ -72,13 +72,13 @@ class Options:
 def main(arguments: list[str]) -> int:
     """Run the verb."""
     options = tyro.cli(Options, args=arguments, prog="viscera listen", config=(FlagCreatePairsOff,))
-    require_packages()
     if options.status:
         from viscera.pacs.spool import Spool
         from viscera.pacs.status import status
 
         sys.stdout.write(json.dumps(status(Spool(options.queue)), indent=2) + "\n")
         return 0
+    require_packages()
     from viscera.io.locks import locked
     from viscera.pacs.address import parse_address
 

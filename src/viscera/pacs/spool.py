@@ -11,6 +11,7 @@ nothing of the patient.
 import hashlib
 import os
 import shutil
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -83,6 +84,7 @@ class Spool:
 
     def __init__(self, root: Path, weights_sha256: str = "") -> None:
         self.root, self.weights_sha256 = root, weights_sha256
+        self._coming = threading.Lock()  # else an image could come between the list of a series' images and its move
 
     def open(self) -> None:
         """Make the folders, and put back what a killed process was at.
@@ -134,9 +136,10 @@ class Spool:
         key = series_key(series_uid, self.weights_sha256)
         folder = self.root / "incoming" / key
         file = folder / "images" / f"{hashlib.sha256(instance_uid.encode()).hexdigest()[:32]}.dcm"
-        with replacing(file) as part:
-            part.write_bytes(content)
-        _sync(file.parent)
+        with self._coming:
+            with replacing(file) as part:
+                part.write_bytes(content)
+            _sync(file.parent)
         return key
 
     def move(self, job: Job, state: State) -> Job:
@@ -162,6 +165,10 @@ class Spool:
             came after their series was segmented without them, and the others not again; it fails. busy: Images came while
             it is segmented or sent; they wait until that has ended.
         """
+        with self._coming:
+            return self._complete(job)
+
+    def _complete(self, job: Job) -> Literal["waiting", "seen", "late", "busy"]:
         if any(self.find(job.key, state) for state in ("waiting", "working", "sending")):
             return "busy"
         names = sorted(file.name for file in job.images.glob("[!.]*.dcm"))

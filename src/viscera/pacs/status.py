@@ -5,10 +5,13 @@ import threading
 from collections.abc import Mapping
 from html import escape
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import TYPE_CHECKING
 
 from viscera.errors import SettingError
-from viscera.pacs.receiving import Counts
 from viscera.pacs.spool import STATES, Spool
+
+if TYPE_CHECKING:
+    from viscera.pacs.receiving import Counts
 
 LOCAL = ("127.0.0.1", "localhost")
 SHOWN = 50
@@ -48,7 +51,7 @@ def page(spool: Spool) -> str:
     )
 
 
-def start_status(spool: Spool, counts: Counts, port: int) -> ThreadingHTTPServer:
+def start_status(spool: Spool, counts: "Counts", port: int) -> ThreadingHTTPServer:
     """Answer /, /status.json and /metrics on 127.0.0.1, on threads of its own; end with ``shutdown()``.
 
     Raises:
