@@ -21,11 +21,22 @@ def status(spool: Spool) -> dict[str, object]:
     """Return how many jobs there are in each state, and the last ones that failed or are done."""
     jobs = {state: spool.jobs(state) for state in STATES}
     failed = [{"job": job.key, "reason": job.facts().get("reason")} for job in jobs["failed"][-SHOWN:]]
+    late = [(job.key, job.facts()) for job in jobs["sending"]]
+    retried = [
+        {"job": key, "tries": facts["tries"], "reason": facts.get("last_error")}
+        for key, facts in late
+        if facts.get("tries")
+    ]
     done = []
     for job in jobs["done"][-SHOWN:]:
         facts = job.facts()
         done.append({"job": job.key, **{name: facts.get(name) for name in ("segmented_s", "sent_s", "sent")}})
-    return {"jobs": {state: len(found) for state, found in jobs.items()}, "failed": failed, "done": done}
+    return {
+        "jobs": {state: len(found) for state, found in jobs.items()},
+        "failed": failed,
+        "retried": retried,
+        "done": done,
+    }
 
 
 def metrics(spool: Spool, counts: Mapping[str, int]) -> str:
