@@ -79,6 +79,7 @@ bench --weights run --shape 16 32 32 --rounds 1 --runtime onnx --json bench.json
 view SCAN out/torch.nii.gz --html view.html
 view SCAN out/torch.nii.gz --png view.png
 serve studies --port 0
+listen queue --status
 info system
 info weights
 demo demo --cases 5 --epochs 0

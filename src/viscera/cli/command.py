@@ -37,6 +37,7 @@ VERBS = {
     "bench": "how fast it is on this machine, and what limits it",
     "export": "write a network for ONNX Runtime or OpenVINO",
     "serve": "let 3D Slicer segment: MONAI Label's protocol",
+    "listen": "a DICOM node: series come in, segmentations go back",
     "view": "a page to look at a scan with its labels, or a picture",
     "info": "what there is: recipes, layouts, organs, system",
 }

@@ -19,6 +19,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 AGAIN = {
     "train": "the same command with --resume goes on",
     "serve": "say the same again",
+    "listen": "say the same again",
     "view": "say the same again",
     "evaluate": "say the same again",
     "report": "say the same again",

@@ -42,8 +42,10 @@ class Options:
     """
 
     scan: Annotated[Positional[str], arg(metavar="SCAN")]
-    """A .nii or .nii.gz file, a folder of them, a folder or ZIP of DICOM files, a data set as LAYOUT=DIR, or a .csv or .parquet
-    file whose column input has the scans' paths (relative ones from its own folder) and, if wanted, name those of label maps."""
+    """A .nii or .nii.gz file, a folder of them, a folder or ZIP of DICOM files, a data set as LAYOUT=DIR, a .csv or .parquet
+    file whose column input has the scans' paths (relative ones from its own folder) and, if wanted, name those of label maps;
+    or the CT series of an archive as dicomweb:URL[?QUERY] (QIDO's: PatientID=..., StudyInstanceUID=...), whose images are kept in
+    OUTPUT/images."""
     output: Annotated[Positional[Path], arg(metavar="OUTPUT")]
     """The label map, or a folder for label maps."""
     weights: Path | None = None
@@ -75,6 +77,8 @@ class Options:
     """Of --write seg: binary, which every viewer reads, or labelmap, a hundredth of the size, for those that know it."""
     roi_names: Annotated[Path | None, arg(metavar="FILE")] = None
     """Of --write rtstruct: names of your own, {"liver": "Leber"} as JSON, or CSV lines organ,name. Else TG-263's."""
+    send: bool = False
+    """Of dicomweb:, store what --write makes in the same archive (STOW)."""
     deidentify: bool = False
     """Leave out of DICOM outputs all that could identify the patient, and replace their UIDs, each by the same one throughout
     the command."""
@@ -109,6 +113,8 @@ def main(arguments: list[str], shipped: Path = FOLDER) -> int:
     if options.fold is not None:
         options = replace(options, weights=fold_of(options), fold=None)
     dicom = dicom_options(options)
+    if options.send and not (options.scan.startswith("dicomweb:") and dicom.kinds):
+        raise SettingError("--send is of dicomweb:URL with --write seg or another object", "Add them, or leave it out.")
     jobs, problems = jobs_of(options)
     if options.max_memory is not None and not options.max_memory > 0:
         raise SettingError(f"--max-memory must be above 0 MiB, got {options.max_memory:g}.")
@@ -149,6 +155,12 @@ def main(arguments: list[str], shipped: Path = FOLDER) -> int:
     problems += [problem_of(job.scan, error) for job, error in failed]
     if len(jobs) == len(failed) == len(problems) == 1:
         raise failed[0][1]
+    if options.send:
+        from viscera.pacs.web_jobs import send_results
+
+        bad = {job for job, _ in failed}
+        count = send_results(options.scan, [job for job in jobs if job not in bad], dicom.kinds)
+        say(f"{counted(count, 'object')} stored in the archive")
     return tell(options, jobs, problems, before=len(before))
 
 
@@ -186,6 +198,16 @@ def jobs_of(options: Options) -> tuple[list["ScanJob"], list["Problem"]]:
     from viscera.inference.manifest import find_manifest_jobs, is_manifest
     from viscera.io.dicom_files import is_dicom_place
 
+    if options.scan.startswith("dicomweb:"):
+        from viscera.datasets.sources import Problem
+        from viscera.pacs.web_jobs import find_web_jobs
+
+        with progress() as bar:
+            fetched = bar.add_task("series fetched", total=None)
+            jobs, wrong = find_web_jobs(
+                options.scan, options.output, lambda done, total: bar.update(fetched, completed=done, total=total)
+            )
+        return jobs, [Problem(name, name, error.what, error.remedy) for name, error in wrong.items()]
     if "=" in options.scan and not Path(options.scan).exists():
         return data_set_jobs(options)
     place = Path(options.scan)
