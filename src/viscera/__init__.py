@@ -36,6 +36,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from viscera.api.data import find_cases, prepare, synthesize
+    from viscera.api.planning import plan
     from viscera.api.reading import read
     from viscera.api.scoring import compare, evaluate, report
     from viscera.api.segmenting import load_model, predict, segment
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
 
 _PLACES = {
     "viscera.api.data": ("find_cases", "prepare", "synthesize"),
+    "viscera.api.planning": ("plan",),
     "viscera.api.reading": ("read",),
     "viscera.api.scoring": ("compare", "evaluate", "report"),
     "viscera.api.segmenting": ("load_model", "predict", "segment"),
@@ -83,6 +85,7 @@ __all__ = [
     "find_cases",
     "find_recipe",
     "load_model",
+    "plan",
     "predict",
     "prepare",
     "read",

@@ -52,10 +52,14 @@ sys.addaudithook(hook)
 COMMANDS = """
 synth a --layout abdomenct1k --cases 5 --seed 1 --jobs 1 --shape 16 32 32
 synth b --layout radiotherapy --cases 5 --seed 2 --jobs 2 --shape 16 32 32
+plan abdomenct1k=a radiotherapy=b --hours 1 --device cpu
 prepare store --data abdomenct1k=a radiotherapy=b --recipe tiny.json --jobs 2
 train tiny.json store run --training.epochs 1 --machine.accelerator cpu --machine.logs tensorboard
 train tiny.json store run2 --training.epochs 1 --machine.accelerator cpu --training.seed 1
 pseudolabel run run2 store
+train tiny.json store folds --folds 2 --training.epochs 1 --machine.accelerator cpu
+choose folds --out choice.json --device cpu
+predict SCAN out/choice.nii.gz --weights choice.json
 study tiny.json store study --grid training.seed=0 --device cpu
 predict SCAN out/torch.nii.gz --weights run --runtime torch --statistics
 predict SCAN out/openvino.nii.gz --weights run --runtime openvino

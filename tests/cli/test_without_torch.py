@@ -111,6 +111,7 @@ def test_the_way_from_a_scan_to_its_scores_needs_neither_torch_nor_scipy(folder:
 NEED = {
     "demo there": "viscera demo needs torch and lightning-fabric, which are",
     "train viscera2d-16 store there": "viscera train needs torch and lightning-fabric, which are",
+    "plan store": "viscera plan needs torch and lightning-fabric, which are",
     "study upv store there": "viscera study needs torch and lightning-fabric, which are",
     "pseudolabel one two store": "viscera pseudolabel needs torch, which is",
     "bench": "viscera bench needs torch, which is",

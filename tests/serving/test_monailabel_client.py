@@ -2,6 +2,7 @@
 
 The client comes from the wheel, which is no part of this repository (Apache-2.0, 20 MB). To run this:
 pip download --no-deps monailabel -d FOLDER, VISCERA_MONAILABEL=FOLDER, pytest -m slow tests/serving.
+With VISCERA_RECORD=1 the figures of the correction loop go to benchmarks/results/serve_loop.json.
 """
 
 import json
@@ -127,7 +128,7 @@ def test_the_clients_whole_way(client_module, server, tmp_path):
     assert client.train_status(check_if_running=True) is False
     with pytest.raises(client_module.MONAILabelClientException) as refused:
         client.train_start("starter", {})
-    assert "viscera train" in refused.value.msg
+    assert "too few to learn from" in refused.value.msg
 
     running.send_signal(signal.SIGINT)
     assert running.wait(10) == 0
@@ -135,6 +136,56 @@ def test_the_clients_whole_way(client_module, server, tmp_path):
     assert "the server has ended" in running.stderr.read()
     assert not list((tmp_path / "tmp").glob("viscera-*"))
     assert sorted(one.name for one in (tmp_path / "studies").iterdir()) == ["labels", "patient.nii.gz"]
+
+
+CORRECTED = ("liver", "spleen", "kidney_left", "kidney_right", "stomach", "aorta")
+
+
+def test_corrections_make_a_better_version_that_serves_and_can_be_gone_back_from(client_module, server, tmp_path):
+    _, address = server
+    (tmp_path / "answers").mkdir()
+    client = client_module.MONAILabelClient(address, str(tmp_path / "answers"), "somebody")
+    assert list(client.info()["trainers"]) == ["starter"]
+    start = time.perf_counter()
+    for number in range(6):
+        patient = synthesize(np.random.default_rng([78, number]), shape=(40, 112, 112))
+        files = [tmp_path / f"{kind}.nii.gz" for kind in ("scan", "labels")]
+        nifti.write(files[0], patient.ct, overwrite=True)
+        table = np.zeros(256, np.uint8)
+        for value, organ in enumerate(CORRECTED, start=1):
+            table[next(label for label, name in patient.organs.items() if name == organ)] = value
+        nifti.write(files[1], with_voxels(patient.ct, table[patient.labels.voxels]), overwrite=True)
+        client.upload_image(str(files[0]), f"patient {number}")
+        info = [{"name": name, "idx": value} for value, name in enumerate(CORRECTED, start=1)]
+        client.save_label(f"patient {number}", str(files[1]), params={"label_info": info})
+    corrected_s = time.perf_counter() - start
+    start = time.perf_counter()
+    assert client.train_start("starter", {"max_epochs": 3, "steps": 20})["status"] == "RUNNING"
+    assert client.train_status(check_if_running=True) is True
+    while client.train_status(check_if_running=True):
+        time.sleep(1)
+    task = client.train_status()
+    trained_s = time.perf_counter() - start
+    assert task["status"] == "DONE", task["details"]
+    found = task["result"]
+    assert (found["cases"], len(found["case_dice"])) == (2, 2)
+    info = client.info()
+    stats = info["train_stats"]["starter"]
+    assert found["better"] == (found["serving"] == 2) == (info["models"]["starter"]["version"] == 2)
+    compared = [*stats["versions"][1:], *stats["not_better"]]
+    assert [(one["old_dice"], one["new_dice"]) for one in compared] == [(found["old_dice"], found["new_dice"])]
+    log = httpx.get(f"{address}/logs/").text
+    assert f"Dice {found['old_dice']:.4f} (version 1) and {found['new_dice']:.4f} (new)" in log
+    assert "patient" not in log
+    if found["better"]:
+        assert httpx.post(f"{address}/rollback/starter", timeout=60).json()["version"] == 1
+    if os.environ.get("VISCERA_RECORD"):
+        from benchmarks.machine import facts, save
+
+        seconds = {"sending_6_corrections": round(corrected_s, 1), "training_and_comparing": round(trained_s, 1)}
+        what = "6 synthetic patients of 40x112x112 voxels through MONAI Label's unmodified client: 4 to train on, 2 held back"
+        rows = {"what": what, "seconds": seconds, "settings": task["request"], "result": found}
+        save("serve_loop", facts("torch", "starlette", "uvicorn") | rows)
 
 
 def test_an_idle_connection_and_half_a_request_do_not_block_others(client_module, server, tmp_path):
@@ -172,6 +223,8 @@ def test_ctrl_c_ends_it_while_a_scan_is_segmented(server, tmp_path):
         running.send_signal(signal.SIGINT)
         assert running.wait(30) in (0, 130)
         assert time.monotonic() - start < 5
-        with suppress(httpx.HTTPError):  # the connection ends, with an answer or without
-            assert waiting.result().status_code >= 500
+        with suppress(
+            httpx.HTTPError
+        ):  # the connection ends: without an answer, with a refusal, or with what was done just then
+            assert waiting.result().status_code in (200, 500, 503)
     assert not list((tmp_path / "tmp").glob("viscera-*"))

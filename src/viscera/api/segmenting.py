@@ -30,6 +30,7 @@ from viscera.inference.segment import only_organs, prepare_scan, segment_prepare
 from viscera.io.dicom_files import is_dicom_place
 from viscera.labels import organ_name
 from viscera.networks.cards import STARTER, find_shipped
+from viscera.networks.members import one_fold
 from viscera.networks.runners import RuntimeName
 from viscera.preparation.intensity import hounsfield
 from viscera.volume import with_voxels
@@ -54,16 +55,19 @@ def load_model(
     runtime: Literal["auto"] | RuntimeName = "auto",
     finder: PathLike | None = None,
     tumour: PathLike | None = None,
+    fold: int | None = None,
 ) -> Model:
     """Load a trained network, to segment many scans with it.
 
     Args:
         weights: "starter": the bundled weights. Else a run's folder (its best weights), a .safetensors file, or a folder that
-            `viscera export` wrote.
+            `viscera export` wrote. Of a cross-validated run (`viscera train --folds`), or a file that `viscera choose` wrote, all
+            networks answer together.
         device: Where it runs: "cpu", "cuda", or "auto": a GPU where there is one.
         runtime: What runs it on a CPU: "auto" takes OpenVINO where it is installed, else torch.
         finder: Weights of a cheap network that says where a 3D network is to look.
         tumour: Weights of a second network, for tumours, whose finds override the organs.
+        fold: Of a cross-validated run, this network alone, counted from 0.
 
     Returns:
         The model. ``model.labels`` is {index: organ} of its label maps; ``model.default_organs`` are the organs that are
@@ -71,7 +75,7 @@ def load_model(
 
     Raises:
         WeightsError: There are no weights, or they are damaged.
-        SettingError: There is no such device, or the networks do not go together.
+        SettingError: There is no such device or fold, or the networks do not go together.
 
     Example:
         >>> import viscera
@@ -79,7 +83,8 @@ def load_model(
         >>> model.labels[1], model.labels[4], len(model.labels)
         ('liver', 'spleen', 19)
     """
-    paths = {"": weights, "finder": finder, "tumour": tumour}
+    named = weights if fold is None else one_fold(Path(weights), fold)
+    paths = {"": named, "finder": finder, "tumour": tumour}
     loaded = {
         name: models.load_model(find_shipped() if path == STARTER else Path(path), accelerator=device, runtime=runtime)
         for name, path in paths.items()

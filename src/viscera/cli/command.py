@@ -25,9 +25,11 @@ VERBS = {
     "demo": "the whole way on synthetic patients, in minutes",
     "synth": "write a synthetic data set, with any organs annotated",
     "prepare": "turn data sets into one store to train from",
+    "plan": "a recipe for your data and this machine, every choice explained",
     "train": "train a recipe on a store",
     "study": "train a grid of settings, compare them in one table",
     "pseudolabel": "teachers fill in what a case does not annotate",
+    "choose": "compare cross-validated runs: which, and what post-processing",
     "predict": "segment a scan or a folder of scans",
     "evaluate": "measure predictions against the truth",
     "report": "one HTML page of a run, an evaluation or a store",
@@ -40,8 +42,8 @@ VERBS = {
 
 
 TRAINED: dict[str, tuple[str, ...]] = {
-    **dict.fromkeys(("demo", "train", "study"), ("torch", "lightning_fabric")),
-    **dict.fromkeys(("pseudolabel", "bench", "export"), ("torch",)),
+    **dict.fromkeys(("demo", "plan", "train", "study"), ("torch", "lightning_fabric")),
+    **dict.fromkeys(("pseudolabel", "choose", "bench", "export"), ("torch",)),
 }
 """What the verbs need that are of no use without the extra ``train``; their --help needs nothing."""
 

@@ -215,9 +215,9 @@ def truth_of(options: Options, name: str) -> tuple[Path | list[Source], tuple[st
     return Path(name), ()
 
 
-def show_scores(found: Evaluation) -> None:
-    """Show the means with their intervals."""
-    metrics = SHOWN[found.mode]
+def show_scores(found: Evaluation, metrics: Sequence[str] = ()) -> None:
+    """Show the means, the first two metrics' with their intervals; those of the mode where none are named."""
+    metrics = metrics or SHOWN[found.mode]
     by_organ: dict[str, dict[str, Summary]] = {}
     for row in found.of_group(ALL):
         by_organ.setdefault(row.organ, {})[row.metric] = row

@@ -4,7 +4,7 @@ import json
 import secrets
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -47,7 +47,10 @@ class Options:
     """The label map, or a folder for label maps."""
     weights: Path | None = None
     """A run's folder (its best weights), a .safetensors file, or a folder that `viscera export` wrote (int8, for instance).
-    Without it: the bundled weights (viscera info weights)."""
+    Of a cross-validated run (viscera train --folds), or a file that `viscera choose` wrote, all networks answer together: their
+    probabilities are averaged, at the time of all of them. Without it: the bundled weights (viscera info weights)."""
+    fold: int | None = None
+    """Of a cross-validated run, this network alone, counted from 0."""
     tumour: Path | None = None
     """A second run, for tumours (gao2step-tumour): it looks in and around the organs, and its finds override them."""
     finder: Path | None = None
@@ -102,6 +105,8 @@ def main(arguments: list[str], shipped: Path = FOLDER) -> int:
         raise SettingError(
             f"--finder says where to look, --region {options.region} that it does not matter", "Leave one of them out."
         )
+    if options.fold is not None:
+        options = replace(options, weights=fold_of(options), fold=None)
     dicom = dicom_options(options)
     jobs, problems = jobs_of(options)
     if options.max_memory is not None and not options.max_memory > 0:
@@ -116,8 +121,8 @@ def main(arguments: list[str], shipped: Path = FOLDER) -> int:
         from viscera.io import nifti_header  # noqa: F401 (what reading scans would load anyway)
 
         model = loaded_model(options, shipped) if loading is None else loading.result()
-    if model.card is not None:
-        say(weights_line(model))
+    if line := weights_line(model):
+        say(line)
     organs = () if "all" in options.organs else options.organs or model.default_organs
     before: list[ScanJob] = []
 
@@ -143,6 +148,19 @@ def main(arguments: list[str], shipped: Path = FOLDER) -> int:
     if len(jobs) == len(failed) == len(problems) == 1:
         raise failed[0][1]
     return tell(options, jobs, problems, before=len(before))
+
+
+def fold_of(options: Options) -> Path:
+    """Return the folder of the fold that is asked for.
+
+    Raises:
+        SettingError: The weights are not a cross-validated run's, or there is no such fold.
+    """
+    from viscera.networks.members import one_fold
+
+    if options.weights is None or options.fold is None:
+        raise SettingError("--fold is of a cross-validated run", "Say --weights RUN, or leave it out.")
+    return one_fold(options.weights, options.fold)
 
 
 def read_ahead(options: Options, jobs: "Sequence[ScanJob]") -> "ReadAhead | None":
@@ -265,8 +283,14 @@ def require_known(options: Options, folder: Path = FOLDER) -> None:
 
 
 def weights_line(model: "Model") -> str:
-    """Say that the weights are those that come with viscera, and what is to be known of them."""
+    """Say that the weights are those that come with viscera, and what is to be known of them; or what an ensemble costs."""
     card = model.card
+    if model.members:
+        count = len(model.members)
+        return (
+            f"weights: {count} networks ({', '.join(member.name for member in model.members)}) whose probabilities are averaged: "
+            f"up to {count} times the time of one"
+        )
     if card is None:
         return ""
     tested, others = (len(card.of_standing(standing)) for standing in ("shipped", "experimental"))

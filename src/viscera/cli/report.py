@@ -14,8 +14,8 @@ from viscera.cli.console import say
 class Options:
     """Write one self-contained HTML page.
 
-    Of a run: its settings, curves and scores. Of an evaluation: tables and charts (with pictures: `viscera evaluate
-    --html`). Of a store: HU distribution, label frequencies, splits, problems.
+    Of a run: its settings, curves and scores; of a cross-validated one, scores of all cases. Of an evaluation: tables and charts
+    (with pictures: `viscera evaluate --html`). Of a store: HU distribution, label frequencies, splits, problems.
     """
 
     target: Annotated[Positional[Path], arg(metavar="TARGET")]

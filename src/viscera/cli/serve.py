@@ -13,7 +13,10 @@ from viscera.config import Accelerator
 from viscera.errors import SettingError
 
 if TYPE_CHECKING:
-    from viscera.serving.app import Service
+    from collections.abc import Mapping
+
+    from viscera.serving.service import Service
+    from viscera.volume import Volume
 
 PACKAGES = ("starlette", "uvicorn", "python_multipart")
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -25,8 +28,9 @@ class Options:
     """Let 3D Slicer segment with viscera: a server that its MONAI Label module connects to.
 
     In 3D Slicer: module MONAI Label, server address http://127.0.0.1:8000, load a CT, Run. Corrected segmentations that are
-    submitted there are kept in STUDIES/labels, each as a new version; nothing is ever replaced. Ctrl-C ends the server. It needs
-    pip install "viscera[serve]". Not for diagnosis.
+    submitted there are kept in STUDIES/labels, each as a new version; nothing is ever replaced. From three of them on the model can
+    learn (Update Model in Slicer). The address itself, in a browser on this machine, shows how the server is. Ctrl-C ends it. It
+    needs pip install "viscera[serve]". Not for diagnosis.
     """
 
     studies: Annotated[Positional[Path], arg(metavar="STUDIES")] = Path("viscera-studies")
@@ -40,6 +44,8 @@ class Options:
     """Runs, .safetensors files or exports to offer beside the bundled weights, each under its own name."""
     token: str = ""
     """A secret of at least 12 characters, which 3D Slicer asks for as the password (any user name)."""
+    origin: tuple[str, ...] = ()
+    """Address of a web page that may ask, such as OHIF's: http://localhost:3000. None can without."""
     max_upload: Annotated[float, arg(metavar="MB"), Interval(gt=0)] = 2048.0
     """The most that one request may send."""
     device: Accelerator = "auto"
@@ -72,11 +78,12 @@ def main(arguments: list[str]) -> int:
             try:
                 serve(make_app(service), listening)
             finally:
-                service.queue.close()
+                service.close()
     except KeyboardInterrupt:
-        say("the server has ended")
+        pass  # not where the signal is ignored, as in what a shell starts by &: then uvicorn ends, and raises nothing
     finally:
         listening.close()
+    say("the server has ended")
     return 0
 
 
@@ -127,11 +134,27 @@ def service_of(options: Options, folder: Path) -> "Service":
     datastore = Datastore(options.studies)
     with starting():
         from viscera.networks.device import use_cores
-        from viscera.serving.app import Limits, Service
-        from viscera.serving.segmenting import load_models
+        from viscera.serving.guard import Limits
+        from viscera.serving.segmenting import load_models, load_served
+        from viscera.serving.service import Service
         from viscera.serving.sessions import Sessions
+        from viscera.serving.versions import Versions, first_weights
 
         use_cores(options.jobs)
         models = load_models(options.weights, accelerator=options.device, graphs=kept_graphs())
-    limits = Limits(options.token, options.host in LOOPBACK, int(options.max_upload * 2**20))
-    return Service(models, datastore, Sessions(folder), limits)
+        usual = {name: model.default_organs for name, model in models.items()}
+        versions = Versions(datastore.folder, first_weights(models, options.weights), usual)
+        load_served(models, versions, accelerator=options.device)
+    limits = Limits(options.token, options.host in LOOPBACK, int(options.max_upload * 2**20), origins=options.origin)
+    return Service(models, datastore, Sessions(folder), limits, versions=versions, draw_page=draw_page)
+
+
+def draw_page(ct: "Volume", labels: "Volume", names: "Mapping[int, str]") -> str:
+    """Return the viewer's page of a result that is kept small."""
+    from viscera.reports.viewer.page import embed
+    from viscera.reports.viewer.scene import label_scene
+
+    note = "As viscera serve keeps a result: at most 256 voxels along each axis."
+    return embed(
+        label_scene(ct, labels, names=names, title="Last result", notes=(note,)), name="the page of the last result"
+    )

@@ -15,11 +15,33 @@ from viscera.cli.console import progress, say
 from viscera.cli.templates import read_donors, read_templates
 from viscera.config import Machine, Recipe
 from viscera.errors import SettingError
+from viscera.networks.find_weights import FOLDS
 from viscera.recipes.catalogue import find_recipe
 
 if TYPE_CHECKING:
+    from rich.progress import Progress
+
     from viscera.learning.synthetic_patients import OnlinePatients
     from viscera.learning.training import Watch
+
+
+@dataclass(frozen=True)
+class FoldOptions:
+    """Cross-validation: a network for each part of the cases, which is trained on the others."""
+
+    folds: int = 0
+    """How many parts; 0: as many as RUN or --splits has, and without these no cross-validation."""
+    fold: int | None = None
+    """Train this fold alone, counted from 0: the same command with --fold 0, --fold 1 ... runs on several devices at a time.
+    The one that ends last writes the table."""
+    splits: Path | None = None
+    """Your own folds, instead of drawn ones: nnU-Net's splits_final.json, or {"folds": [[CASE, ...], ...]}, what each holds out.
+    All training and validation cases of the store must be in it, each held out once, and a patient in one fold only."""
+
+    @property
+    def asked(self) -> bool:
+        """Whether a cross-validation is asked for."""
+        return bool(self.folds) or self.fold is not None or self.splits is not None
 
 
 @dataclass(frozen=True)
@@ -36,6 +58,8 @@ class Beginning:
     """Go on with the run that stands there; begin where none does."""
     overwrite: bool = False
     """Begin anew where a run stands."""
+    folds: Annotated[FoldOptions, arg(name="")] = FoldOptions()
+    """Cross-validation."""
 
     @property
     def existing(self) -> Literal["refuse", "resume", "overwrite"]:
@@ -75,6 +99,8 @@ class FreshOptions:
 def main(arguments: list[str]) -> int:
     """Run the verb: train, with progress on stderr and curves in the run's folder."""
     recipe, store, run, machine, fresh, beginning = parse(arguments)
+    if beginning.folds.asked or (run / FOLDS).is_file():
+        return cross_validate(recipe, store, run, machine=machine, fresh=fresh, beginning=beginning)
     from viscera.figures.curves import training_curves
     from viscera.learning.synthetic_patients import TrainingData
     from viscera.learning.training import train
@@ -101,6 +127,38 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
+def cross_validate(
+    recipe: Recipe,
+    store: Path,
+    run: Path,
+    *,
+    machine: Machine,
+    fresh: FreshOptions,
+    beginning: Beginning,
+) -> int:
+    """Train a network per fold, and show the scores of all cases once every fold is finished."""
+    from viscera.cli.folds import show_out_of_fold, watching_folds
+    from viscera.learning.cross_validation.running import FoldPlan, cross_validate
+    from viscera.learning.synthetic_patients import TrainingData
+    from viscera.learning.training import Given
+    from viscera.preparation.store import open_store
+
+    folds, opened, made = beginning.folds, open_store(store), read_fresh(fresh)
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # after its import, which sets it to INFO
+    with watching_folds(recipe.training.epochs) as watch:
+        found = cross_validate(
+            recipe,
+            opened if made is None else TrainingData(opened, made),
+            run,
+            FoldPlan(folds.folds or None, folds.splits, folds.fold, Given(beginning.start, beginning.context_weights)),
+            machine=machine,
+            existing=beginning.existing,
+            watch=watch,
+        )
+    show_out_of_fold(run, found, only=folds.fold)
+    return 0
+
+
 def parse(arguments: list[str]) -> tuple[Recipe, Path, Path, Machine, FreshOptions, Beginning]:
     """Return what the command line asks for: the recipe's name, said first, gives the defaults of all settings."""
     named = arguments[0] if arguments and not arguments[0].startswith("-") else "zhang2d"
@@ -120,6 +178,11 @@ def parse(arguments: list[str]) -> tuple[Recipe, Path, Path, Machine, FreshOptio
         The folder RUN gets best.safetensors (lowest validation loss) and last.safetensors, a row per epoch in log.csv and
         log.jsonl, curves.png, and the state from which --resume goes on. Another form of loss is another recipe.
 
+        With --folds 5 the training and validation cases are divided by patient into five parts, and a network is trained for each
+        in RUN/fold_0 to RUN/fold_4, which validates on that part and learns from the others; test cases stay out. Each case is
+        then labelled by the network that did not learn from it: RUN/out_of_fold, with a table of scores. `viscera predict
+        --weights RUN` asks all five networks, `viscera choose RUN` looks for what post-processing is worth.
+
         Args:
             recipe: A recipe's name (`viscera info recipes`) or an edited recipe.json.
             store: What `viscera prepare` wrote.
@@ -137,20 +200,25 @@ def parse(arguments: list[str]) -> tuple[Recipe, Path, Path, Machine, FreshOptio
 @contextmanager
 def watching(epochs: int) -> "Iterator[Watch]":
     """Yield whom a training is to tell: a bar of its steps, and after each epoch the curves and a line."""
+    with progress() as bar:
+        yield training_watch(epochs, bar)
+
+
+def training_watch(epochs: int, bar: "Progress") -> "Watch":
+    """Return whom a training is to tell, with a bar of its steps among others."""
     from viscera.figures.curves import training_curves
     from viscera.learning.training import Watch
 
-    with progress() as bar:
-        task = bar.add_task("epoch 1", total=None)
+    task = bar.add_task("epoch 1", total=None)
 
-        def step(epoch: int, done: int, steps: int) -> None:
-            bar.update(task, description=f"epoch {epoch}/{epochs}", completed=done, total=steps)
+    def step(epoch: int, done: int, steps: int) -> None:
+        bar.update(task, description=f"epoch {epoch}/{epochs}", completed=done, total=steps)
 
-        def epoch(run: Path) -> None:
-            training_curves(run, run / "curves.png")
-            show_epoch(run)
+    def epoch(run: Path) -> None:
+        training_curves(run, run / "curves.png")
+        show_epoch(run)
 
-        yield Watch(step, epoch)
+    return Watch(step, epoch)
 
 
 def read_fresh(options: FreshOptions) -> "OnlinePatients | None":

@@ -9,6 +9,9 @@ from viscera.config import Recipe
 from viscera.errors import SettingError, did_you_mean
 from viscera.json_text import parse_json
 
+BESIDE = ("because", "data", "measured", "viscera")
+"""What may stand beside "recipe" in a file of `viscera plan`: why the recipe is as it is. It is not read."""
+
 
 def recipe_to_json(recipe: Recipe) -> str:
     """Return a recipe as indented JSON, every setting written out."""
@@ -19,7 +22,7 @@ def recipe_from_json(text: str, *, where: str) -> Recipe:
     """Read a recipe, checking names, types and ranges.
 
     Args:
-        text: What ``recipe_to_json`` wrote, perhaps edited.
+        text: What ``recipe_to_json`` wrote, perhaps edited; or a plan, whose recipe stands under "recipe".
         where: The file, for messages.
 
     Raises:
@@ -28,14 +31,21 @@ def recipe_from_json(text: str, *, where: str) -> Recipe:
     import pydantic  # here, because `viscera --help` needs none of it
 
     try:
-        parse_json(text, constants=True)
+        found = parse_json(text, constants=True)
     except ValueError as error:
         raise SettingError(f"{where}: {_complaint([((), f'Invalid JSON: {error}', text)])}") from error
+    if isinstance(found, dict) and "recipe" in found:
+        if lost := sorted(found.keys() - {"recipe", *BESIDE}):
+            raise SettingError(
+                f"{where}: '{lost[0]}' stands beside the plan's recipe, where it would do nothing",
+                'Move it into "recipe", or leave it out.',
+            )
+        text = json.dumps(found["recipe"])
     try:
         return pydantic.TypeAdapter(Recipe).validate_json(text)
     except pydantic.ValidationError as error:
-        found = [(one["loc"], one["msg"], one["input"]) for one in error.errors()]
-        raise SettingError(f"{where}: {_complaint(found)}") from error
+        wrong = [(one["loc"], one["msg"], one["input"]) for one in error.errors()]
+        raise SettingError(f"{where}: {_complaint(wrong)}") from error
 
 
 def _complaint(found: list[tuple[tuple[int | str, ...], str, object]]) -> str:

@@ -25,6 +25,9 @@ class SliceSampling:
     """Share of the visits that go to slices showing an organ, drawn first among all annotated organs: rare ones are seen."""
     fold: tuple[Count, Count] | None = None
     """(k, n): leave out the k-th of n parts of the training patients, k from 1; None trains on all."""
+    paste: Fraction = 0.0
+    """Share of the slices into which a labelled organ of another slice, of any data set, is pasted, so that no network can tell
+    by the scanner which organs it is asked for."""
     window: tuple[Annotated[int, Ge(16), MultipleOf(16)], Annotated[int, Ge(16), MultipleOf(16)]] | None = None
     """Rows and columns that are cut from each slice at a random place; None: those of the largest slice, so that none is
     cut. Smaller slices are filled up with air."""
@@ -39,6 +42,7 @@ class PatchSampling:
     dimensions: ClassVar[Literal[3]] = 3
     window: ClassVar[None] = None
     organ_fraction: ClassVar[float] = 0.0
+    paste: ClassVar[float] = 0.0
     kind: Literal["patches"] = "patches"
     size: tuple[Count, Count, Count] = (128, 128, 128)
     """Voxels of a patch along z, rows and columns. Where the scan is smaller its last voxels repeat, and count for nothing."""

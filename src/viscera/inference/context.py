@@ -32,11 +32,13 @@ class ScanContext:
         organs: 0 to CERTAIN; background, the first class, is left out.
         slice_grid: Where the coarse slices lie among the scanner's.
         pixels: Prepared pixels per coarse voxel, along rows and columns.
+        networks: How many context networks' organs these are, one network's after the other's: an ensemble's.
     """
 
     organs: UInt8[np.ndarray, "organ z y x"]
     slice_grid: SliceGrid
     pixels: int
+    networks: int = 1
 
     def of(self, slices: Sequence[int]) -> Float32[np.ndarray, "slice organ y x"]:
         """Return the probabilities, 0 to 1, on some of the scanner's slices, linear between coarse ones; in coarse pixels."""
@@ -70,13 +72,15 @@ class ScanContext:
                 channels[:, :, row::step, column::step] = coarse
 
     def shown(self, wanted: Sequence[int], least: float) -> Bool[np.ndarray, "z y x"]:
-        """Return the coarse voxels in which one of the wanted organs has at least some probability.
+        """Return the coarse voxels in which one of the wanted organs has at least some probability, by any of the networks.
 
         Args:
             wanted: Indices in the label space, from 1; all where empty.
             least: From 0 to 1.
         """
-        organs = self.organs[[index - 1 for index in wanted]] if wanted else self.organs
+        each = len(self.organs) // self.networks
+        chosen = [first + index - 1 for first in range(0, len(self.organs), each) for index in wanted]
+        organs = self.organs[chosen] if wanted else self.organs
         return organs.max(axis=0) >= ceil(least * CERTAIN)
 
 
@@ -102,6 +106,14 @@ def see_scan(
     for first, last, start, stop in stretches(len(coarse), depth):
         organs[:, first:last] = _probabilities(runner, seen[start:stop])[:, first - start : last - start]
     return ScanContext(organs, where.slice_grid, pixels)  # type: ignore[arg-type]
+
+
+def together(seen: Sequence[ScanContext]) -> ScanContext:
+    """Return what several context networks see of one scan, one's organs after the other's."""
+    if len(seen) == 1:
+        return seen[0]
+    organs = np.concatenate([one.organs for one in seen])
+    return ScanContext(organs, seen[0].slice_grid, seen[0].pixels, networks=len(seen))
 
 
 @dataclass(frozen=True, eq=False)

@@ -45,6 +45,14 @@ PER_VOXEL = 18
 FULL_BYTES, HALF_BYTES = 4, 2
 """Of a sum of windows' logits in float32 and float16."""
 
+KEPT_WORKSPACE = 0.5
+"""Share of a network's workspace that a runtime other than torch keeps while the other networks of an ensemble compute. RSS rose by
+105 MiB with five of width 16 on 24 slices of 176x176 (OpenVINO, bf16, one thread), by 51 with one (reckoned 166 and 76); with torch
+five took 1 MiB beyond the 54 of one (reckoned 98 and 76)."""
+
+AVERAGED = 4
+"""Arrays of logits that an ensemble holds beside a network's own: two sums, and what one network's become while they are added."""
+
 WHOLE_PLANES = 3
 """Prepared slices whose logits there are at once: two, and what is mixed of them."""
 
@@ -191,13 +199,14 @@ def prepared_size(look: Look, preparation: Preparation) -> tuple[int, int]:
 def workspace_bytes(look: Look, model: Model) -> float:
     """Return what a network takes while it computes, in the memory of the CPU, and what enlarging its logits does."""
     settings, classes = model.recipe.inference, len(model.space.classes)
-    width = model.recipe.network.widths[0] if model.device == "cpu" else 0
+    width = model.recipe.network.widths[0] * workspaces(model) if model.device == "cpu" else 0
     pixels = prod(prepared_size(look, model.recipe.preparation))
     enlarged = ENLARGED * classes * prod(look.shape[1:])  # where most of a slice is open, all its logits are
     if settings.whole_slices:
         per_pixel = PER_PIXEL.get(model.network.precision, PER_PIXEL["fp32"])
-        seen = FULL_BYTES * model.recipe.channels if model.context is not None else 0
-        passed = settings.batch_size * pixels * (per_pixel * width / model.recipe.network.stem**2 + 4 * classes + seen)
+        seen = FULL_BYTES * seen_channels(model) if model.context is not None else 0
+        given = FULL_BYTES * classes * (1 + averaged(model))
+        passed = settings.batch_size * pixels * (per_pixel * width / model.recipe.network.stem**2 + given + seen)
         slices = (model.network.streams + 1) * (passed + enlarged)
         return slices if model.context is None else max(slices + kept_context(look, model), context_bytes(look, model))
     plan = plan_of(model)
@@ -205,7 +214,24 @@ def workspace_bytes(look: Look, model: Model) -> float:
     slab = FULL_BYTES if sums_type(sums, device=model.device) == "float32" else HALF_BYTES
     given = 4 * classes * (2 * PLANES_AT_ONCE + WHOLE_PLANES)
     held = slab * prod(sums) + (4 * plan.span[0] + given) * pixels
-    return PER_VOXEL * prod(plan.size) * width + held + enlarged
+    averaging = FULL_BYTES * classes * prod(plan.size) * averaged(model) if model.device == "cpu" else 0
+    return PER_VOXEL * prod(plan.size) * width + held + enlarged + averaging
+
+
+def workspaces(model: Model) -> float:
+    """Return how many times a network's workspace is held: torch gives it back after each network, other runtimes keep a part."""
+    return 1 if model.network.name == "torch" else 1 + KEPT_WORKSPACE * max(0, len(model.members) - 1)
+
+
+def averaged(model: Model) -> int:
+    """Return how many arrays of logits more an ensemble holds than one network; 0 for one."""
+    return (AVERAGED if model.recipe.network.heads == "softmax" else 2 * AVERAGED) if model.members else 0
+
+
+def seen_channels(model: Model) -> int:
+    """Return the channels of a network's input that are held at a time: of an ensemble all contexts', and one network's own."""
+    organs = len(model.space.organs) * len(model.more_contexts)
+    return model.recipe.channels + (organs + model.recipe.channels if organs else 0)
 
 
 def coarse_voxels(look: Look, model: Model) -> tuple[int, int]:
@@ -217,13 +243,13 @@ def coarse_voxels(look: Look, model: Model) -> tuple[int, int]:
 
 def kept_context(look: Look, model: Model) -> float:
     """Return what a scan's context takes while its slices are segmented."""
-    return len(model.space.organs) * prod(coarse_voxels(look, model))
+    return len(model.space.organs) * prod(coarse_voxels(look, model)) * (1 + 2 * len(model.more_contexts))
 
 
 def context_bytes(look: Look, model: Model) -> float:
     """Return what the context network takes while it computes: once, before any slice is segmented."""
     depth, plane = coarse_voxels(look, model)
-    width = model.recipe.context.network.widths[0] if model.device == "cpu" else 0  # type: ignore[union-attr]
+    width = model.recipe.context.network.widths[0] * workspaces(model) if model.device == "cpu" else 0  # type: ignore[union-attr]
     logits = 2 * FULL_BYTES * len(model.space.classes)
     return (
         min(depth, DEPTH) * plane * (PER_VOXEL * width + logits)

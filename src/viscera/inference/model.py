@@ -15,12 +15,26 @@ from viscera.networks.device import device_type, keep_freed_memory
 from viscera.networks.exported import read_export
 from viscera.networks.find_weights import find_weights, is_export
 from viscera.networks.graph_cache import GraphCache
+from viscera.networks.members import find_members
 from viscera.networks.runners import CannotRunError, Runner, RuntimeName, kept_runner, runner_of
 from viscera.networks.weights_header import Header, read_header
 from viscera.quality.predicted_dice import FILE_NAME, FOLDER_NAME, Calibration, read_calibration
 
 if TYPE_CHECKING:
     from torch import nn
+
+
+@dataclass(frozen=True)
+class Member:
+    """One network of an ensemble.
+
+    Attributes:
+        name: Its run's folder, for people.
+        sha256: Of its weights file.
+    """
+
+    name: str
+    sha256: str
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,12 +46,14 @@ class Model:
         recipe: How scans are prepared for it.
         space: What its channels mean.
         device: Where it is.
-        weights_sha256: Hash of the weights file.
+        weights_sha256: Hash of the weights file; of an ensemble, of its members' hashes.
         tumour: A second network, for tumours, whose finds override this one's; None without one.
         finder: A cheap network that says where this one is to look; None without one.
         context: What runs the recipe's context network; None without one.
         card: Of bundled weights: organs by standing and more; None for all others.
         calibration: By which the Dice of its organs is predicted; None: it is not.
+        members: Of an ensemble its networks; empty for one network.
+        more_contexts: Of an ensemble the context networks of the members after the first, in their order.
 
     Example:
         >>> import viscera
@@ -56,6 +72,8 @@ class Model:
     context: Runner | None = None
     card: Card | None = None
     calibration: Calibration | None = None
+    members: tuple[Member, ...] = ()
+    more_contexts: tuple[Runner, ...] = ()
 
     @property
     def labels(self) -> dict[int, str]:
@@ -92,8 +110,13 @@ class Model:
         """The torch module itself, of a model that was loaded without a runtime: as it was trained.
 
         Raises:
-            SettingError: Another runtime than torch has it.
+            SettingError: Another runtime than torch has it, or it is an ensemble.
         """
+        if self.members:
+            raise SettingError(
+                f"these are {len(self.members)} networks that answer together, not one",
+                "Give one of them: the folder of a fold.",
+            )
         module = getattr(self.network, "module", None)
         if module is None:
             raise SettingError(f"the network runs on {self.network.name}, not on torch", "Load it without a runtime.")
@@ -122,7 +145,8 @@ def load_model(
 
     Args:
         where: A weights file, the folder of a run (its best weights), or one that `viscera export` wrote, which has its own
-            runtime; or bundled weights, by their name (Path("starter")) or from ``find_shipped``.
+            runtime; a cross-validated run, or what `viscera choose` wrote: all of its networks (ensemble.py); or bundled weights,
+            by their name (Path("starter")) or from ``find_shipped``.
         accelerator: Where to run it.
         runtime: What runs it (networks/runners.py); auto: the fastest that there is. None: torch's module as it was trained.
         graphs: Folder in which what was written for a runtime and checked is kept for the next start, and whether int8 is faster
@@ -138,6 +162,10 @@ def load_model(
         shipped, file = where, where.file
     elif is_export(where):
         return _exported(where, accelerator=accelerator, runtime=runtime)
+    elif (members := find_members(where)) is not None:
+        from viscera.inference.ensemble import load_ensemble  # here, since it is made of what this file defines
+
+        return load_ensemble(members, accelerator=accelerator, runtime=runtime, graphs=graphs)
     else:
         shipped = as_shipped(where)
         file = shipped.file if shipped else find_weights(where)

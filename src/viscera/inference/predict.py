@@ -10,7 +10,7 @@ Each scan goes through three functions: ``read_scan``, ``segment_scan`` and ``wr
 
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from functools import partial
 from importlib.metadata import version
@@ -302,6 +302,7 @@ def _run_facts(scan: _Labelled, run: Run) -> dict[str, object]:
         "weights_version": model.card.version if model.card else None,
         "weights_sha256": model.weights_sha256,
         "other_weights_sha256": model.sha256s,
+        **({"members": [asdict(member) for member in model.members]} if model.members else {}),
         "organs": list(run.options.organs),
         "device": model.device,
         "runtime": model.network.name,

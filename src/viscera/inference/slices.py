@@ -24,7 +24,7 @@ from jaxtyping import Float32, Int16, UInt8
 from viscera.config import SliceInference
 from viscera.errors import SettingError
 from viscera.inference.arrays import SURE_BACKGROUND, zeros, zeros_beside
-from viscera.inference.context import WHOLE, Box, ScanContext, box_of, see_scan
+from viscera.inference.context import WHOLE, Box, ScanContext, box_of, see_scan, together
 from viscera.inference.model import Model
 from viscera.inference.upsampling import Enlargement, SliceLogits
 from viscera.networks.runners import Logits
@@ -232,7 +232,8 @@ def context_of(image: Int16[np.ndarray, "z y x"], geometry: Geometry | None, mod
         return None
     if geometry is None:
         raise SettingError(f"recipe '{model.recipe.name}' has context, which needs the scan's geometry.")
-    return see_scan(image, geometry, runner=model.context, recipe=model.recipe)
+    runners = (model.context, *model.more_contexts)
+    return together([see_scan(image, geometry, runner=runner, recipe=model.recipe) for runner in runners])
 
 
 def slice_inputs(
@@ -259,7 +260,7 @@ def slice_inputs(
     shown = network_input(part, model.recipe.intensity)[stacked.reshape(seen.shape)]
     if context is None:
         return shown
-    inputs = np.empty((len(shown), model.recipe.channels, *shown.shape[2:]), np.float32)
+    inputs = np.empty((len(shown), shown.shape[1] + len(context.organs), *shown.shape[2:]), np.float32)
     inputs[:, : shown.shape[1]] = shown
     context.fill_(inputs[:, shown.shape[1] :], slices, box)
     return inputs

@@ -4,7 +4,9 @@ import math
 import os
 import re
 from collections.abc import Iterator, Mapping
-from pathlib import Path, PurePosixPath
+from pathlib import Path
+
+from viscera.io.control_groups import group_folders, text_of
 
 THREADS_VARIABLES = ("MKL_NUM_THREADS", "OMP_NUM_THREADS")
 """What torch heeds, the first before the second (ATen/ParallelCommon.cpp, intraop_default_num_threads)."""
@@ -45,34 +47,11 @@ def cpu_quotas(root: Path = Path("/")) -> Iterator[float]:
     Args:
         root: Of the file system.
     """
-    for line in _text(root / "proc" / "self" / "cgroup").splitlines():
-        _, _, rest = line.partition(":")
-        controllers, _, group = rest.partition(":")
-        mounts = _mounts(root, controllers)
-        # In a container the root of what is mounted may be the group itself, and its path that of the machine.
-        path = PurePosixPath(group.strip().lstrip("/"))
-        for mount in mounts:
-            for place in dict.fromkeys((path, *path.parents)):
-                folder = mount / place
-                values = _text(folder / "cpu.max").split()
-                values = values or [
-                    *_text(folder / "cpu.cfs_quota_us").split(),
-                    *_text(folder / "cpu.cfs_period_us").split(),
-                ]
-                if len(values) == 2 and all(value.isdecimal() for value in values) and all(map(int, values)):
-                    yield int(values[0]) / int(values[1])  # no quota: "max" in version 2, -1 in version 1
-
-
-def _mounts(root: Path, controllers: str) -> tuple[Path, ...]:
-    """List where a hierarchy of control groups may be mounted; version 2 names no controllers."""
-    place = root / "sys" / "fs" / "cgroup"
-    if not controllers:
-        return place, place / "unified"
-    return (place / controllers, place / "cpu") if "cpu" in controllers.split(",") else ()
-
-
-def _text(file: Path) -> str:
-    try:
-        return file.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return ""
+    for folder in group_folders("cpu", root):
+        values = text_of(folder / "cpu.max").split()
+        values = values or [
+            *text_of(folder / "cpu.cfs_quota_us").split(),
+            *text_of(folder / "cpu.cfs_period_us").split(),
+        ]
+        if len(values) == 2 and all(value.isdecimal() for value in values) and all(map(int, values)):
+            yield int(values[0]) / int(values[1])  # no quota: "max" in version 2, -1 in version 1

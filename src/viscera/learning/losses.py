@@ -166,7 +166,10 @@ def partial_loss(
         batch = replace(batch, annotated=torch.ones_like(batch.annotated))
     weights = _pixel_weights(settings, batch, class_weights)
     annotated = _over(batch.annotated, batch.labels)
-    organ = (batch.labels > 0) & batch.known
+    own_set = batch.annotated.gather(1, batch.labels.flatten(1).long()).view_as(
+        batch.known
+    )  # a pasted organ may be of another
+    organ = (batch.labels > 0) & batch.known & own_set
     everything = logits.logsumexp(1)
     excluded = everything - _log_sum(logits, annotated)
     exclusion = (excluded * organ).sum() / organ.sum().clamp(min=1)

@@ -26,6 +26,7 @@ from viscera.errors import RunError, SettingError
 from viscera.io.atomic import replacing, write_json, write_text, writing
 from viscera.json_text import parse_json, read_json, read_text
 from viscera.learning.contents import Contents, changes, contents_of
+from viscera.networks.find_weights import FOLDS, fold_folder
 from viscera.preparation.store import Case, Store
 
 STATE = "state.safetensors"
@@ -47,11 +48,16 @@ def claim_run(run: Path, recipe: Recipe, *, resume: bool, overwrite: bool) -> Tr
         The plan that the run had until now; the recipe's where none stood there.
 
     Raises:
-        RunError: A run stands there, and neither ``resume`` nor ``overwrite`` was said; or the state to go on from is gone.
+        RunError: A run stands there, and neither ``resume`` nor ``overwrite`` was said; or the state to go on from is gone; or a
+            cross-validated run stands there.
         SettingError: The run to be resumed has other settings.
         FileError: The folder cannot be written to.
     """
     file, before = run / "recipe.json", recipe.training
+    if (run / FOLDS).is_file():
+        raise RunError(
+            f"{run} holds a cross-validated run", f"Choose another folder, or one of its folds: {fold_folder(run, 0)}."
+        )
     if file.is_file() and resume:
         old = recipe_from_json(read_text(file, error=RunError, remedy=ANEW), where=str(file))
         before = old.training

@@ -215,6 +215,11 @@ def check_fit(recipe: Recipe) -> None:
                 f"augmentation '{recipe.augmentation.kind}' knows no context",
                 "Take augmentation.kind 'rich', or set the recipe's context to null.",
             )
+        if recipe.sampling.paste:
+            raise SettingError(
+                f"sampling.paste is {recipe.sampling.paste:g}, and the context would not know of what is pasted",
+                "Set it to 0, or the recipe's context to null.",
+            )
     if any(dimensions != recipe.dimensions for dimensions in seen):
         raise SettingError(
             f"network {recipe.network.kind} does not go with sampling {recipe.sampling.kind}, inference "

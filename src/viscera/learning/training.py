@@ -45,8 +45,10 @@ from viscera.learning.limits import check_patches, not_deterministic, out_of_mem
 from viscera.learning.progress import Progress, Sums, by_organ, class_counts, dice_and_iou
 from viscera.learning.sampling.batch import Batch
 from viscera.learning.sampling.index import draw_places, read_batch
-from viscera.learning.sampling.order import epoch_order
+from viscera.learning.sampling.order import epoch_order, organ_slices
+from viscera.learning.sampling.pasting import draw_pasting, paste
 from viscera.learning.sampling.reading import read_ahead, step_generator
+from viscera.learning.sampling.slices import SliceIndex
 from viscera.learning.schedule import learning_rate, plan_change
 from viscera.learning.setup import IndexOf, Session, begin, epoch_indices, scaled
 from viscera.learning.synthetic_patients import TrainingData, split_supply
@@ -235,6 +237,8 @@ def run_epoch(
         index, recipe.sampling, visits=session.visits, generator=step_generator(plan.seed, progress.epoch)
     )
     share = slice(fabric.global_rank, None, fabric.world_size)
+    pasted = recipe.sampling.paste
+    shown = organ_slices(index, recipe.sampling.dataset_power) if pasted and isinstance(index, SliceIndex) else {}
 
     def read(batch: int) -> tuple[Batch, Changes]:
         """Return a batch from the store and what is to be changed in it."""
@@ -246,6 +250,12 @@ def run_epoch(
         if recipe.context is not None and ready.context is not None:
             dropped = torch.rand(len(numbers), generator=generator) < recipe.context.dropout
             ready.context[dropped[share]] = 0
+        if shown:
+            drawn = draw_pasting(shown, pasted, len(numbers), generator).part(share)
+            given, at = drawn.donors[drawn.into], places[drawn.into]
+            if len(given):
+                donors = read_batch(index, given, space=session.space, distance=None, places=at)
+                ready = paste(ready, donors, drawn, distance)
         return ready, changes.part(share)
 
     session.network.train()

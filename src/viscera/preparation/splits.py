@@ -18,6 +18,7 @@ from viscera.errors import RunError, SettingError
 from viscera.io.atomic import write_json
 from viscera.io.scans import sha256_of
 from viscera.json_text import load_json
+from viscera.networks.find_weights import FOLDS, fold_folder
 from viscera.preparation.case import case_name
 from viscera.preparation.own_splits import require_same_side
 from viscera.preparation.store import Facts, Split, Store
@@ -248,6 +249,8 @@ def of_split(sources: Sequence[Source], run: Path | None, split: str) -> list[So
     """
     if split == "all":
         return list(sources)
+    if run is not None and (run / FOLDS).is_file():
+        run = _fold_for(run, split)
     facts = run / "run.json" if run else None
     if facts is None or not facts.is_file():
         raise RunError(f"--split {split} needs the folder of a run, with its run.json; {run} is none.")
@@ -263,6 +266,20 @@ def of_split(sources: Sequence[Source], run: Path | None, split: str) -> list[So
         raise SettingError(f"none of the {len(sources)} cases is in the split '{split}' of {run}.")
     _require_same_scans(kept, scans, run=facts.parent)
     return kept
+
+
+def _fold_for(run: Path, split: str) -> Path:
+    """Return the fold of a cross-validated run that tells a split: the test cases are the same for all folds.
+
+    Raises:
+        RunError: Another split is asked for, which each fold has of its own.
+    """
+    if split != "test":
+        raise RunError(
+            f"--split {split}: each fold of {run} has other {split} cases, and every case trains some of them",
+            "Give one fold alone, RUN/fold_0 say, or pass --split test. Scores of all cases: RUN/out_of_fold.",
+        )
+    return fold_folder(run, 0)
 
 
 def _require_same_scans(sources: Sequence[Source], scans: object, *, run: Path) -> None:

@@ -12,6 +12,7 @@ from viscera.evaluation.scores import Evaluation, evaluation_from_json
 from viscera.io.atomic import write_text
 from viscera.io.same_file import refuse_inputs
 from viscera.json_text import load_text
+from viscera.networks.find_weights import FOLDS
 from viscera.reports.page import Page, render
 from viscera.reports.run import is_run, run_page
 from viscera.reports.scores import CaseFiles, evaluation_page
@@ -33,7 +34,7 @@ def write_report(
         ``out``.
 
     Raises:
-        RunError: The folder is neither run nor store, or its run has no epoch yet.
+        RunError: The folder is neither run nor store, or its run has no epoch yet; or a fold of it is not finished.
         FileError: A file is not an evaluation, cannot be read, or the page cannot be written, or would replace it.
     """
     if isinstance(target, Path) and not (target.is_dir() and out.suffix.lower() in (".html", ".htm")):
@@ -53,6 +54,14 @@ def _page(target: Path, pictures: Sequence[CaseFiles]) -> Page:
             "Pass a run's folder, a store, or the JSON that viscera evaluate wrote.",
             file=target,
         )
+    if (target / FOLDS).is_file():
+        target = target / "out_of_fold" / "scores.json"
+        if not target.is_file():
+            raise RunError(
+                f"{target.parents[1]} is cross-validated, but not all of its folds are finished",
+                "Go on with it (viscera train ... --resume), or pass the folder of one fold.",
+                file=target,
+            )
     if target.is_dir() and is_run(target):
         return run_page(target)
     if target.is_dir() and is_store(target):

@@ -3,20 +3,25 @@
     STUDIES/NAME.nii.gz                 a scan; its id is NAME
     STUDIES/labels/TAG/NAME/001.nii.gz  labels that a client saved (TAG is "final" where it names none); then 002, 003 ...
     STUDIES/labels/TAG/NAME/001.json    {"labels": {value: name}}, as viscera's other verbs read it
-    STUDIES/predictions/NAME.json       what `viscera predict STUDIES STUDIES/predictions --statistics` found doubtful
+    STUDIES/predictions/NAME.nii.gz     what was segmented in the background, the tag "original"; NAME.json says how sure it is.
+                                        `viscera predict STUDIES STUDIES/predictions --statistics` writes the same
+    STUDIES/dicom/UID/                  a series' files, for viewers that name scans by Series Instance UID (OHIF)
 
 Scans are found by listing the folder, so a name from the net never becomes a path; names of what is written are checked.
 """
 
+import re
+import secrets
 import threading
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from viscera.errors import FileError, LabelError, VisceraError
-from viscera.inference.jobs import own_facts
+from viscera.inference.jobs import is_own_label_map, own_facts
 from viscera.io import nifti
 from viscera.io.atomic import replacing, sha256, write_json
 from viscera.io.label_values import whole_labels
@@ -24,7 +29,12 @@ from viscera.json_text import load_json
 from viscera.serving.names import REPLACED, safe_name, title_name
 from viscera.volume import Volume, require_same_grid, same_grid, with_voxels
 
-LABELS, PREDICTIONS, FINAL = "labels", "predictions", "final"
+LABELS, PREDICTIONS, DICOM = "labels", "predictions", "dicom"
+FINAL, ORIGINAL = "final", "original"
+SURE, PER_DOUBT, UNKNOWN = 0.95, 0.1, 0.9
+"""Where no Dice was predicted: what a result without doubts counts as, what each doubt takes away, and a scan without a result."""
+UID, LONGEST_UID = re.compile(r"[0-9]+(\.[0-9]+)+"), 64
+"""Of DICOM (PS3.5, section 9)."""
 
 
 class NotThereError(VisceraError):
@@ -94,7 +104,29 @@ class Datastore:
             for tag in sorted(root.iterdir()):
                 if (tag / name).is_dir() and (files := nifti.find_files(tag / name)):
                     found[tag.name] = files[-1]
+        predicted = self.prediction(name)
+        if ORIGINAL not in found and predicted.is_file() and is_own_label_map(predicted):
+            found[ORIGINAL] = predicted
         return found
+
+    def prediction(self, name: str) -> Path:
+        """Return where a scan's label map goes that is made in the background.
+
+        Args:
+            name: Its id.
+        """
+        return self.folder / PREDICTIONS / f"{name}.nii.gz"
+
+    def place(self, name: str) -> tuple[str, Path]:
+        """Return the id and the file of a scan; of a series that is named by its UID, "" and its folder.
+
+        Raises:
+            NotThereError: There is neither.
+        """
+        series = self.folder / DICOM / name
+        if UID.fullmatch(name) and len(name) <= LONGEST_UID and series.is_dir():
+            return "", series
+        return self.scan(name)
 
     def label(self, name: str, tag: str) -> Path:
         """Return the newest label file of a scan with a tag.
@@ -182,23 +214,31 @@ class Datastore:
         One that was handed out is handed out again only after all others, so that two people do not get the same.
 
         Args:
-            strategy: "least_sure" or "first".
+            strategy: "least_sure", "random" or "first".
         """
         found = {name: file for name, file in self.scans().items() if FINAL not in self.labels(name)}
         if not found:
             return None
-        ranks = {name: self._rank(name) if strategy == "least_sure" else 0.0 for name in found}
+        ranks = dict.fromkeys(found, 0.0)
+        if strategy == "least_sure":
+            ranks = {name: self._rank(name) for name in found}
+        elif strategy == "random":
+            ranks = {name: secrets.randbits(53) for name in found}
         with self._lock:
             name = min(found, key=lambda one: (self._handed.get(one, 0), ranks[one], one))
             self._handed[name] = self._handed.get(name, 0) + 1
         return name, found[name]
 
     def _rank(self, name: str) -> float:
-        """Return less for what is less sure: minus the doubts; between none and some where nothing is known."""
-        count = doubts_of(self.folder / PREDICTIONS / f"{name}.json")
+        """Return less for what is less sure: the mean predicted Dice; where none was predicted, by the doubts."""
+        facts = own_facts(self.folder / PREDICTIONS / f"{name}.json")
+        dice = predicted_dice(facts)
+        if dice is not None:
+            return dice
+        count = doubts_of(facts)
         if count is None:
             count = self._doubts.get(name)
-        return -0.5 if count is None else -float(count)
+        return UNKNOWN if count is None else SURE - PER_DOUBT * count
 
     def checksum(self, file: Path) -> str:
         """Return a file's hash as Slicer takes it: it keeps downloads by name, and would show an old scan without it."""
@@ -228,7 +268,7 @@ class Datastore:
             for tag, label in self.labels(name).items():
                 labels[tag] = {
                     "ext": ".nii.gz",
-                    "info": {"params": {"label_names": names_of(label)}, "version": label.name[:3]},
+                    "info": {"params": {"label_names": names_of(label)}, "version": version_of(label)},
                 }
             objects[name] = {"image": {"ext": file.name[len(name) :], "info": {"name": file.name}}, "labels": labels}
         return {"name": "viscera", "description": "", "objects": objects}
@@ -236,6 +276,11 @@ class Datastore:
     def pairs(self) -> list[dict[str, str]]:
         """Return the ids of scans with final labels."""
         return [{"image": name, "label": name} for name in self.scans() if FINAL in self.labels(name)]
+
+
+def version_of(labels: Path) -> str:
+    """Return the version of a saved label file, from 001; "" of one that was made in the background."""
+    return labels.name[:3] if labels.parent.name != PREDICTIONS else ""
 
 
 def names_of(labels: Path) -> dict[str, int]:
@@ -248,9 +293,12 @@ def names_of(labels: Path) -> dict[str, int]:
     return {}
 
 
-def doubts_of(sidecar: Path) -> int | None:
-    """Return how many signs speak against a result of viscera predict, a scan's counting twice; None where none is known."""
-    facts = own_facts(sidecar)
+def doubts_of(facts: Mapping[str, Any] | None) -> int | None:
+    """Return how many signs speak against a result of viscera predict, a scan's counting twice; None where none is known.
+
+    Args:
+        facts: From ``own_facts``.
+    """
     if facts is None:
         return None
     with suppress(KeyError, TypeError, AttributeError):
@@ -259,6 +307,19 @@ def doubts_of(sidecar: Path) -> int | None:
         return 2 * len(trust["scan"]) + organs
     doubts = facts.get("doubts")
     return 2 * len(doubts) if isinstance(doubts, list) else None
+
+
+def predicted_dice(facts: Mapping[str, Any] | None) -> float | None:
+    """Return the mean of the Dice that the organs of a result probably have; None where none was predicted.
+
+    Args:
+        facts: From ``own_facts``.
+    """
+    with suppress(KeyError, TypeError, AttributeError, ZeroDivisionError):
+        known = [one["predicted_dice"] for one in (facts or {})["statistics"].values()]
+        numbers = [float(dice) for dice in known if isinstance(dice, int | float) and 0 <= dice <= 1]
+        return sum(numbers) / len(numbers)
+    return None
 
 
 def _equal(one: Volume, other: Volume) -> bool:

@@ -11,6 +11,8 @@ import json
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Literal
 
 import numpy as np
 from jaxtyping import UInt8
@@ -19,14 +21,11 @@ from viscera.errors import SettingError
 from viscera.json_text import parse_json
 
 STRATEGIES = {
-    "least_sure": "the scan whose result is most doubtful first, by what viscera found against it; then those without a result",
+    "least_sure": "the scan whose result is least sure first: by the Dice that viscera predicts, else by what speaks against it",
+    "random": "any scan without labels",
     "first": "the first scan without labels, by name",
 }
-NOT_OFFERED = {
-    "train": "training is not available here: take the saved labels to a machine for it (viscera prepare, viscera train)",
-    "scoring": "scoring is not available here: viscera evaluate measures label maps against the truth",
-    "batch": "segmenting all scans at once is not available here: viscera predict STUDIES OUT does that",
-}
+SCORING = {"dice": "Dice of what was segmented in the background (tag original) with the final labels, per organ"}
 MOST_PARAMETERS = 100_000
 """Characters of ``params``."""
 
@@ -38,10 +37,12 @@ class Wishes:
     Attributes:
         organs: Only these; () for those that the model gives by itself.
         packed: Whether the voxels are to be compressed.
+        kind: Of the voxels; OHIF 2 wants uint16.
     """
 
     organs: tuple[str, ...] = ()
     packed: bool = True
+    kind: Literal["uint8", "uint16"] = "uint8"
 
 
 def parameters(text: object) -> dict[str, object]:
@@ -69,17 +70,18 @@ def wishes(params: Mapping[str, object]) -> Wishes:
     """Return what is asked of a segmentation; what viscera does not know of is for other models.
 
     Raises:
-        SettingError: Another form of file is asked for than NRRD with uint8, or organs are not a list of names.
+        SettingError: Another form of file is asked for than NRRD with uint8 or uint16, or organs are not a list of names.
     """
     extension, dtype = params.get("result_extension", ".nrrd"), params.get("result_dtype", "uint8")
     if extension != ".nrrd":
         raise SettingError("result_extension: label maps are given as .nrrd only", 'Ask for ".nrrd", or leave it out.')
-    if dtype != "uint8":
-        raise SettingError("result_dtype: label maps hold uint8 only", 'Ask for "uint8", or leave it out.')
+    if dtype not in ("uint8", "uint16"):
+        raise SettingError("result_dtype: label maps hold uint8 or uint16", 'Ask for "uint8", or leave it out.')
     organs = params.get("organs") or []
     if not isinstance(organs, list) or not all(isinstance(organ, str) for organ in organs):
         raise SettingError("organs is not a list of names", 'Send {"organs": ["liver", "spleen"]}.')
-    return Wishes(tuple(organs), params.get("result_compress", True) is not False)
+    kind = "uint16" if dtype == "uint16" else "uint8"
+    return Wishes(tuple(organs), params.get("result_compress", True) is not False, kind)
 
 
 def dense(
@@ -102,6 +104,30 @@ def dense(
     table = np.zeros(256, np.uint8)
     table[there] = np.arange(1, len(there) + 1)
     return table[labels], {names[value]: number for number, value in enumerate(there, start=1)}
+
+
+def as_listed(
+    labels: UInt8[np.ndarray, "z y x"], names: Mapping[int, str], listed: Sequence[str]
+) -> tuple[UInt8[np.ndarray, "z y x"], dict[str, int]]:
+    """Renumber labels as /info/ lists a model's: who gets a label map alone (OHIF) takes the i-th value for the i-th of those.
+
+    Args:
+        labels: 0 is background.
+        names: {label: organ}.
+        listed: The organs, of which every name is one.
+
+    Returns:
+        The labels, and {organ: label} of all names.
+
+    Example:
+        >>> as_listed(np.array([[[0, 4, 9]]], np.uint8), {4: "spleen", 9: "aorta"}, ["aorta", "liver", "spleen"])
+        (array([[[0, 3, 1]]], dtype=uint8), {'spleen': 3, 'aorta': 1})
+    """
+    numbers = {organ: listed.index(organ) + 1 for organ in names.values()}
+    table = np.zeros(256, np.uint8)
+    for value, organ in names.items():
+        table[value] = numbers[organ]
+    return table[labels], numbers
 
 
 def segment_names(params: Mapping[str, object]) -> dict[int, str]:
@@ -138,7 +164,12 @@ def segment_names(params: Mapping[str, object]) -> dict[int, str]:
 
 
 def info(
-    models: Mapping[str, Mapping[str, object]], datastore: Mapping[str, object], *, version: str
+    models: Mapping[str, Mapping[str, object]],
+    datastore: Mapping[str, object],
+    *,
+    version: str,
+    trainers: Mapping[str, object] = MappingProxyType({}),
+    train_stats: Mapping[str, object] = MappingProxyType({}),
 ) -> dict[str, object]:
     """Return the answer to /info/: no top-level "config", which Slicer takes for a server that is too old.
 
@@ -146,6 +177,8 @@ def info(
         models: {name: from ``model_info``}.
         datastore: From ``Datastore.status``.
         version: viscera's.
+        trainers: {model that can learn: description and settings}.
+        train_stats: {model: how far its training is, and how its versions compare}.
     """
     labels = dict.fromkeys(str(label) for model in models.values() for label in _list(model["labels"]))
     return {
@@ -154,10 +187,10 @@ def info(
         "version": version,
         "labels": list(labels),
         "models": models,
-        "trainers": {},
+        "trainers": dict(trainers),
         "strategies": {name: {"description": what, "config": {}} for name, what in STRATEGIES.items()},
-        "scoring": {},
-        "train_stats": {},
+        "scoring": {name: {"description": what, "config": {}} for name, what in SCORING.items()},
+        "train_stats": dict(train_stats),
         "datastore": datastore,
     }
 

@@ -7,8 +7,8 @@ import asyncio
 import threading
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -25,12 +25,16 @@ from viscera.networks.cards import as_shipped, find_shipped
 from viscera.preparation.body import coarse_scan
 from viscera.preparation.intensity import hounsfield
 from viscera.quality.glance import scan_doubts
+from viscera.serving.last_result import LastResult, thinned
 from viscera.serving.names import safe_name
-from viscera.serving.protocol import dense, model_info
+from viscera.serving.protocol import as_listed, dense, model_info
+from viscera.serving.versions import Versions
 from viscera.volume import Volume, with_voxels
 
 MOST_WAITING = 16
 """Scans; whoever comes then is told to come again."""
+PATIENCE_S = 0.5
+"""Between two looks for room of what goes on in the background."""
 MOST_VOXELS = 2**30
 """Of a scan: 1000 slices of 1024x1024."""
 
@@ -86,16 +90,26 @@ def load_models(
     return models
 
 
-def describe(model: Model) -> dict[str, object]:
-    """Return what a client is told of a model."""
-    labels = model.default_organs or model.output_space.organs
+def load_served(models: dict[str, Model], versions: Versions, *, accelerator: Accelerator = "auto") -> None:
+    """Put the versions that serve into the place of the first ones.
+
+    Raises:
+        WeightsError: One is gone, or another than was written; or versions.json belongs to other weights.
+    """
+    for name in versions.first:
+        if versions.history(name).serving != 1:
+            models[name] = load_model(versions.file(name), accelerator=accelerator, runtime="auto")
+
+
+def describe(model: Model, labels: Sequence[str]) -> dict[str, object]:
+    """Return what a client is told of a model that gives these organs."""
     card = model.card
     text = f"{card.title} ({card.name} {card.version})" if card else f"recipe {model.recipe.name}"
     return model_info(labels, description=f"{text}; {len(labels)} structures; not a medical device")
 
 
-def find_organs(model: Model, organs: Sequence[str]) -> tuple[str, ...]:
-    """Return the organs that a client wants: those that it names, else those that the model gives by itself.
+def find_organs(model: Model, organs: Sequence[str], usual: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the organs that a client wants: those that it names, else those that the model usually gives.
 
     Raises:
         LabelError: The model does not know one.
@@ -108,7 +122,7 @@ def find_organs(model: Model, organs: Sequence[str]) -> tuple[str, ...]:
                 f"the model does not know an organ that is asked for.{did_you_mean(name, known)}",
                 f"It knows {', '.join(known)}.",
             )
-    return named or model.default_organs
+    return named or usual
 
 
 def require_size(scan: Scan) -> None:
@@ -127,13 +141,17 @@ def require_size(scan: Scan) -> None:
         raise SettingError(f"the scan has {z}x{y}x{x} voxels, more than {MOST_VOXELS}", "Crop it to the abdomen.")
 
 
-def find_labels(scan: Scan, model: Model, organs: tuple[str, ...]) -> Found:
-    """Segment a scan as ``viscera.segment`` does, and number the labels without gaps.
+def find_labels(
+    scan: Scan, model: Model, organs: tuple[str, ...], *, listed: Sequence[str] = (), last: LastResult | None = None
+) -> Found:
+    """Segment a scan as ``viscera.segment`` does, and number the labels without gaps, or as they are listed.
 
     Args:
         scan: A file or a series.
         model: From ``load_models``.
         organs: From ``find_organs``.
+        listed: What /info/ lists, where labels are to be numbered so; it holds all organs.
+        last: Keeps the result, small.
 
     Raises:
         FileError, GeometryError: It is no CT.
@@ -145,7 +163,7 @@ def find_labels(scan: Scan, model: Model, organs: tuple[str, ...]) -> Found:
         require_size(scan)
         ct = scans.read(scan)
         ct = with_voxels(ct, hounsfield(ct, where=scan.name))
-        coarse, prepared = coarse_scan(ct), prepare_scan(ct, model)
+        coarse, prepared, small = coarse_scan(ct), prepare_scan(ct, model), thinned(ct)
         del ct
     wanted = [model.output_space.index(organ) for organ in organs]
     labels = segment_prepared(prepared, model, organs=wanted).labels
@@ -153,7 +171,9 @@ def find_labels(scan: Scan, model: Model, organs: tuple[str, ...]) -> Found:
         labels = with_voxels(labels, only_organs(labels.voxels, wanted))
     names = {index: organ for index, organ in model.output_space.labels.items() if not wanted or index in wanted}
     doubts = tuple(str(sign["message"]) for sign in scan_doubts(coarse, labels, names))
-    voxels, there = dense(labels.voxels, names)
+    if last is not None:
+        last.put(small, labels, names)
+    voxels, there = as_listed(labels.voxels, names, listed) if listed else dense(labels.voxels, names)
     told = tuple(
         dict.fromkeys(str(note.message) for note in notes if issubclass(note.category, GridWarning | LeftOutWarning))
     )
@@ -173,6 +193,29 @@ class Queue:
         Raises:
             BusyError: Too many are waiting.
         """
+        return await asyncio.wrap_future(self._submit(work))
+
+    def wait(self, work: Callable[[], Result], *, go_on: Callable[[], None] = lambda: None) -> Result:
+        """Wait for room, for the turn and for the result, on a thread that may wait: work in the background.
+
+        Args:
+            work: What is to be done.
+            go_on: Called while there is no room; what it raises ends the waiting.
+        """
+        while True:
+            try:
+                return self._submit(work).result()
+            except BusyError:
+                go_on()
+                time.sleep(PATIENCE_S)
+
+    @property
+    def waiting(self) -> int:
+        """How much waits or is being worked on."""
+        with self._lock:
+            return self._waiting
+
+    def _submit(self, work: Callable[[], Result]) -> "Future[Result]":
         with self._lock:
             if self._waiting >= self._most:
                 raise BusyError
@@ -183,7 +226,7 @@ class Queue:
             self._leave()
             raise
         future.add_done_callback(lambda _: self._leave())
-        return await asyncio.wrap_future(future)
+        return future
 
     def _leave(self) -> None:
         with self._lock:
@@ -192,8 +235,3 @@ class Queue:
     def close(self) -> None:
         """Forget what has not begun."""
         self._pool.shutdown(wait=False, cancel_futures=True)
-
-
-def described(models: Mapping[str, Model]) -> dict[str, dict[str, object]]:
-    """Return {name: what a client is told} of all models."""
-    return {name: describe(model) for name, model in models.items()}

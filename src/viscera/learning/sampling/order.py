@@ -30,9 +30,7 @@ def epoch_order(
     else:
         order = _drawn(np.cumsum(item_weights(index, sampling.dataset_power)), visits, generator)
     if isinstance(index, SliceIndex) and sampling.organ_fraction > 0:
-        weights = item_weights(index, sampling.dataset_power)
-        shown = index.shown[:, 1:]
-        sums = [np.cumsum(weights * shown[:, organ]) for organ in np.flatnonzero(shown.any(0))]
+        sums = [*organ_slices(index, sampling.dataset_power).values()]
         chosen = (torch.rand(visits, generator=generator) < sampling.organ_fraction).numpy().nonzero()[0]
         organs = torch.randint(0, max(len(sums), 1), (len(chosen),), generator=generator).numpy()
         for organ, sum_ in enumerate(sums):
@@ -46,6 +44,14 @@ def item_weights(index: SliceIndex | PatchIndex, power: float) -> Float[np.ndarr
     sizes = Counter(case.dataset for case in index.cases)
     each = np.array([sizes[case.dataset] ** -power for case in index.cases])
     return each[index.positions[:, 0]]
+
+
+def organ_slices(index: SliceIndex, power: float) -> dict[int, Float[np.ndarray, " slices"]]:
+    """Return for each class but background that any slice shows the summed weights of the slices that show it."""
+    weights = item_weights(index, power)
+    return {
+        int(organ): np.cumsum(weights * index.shown[:, organ]) for organ in np.flatnonzero(index.shown.any(0)) if organ
+    }
 
 
 def _drawn(sums: Float[np.ndarray, " items"], count: int, generator: Generator) -> Int[np.ndarray, " count"]:
