@@ -69,6 +69,7 @@ predict abdomenct1k=a out/a --weights run --split test
 predict series out/series --weights run --write seg rtstruct report capture
 view series out/series/series.seg.dcm --html series.html
 evaluate abdomenct1k=a out/a --split test --run run --json scores.json --html page.html
+collect out/a --out cohort.csv --html cohort.html
 report scores.json --out scores.html
 report run --out run.html
 report store --out store.html

@@ -54,6 +54,7 @@ VERBS = [
     Verb("predict", "predict scans/a.nii.gz out/a.nii.gz --weights run --statistics", ("out/*",)),
     Verb("folder", "predict scans out --weights run", ("out/*",)),
     Verb("evaluate", "evaluate abdomenct1k=data found --json new.json", ("new.json",), "--overwrite"),
+    Verb("collect", "collect found --out new.csv --html new.html", ("new.csv", "new.html"), "--overwrite"),
     Verb("report", "report run --out new.html", ("new.html",), "--overwrite"),
     Verb("page", "view scans/a.nii.gz found/Case_00001.nii.gz --html new.html", ("new.html",), "--overwrite"),
     Verb("picture", "view scans/a.nii.gz found/Case_00001.nii.gz --png new.png", ("new.png",), "--overwrite", most=16),
@@ -143,8 +144,8 @@ def results(place: Path, verb: Verb) -> dict[str, object]:
 
 def leftovers(place: Path) -> list[str]:
     """List what is half-written."""
-    kept = (".lock", ".unfinished.json")
-    return [str(file.relative_to(place)) for file in place.rglob(".*") if file.name not in kept]
+    kept = (".lock", ".unfinished.json", ".read.jsonl")  # the last: what viscera collect has read before
+    return [str(file.relative_to(place)) for file in place.rglob(".*") if not file.name.endswith(kept)]
 
 
 def whole(place: Path) -> None:

@@ -130,7 +130,7 @@ def test_a_folder_goes_on_over_a_bad_scan_and_skips_what_is_done(tmp_path):
     assert told[0] == told[2] == "segmented"
     assert "truncated" in told[1]
     assert {file.name for file in out.iterdir()} == {
-        "a.json", "a.nii.gz", "c.json", "c.nii.gz", "labels.ctbl", "labels.itksnap.txt",
+        "a.json", "a.nii.gz", "b.failed.json", "c.json", "c.nii.gz", "labels.ctbl", "labels.itksnap.txt",
     }  # fmt: skip
     before = (out / "a.nii.gz").stat().st_mtime_ns
     predict_all(tasks, MODEL, done=lambda task, how: told.append(how))
@@ -189,7 +189,7 @@ def write_folder(folder, count: int) -> None:
 
 
 @pytest.mark.parametrize("statistics", [False, True])
-def test_scans_that_overlap_get_what_each_gets_alone_and_a_truncated_one_leaves_nothing(tmp_path, statistics):
+def test_scans_that_overlap_get_what_each_gets_alone_and_a_truncated_one_leaves_a_note(tmp_path, statistics):
     write_folder(tmp_path / "in", 5)
     tasks = find_scan_jobs(tmp_path / "in", tmp_path / "out")
     told = []
@@ -199,7 +199,8 @@ def test_scans_that_overlap_get_what_each_gets_alone_and_a_truncated_one_leaves_
     assert [(task, type(error)) for task, error in failed] == [(tasks[1], FileError)]
     assert "truncated" in told[1][1]
     assert {file.name for file in (tmp_path / "out").iterdir()} == {
-        "labels.ctbl", "labels.itksnap.txt", *(f"{number}.{end}" for number in (0, 2, 3, 4) for end in ("json", "nii.gz")),
+        "labels.ctbl", "labels.itksnap.txt", "1.failed.json",
+        *(f"{number}.{end}" for number in (0, 2, 3, 4) for end in ("json", "nii.gz")),
     }  # fmt: skip
     for task in tasks[:1] + tasks[2:]:
         facts = predict_file(ScanJob(task.scan, tmp_path / "alone" / task.output.name), MODEL, options=options)
@@ -237,7 +238,7 @@ def test_an_interrupted_folder_holds_only_finished_scans_and_goes_on_from_there(
     standing = {file.name for file in (tmp_path / "out").iterdir()}
     finished = {name for name in standing if name.endswith(".nii.gz")}
     assert {"0.nii.gz", "2.nii.gz"} <= finished
-    assert standing == finished | {name.replace(".nii.gz", ".json") for name in finished}
+    assert standing == finished | {name.replace(".nii.gz", ".json") for name in finished} | {"1.failed.json"}
     for name in finished:
         assert nifti.read(tmp_path / "out" / name).shape == (5, 16, 16)
     told = []

@@ -16,6 +16,7 @@ from viscera.figures.capture import draw_capture
 from viscera.inference import model as models
 from viscera.inference.dicom_jobs import find_dicom_jobs
 from viscera.inference.dicom_objects import DicomOptions, kinds_of
+from viscera.inference.failures import note_failure
 from viscera.inference.jobs import (
     ScanJob,
     find_scan_jobs,
@@ -24,6 +25,7 @@ from viscera.inference.jobs import (
     refuse_scans_as_outputs,
     require_folder,
 )
+from viscera.inference.manifest import find_manifest_jobs, is_manifest
 from viscera.inference.model import Model
 from viscera.inference.predict import PredictOptions, predict_all
 from viscera.inference.segment import only_organs, prepare_scan, segment_prepared
@@ -185,8 +187,8 @@ def predict(
     A scan that cannot be used does not stop the others.
 
     Args:
-        scans: A .nii or .nii.gz file, a folder of them, a list of files or of cases from ``find_cases``; or a folder or ZIP of
-            DICOM files, of which every CT series is a scan.
+        scans: A .nii or .nii.gz file, a folder of them, a list of files or of cases from ``find_cases``; a folder or ZIP of
+            DICOM files, of which every CT series is a scan; or a .csv or .parquet file that lists scans in its column input.
         output: A folder; for a single file also the label map's own name.
         model: From ``load_model``, or what it takes.
         organs: As for ``segment``.
@@ -223,6 +225,8 @@ def predict(
 
     options = PredictOptions(names, statistics, overwrite, DicomOptions(kinds, draw=draw_capture))
     failed = predict_all(tasks, loaded, options=options, done=done)
+    for name, error in unusable.items():
+        note_failure(Path(output) / f"{name}.nii.gz", str(name), error)
     if len(tasks) == len(failed) == 1 and not unusable:
         raise failed[0][1]
     told = [f"{task.scan.name}: {error}" for task, error in failed]
@@ -253,6 +257,9 @@ def _tasks(
     if isinstance(scans, str | os.PathLike):
         if is_dicom_place(Path(scans)):
             found, wrong = find_dicom_jobs(Path(scans), output)
+            return found, {**wrong}
+        if is_manifest(Path(scans)):
+            found, wrong = find_manifest_jobs(Path(scans), output)
             return found, {**wrong}
         return find_scan_jobs(Path(scans), output), {}
     require_folder(output, what="a list of scans")

@@ -31,6 +31,7 @@ VERBS = {
     "pseudolabel": "teachers fill in what a case does not annotate",
     "choose": "compare cross-validated runs: which, and what post-processing",
     "predict": "segment a scan or a folder of scans",
+    "collect": "results of many scans -> one table, and a page to look at it",
     "evaluate": "measure predictions against the truth",
     "report": "one HTML page of a run, an evaluation or a store",
     "bench": "how fast it is on this machine, and what limits it",

@@ -2,7 +2,7 @@
 
 import json
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,7 +16,7 @@ from viscera.cli.doubts import tell_doubts
 from viscera.cli.inputs import data_sets
 from viscera.cli.startup import kept_graphs, starting
 from viscera.config import Accelerator
-from viscera.errors import SettingError, VisceraError
+from viscera.errors import FileError, SettingError, VisceraError
 from viscera.labels import TUMOUR, organ_name
 from viscera.networks.cards import FOLDER, STARTER, as_shipped, find_shipped
 from viscera.networks.find_weights import known_organs
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Options:
-    """Segment a scan, a folder of scans, a DICOM series, or the scans of a data set.
+    """Segment a scan, a folder of scans, a DICOM series, the scans of a data set, or those that a table lists.
 
     The label map lies on exactly the scan's grid. NAME.json beside it says which index is which organ and how it was made;
     labels.ctbl and labels.itksnap.txt hold the colours for 3D Slicer and ITK-SNAP. Scans that are done are skipped, so the
@@ -42,7 +42,8 @@ class Options:
     """
 
     scan: Annotated[Positional[str], arg(metavar="SCAN")]
-    """A .nii or .nii.gz file, a folder of them, a folder or ZIP of DICOM files, or a data set as LAYOUT=DIR."""
+    """A .nii or .nii.gz file, a folder of them, a folder or ZIP of DICOM files, a data set as LAYOUT=DIR, or a .csv or .parquet
+    file whose column input has the scans' paths (relative ones from its own folder) and, if wanted, name those of label maps."""
     output: Annotated[Positional[Path], arg(metavar="OUTPUT")]
     """The label map, or a folder for label maps."""
     weights: Path | None = None
@@ -144,6 +145,7 @@ def main(arguments: list[str], shipped: Path = FOLDER) -> int:
             done=done,
             watch=lambda done, total: bar.update(slices, completed=done, total=total),
         )
+    note_unusable(options, problems)
     problems += [problem_of(job.scan, error) for job, error in failed]
     if len(jobs) == len(failed) == len(problems) == 1:
         raise failed[0][1]
@@ -179,22 +181,44 @@ def jobs_of(options: Options) -> tuple[list["ScanJob"], list["Problem"]]:
         SettingError: --split without a data set.
         FileError, DataSetError: There are no such scans, or the output cannot be.
     """
-    from viscera.datasets.sources import Problem
     from viscera.inference.dicom_jobs import find_dicom_jobs
     from viscera.inference.jobs import find_scan_jobs
+    from viscera.inference.manifest import find_manifest_jobs, is_manifest
     from viscera.io.dicom_files import is_dicom_place
 
     if "=" in options.scan and not Path(options.scan).exists():
         return data_set_jobs(options)
     place = Path(options.scan)
+    if is_manifest(place):
+        if options.series is not None or options.split != "all":
+            raise SettingError("--series and --split are not for a list of scans", "Leave them out.")
+        jobs, wrong = find_manifest_jobs(place, options.output)
+        return jobs, _problems(wrong)
     if options.series is not None or is_dicom_place(place):
         jobs, wrong = find_dicom_jobs(place, options.output, series_uid=options.series)
-        return jobs, [
-            Problem(name, name, error.what.removeprefix(f"{name}: "), error.remedy) for name, error in wrong.items()
-        ]
+        return jobs, _problems(wrong)
     if options.split != "all":
         raise SettingError(f"--split {options.split} needs a data set as LAYOUT=DIR, not '{options.scan}'.")
     return find_scan_jobs(Path(options.scan), options.output), []
+
+
+def _problems(wrong: Mapping[str, VisceraError]) -> list["Problem"]:
+    """Return DICOM series that cannot be segmented as rows of the table of problems."""
+    from viscera.datasets.sources import Problem
+
+    return [Problem(name, name, error.what.removeprefix(f"{name}: "), error.remedy) for name, error in wrong.items()]
+
+
+def note_unusable(options: Options, problems: "Sequence[Problem]") -> None:
+    """Write down which scans were not even begun, beside where their label maps would stand."""
+    from viscera.inference.failures import note_failure
+    from viscera.io import nifti
+
+    for problem in () if nifti.is_nifti(options.output) else problems:
+        if Path(problem.case).name != problem.case:  # of a whole data set
+            continue
+        error = FileError(problem.what, problem.remedy, file=problem.file)
+        note_failure(options.output / f"{problem.case}.nii.gz", Path(problem.file).name, error)
 
 
 def dicom_options(options: Options) -> "DicomOptions":

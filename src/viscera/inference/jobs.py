@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeGuard
 
 from viscera.datasets.sources import Source, label_files
 from viscera.errors import FileError
@@ -134,10 +135,15 @@ def own_facts(sidecar: Path) -> dict | None:
         facts = load_json(sidecar)
     except (OSError, ValueError):
         return None
+    return facts if is_own(facts) else None
+
+
+def is_own(facts: object) -> TypeGuard[dict]:
+    """Tell whether JSON is what viscera writes beside a label map."""
     if not isinstance(facts, dict) or not isinstance(facts.get("labels"), dict):
-        return None
+        return False
     run = facts.get("run")
-    return facts if isinstance(run, dict) and "weights_sha256" in run else None
+    return isinstance(run, dict) and "weights_sha256" in run
 
 
 def is_own_label_map(file: Path) -> bool:

@@ -2,6 +2,7 @@
 
     NAME.nii.gz       labels on the grid of the scan
     NAME.json         {index: organ}, statistics on request, how and by what it was made
+    NAME.failed.json  of several scans: why one has no label map (failures.py)
     labels.ctbl       colours for 3D Slicer; labels.itksnap.txt for ITK-SNAP (one pair per folder)
 
 A label map takes its place after its NAME.json, which holds its hash and the scan's: identity.py tells by them what is done.
@@ -20,6 +21,7 @@ from viscera.errors import VisceraError
 from viscera.inference.certainty import Certainty, certainty_of, handedness_of
 from viscera.inference.colour_files import write_colours
 from viscera.inference.dicom_objects import Result, log_result, refuse_others, write_objects
+from viscera.inference.failures import forget_failure, note_failure
 from viscera.inference.faults import as_problem
 from viscera.inference.identity import made_with
 from viscera.inference.jobs import ScanJob, refuse_scans_as_outputs, require_place
@@ -129,6 +131,10 @@ def predict_all(
             outcome = outcomes[job]
             if isinstance(outcome, VisceraError):
                 failed.append((job, outcome))
+                if len(jobs) > 1:
+                    note_failure(job.output, job.scan.name, outcome)
+            elif outcome == "was done":
+                forget_failure(job.output)
             done(job, str(outcome))
 
     def note(job: ScanJob, outcome: dict[str, object] | Exception) -> None:
@@ -261,6 +267,7 @@ def write_labels(scan: _Labelled, run: Run) -> dict[str, object]:
         objects = _write_objects(scan, run, names=names, organs=organs, facts=facts)
         facts["run"] = {**_run_facts(scan, run), "labels_sha256": sha256(hidden), **objects}
         write_json(job.sidecar, facts)
+    forget_failure(job.output)
     run.written[disk_key(job.output)] = job.scan.name
     return facts
 

@@ -5,28 +5,22 @@ The other files of this package fill a ``Page``; templates/report.html lays it o
 
 import base64
 import math
-import re
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from importlib.resources import files
-from pathlib import Path, PurePath
+from pathlib import Path
 
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, FunctionLoader, StrictUndefined
 from matplotlib.figure import Figure
 
 from viscera.datasets.sources import Problem
 from viscera.figures.canvas import inline_svg
+from viscera.io.paths_in_text import last_part, without_folders
 
 MISSING = "–"
 """Stands where there is no value."""
-
-FOLDERS = re.compile(
-    r"(?<![\w.~])(?:~|[A-Za-z]:)?[\\/](?=\S)(?:(?:(?!\.\w+\s)[^\\/:\n])*[\\/])*"  # absolute, spaces and all
-    r"""|(?<![^\s'"(\\/:])[^\s'"(\\/:]+[\\/](?=\S+\.[a-z])"""  # relative, before the name of a file with an ending
-)
-"""The folders of paths in a text."""
 
 
 @dataclass(frozen=True)
@@ -108,11 +102,27 @@ class Page:
         return version("viscera")
 
 
-def render(page: Page) -> str:
-    """Return the page as HTML. Every text is escaped; only the charts, which viscera drew, are taken as they are."""
-    template = files("viscera.reports").joinpath("templates", "report.html").read_text(encoding="utf-8")
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    return environment.from_string(template).render(page=page)
+def render(page: Page, template: str = "report.html", **more: object) -> str:
+    """Return the page as HTML. Every text is escaped; only the charts, which viscera drew, are taken as they are.
+
+    Args:
+        page: What it says.
+        template: Which of templates/.
+        more: What the template knows beside the page.
+    """
+    environment = Environment(
+        loader=FunctionLoader(_template),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template(template).render(page=page, **more)
+
+
+def _template(name: str) -> str:
+    """Return the text of a template."""
+    return files("viscera.reports").joinpath("templates", name).read_text(encoding="utf-8")
 
 
 def chart(figure: Figure, name: str) -> str:
@@ -124,24 +134,6 @@ def png_base64(draw: Callable[[Path], Path]) -> str:
     """Return the PNG that ``draw`` writes to the path that it is given, in base64."""
     with tempfile.TemporaryDirectory() as folder:
         return base64.b64encode(draw(Path(folder) / "picture.png").read_bytes()).decode("ascii")
-
-
-def without_folders(text: str, *files: str) -> str:
-    """Return a text in which files have lost their folders, since a folder may be named after a patient.
-
-    Args:
-        text: Any message.
-        files: Paths that may occur in it; helps with relative ones that have spaces.
-
-    Example:
-        >>> without_folders("/home/Mrs Miller/ct.nii.gz is cut off")
-        'ct.nii.gz is cut off'
-        >>> without_folders("5.0/2.5 mm in her scans/1.nii.gz", "her scans/1.nii.gz")
-        '5.0/2.5 mm in 1.nii.gz'
-    """
-    for file in filter(None, files):
-        text = text.replace(file, _name(file))
-    return FOLDERS.sub("", text)
 
 
 def counted(count: int, what: str) -> str:
@@ -173,7 +165,7 @@ def problem_table(problems: Sequence[Problem]) -> Table:
         Row(
             (
                 Cell(problem.case),
-                Cell(_name(problem.file)),
+                Cell(last_part(problem.file)),
                 Cell(without_folders(problem.what, problem.file)),
                 Cell(without_folders(problem.remedy, problem.file)),
             )
@@ -181,11 +173,6 @@ def problem_table(problems: Sequence[Problem]) -> Table:
         for problem in problems
     ]
     return Table(("case", "file", "problem", "remedy"), tuple(rows), words=4)
-
-
-def _name(file: str) -> str:
-    """Return a path's last part, whatever the system that it was written on."""
-    return PurePath(file.replace("\\", "/")).name
 
 
 def _setting_rows(value: object, name: str) -> list[tuple[str, str]]:
