@@ -1,6 +1,9 @@
 """Make the bundled weights of a run: src/viscera/networks/bundled/starter.safetensors and its card, starter.json.
 
-Usage: python -m benchmarks.archive.ship_starter RUN --figures FACTS.json [--out src/viscera/networks/bundled]
+Usage: python -m benchmarks.archive.ship_starter RUN --figures FACTS.json [--out src/viscera/networks/bundled] [--average FILE]
+
+With --average the tensors are the means of RUN's and of those that its training began with: networks between before and after
+fine-tuning have learnt the new and forgot little of the old (Wortsman et al. 2022, WiSE-FT, arXiv:2109.01903). So is version 2.
 
 FACTS.json says what the run cannot know. "scores" is what `viscera evaluate --json` wrote, beside FACTS.json; each organ's Dice
 and NSD are taken from it, with their intervals. Commit, date and seeds may be left out: this checkout's, today, the recipe's.
@@ -18,15 +21,18 @@ weights that are shipped, run this twice: first with no organ shipped, then, aft
 import argparse
 import json
 import sys
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pydantic
+from torch import Tensor
 
 from benchmarks.machine import ROOT, commit
 from viscera.errors import SettingError
 from viscera.evaluation.scores import Evaluation, evaluation_from_json
 from viscera.networks.cards import Shipped
+from viscera.networks.weights import Weights, find_weights, load_weights, save_weights
 
 sys.path.append(str(ROOT / "tools"))
 from bundle_weights import Facts, ship
@@ -37,14 +43,29 @@ def main(arguments: list[str] | None = None) -> Shipped:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path)
     parser.add_argument("--figures", type=Path, required=True)
+    parser.add_argument("--average", type=Path, help="weights to take the mean with")
     parser.add_argument("--out", type=Path, default=ROOT / "src" / "viscera" / "networks" / "bundled")
     options = parser.parse_args(arguments)
     facts, evaluations = read_facts(options.figures)
-    made = ship(options.run, options.out, facts=facts, evaluations=evaluations)
+    run = options.run
+    if options.average:
+        run = options.figures.parent / "average.safetensors"
+        save_weights(run, average(*(load_weights(find_weights(one)) for one in (options.run, options.average))))
+    made = ship(run, options.out, facts=facts, evaluations=evaluations)
     tested, others = (made.card.of_standing(standing) for standing in ("shipped", "experimental"))
     print(f"{made.file}: {made.file.stat().st_size / 2**20:.2f} MiB, SHA-256 {made.card.sha256}")
     print(f"default organs: {', '.join(tested) or 'none'}; experimental: {', '.join(others) or 'none'}")
     return made
+
+
+def average(one: Weights, other: Weights) -> Weights:
+    """Return the first weights with the mean of both ones' tensors; they must be of one recipe."""
+    return replace(one, tensors={name: mean(tensor, other.tensors[name]) for name, tensor in one.tensors.items()})
+
+
+def mean(one: Tensor, other: Tensor) -> Tensor:
+    """Return the mean of two tensors; the first of two that hold whole numbers."""
+    return ((one.float() + other.float()) / 2).to(one.dtype) if one.is_floating_point() else one
 
 
 def read_facts(file: Path) -> tuple[Facts, dict[str, Evaluation]]:

@@ -23,7 +23,7 @@ from benchmarks.studies.starter import DATA, DONORS, LEARNT
 from viscera.config import Recipe
 from viscera.evaluation.scores import OrganScore
 from viscera.inference.model import load_model
-from viscera.recipes.starter import STARTER_25D
+from viscera.recipes.starter import STARTER
 
 PATIENTS, TEST, SLICES, PATCHES = 160, 24, 16_000, 640
 """Learnt from; measured on; slices and patches drawn by each training."""
@@ -128,7 +128,7 @@ def test_of(work: Path) -> Path:
 
 def recipe_of(way: Way, store: Path, seed: int) -> Recipe:
     """Return an arm's recipe: every arm draws equally many patches and slices."""
-    recipe = drawing(replace(STARTER_25D, training=replace(STARTER_25D.training, epochs=1, seed=seed)), store, SLICES)
+    recipe = drawing(replace(STARTER, training=replace(STARTER.training, epochs=1, seed=seed)), store, SLICES)
     if not way.context:
         return replace(recipe, context=None)
     context = recipe.context
@@ -183,7 +183,7 @@ def main() -> None:
     train_all(arm for _, _, arm in every)
     own = work / "annotated.json"
     names = sorted(file.name.removesuffix(".nii.gz") for file in (test / "labelsTr").iterdir())
-    own.write_text(json.dumps({name: list(STARTER_25D.space.organs) for name in names}))
+    own.write_text(json.dumps({name: list(STARTER.space.organs) for name in names}))
     scans = list(real_scans(work / "real"))
     synthetic: dict[str, list[tuple[OrganScore, ...]]] = {}
     real: dict[str, list[dict]] = {}

@@ -2,11 +2,13 @@
 
     python -m benchmarks.studies.real_scans score starter width16=RUN new=FILE.safetensors [--without-template width16 ...]
     python -m benchmarks.studies.real_scans pictures starter new=FILE --out FOLDER
+    python -m benchmarks.studies.real_scans synthetic starter new=FILE [--patients 24]
 
 ``score`` takes bundled weights by name, files, and folders of runs; NAME=... says what an arm is called in the table. It segments
 as `viscera predict --organs all` does and writes Dice, NSD, signed surface distance and volume ratio per arm, scan and organ to
 results/real_arms.json, where an arm takes the place of the row of its name; tables.py makes the table of it. ``pictures`` draws
 six levels of each of three scans that nobody annotated, for a person to look at; every error that is seen should be written down.
+``synthetic`` scores arms on rich synthetic patients that no arm learnt from (results/synthetic_arms.json).
 
 The scans and their truths are those of starter.py: 20 slices of a patient who is in no training; the kidneys of two scans by their
 HU; a spleen whose file has left and right exchanged, so that it is turned; three slices of a liver. And ts_example_ct_3mm, for
@@ -28,12 +30,13 @@ import edt
 import numpy as np
 from jaxtyping import Bool, Int8, UInt8
 
-from benchmarks.machine import DATA, RESULTS, facts
+from benchmarks.machine import DATA, RESULTS, facts, save
 from benchmarks.studies.starter import UNLABELLED, make_tests
 from viscera.colours import colour
 from viscera.evaluation.evaluate import score_case
 from viscera.evaluation.metrics import bounding_box
 from viscera.evaluation.pairing import Pair
+from viscera.evaluation.statistics import bootstrap_interval
 from viscera.figures.montage import field_of
 from viscera.figures.pictures import grey, overlay, resize_labels, resize_slice
 from viscera.figures.sheet import draw_sheet
@@ -43,6 +46,8 @@ from viscera.io import nifti
 from viscera.labels import LabelSpace, fit
 from viscera.networks.runners import runner_facts
 from viscera.preparation.intensity import hounsfield
+from viscera.synthesis.patient import synthesize
+from viscera.synthesis.variety import RICH, without
 from viscera.volume import Volume, to_axial, with_voxels
 
 TEMPLATE = "3 mm"
@@ -55,6 +60,8 @@ LEVELS = dict.fromkeys(UNLABELLED, (0.95, 0.78, 0.62, 0.46, 0.30, 0.12)) | {
 """{scan: slices that are drawn, as parts of its height, from the head down}; the third is of a chest."""
 PANEL = 560
 """Pixels of a picture's width."""
+LEAST_ML = 1.0
+"""Of an organ in view; less of it says nothing of a network."""
 ASIDE, SINUS_MM = "_sinus_aside", 15.0
 """Behind a scan's name; the sinus is what a ball of this radius, rolled about the kidney, does not reach."""
 
@@ -251,6 +258,48 @@ def score(options: argparse.Namespace) -> None:
     print(options.out)
 
 
+def synthetic(options: argparse.Namespace) -> None:
+    """Measure arms on synthetic patients: the mean Dice of each organ, and the difference to the first arm over patients."""
+    arms = dict(named(one) for one in options.weights)
+    models = {name: load_model(weights, accelerator="cpu", runtime="auto") for name, weights in arms.items()}
+    scores: dict[str, dict[str, dict[int, float]]] = {name: {} for name in arms}
+    for number in range(1, options.patients + 1):
+        patient = synthesize(
+            np.random.default_rng([options.seed, number]),
+            shape=(96, 160, 160),
+            orientation="axial",
+            variety=RICH if number % 2 else without(RICH, ["scan_range"]),
+        )
+        for name, model in models.items():
+            labels = segment(patient.ct, model)
+            scan = RealScan(str(number), patient.ct, patient.labels.voxels, patient.organs)
+            for score in score_case(scan.pair(labels, model.output_space)):
+                if score.values["truth_ml"] >= LEAST_ML:
+                    scores[name].setdefault(score.organ, {})[number] = score.values["dice"]
+        print(f"patient {number}", flush=True)
+    first = next(iter(arms))
+    rows = [
+        {
+            "arm": name,
+            "weights_sha256": models[name].weights_sha256,
+            "organs": {organ: row(of, scores[first][organ]) for organ, of in organs.items()},
+        }
+        for name, organs in scores.items()
+    ]
+    print(save("synthetic_arms", facts("numpy", "openvino") | {"patients": options.patients, "arms": rows}))
+
+
+def row(dice: Mapping[int, float], first: Mapping[int, float]) -> dict[str, object]:
+    """Return an organ's mean Dice, and the mean difference to the first arm with its bootstrap interval over patients."""
+    gains = {str(number): [value - first[number]] for number, value in dice.items()}
+    found = bootstrap_interval(gains, np.random.default_rng(0))
+    return {
+        "patients": len(dice),
+        "dice": round(float(np.mean([*dice.values()])), 4),
+        "gain": [round(one, 4) for one in found],
+    }
+
+
 def named(text: str) -> tuple[str, Path]:
     """Return name and place of weights that are given as NAME=PLACE or as a place alone."""
     name, equals, place = text.partition("=")
@@ -320,6 +369,11 @@ def main() -> None:
     drawing.add_argument("weights", nargs="+", help="NAME=PLACE or PLACE; one column each")
     drawing.add_argument("--out", type=Path, required=True, help="folder for the pictures")
     drawing.set_defaults(run=pictures)
+    measuring = verbs.add_parser("synthetic", help="measure arms on synthetic patients")
+    measuring.add_argument("weights", nargs="+", help="NAME=PLACE or PLACE; the others are compared with the first")
+    measuring.add_argument("--patients", type=int, default=24)
+    measuring.add_argument("--seed", type=int, default=7100)
+    measuring.set_defaults(run=synthetic)
     options = parser.parse_args()
     options.run(options)
 

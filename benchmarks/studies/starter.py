@@ -29,7 +29,7 @@ from benchmarks.machine import DATA, facts, save
 from benchmarks.studies.arms import Arm, drawing, train_all, training_minutes, viscera
 from viscera.config import Recipe
 from viscera.evaluation.scores import evaluation_from_json
-from viscera.recipes.starter import STARTER, STARTER_25D
+from viscera.recipes.starter import STARTER, STARTER_2D
 from viscera.recipes.viscera2d import of_width
 
 KIDNEYS = Path(__file__).with_name("kidney_boxes.json")
@@ -55,7 +55,7 @@ SYNTHETIC = {
 }
 FURTHER, FEW = 9_600, 6_400
 """Slices that are drawn: by arms that go on from another one; by those that compare widths."""
-ONCE = replace(STARTER.training, epochs=1)
+ONCE = replace(STARTER_2D.training, epochs=1)
 ON = replace(ONCE, learning_rate=1e-3)
 
 
@@ -86,11 +86,11 @@ def of_epochs(recipe: Recipe, epochs: int) -> Recipe:
 
 
 BOTH = ("procedural", "template")
-GOING_ON = replace(STARTER, training=ON, sampling=replace(STARTER.sampling, dataset_power=0.25))
+GOING_ON = replace(STARTER_2D, training=ON, sampling=replace(STARTER_2D.sampling, dataset_power=0.25))
 """Small data sets are drawn from more often than by size."""
 WAYS = {
-    "procedural": Way("procedural patients: no patient at all", of_epochs(STARTER, 3), ("procedural",)),
-    "template": Way("and patients made from one label map", of_epochs(STARTER, 2), BOTH),
+    "procedural": Way("procedural patients: no patient at all", of_epochs(STARTER_2D, 3), ("procedural",)),
+    "template": Way("and patients made from one label map", of_epochs(STARTER_2D, 2), BOTH),
     "longer": Way("template, then more of the same patients", GOING_ON, BOTH, "template", slices=FURTHER),
     "image": Way("template, then the template's image too", GOING_ON, (*BOTH, "image"), "template", slices=FURTHER),
     "self_training": Way(
@@ -103,11 +103,13 @@ WAYS = {
     ),
     "context": Way(
         "a 3D network sees the patient first; more ingredients; organs of two donors, too",
-        of_epochs(STARTER_25D, 4),
+        of_epochs(STARTER, 4),
         ("procedural_donors", "template_donors"),
     ),
-    "width_16": Way("as template, but few slices", replace(STARTER, training=ONCE), BOTH, slices=FEW),
-    "width_24": Way("the same with width 24", replace(STARTER, network=of_width(24), training=ONCE), BOTH, slices=FEW),
+    "width_16": Way("as template, but few slices", replace(STARTER_2D, training=ONCE), BOTH, slices=FEW),
+    "width_24": Way(
+        "the same with width 24", replace(STARTER_2D, network=of_width(24), training=ONCE), BOTH, slices=FEW
+    ),
 }
 
 

@@ -37,7 +37,7 @@ from viscera.learning.setup import begin, scaled
 from viscera.learning.training import Watch, train
 from viscera.networks.build import network_of
 from viscera.networks.torch_runner import TorchRunner
-from viscera.networks.weights import Weights, context_of, load_weights, save_weights, without_context
+from viscera.networks.weights import Weights, as_context, context_of, load_weights, save_weights, without_context
 from viscera.preparation.image import prepare_image
 from viscera.preparation.store import Case, Facts, SourceFacts, Store, create_store, open_store, write_case
 from viscera.volume import Volume
@@ -275,3 +275,21 @@ def test_a_network_with_context_begins_as_the_one_without_that_it_starts_from(tm
     fewer = replace(recipe, network=replace(recipe.network, slices=1))
     with pytest.raises(WeightsError):
         start_from(network_of(fewer), fewer, tmp_path / "alone.safetensors")
+
+
+@pytest.mark.parametrize("stem", [1, 2])
+def test_what_the_context_says_of_an_organ_keeps_its_channel_in_another_label_space(tmp_path, stem):
+    old = replace(RECIPE, network=replace(RECIPE.network, stem=stem))
+    new = replace(old, label_space="flare13")
+    torch.manual_seed(0)
+    known, network = network_of(old), network_of(new)
+    save_weights(tmp_path / "old.safetensors", Weights(old, old.space, known.state_dict() | as_context({}), {}))
+    start_from(network, new, tmp_path / "old.safetensors")
+    name, first = ("stem.known.weight", 0) if stem > 1 else ("down.0.0.weight", 3)
+    before, after = known.state_dict()[name], network.state_dict()[name]
+    assert torch.equal(before[:, 0:first], after[:, 0:first])
+    shared = set(old.space.organs) & set(new.space.organs)
+    assert shared
+    for organ in shared:
+        there, here = first + old.space.organs.index(organ), first + new.space.organs.index(organ)
+        assert torch.equal(after[:, here], before[:, there]), organ

@@ -17,7 +17,7 @@ from viscera.learning.sampling.pasting import Pasting, draw_pasting, paste
 from viscera.learning.sampling.reading import step_generator
 from viscera.learning.sampling.slices import SliceIndex, boundary_distance
 from viscera.learning.setup import check_fit
-from viscera.recipes.starter import STARTER_25D
+from viscera.recipes.starter import STARTER
 
 SPACE = LabelSpace("two", ("liver", "spleen"))
 
@@ -77,7 +77,7 @@ def test_a_pasted_organ_is_learnt_where_its_new_slice_annotates_it_not(index):
 
 
 def test_context_knows_nothing_of_what_is_pasted_so_both_together_are_refused():
-    assert isinstance(STARTER_25D.context, Context)
-    check_fit(replace(STARTER_25D, context=None, sampling=SliceSampling(paste=0.3)))
+    assert isinstance(STARTER.context, Context)
+    check_fit(replace(STARTER, context=None, sampling=SliceSampling(paste=0.3)))
     with pytest.raises(SettingError, match=r"sampling.paste is 0.3.*Set it to 0"):
-        check_fit(replace(STARTER_25D, sampling=SliceSampling(paste=0.3)))
+        check_fit(replace(STARTER, sampling=SliceSampling(paste=0.3)))

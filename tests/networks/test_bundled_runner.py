@@ -76,8 +76,9 @@ def test_the_measurement_is_a_ratio_of_both_graphs_at_work(tmp_path):
 
 
 def test_both_graphs_agree_with_torch_on_where_organs_are():
-    exact = load_model(Path("starter"), accelerator="cpu", runtime="torch").network
-    image = np.random.default_rng(0).random((1, 3, 32, 48), np.float32)
+    model = load_model(Path("starter"), accelerator="cpu", runtime="torch")
+    exact, channels = model.network, model.recipe.channels
+    image = np.random.default_rng(0).random((1, channels, 32, 48), np.float32)
     for faster in (0.0, 2.0):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(choosing, "times_faster", lambda exact, small, faster=faster: faster)

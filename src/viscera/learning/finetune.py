@@ -38,13 +38,16 @@ def start_from(network: torch.nn.Module, recipe: Recipe, start: Path) -> None:
         )
     if weights.space.organs != recipe.space.organs:
         old, new = weights.space.classes, recipe.space.classes
+        slices = tuple(map(str, range(known.slices)))  # the first channels of what sees slices and context side by side
         for name, fresh in network.state_dict().items():
-            parts = set(name.split("."))
-            if name not in tensors or not (parts & LAST_LAYERS or name == CONTEXT_CHANNELS):
+            if name not in tensors:
                 continue
+            parts = set(name.split("."))
             if name == CONTEXT_CHANNELS:
                 tensors[name] = _by_class(tensors[name], fresh, old[1:], new[1:], axis=1)
-            else:
+            elif name == FIRST and weights.recipe.context is not None and known.stem == 1:
+                tensors[name] = _by_class(tensors[name], fresh, slices + old[1:], slices + new[1:], axis=1)
+            elif parts & LAST_LAYERS:
                 axis = 1 if known.stem > 1 and name == "head.weight" else 0  # of a transposed convolution
                 tensors[name] = _by_class(tensors[name], fresh, () if "sum" in parts else old, new, axis=axis)
     if recipe.context is not None and weights.recipe.context is None and known.slices == recipe.network.slices:

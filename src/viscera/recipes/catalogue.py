@@ -19,7 +19,7 @@ from viscera.recipes.gao2step import (
     GAO2STEP_TUMOUR_SMALL,
 )
 from viscera.recipes.runet import RUNET, RUNET_PAPER, RUNET_SMALL
-from viscera.recipes.starter import STARTER, STARTER_25D
+from viscera.recipes.starter import STARTER, STARTER_2D
 from viscera.recipes.upv import UPV1, UPV1_SMALL, UPV2, UPV2_SMALL
 from viscera.recipes.viscera2d import VISCERA2D, VISCERA2D_16, VISCERA2D_24, VISCERA2D_64
 from viscera.recipes.viscera25d import VISCERA25D, VISCERA25D_2D, VISCERA25D_3D
@@ -31,7 +31,7 @@ RECIPES: dict[str, Recipe] = {
         *(ZHANG2D, ZHANG2D_PAPER, ZHANG2D_INVERSE_FREQUENCY, ZHANG2D_UNIFORM, ZHANG2D_SMALL),
         *(VISCERA2D, VISCERA2D_16, VISCERA2D_24, VISCERA2D_64),
         *(VISCERA25D, VISCERA25D_2D, VISCERA25D_3D),
-        *(STARTER, STARTER_25D),
+        *(STARTER, STARTER_2D),
         *(GAO2STEP, GAO2STEP_FINETUNE, GAO2STEP_TUMOUR, GAO2STEP_TUMOUR_FINETUNE, GAO2STEP_FINDER),
         *(GAO2STEP_SMALL, GAO2STEP_TUMOUR_SMALL, GAO2STEP_FINDER_SMALL),
         *(RUNET, RUNET_PAPER, RUNET_SMALL),
