@@ -94,3 +94,13 @@ def small_store(tmp_path_factory, make_case) -> Path:
         cases[name] = splits[patient]
     write_json(store.path / "splits.json", {"seed": 0, "fractions": {}, "cases": cases})
     return store.path
+
+
+@pytest.fixture(autouse=True)
+def all_cores_again():
+    """Forget after each test how many cores a command was told to use: it holds for the process, and for the tests after it."""
+    from viscera.networks import device
+
+    yield
+    if device._chosen:
+        device.use_cores()

@@ -20,8 +20,11 @@ from pynetdicom.sop_class import CTImageStorage, SecondaryCaptureImageStorage, S
 
 from dicom_series import write_series
 from viscera.errors import SettingError
+from viscera.inference.model import load_model
+from viscera.inference.predict import PredictOptions
 from viscera.io import nifti
 from viscera.pacs.address import Node, Web, parse_address
+from viscera.pacs.node import Work, step
 from viscera.pacs.receiving import Counts, Door, start_node
 from viscera.pacs.spool import Spool
 from viscera.pacs.status import metrics, status
@@ -73,6 +76,20 @@ def test_echo_is_answered_and_an_unknown_caller_is_refused(node):
     assert call(port, title="STRANGER").is_rejected
     assert counts.now() == {"associations refused": 1}
     assert "STRANGER" not in "".join(lines)
+
+
+def test_a_series_waits_longer_while_its_sender_is_connected(node, tmp_path):
+    port, spool, lines, _ = node
+    work, model = Work(PredictOptions(), quiet_s=0.05), load_model(Path("starter"), accelerator="cpu", runtime="auto")
+    association = call(port)
+    association.send_c_store(pydicom.dcmread(write_series(tmp_path / "ct")[0]))
+    time.sleep(0.1)
+    assert not step(spool, model, work, lines.append, senders=lambda: 1)
+    assert spool.jobs("waiting") == spool.jobs("working") == []
+    association.release()
+    assert step(spool, model, work, lines.append)  # one slice is no scan
+    [job] = spool.jobs("failed")
+    assert lines == [f"{job.key}: complete", f"{job.key}: failed (GeometryError)"]
 
 
 def test_other_kinds_and_own_results_are_let_go_and_named_by_their_class_only(node, tmp_path):

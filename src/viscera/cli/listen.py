@@ -123,7 +123,7 @@ def listen(options: Options, door: "Door") -> int:
             page = start_status(spool, counts, options.status_port)
             say(f"status: http://127.0.0.1:{page.server_address[1]}/")
         while True:
-            if not step(spool, model, work, log):
+            if not step(spool, model, work, log, senders=lambda: len(server.active_associations)):
                 time.sleep(PAUSE_S)
     finally:
         server.shutdown()

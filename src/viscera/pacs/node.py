@@ -14,6 +14,8 @@ from viscera.pacs.address import Node, Web
 from viscera.pacs.sending import send_files
 from viscera.pacs.spool import Job, Spool, last_change
 
+HELD = 6
+"""While a sender is connected a series waits so many times as long: it may pause, and one archive may send many series."""
 FIRST_WAIT_S, LONGEST_WAIT_S = 5.0, 600.0
 """Between tries of sending: each wait is twice the one before."""
 
@@ -26,7 +28,7 @@ class Work:
         options: Of predicting; its DICOM objects are what is sent.
         to: Where results go; () keeps them in the queue's folder done.
         own_aet: The title to call with.
-        quiet_s: A series is complete when none of its images came for so long.
+        quiet_s: A series is complete when none of its images came for so long; HELD times as long while a sender is connected.
         tries: Of sending, before a job fails.
         first_wait_s: After the first try that fails.
     """
@@ -39,7 +41,9 @@ class Work:
     first_wait_s: float = FIRST_WAIT_S
 
 
-def step(spool: Spool, model: Model, work: Work, log: Callable[[str], None]) -> bool:
+def step(
+    spool: Spool, model: Model, work: Work, log: Callable[[str], None], *, senders: Callable[[], int] = lambda: 0
+) -> bool:
     """Do what is next, if anything: complete series, segment one, send what is due; return whether anything was done.
 
     Args:
@@ -47,10 +51,12 @@ def step(spool: Spool, model: Model, work: Work, log: Callable[[str], None]) -> 
         model: That segments.
         work: What is to be done.
         log: Told of each step by the key of its job.
+        senders: Says how many are connected.
     """
     worked = False
+    quiet_s = work.quiet_s * (HELD if senders() else 1)
     for job in spool.jobs("incoming"):
-        if time.time() - last_change(job) >= work.quiet_s:
+        if time.time() - last_change(job) >= quiet_s:
             became = spool.complete(job)
             if became != "busy":
                 log(f"{job.key}: {_SAID[became]}")
