@@ -6,16 +6,8 @@ import sys
 
 import pytest
 
+from small_files import files
 from viscera.io.cores import cpu_quotas, usable_cores, usable_threads
-
-
-def files(root, contents):
-    """Write files below a root."""
-    for name, text in contents.items():
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).write_text(text)
-    return root
-
 
 V2 = "0::/jobs/one\n"
 V1 = "9:name=systemd:/\n4:memory:/docker/abc\n2:cpu,cpuacct:/docker/abc\n"

@@ -3,16 +3,8 @@
 import psutil
 import pytest
 
+from small_files import files
 from viscera.io.free_memory import MIB, free_memory_mib, group_room_mib
-
-
-def files(root, contents):
-    """Write files below a root."""
-    for name, text in contents.items():
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).write_text(text)
-    return root
-
 
 V2 = "0::/jobs/one\n"
 V1 = "4:memory:/docker/abc\n2:cpu,cpuacct:/docker/abc\n"

@@ -12,6 +12,7 @@ from annotated_types import Interval
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 from viscera.cli.console import say
+from viscera.cli.serve import LOOPBACK
 from viscera.config import Accelerator
 from viscera.errors import SettingError
 
@@ -147,7 +148,7 @@ def door_of(options: Options) -> "Door":
 
     require_aet(options.aet, option="--aet")
     callers = tuple(require_aet(caller, option="--callers") for caller in options.callers)
-    if options.host not in ("127.0.0.1", "localhost", "::1") and not callers:
+    if options.host not in LOOPBACK and not callers:
         raise SettingError(
             f"--host {options.host} can be reached from other machines", "Name who may call: --callers AET ..."
         )

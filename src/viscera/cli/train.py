@@ -21,8 +21,9 @@ from viscera.recipes.catalogue import find_recipe
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-    from viscera.learning.synthetic_patients import OnlinePatients
+    from viscera.learning.synthetic_patients import OnlinePatients, TrainingData
     from viscera.learning.training import Watch
+    from viscera.preparation.store import Store
 
 
 @dataclass(frozen=True)
@@ -104,16 +105,14 @@ def main(arguments: list[str]) -> int:
     from viscera.figures.curves import training_curves
     from viscera.learning.synthetic_patients import TrainingData
     from viscera.learning.training import train
-    from viscera.preparation.store import open_store
 
-    opened, made = open_store(store), read_fresh(fresh)
-    if made is not None:
-        say(f"making {made.patients} patients for the first epoch")
-    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # after its import, which sets it to INFO
+    supply = supply_of(store, fresh)
+    if isinstance(supply, TrainingData):
+        say(f"making {supply.fresh.patients} patients for the first epoch")
     with watching(recipe.training.epochs) as watch:
         best = train(
             recipe,
-            opened if made is None else TrainingData(opened, made),
+            supply,
             run,
             machine=machine,
             start=beginning.start,
@@ -139,16 +138,13 @@ def cross_validate(
     """Train a network per fold, and show the scores of all cases once every fold is finished."""
     from viscera.cli.folds import show_out_of_fold, watching_folds
     from viscera.learning.cross_validation.running import FoldPlan, cross_validate
-    from viscera.learning.synthetic_patients import TrainingData
     from viscera.learning.training import Given
-    from viscera.preparation.store import open_store
 
-    folds, opened, made = beginning.folds, open_store(store), read_fresh(fresh)
-    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # after its import, which sets it to INFO
+    folds, supply = beginning.folds, supply_of(store, fresh)
     with watching_folds(recipe.training.epochs) as watch:
         found = cross_validate(
             recipe,
-            opened if made is None else TrainingData(opened, made),
+            supply,
             run,
             FoldPlan(folds.folds or None, folds.splits, folds.fold, Given(beginning.start, beginning.context_weights)),
             machine=machine,
@@ -157,6 +153,18 @@ def cross_validate(
         )
     show_out_of_fold(run, found, only=folds.fold)
     return 0
+
+
+def supply_of(store: Path, fresh: FreshOptions) -> "Store | TrainingData":
+    """Return what is learnt from: the store, with fresh patients where they are asked for."""
+    import lightning_fabric  # noqa: F401  (sets its logger to INFO)
+
+    from viscera.learning.synthetic_patients import TrainingData
+    from viscera.preparation.store import open_store
+
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
+    opened, made = open_store(store), read_fresh(fresh)
+    return opened if made is None else TrainingData(opened, made)
 
 
 def parse(arguments: list[str]) -> tuple[Recipe, Path, Path, Machine, FreshOptions, Beginning]:

@@ -96,6 +96,11 @@ def object_file(job: ScanJob, kind: str) -> Path:
     return job.output.with_name(f"{stem(job.output)}.{kind}.dcm")
 
 
+def written_objects(jobs: Sequence[ScanJob], kinds: Sequence[str]) -> list[Path]:
+    """Return the objects of scans that are there, scan by scan."""
+    return [file for job in jobs for kind in kinds if (file := object_file(job, kind)).is_file()]
+
+
 def require_series(job: ScanJob, options: DicomOptions) -> None:
     """Raise SettingError where objects are asked for that a scan cannot have.
 

@@ -46,7 +46,7 @@ from viscera.learning.progress import Progress, Sums, by_organ, class_counts, di
 from viscera.learning.sampling.batch import Batch
 from viscera.learning.sampling.index import draw_places, read_batch
 from viscera.learning.sampling.order import epoch_order, organ_slices
-from viscera.learning.sampling.pasting import draw_pasting, paste
+from viscera.learning.sampling.pasting import draw_pasting, with_pasted
 from viscera.learning.sampling.reading import read_ahead, step_generator
 from viscera.learning.sampling.slices import SliceIndex
 from viscera.learning.schedule import learning_rate, plan_change
@@ -252,10 +252,7 @@ def run_epoch(
             ready.context[dropped[share]] = 0
         if shown:
             drawn = draw_pasting(shown, pasted, len(numbers), generator).part(share)
-            given, at = drawn.donors[drawn.into], places[drawn.into]
-            if len(given):
-                donors = read_batch(index, given, space=session.space, distance=None, places=at)
-                ready = paste(ready, donors, drawn, distance)
+            ready = with_pasted(ready, index, drawn, places=places, space=session.space, distance=distance)
         return ready, changes.part(share)
 
     session.network.train()

@@ -3,11 +3,10 @@
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from viscera.errors import VisceraError
 from viscera.inference.dicom_jobs import find_dicom_jobs
-from viscera.inference.dicom_objects import object_file
+from viscera.inference.dicom_objects import written_objects
 from viscera.inference.model import Model
 from viscera.inference.predict import PredictOptions, predict_all
 from viscera.pacs.address import Node, Web
@@ -90,8 +89,7 @@ def segment(job: Job, spool: Spool, model: Model, work: Work, log: Callable[[str
     except VisceraError as error:
         log(f"{job.key}: failed ({type(error).__name__})")
         return spool.fail(job, str(error))
-    kinds = work.options.dicom.kinds
-    files = [file for one in jobs for kind in kinds if (file := object_file(one, kind)).is_file()]
+    files = written_objects(jobs, work.options.dicom.kinds)
     job.note(results=[file.name for file in files], segmented_s=round(time.time() - start, 3), sent=[], tries=0)
     log(f"{job.key}: segmented in {time.time() - start:.1f} s")
     return spool.move(job, "sending")
@@ -124,8 +122,3 @@ def send(job: Job, spool: Spool, work: Work, log: Callable[[str], None]) -> bool
     spool.finish(job)
     log(f"{job.key}: done" if files else f"{job.key}: done; no organ was found, so nothing was sent")
     return True
-
-
-def result_files(job: Job) -> list[Path]:
-    """Return the DICOM objects of a job that is done."""
-    return [job.results / name for name in job.facts().get("results", ())]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from viscera.errors import SettingError
 from viscera.pacs.spool import STATES, Spool
+from viscera.serving.meter import head
 
 if TYPE_CHECKING:
     from viscera.pacs.receiving import Counts
@@ -41,14 +42,11 @@ def status(spool: Spool) -> dict[str, object]:
 
 def metrics(spool: Spool, counts: Mapping[str, int]) -> str:
     """Return the queue in Prometheus' text format, version 0.0.4."""
-    lines = ["# HELP viscera_jobs Series in each state.", "# TYPE viscera_jobs gauge"]
+    lines = head("viscera_jobs", "gauge", "Series in each state.")
     lines += [f'viscera_jobs{{state="{state}"}} {len(spool.jobs(state))}' for state in STATES]
-    lines += [
-        "# HELP viscera_received_total What came since the node was started.",
-        "# TYPE viscera_received_total counter",
-    ]
+    lines += head("viscera_received_total", "counter", "What came since the node was started.")
     lines += [f'viscera_received_total{{what="{what}"}} {count}' for what, count in sorted(counts.items())]
-    lines += ["# HELP viscera_spool_bytes Of the queue's folder.", "# TYPE viscera_spool_bytes gauge"]
+    lines += head("viscera_spool_bytes", "gauge", "Of the queue's folder.")
     return "\n".join([*lines, f"viscera_spool_bytes {spool.size_bytes()}", ""])
 
 

@@ -5,10 +5,11 @@ from pathlib import Path
 
 from viscera.errors import FileError, SettingError, VisceraError
 from viscera.inference.dicom_jobs import find_dicom_jobs
-from viscera.inference.dicom_objects import Kind, object_file
+from viscera.inference.dicom_objects import Kind, written_objects
 from viscera.inference.jobs import ScanJob, require_folder
-from viscera.pacs.dicomweb import fetch_series, find_remote, split_address, store_files
-from viscera.pacs.sending import instance_uid
+from viscera.pacs.address import Web
+from viscera.pacs.dicomweb import fetch_series, find_remote, split_address
+from viscera.pacs.sending import send_files
 from viscera.pacs.spool import series_key
 
 
@@ -58,11 +59,10 @@ def send_results(address: str, jobs: Sequence[ScanJob], kinds: Sequence[Kind]) -
     Raises:
         ArchiveError: It does not take all.
     """
-    root, _ = split_address(address)
-    count = 0
+    to, count = Web(split_address(address)[0]), 0
     for job in jobs:
-        files = [file for kind in kinds if (file := object_file(job, kind)).is_file()]
+        files = written_objects([job], kinds)
         if files:
-            store_files(root, {instance_uid(file): file for file in files})
+            send_files(files, to)
             count += len(files)
     return count

@@ -13,6 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from math import inf
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -21,6 +22,9 @@ from viscera.io.free_memory import MIB
 from viscera.io.processes import share_out
 from viscera.networks.device import device_type, peak_memory_mib
 from viscera.preparation.store import Store
+
+if TYPE_CHECKING:
+    from viscera.learning.setup import Session
 
 MOST_STEPS = 60
 """Of a trial."""
@@ -154,7 +158,7 @@ def _measure(trial: Trial, folder: Path) -> Measured:
     )
 
 
-def _timed(session, seconds: float) -> tuple[int, float]:  # noqa: ANN001  (a Session, whose module imports torch)
+def _timed(session: "Session", seconds: float) -> tuple[int, float]:
     """Train until there is enough to tell; return the steps and the seconds of one."""
     import torch
 
@@ -170,6 +174,7 @@ def _timed(session, seconds: float) -> tuple[int, float]:  # noqa: ANN001  (a Se
     ends: list[float] = []
 
     def step(epoch: int, done: int, steps: int) -> None:
+        """Note when a step ended."""
         if session.fabric.device.type == "cuda":
             torch.cuda.synchronize()
         ends.append(time.perf_counter())
@@ -189,7 +194,7 @@ def _timed(session, seconds: float) -> tuple[int, float]:  # noqa: ANN001  (a Se
     return len(took), float(took[len(took) // 2 :].mean())
 
 
-def _validated(session) -> float:  # noqa: ANN001
+def _validated(session: "Session") -> float:
     """Validate a case whose slices are largest; return the seconds of a slice or patch."""
     from viscera.learning.sampling.index import open_validation
     from viscera.learning.training import validate

@@ -80,10 +80,10 @@ class Meter:
             requests, seconds, cut = dict(self.requests), dict(self.seconds), dict(self.cut)
             histograms = {route: list(counts) for route, counts in self._histograms.items()}
             now = self.open
-        lines = _head("viscera_requests_total", "counter", "Requests that were answered; status 0: without an answer.")
+        lines = head("viscera_requests_total", "counter", "Requests that were answered; status 0: without an answer.")
         for (method, route, status), count in sorted(requests.items()):
             lines.append(f'viscera_requests_total{{method="{method}",route="{route}",status="{status}"}} {count}')
-        lines += _head(
+        lines += head(
             "viscera_request_seconds", "histogram", "Seconds from a request's headers to the end of its answer."
         )
         for route, counts in sorted(histograms.items()):
@@ -93,19 +93,26 @@ class Meter:
                 lines.append(f'viscera_request_seconds_bucket{{route="{route}",le="{bound}"}} {total}')
             lines.append(f'viscera_request_seconds_sum{{route="{route}"}} {seconds[route]:.6f}')
             lines.append(f'viscera_request_seconds_count{{route="{route}"}} {total}')
-        lines += _head(
+        lines += head(
             "viscera_failures_total", "counter", "Requests that failed by the server's fault, or got no answer."
         )
         lines.append(f"viscera_failures_total {self.failures()}")
-        lines += _head("viscera_uploads_ended_total", "counter", "Uploads that were ended because of a limit.")
+        lines += head("viscera_uploads_ended_total", "counter", "Uploads that were ended because of a limit.")
         lines += [f'viscera_uploads_ended_total{{why="{why}"}} {count}' for why, count in sorted(cut.items())]
-        lines += _head("viscera_requests_open", "gauge", "Requests that are being answered.")
+        lines += head("viscera_requests_open", "gauge", "Requests that are being answered.")
         lines.append(f"viscera_requests_open {now}")
         for name, (what, values) in gauges.items():
-            lines += _head(name, "gauge", what)
+            lines += head(name, "gauge", what)
             lines += [f"{name}{labels} {value:g}" for labels, value in values.items()]
         return "\n".join(lines) + "\n"
 
 
-def _head(name: str, kind: str, what: str) -> list[str]:
+def head(name: str, kind: str, what: str) -> list[str]:
+    """Return the two lines that go before a metric's values.
+
+    Args:
+        name: Of the metric.
+        kind: counter, gauge or histogram.
+        what: It says, in a sentence.
+    """
     return [f"# HELP {name} {what}", f"# TYPE {name} {kind}"]

@@ -26,6 +26,7 @@ async def info(service: Service, request: Request) -> Response:
     """Say what is offered."""
 
     def found() -> dict[str, object]:
+        """Return what is offered; it reads from the disk."""
         versions = service.versions
         models = {}
         for name, model in service.models.items():
@@ -84,6 +85,7 @@ async def infer(service: Service, request: Request) -> Response:
             await run_in_threadpool(put_into, folder, sent)
 
         def work() -> tuple[Found, bytes]:
+            """Segment, and put the labels into the form that was asked for."""
             scan: Scan = scan_in(place) if place.is_dir() else place
             found = find_labels(scan, model, organs, listed=listed, last=service.last)
             labels = as_viewers_have_it(found.labels, scan) if listed else found.labels

@@ -90,6 +90,7 @@ async def rollback(service: Service, request: Request) -> Response:
         return refusal(400, "version must be a number")
 
     def change() -> dict[str, object]:
+        """Let the other version serve; return the model's versions."""
         before = versions.history(name)
         known = [1, *(one.version for one in before.versions if one.version < before.serving)]
         version = int(asked) if asked else known[-1]

@@ -15,7 +15,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Generator, Tensor
 
 from viscera.config import Distance
+from viscera.labels import LabelSpace
 from viscera.learning.sampling.batch import Batch
+from viscera.learning.sampling.index import Index, read_batch
 from viscera.learning.sampling.slices import boundary_distance
 
 
@@ -54,6 +56,32 @@ def draw_pasting(
     sums = [shown[one] for one in classes]
     donors = [np.searchsorted(one, place * one[-1], side="right") for one, place in zip(sums, where, strict=True)]
     return Pasting(share < fraction, np.array(donors, np.int64), classes)
+
+
+def with_pasted(
+    batch: Batch,
+    index: Index,
+    pasting: Pasting,
+    *,
+    places: Float[np.ndarray, "batch numbers"],
+    space: LabelSpace,
+    distance: Distance | None,
+) -> Batch:
+    """Return a batch with the organs that were drawn for it, whose donors are read and cut where its slices were.
+
+    Args:
+        batch: From the store, not scaled yet.
+        index: Of all slices.
+        pasting: As drawn, of this batch.
+        places: Where its windows were cut.
+        space: Its classes.
+        distance: What the loss needs: it is computed anew.
+    """
+    into = pasting.into
+    if not into.any():
+        return batch
+    donors = read_batch(index, pasting.donors[into], space=space, distance=None, places=places[into])
+    return paste(batch, donors, pasting, distance)
 
 
 def paste(batch: Batch, donors: Batch, pasting: Pasting, distance: Distance | None) -> Batch:
