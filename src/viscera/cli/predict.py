@@ -17,14 +17,16 @@ from viscera.cli.inputs import data_sets
 from viscera.cli.startup import kept_graphs, starting
 from viscera.config import Accelerator
 from viscera.errors import FileError, SettingError, VisceraError
+from viscera.io.clusters import parse_address, require_answer
 from viscera.labels import TUMOUR, organ_name
-from viscera.networks.cards import FOLDER, STARTER, as_shipped, find_shipped
+from viscera.networks.cards import FOLDER, STARTER
 from viscera.networks.find_weights import known_organs
 
 if TYPE_CHECKING:
     from viscera.datasets.sources import Problem
     from viscera.inference.dicom_objects import DicomOptions
     from viscera.inference.jobs import ScanJob
+    from viscera.inference.loading import Networks
     from viscera.inference.model import Model
     from viscera.inference.reading import ReadAhead
     from viscera.io.scans import Scan
@@ -94,6 +96,10 @@ class Options:
     max_memory: Annotated[float | None, arg(metavar="MIB")] = None
     """The most memory that predicting may take, in MiB. Scans are then read one after the other, or slab by slab, where that is
     needed; one that does not fit is refused, and the least that works is said."""
+    cluster: Annotated[str | None, arg(metavar="WHERE")] = None
+    """Segment by several processes: local:N starts N of them here, tcp://HOST:PORT is a Dask scheduler that has workers on any
+    number of machines (docs/cohorts.md). Scans, weights and outputs must lie on a disk that all of them share. --jobs and
+    --max-memory are then of each process. A scan that two of them died of is set aside."""
     overwrite: bool = False
     """Replace label maps that stand there, and their NAME.json."""
 
@@ -112,6 +118,9 @@ def main(arguments: list[str], shipped: Path = FOLDER) -> int:
         )
     if options.fold is not None:
         options = replace(options, weights=fold_of(options), fold=None)
+    address = parse_address(options.cluster) if options.cluster else None
+    if address:
+        require_answer(address)
     dicom = dicom_options(options)
     if options.send and not (options.scan.startswith("dicomweb:") and dicom.kinds):
         raise SettingError("--send is of dicomweb:URL with --write seg or another object", "Add them, or leave it out.")
@@ -119,38 +128,32 @@ def main(arguments: list[str], shipped: Path = FOLDER) -> int:
     if options.max_memory is not None and not options.max_memory > 0:
         raise SettingError(f"--max-memory must be above 0 MiB, got {options.max_memory:g}.")
     require_known(options, shipped)
-    ahead = read_ahead(options, jobs)
+    ahead = None if address else read_ahead(options, jobs)
+    here = replace(options, device="cpu") if address else options  # workers may have a GPU, this machine need not
     with starting(), ThreadPoolExecutor(1) as pool:  # what is heavy is loaded here, when nothing is left to refuse
         # Bundled graphs beside the imports: half of it is not Python's. Torch's exporter changes warnings for all threads.
         own = options.weights or options.tumour or options.finder or options.runtime not in ("auto", "openvino")
-        loading = None if own else pool.submit(loaded_model, options, shipped)
-        from viscera.inference.predict import PredictOptions, predict_all
+        loading = None if own else pool.submit(loaded_model, here, shipped)
+        from viscera.cli.predict_scans import Limits, predict_here, predict_there
+        from viscera.inference.run import PredictOptions
         from viscera.io import nifti_header  # noqa: F401 (what reading scans would load anyway)
 
-        model = loaded_model(options, shipped) if loading is None else loading.result()
+        model = loaded_model(here, shipped) if loading is None else loading.result()
     if line := weights_line(model):
         say(line)
     organs = () if "all" in options.organs else options.organs or model.default_organs
     before: list[ScanJob] = []
 
     def done(job: "ScanJob", how: str) -> None:
-        """Count a scan."""
-        bar.advance(scans)
         if how == "was done":
             before.append(job)
 
-    with progress() as bar:
-        scans = bar.add_task("scans", total=len(jobs))
-        slices = bar.add_task("slices or windows", total=None)
-        failed = predict_all(
-            jobs,
-            model,
-            options=PredictOptions(organs, options.statistics, options.overwrite, dicom),
-            max_memory_mib=options.max_memory,
-            ahead=ahead,
-            done=done,
-            watch=lambda done, total: bar.update(slices, completed=done, total=total),
-        )
+    wanted = PredictOptions(organs, options.statistics, options.overwrite, dicom)
+    limits = Limits(wanted, options.max_memory)
+    if address:
+        failed = predict_there(jobs, model, limits, done, address=address, networks=networks_of(options, shipped))
+    else:
+        failed = predict_here(jobs, model, limits, done, ahead=ahead)
     note_unusable(options, problems)
     problems += [problem_of(job.scan, error) for job, error in failed]
     if len(jobs) == len(failed) == len(problems) == 1:
@@ -290,21 +293,28 @@ def tell(options: Options, jobs: "Sequence[ScanJob]", problems: "Sequence[Proble
     return 2 if problems else 0
 
 
+def networks_of(options: Options, folder: Path = FOLDER) -> "Networks":
+    """Return which networks are asked for."""
+    from viscera.inference.loading import Networks
+
+    return Networks(
+        options.weights,
+        options.tumour,
+        options.finder,
+        options.region,
+        options.device,
+        options.runtime,
+        options.jobs,
+        kept_graphs(),
+        folder,
+    )
+
+
 def loaded_model(options: Options, folder: Path = FOLDER) -> "Model":
     """Load the networks that are asked for, or the one that comes with viscera."""
-    from viscera.inference.model import load_model, with_others, with_region
-    from viscera.networks.device import use_cores
+    from viscera.inference.loading import load_networks
 
-    use_cores(options.jobs)
-    weights = options.weights and (as_shipped(options.weights, folder) or options.weights)
-    given = {"": weights or find_shipped(folder=folder), "tumour": options.tumour, "finder": options.finder}
-    loaded = {
-        name: load_model(path, accelerator=options.device, runtime=options.runtime, graphs=kept_graphs())
-        for name, path in given.items()
-        if path
-    }
-    model = loaded.pop("")
-    return with_others(with_region(model, options.region) if options.region else model, **loaded)
+    return load_networks(networks_of(options, folder))
 
 
 def require_known(options: Options, folder: Path = FOLDER) -> None:

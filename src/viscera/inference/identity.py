@@ -46,8 +46,13 @@ def made_with(model: Model, organs: Sequence[int]) -> dict[str, object]:
         "organs": [model.output_space.labels[index] for index in sorted(set(organs))],
         "region": getattr(model.recipe.inference, "region", None),
         "settings_sha256": [_settings_sha256(each) for each in model.networks],
-        "runtime": [f"{each.network.name} {each.network.precision} {each.device}" for each in model.networks],
+        "runtime": list(runtimes(model)),
     }
+
+
+def runtimes(model: Model) -> tuple[str, ...]:
+    """Return what runs each network, in which precision and where: on another processor it may be something else."""
+    return tuple(f"{each.network.name} {each.network.precision} {each.device}" for each in model.networks)
 
 
 def _settings_sha256(model: Model) -> str:

@@ -17,6 +17,10 @@ NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
 """What disks answer that know no locks: some that are shared over a network."""
 
 
+class TakenError(FileError):
+    """Another process is writing the same file."""
+
+
 @contextmanager
 def locked(folder: Path, *, what: str, error: type[VisceraError] = FileError) -> Iterator[None]:
     """Keep other processes from writing to a folder; the lock ends with the process, however it ends.
@@ -60,7 +64,8 @@ def only_writer(path: Path) -> Iterator[None]:
     The lock is .NAME.lock in the folder of the file, which must exist; nothing of it is left afterwards.
 
     Raises:
-        FileError: Another process is writing the file, or the folder cannot be written to.
+        TakenError: Another process is writing the file.
+        FileError: The folder cannot be written to.
     """
     place = _lock_of(path)
     lock = FileLock(place, blocking=False, thread_local=False)
@@ -104,9 +109,9 @@ def _lock_of(path: Path) -> Path:
     return path.with_name(f".{path.name}.lock")
 
 
-def _taken(path: Path) -> FileError:
+def _taken(path: Path) -> TakenError:
     """Return the error of a file that another process writes."""
-    return FileError(
+    return TakenError(
         f"{path.name} is being written by another process",
         "Wait until it is done, then run the same command again.",
         file=path,

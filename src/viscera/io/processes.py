@@ -40,7 +40,7 @@ def process_pool(jobs: int, *, niceness: int = 0) -> Iterator[ProcessPool]:
     context = get_context("spawn")
     pool = ProcessPool(jobs, context=context, initializer=_settle, initargs=(niceness,))  # pyright: ignore[reportArgumentType]
     try:
-        with _no_interrupts():
+        with no_interrupts():
             _ = pool.active  # starts what will start the processes
         yield pool
     except BrokenProcessPool as error:
@@ -67,7 +67,7 @@ def result_of(task: Future[Result], pool: ProcessPool) -> Result:
 
 
 @contextmanager
-def _no_interrupts() -> Iterator[None]:
+def no_interrupts() -> Iterator[None]:
     """Let threads begin, and processes of theirs, that Ctrl-C does not reach: it is for this process, which ends them."""
     if not hasattr(signal, "pthread_sigmask"):
         yield
