@@ -96,15 +96,18 @@ def predict_there(
                 jobs,
                 model,
                 cluster,
-                elsewhere(networks),
+                elsewhere(networks, model),
                 options=limits.options,
                 max_memory_mib=limits.max_memory_mib,
                 done=tell,
             )
 
 
-def elsewhere(networks: Networks) -> Networks:
-    """Return networks by paths that hold for processes in other folders; bundled weights go by their name."""
+def elsewhere(networks: Networks, model: Model) -> Networks:
+    """Return networks by paths that hold for processes in other folders, and in the precision that was the faster one here.
+
+    Bundled weights go by their name. What each worker measured would differ even among machines of one kind.
+    """
 
     def whole(path: Path | None) -> Path | None:
         """Return a path from the root."""
@@ -112,5 +115,9 @@ def elsewhere(networks: Networks) -> Networks:
         return path if path is None or named else path.absolute()
 
     return replace(
-        networks, weights=whole(networks.weights), tumour=whole(networks.tumour), finder=whole(networks.finder)
+        networks,
+        weights=whole(networks.weights),
+        tumour=whole(networks.tumour),
+        finder=whole(networks.finder),
+        precision=model.network.precision if model.card is not None else None,
     )

@@ -24,6 +24,7 @@ class Networks:
         cores: To compute on; 0: all.
         graphs: Folder of kept graphs; None: none are kept.
         shipped: Where the bundled weights are.
+        precision: Of bundled weights, int8 or fp32; None: whichever is faster on this processor.
     """
 
     weights: Path | None = None
@@ -35,6 +36,7 @@ class Networks:
     cores: int = 0
     graphs: Path | None = None
     shipped: Path = FOLDER
+    precision: str | None = None
 
 
 def load_networks(wanted: Networks) -> Model:
@@ -51,7 +53,13 @@ def load_networks(wanted: Networks) -> Model:
         "finder": wanted.finder,
     }
     loaded = {
-        name: load_model(path, accelerator=wanted.device, runtime=wanted.runtime, graphs=wanted.graphs)
+        name: load_model(
+            path,
+            accelerator=wanted.device,
+            runtime=wanted.runtime,
+            graphs=wanted.graphs,
+            precision=wanted.precision,
+        )
         for name, path in given.items()
         if path
     }

@@ -140,6 +140,7 @@ def load_model(
     accelerator: Accelerator = "auto",
     runtime: Literal["auto"] | RuntimeName | None = None,
     graphs: Path | None = None,
+    precision: str | None = None,
 ) -> Model:
     """Build a trained network.
 
@@ -151,6 +152,7 @@ def load_model(
         runtime: What runs it (networks/runners.py); auto: the fastest that there is. None: torch's module as it was trained.
         graphs: Folder in which what was written for a runtime and checked is kept for the next start, and whether int8 is faster
             on this processor; None: nothing is kept.
+        precision: Of bundled weights on OpenVINO, int8 or fp32; None: whichever is faster here.
 
     Raises:
         WeightsError: No weights there, or not for the network of their recipe; an exported network that was changed, cannot be
@@ -178,7 +180,7 @@ def load_model(
     runner = None
     if runtime is not None and device == "cpu":
         if shipped and runtime in ("auto", "openvino"):
-            runner = bundled_runner(shipped, choices=graphs)
+            runner = bundled_runner(shipped, choices=graphs, precision=precision)
         if runner is None and cache is not None:
             runner = kept_runner(runtime, header.recipe.network, cache)
     if runner is None:

@@ -27,12 +27,13 @@ PIXELS = (144, 176)
 """Of the slice that is timed: a body on 2.5 mm pixels."""
 
 
-def bundled_runner(shipped: Shipped, *, choices: Path | None) -> OpenVinoRunner | None:
+def bundled_runner(shipped: Shipped, *, choices: Path | None, precision: str | None = None) -> OpenVinoRunner | None:
     """Run bundled weights by the graphs that come with them; None where there are none, or no OpenVINO to run them.
 
     Args:
         shipped: The weights.
         choices: Folder in which is kept whether int8 is faster on this processor; None: it is not kept, and measured each time.
+        precision: int8 or fp32, whichever is faster here, so that several machines do the same; None: the faster.
 
     Raises:
         WeightsError: A graph is damaged.
@@ -45,6 +46,8 @@ def bundled_runner(shipped: Shipped, *, choices: Path | None) -> OpenVinoRunner 
     try:
         if small is None:
             return _runner(exact)
+        if precision is not None:
+            return _runner(small if precision == "int8" else exact)
         kept = None if choices is None else choices / f"int8-{this_processor().key}-{shipped.card.sha256[:16]}.json"
         faster = None if kept is None else _read(kept)
         if faster is not None:
