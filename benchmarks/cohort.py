@@ -1,6 +1,7 @@
 """`viscera collect` on drawn results: seconds and peak memory of the command in processes of its own, and the sizes of its files.
 
     python -m benchmarks.cohort [--scans 2000 --organs 5] [--rounds 3]
+    python -m benchmarks.cohort --cluster [--scans 200]           what --cluster costs (cluster_cost.py)
 
 Of each round: a first run (table and page), a second one after one result has changed, and one with nothing new. Drawn NAME.json
 hold what `viscera predict --statistics` writes of an organ; no label maps stand beside them.
@@ -32,6 +33,8 @@ ORGANS = {
     "spinal_cord": 40,
 }
 """{organ: median volume in ml}"""
+MOST_SEGMENTED = 200
+"""Scans, where they are segmented."""
 
 
 def main() -> None:
@@ -40,7 +43,11 @@ def main() -> None:
     parser.add_argument("--scans", type=int, default=2000)
     parser.add_argument("--organs", type=int, default=5)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--cluster", action="store_true", help="what viscera predict --cluster costs, instead")
     options = parser.parse_args()
+    if options.cluster:
+        measure_cluster(min(options.scans, MOST_SEGMENTED), options.rounds)
+        return
     organs = [*ORGANS][: options.organs]
     with tempfile.TemporaryDirectory() as place:
         results = Path(place, "results")
@@ -61,6 +68,16 @@ def main() -> None:
     }
     print(json.dumps(found, indent=2))
     save("cohort", found)
+
+
+def measure_cluster(scans: int, rounds: int) -> None:
+    """Measure what a cluster costs, and save it."""
+    from benchmarks.cluster_cost import measure
+
+    with tempfile.TemporaryDirectory() as place:
+        found = facts("distributed", "openvino") | measure(Path(place), scans=scans, rounds=rounds)
+    print(json.dumps(found, indent=2))
+    save("cluster", found)
 
 
 def one_round(folder: Path, results: Path, table: str, organs: list[str]) -> dict[str, dict[str, float]]:

@@ -219,4 +219,19 @@ FOLDERS = [
         r"data holds files but is not a prepared store",
     ),
     prepare("store is a file", "recipe.json --data abdomenct1k=data", r"recipe.json is a file. Give a folder"),
+    BadInput(
+        "a cluster that viscera does not start",
+        "predict patients/Image out --weights run --cluster slurm:site.yaml",
+        r"slurm:site.yaml: neither local:N nor tcp://HOST:PORT. Give local:4.*dask-jobqueue",
+    ),
+    BadInput(
+        "a cluster of no processes",
+        "predict patients/Image out --weights run --cluster local:0",
+        r"local:0: there must be 1 to 1024 workers",
+    ),
+    BadInput(
+        "a scheduler that does not answer",
+        "predict patients/Image out --weights run --cluster tcp://127.0.0.1:1",
+        r"no scheduler answers at tcp://127.0.0.1:1. Start one .dask scheduler. and workers",
+    ),
 ]

@@ -30,6 +30,12 @@ pytestmark = pytest.mark.slow
 SCANS, KILLS = 20, int(os.environ.get("VISCERA_TEST_KILLS", "30"))
 
 
+@pytest.fixture(autouse=True)
+def wide(monkeypatch):
+    """Let tables keep their cells whole."""
+    monkeypatch.setenv("COLUMNS", "600")
+
+
 @pytest.fixture(scope="module")
 def scans(tmp_path_factory) -> Path:
     """Ten small synthetic patients, each of them twice."""

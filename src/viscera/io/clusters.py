@@ -12,6 +12,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
+import psutil
+
 from viscera.errors import RunError, SettingError
 from viscera.io.extras import is_installed
 from viscera.io.free_memory import free_memory_mib
@@ -88,10 +90,10 @@ def parse_address(text: str) -> Address:
     """
     local = re.fullmatch(r"local:(\d{1,6})", text)
     if local is None and not re.fullmatch(r"(tcp|tls)://(\[[0-9a-fA-F:.]+\]|[\w.-]+):\d{1,5}", text):
-        scheduler = "of one that was started by dask-jobqueue, for SLURM and others: docs/cohorts.md"
         raise SettingError(
             f"--cluster {text}: neither local:N nor tcp://HOST:PORT",
-            f"Give local:4 for four processes here, or the address of a Dask scheduler ({scheduler}).",
+            "Give local:4 for four processes here, or a Dask scheduler's address; dask-jobqueue starts one on SLURM and others "
+            "(docs/cohorts.md).",
         )
     if local is not None and not 1 <= int(local[1]) <= MOST_LOCAL:
         raise SettingError(f"--cluster {text}: there must be 1 to {MOST_LOCAL} workers", "Give local:4, for instance.")
@@ -160,6 +162,13 @@ def _local(address: Address, memory_mib: float | None) -> Iterator[Cluster]:
     try:
         yield Cluster(client, address, str(cluster.dashboard_link or "") if is_installed("bokeh") else "")
     finally:
+        for (
+            nanny
+        ) in cluster.workers.values():  # a worker would first end its scan; what is half-written, the next one removes
+            nanny.auto_restart = False
+            with suppress(psutil.Error):
+                if nanny.pid is not None:
+                    psutil.Process(nanny.pid).kill()
         with suppress(OSError):
             client.close(timeout=1)
         cluster.close(timeout=10)
