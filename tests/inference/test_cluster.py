@@ -2,6 +2,7 @@
 
 import json
 import re
+import zipfile
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
@@ -11,10 +12,13 @@ from threading import Thread
 import numpy as np
 import pytest
 
+from dicom_series import write_series
 from faults.verbs import steady
 from makers import call
 from viscera.errors import FileError, RunError, SettingError
 from viscera.inference.cluster_worker import DEATHS, Order, _begun, _limit_mib, answer_fit
+from viscera.inference.dicom_jobs import find_dicom_jobs
+from viscera.inference.dicom_objects import DicomOptions
 from viscera.inference.jobs import ScanJob, find_scan_jobs
 from viscera.inference.loading import Networks, load_networks
 from viscera.inference.on_cluster import _fit_for, _outcomes, predict_on_cluster
@@ -84,6 +88,35 @@ def test_the_same_files_come_of_a_cluster_and_none_is_made_twice(cluster, model,
     predict_on_cluster(jobs, model, cluster, NETWORKS, options=options, done=lambda job, how: told.append(how))
     assert sorted(told)[1:] == ["was done"] * 3
     assert {file: file.stat().st_mtime_ns for file in before} == before
+
+
+@pytest.mark.filterwarnings("ignore::viscera.inference.dicom_objects.EmptyWarning")
+def test_a_dicom_series_and_what_is_written_of_it(cluster, model, tmp_path, monkeypatch):
+    write_series(tmp_path / "series", name="IMG{:03d}".format)
+    monkeypatch.chdir(tmp_path)
+    options = PredictOptions(dicom=DicomOptions(("seg",)))
+    for out, way in (("here", predict_all), ("there", partial(predict_on_cluster, cluster=cluster, networks=NETWORKS))):
+        jobs, _ = find_dicom_jobs(Path("series"), Path(out))
+        assert way(jobs, model, options=options) == []
+    names = sorted(file.name for file in Path("here").iterdir())
+    assert sorted(file.name for file in Path("there").iterdir()) == names
+    assert "viscera-results.jsonl" in names
+    assert {"series.nii.gz", "series.json"} < {*names}
+    assert Path("here/series.nii.gz").read_bytes() == Path("there/series.nii.gz").read_bytes()
+
+
+def test_a_series_of_a_zip_stays_on_this_machine(cluster, model, tmp_path):
+    write_series(tmp_path / "series", name="IMG{:03d}".format)
+    with zipfile.ZipFile(tmp_path / "series.zip", "w") as packed:
+        for file in (tmp_path / "series").iterdir():
+            packed.write(file, file.name)
+    jobs, _ = find_dicom_jobs(tmp_path / "series.zip", tmp_path / "out")
+    elsewhere = replace(cluster, address=Address(url="tcp://127.0.0.1:1"))
+    with pytest.raises(
+        SettingError, match="is in a ZIP, which only this machine has unpacked. Unpack it on the shared disk"
+    ):
+        predict_on_cluster(jobs, model, elsewhere, NETWORKS)
+    assert predict_on_cluster(jobs, model, cluster, NETWORKS) == []
 
 
 def test_what_a_worker_warns_of_is_told_here(cluster, model, scans, tmp_path):

@@ -181,6 +181,7 @@ def test_chaos_loses_nothing_makes_nothing_twice_and_names_what_failed(scans, ex
         running = begin(place, out, found.address)
         kills = torment(found, running, out)
         _, said = running.communicate(timeout=280)
+        (tmp_path / "said.txt").write_text(said)
         assert kills == KILLS
         failed = {file.name.removesuffix(".failed.json") for file in out.glob("*.failed.json")}
         assert {f"damaged{number}" for number in range(5)} | {"p07"} <= failed, said

@@ -8,7 +8,7 @@ who finds it held waits, since two would otherwise write the same label map. The
 import time
 import warnings
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from importlib.metadata import version
@@ -25,10 +25,10 @@ from viscera.inference.loading import Networks, load_networks
 from viscera.inference.model import Model
 from viscera.inference.predict import read_scan, segment_scan, write_labels
 from viscera.inference.run import DoneMeanwhileError, PredictOptions, Run, begin, outcome_before
-from viscera.io.atomic import writing
+from viscera.io.atomic import remove_abandoned, writing
 from viscera.io.clusters import BUDGET, MIB
 from viscera.io.cores import usable_cores
-from viscera.io.locks import TakenError, only_writer
+from viscera.io.locks import TakenError, only_writer, remove_abandoned_lock
 
 DEATHS = 2
 """So many workers may die of a scan before it is set aside."""
@@ -207,6 +207,7 @@ def _begun(job: ScanJob, token: str) -> Iterator[None]:
         died = _deaths(note, token)
         try:
             if died >= DEATHS:
+                _clear_up(job)
                 raise RunError(
                     f"{job.scan.name}: {died} workers died while they segmented it",
                     "See their logs for the reason (memory, in most cases); the same command tries it again.",
@@ -217,6 +218,14 @@ def _begun(job: ScanJob, token: str) -> Iterator[None]:
         finally:
             with writing(note):
                 note.unlink(missing_ok=True)
+
+
+def _clear_up(job: ScanJob) -> None:
+    """Remove what workers that died left of a scan."""
+    remove_abandoned_lock(job.output)
+    for file in (job.output, job.sidecar):
+        with suppress(OSError):
+            remove_abandoned(file)
 
 
 def _deaths(note: Path, token: str) -> int:

@@ -7,7 +7,7 @@ lie on a disk that all machines share; that they see the same files is looked at
 import secrets
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
@@ -97,7 +97,7 @@ def _outcomes(cluster: Cluster, order: Order, jobs: Sequence[ScanJob]) -> Iterat
             outcome = _lost(jobs[index]) if isinstance(found, Lost) else found
             if outcome.unfit:
                 again.append(index)
-                _tell_unfit(cluster, outcome, unfit)
+                _send_away(cluster, outcome, unfit)
                 continue
             for kind, text in outcome.notes:
                 warnings.warn(text, kind, stacklevel=2)
@@ -116,13 +116,20 @@ def _lost(job: ScanJob) -> Outcome:
     return Outcome(str(problem), problem)
 
 
-def _tell_unfit(cluster: Cluster, outcome: Outcome, unfit: dict[str, str]) -> None:
-    """Warn of a worker that cannot be used, once; raise SettingError where no other is left."""
-    if outcome.worker not in unfit:
-        unfit[outcome.worker] = outcome.unfit
-        warnings.warn(f"the worker {outcome.worker} is not used: {outcome.unfit}", ClusterWarning, stacklevel=3)
-    if unfit.keys() >= cluster.workers().keys():
-        raise SettingError(f"no worker can be used: {outcome.unfit}")
+def _send_away(cluster: Cluster, outcome: Outcome, unfit: dict[str, str]) -> None:
+    """Let a worker that cannot be used end, and warn of it, once: it would be the quickest to take all scans, and do none.
+
+    Raises:
+        SettingError: No other worker is left.
+    """
+    if outcome.worker in unfit:
+        return
+    unfit[outcome.worker] = outcome.unfit
+    with suppress(OSError):  # of a scheduler that is away
+        if unfit.keys() >= cluster.workers().keys():
+            raise SettingError(f"no worker can be used: {outcome.unfit}")
+        cluster.send_away(outcome.worker)
+    warnings.warn(f"the worker {outcome.worker} is sent away: {outcome.unfit}", ClusterWarning, stacklevel=3)
 
 
 def _tell_ways(ways: set[tuple[str, ...]]) -> None:

@@ -85,6 +85,8 @@ class _Sharing(Generic[Item, Result]):
             self.cancelled[index] += 1
             if self.cancelled[index] >= MOST_CANCELLED:
                 raise RunError("the scheduler calls work back again and again", "Look at its log.") from error
+        finally:
+            future.release()  # a result that is still wanted when its worker dies is made once more
         self.waiting.appendleft(index)
         return None
 

@@ -67,6 +67,14 @@ class Cluster:
         """
         return dict(cast("dict[str, int]", self.client.nthreads()))
 
+    def send_away(self, worker: str) -> None:
+        """Let a worker end; what it has been given, others do.
+
+        Raises:
+            OSError: The scheduler does not answer.
+        """
+        self.client.retire_workers([worker])
+
     def require_open(self) -> None:
         """Raise RunError where the scheduler has been gone for too long."""
         if self.client.status in ("closed", "closing"):
