@@ -212,6 +212,6 @@ def torment(found: Machines, running: subprocess.Popen, out: Path) -> int:
             found.start_workers()
         elif found.kill_worker(chance.randrange(2)):
             kills += 1
-        wait_for(lambda begun=begun: len(found.lines("begun")) > begun + 1 or running.poll() is not None)
-        time.sleep(chance.random())
+        wait_for(lambda begun=begun: len(found.lines("begun")) > begun or running.poll() is not None)
+        time.sleep(0.3 * chance.random())
     return kills
