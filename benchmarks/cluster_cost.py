@@ -41,6 +41,7 @@ def measure(place: Path, *, scans: int, rounds: int) -> dict[str, object]:
         rounds: Of all ways in turn.
     """
     write_scans(place / "scans", scans)
+    write_scans(place / "few", 2 * max(WORKERS))
     networks = Networks(device="cpu", cores=1, precision=PRECISION)
     model, options = load_networks(networks), PredictOptions()
     found: dict[str, list[tuple[float, float]]] = {}
@@ -48,23 +49,24 @@ def measure(place: Path, *, scans: int, rounds: int) -> dict[str, object]:
     with ExitStack() as stack:
         clusters = {f"{count}_workers": stack.enter_context(joined(Address(local=count))) for count in WORKERS}
 
-        def here(out: Path) -> None:
-            predict_all(find_scan_jobs(place / "scans", out), model, options=options)
+        def here(out: Path, folder: Path) -> None:
+            predict_all(find_scan_jobs(folder, out), model, options=options)
 
-        def there(cluster: Cluster) -> Callable[[Path], object]:
-            return lambda out: predict_on_cluster(
-                find_scan_jobs(place / "scans", out), model, cluster, networks, options=options
+        def there(cluster: Cluster) -> Callable[[Path, Path], object]:
+            return lambda out, folder: predict_on_cluster(
+                find_scan_jobs(folder, out), model, cluster, networks, options=options
             )
 
         ways = {"one_process": here} | {name: there(cluster) for name, cluster in clusters.items()}
-        for number in range(rounds + 1):  # the first is not counted: in it workers load the networks
+        for way in ways.values():  # not counted: workers load the networks
+            way(place / "warm", place / "few")
+            shutil.rmtree(place / "warm")
+        for _ in range(rounds):
             for name, way in ways.items():
                 out = place / f"out-{name}"
                 before, cpu = time.perf_counter(), cpu_s()
-                way(out)
-                spent = time.perf_counter() - before, cpu_s() - cpu
-                if number:
-                    found.setdefault(name, []).append(spent)
+                way(out, place / "scans")
+                found.setdefault(name, []).append((time.perf_counter() - before, cpu_s() - cpu))
                 maps.setdefault(name, set()).add(content(out))
                 shutil.rmtree(out)
         nothing = {name: nothing_s(cluster, scans) for name, cluster in clusters.items()}

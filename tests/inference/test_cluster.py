@@ -6,6 +6,7 @@ import zipfile
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
 
@@ -21,6 +22,7 @@ from viscera.inference.dicom_jobs import find_dicom_jobs
 from viscera.inference.dicom_objects import DicomOptions
 from viscera.inference.jobs import ScanJob, find_scan_jobs
 from viscera.inference.loading import Networks, load_networks
+from viscera.inference.manifest import find_manifest_jobs
 from viscera.inference.on_cluster import _fit_for, _outcomes, predict_on_cluster
 from viscera.inference.predict import predict_all
 from viscera.inference.run import PredictOptions
@@ -117,6 +119,68 @@ def test_a_series_of_a_zip_stays_on_this_machine(cluster, model, tmp_path):
     ):
         predict_on_cluster(jobs, model, elsewhere, NETWORKS)
     assert predict_on_cluster(jobs, model, cluster, NETWORKS) == []
+
+
+class _Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, *arguments):
+        pass
+
+
+@pytest.fixture
+def served(scans) -> Iterator[str]:
+    """Serve the folder of scans to this machine."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(_Quiet, directory=str(scans)))
+    Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_address[1]}"
+    server.shutdown()
+    server.server_close()
+
+
+def test_scans_at_urls_are_fetched_by_workers_and_no_key_of_a_url_is_told(
+    cluster, model, scans, served, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("viscera.io.remote.PAUSE_S", 0.01)
+    (scans / "cut.nii.gz").write_bytes((scans / "a.nii.gz").read_bytes()[:300])
+    rows = [
+        f"{served}/a.nii.gz?key=SECRET,",
+        f"{served}/b.nii.gz,other",
+        f"{served}/gone.nii.gz?key=SECRET,",
+        "c.nii.gz,",
+    ]
+    (scans / "list.csv").write_text("\n".join(["input,name", *rows, f"{served}/cut.nii.gz,"]))
+    jobs, problems = find_manifest_jobs(scans / "list.csv", tmp_path / "out", urls=True)
+    assert problems == {}
+    failed = predict_on_cluster(jobs, model, cluster, NETWORKS)
+    assert [str(error).partition(".")[0] for _, error in failed] == ["gone", "cut"]
+    assert "gone.nii.gz cannot be fetched: it is not there" in str(failed[0][1])
+    predict_all(find_scan_jobs(scans, tmp_path / "here"), model)
+    for ours, theirs in (("a", "a"), ("other", "b"), ("c", "c")):
+        assert (tmp_path / f"out/{ours}.nii.gz").read_bytes() == (tmp_path / f"here/{theirs}.nii.gz").read_bytes()
+        run, there = (
+            json.loads(file.read_text())["run"]
+            for file in (tmp_path / f"out/{ours}.json", tmp_path / f"here/{theirs}.json")
+        )
+        assert (run["scan"], run["scan_sha256"]) == (there["scan"], there["scan_sha256"])
+    assert not any(b"SECRET" in file.read_bytes() for file in (tmp_path / "out").iterdir())
+    told = []
+    predict_on_cluster(jobs, model, cluster, NETWORKS, done=lambda job, how: told.append(how))
+    assert told.count("was done") == 3
+    code, said = call(f"predict {scans}/list.csv {tmp_path}/out")
+    assert (code, "list.csv lists URLs, which viscera predict --cluster fetches. Add --cluster local:1" in said) == (
+        2,
+        True,
+    )
+
+
+def test_urls_of_other_files_and_what_cannot_read_them_are_told_first(scans, tmp_path):
+    (scans / "list.csv").write_text("input\nhttps://host/series.zip\nhttps://host/a.nii.gz\nhttps://host/a.nii.gz\n")
+    with pytest.raises(FileError, match="row 2: series.zip is not a .nii or .nii.gz.*row 4: the name of row 3 again"):
+        find_manifest_jobs(scans / "list.csv", tmp_path / "out", urls=True)
+    (scans / "list.csv").write_text("input\naz://container/a.nii.gz\n")
+    with pytest.raises(
+        SettingError, match="az:// need adlfs, which is not installed. Install it, here and where workers"
+    ):
+        find_manifest_jobs(scans / "list.csv", tmp_path / "out", urls=True)
 
 
 def test_what_a_worker_warns_of_is_told_here(cluster, model, scans, tmp_path):

@@ -217,7 +217,7 @@ def jobs_of(options: Options) -> tuple[list["ScanJob"], list["Problem"]]:
     if is_manifest(place):
         if options.series is not None or options.split != "all":
             raise SettingError("--series and --split are not for a list of scans", "Leave them out.")
-        jobs, wrong = find_manifest_jobs(place, options.output)
+        jobs, wrong = find_manifest_jobs(place, options.output, urls=options.cluster is not None)
         return jobs, _problems(wrong)
     if options.series is not None or is_dicom_place(place):
         jobs, wrong = find_dicom_jobs(place, options.output, series_uid=options.series)

@@ -8,7 +8,7 @@ who finds it held waits, since two would otherwise write the same label map. The
 import time
 import warnings
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from importlib.metadata import version
@@ -29,6 +29,8 @@ from viscera.io.atomic import remove_abandoned, writing
 from viscera.io.clusters import BUDGET, MIB
 from viscera.io.cores import usable_cores
 from viscera.io.locks import TakenError, only_writer, remove_abandoned_lock
+from viscera.io.paths_in_text import without_folders
+from viscera.io.remote import fetched
 
 DEATHS = 2
 """So many workers may die of a scan before it is set aside."""
@@ -136,8 +138,8 @@ def segment_there(order: Order, job: ScanJob) -> Outcome:
             return Outcome(unfit=str(error), worker=where.address)
         limit_mib = _limit_mib(where.memory_manager.memory_limit, order.max_memory_mib)
         try:
-            with _begun(job, order.fit.token):
-                found = _segment(job, model, order.options, limit_mib, own=order.max_memory_mib == limit_mib)
+            with _begun(job, order.fit.token), _on_disk(job) as here:
+                found = _segment(here, model, order.options, limit_mib, own=order.max_memory_mib == limit_mib)
         except Exception as error:  # whatever a scan causes is that scan's (docs/promises.md)
             problem = as_problem(job, error)
             found = Outcome(str(problem), problem)
@@ -146,7 +148,24 @@ def segment_there(order: Order, job: ScanJob) -> Outcome:
         for one in told
         if one.category is UserWarning or one.category.__module__.startswith("viscera")
     )
+    if found.error is not None:
+        found = replace(found, error=_alone(found.error, job))
     return replace(found, worker=where.address, runtimes=runtimes(model), notes=notes)
+
+
+def _alone(error: VisceraError, job: ScanJob) -> VisceraError:
+    """Return an error without those that led to it: other libraries' cannot always be sent, and may hold what is not to be told."""
+    error.__cause__ = error.__context__ = None
+    if job.url:  # the file is gone
+        error.what, error.file = without_folders(error.what, str(error.file or "")), job.scan.name
+    return error.with_traceback(None)
+
+
+@contextmanager
+def _on_disk(job: ScanJob) -> Iterator[ScanJob]:
+    """Yield a job whose scan is on the disk."""
+    with fetched(job.url) if job.url else nullcontext(job.scan) as scan:
+        yield ScanJob(scan, job.output)
 
 
 def _segment(job: ScanJob, model: Model, options: PredictOptions, limit_mib: float | None, *, own: bool) -> Outcome:

@@ -3,7 +3,7 @@
 import os
 import warnings
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeGuard
 
@@ -42,10 +42,17 @@ COLOUR_FILES = ("labels.ctbl", "labels.itksnap.txt")
 
 @dataclass(frozen=True)
 class ScanJob:
-    """One scan to segment."""
+    """One scan to segment.
+
+    Attributes:
+        scan: What holds it; of one at a URL, what may be shown of that, until it is fetched (io/remote.py).
+        output: Where its label map goes.
+        url: Where it is to be fetched from; "" where it is on the disk.
+    """
 
     scan: Scan
     output: Path
+    url: str = field(default="", repr=False)
 
     @property
     def sidecar(self) -> Path:
@@ -123,7 +130,7 @@ def refuse_scans_as_outputs(jobs: Sequence[ScanJob], sources: Iterable[Source] =
     written = [path for job in jobs for path in (job.output, job.sidecar)]
     folders = {job.output.parent for job in jobs}
     shared = [folder / name for folder in folders for name in COLOUR_FILES]
-    inputs = [file for job in jobs for file in files_of(job.scan) if not os.path.isdir(file)]  # noqa: PTH112
+    inputs = [file for job in jobs if not job.url for file in files_of(job.scan) if not os.path.isdir(file)]  # noqa: PTH112
     for source in sources:
         inputs += [*files_of(source.image), *label_files(source)]
     refuse_inputs([*written, *shared], inputs)

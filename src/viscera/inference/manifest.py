@@ -15,6 +15,8 @@ from viscera.inference.dicom_jobs import find_dicom_jobs
 from viscera.inference.jobs import ScanJob, output_name, refuse_scans_as_outputs, require_folder
 from viscera.io.dicom_files import is_dicom_place
 from viscera.io.extras import is_installed
+from viscera.io.nifti import is_nifti
+from viscera.io.remote import is_url, plain, require_reader
 from viscera.json_text import read_text
 
 ENDINGS = (".csv", ".parquet")
@@ -32,11 +34,13 @@ class Listed:
         row: Its number; the header is 1.
         scan: The file, folder or ZIP.
         name: Of the label map, without an ending.
+        url: Where the scan is, if it is not on the disk; ``scan`` is then what may be shown of it.
     """
 
     row: int
     scan: Path
     name: str
+    url: str = ""
 
 
 def is_manifest(place: Path) -> bool:
@@ -48,7 +52,8 @@ def read_manifest(file: Path) -> list[Listed]:
     """Read a list of scans, and check that each is there and has a name of its own.
 
     Args:
-        file: CSV (commas or semicolons, a header) or Parquet. Relative paths in it are from the folder that it lies in.
+        file: CSV (commas or semicolons, a header) or Parquet. Relative paths in it are from the folder that it lies in; inputs
+            may be URLs of NIfTI files.
 
     Raises:
         FileError: It cannot be read, lacks the column ``input``, is empty, or rows of it are wrong: all are counted, the first
@@ -59,16 +64,17 @@ def read_manifest(file: Path) -> list[Listed]:
     listed, wrong = [], []
     for number, row in enumerate(rows, start=2):
         text, name = (_text(row.get(column)) for column in ("input", "name"))
-        scan = file.parent / text
+        url = text if is_url(text) else ""
+        scan = plain(url) if url else file.parent / text
         name = name or (output_name(scan).removesuffix(".nii.gz") if text else "")
-        fault = "no input" if not text else _fault(scan, name)
+        fault = "no input" if not text else _fault(scan, name, url)
         if fault:
             wrong.append(f"row {number}: {fault}")
         else:
-            listed.append(Listed(number, scan, name))
+            listed.append(Listed(number, scan, name, url))
     wrong += [
         *_twice(listed, "name", lambda one: one.name.casefold()),
-        *_twice(listed, "input", lambda one: _place(one.scan)),
+        *_twice(listed, "input", lambda one: one.url or _place(one.scan)),
     ]
     if wrong:
         more = f"; and {len(wrong) - NAMED} more" if len(wrong) > NAMED else ""
@@ -82,23 +88,36 @@ def read_manifest(file: Path) -> list[Listed]:
     return listed
 
 
-def find_manifest_jobs(file: Path, output: Path) -> tuple[list[ScanJob], dict[str, VisceraError]]:
+def find_manifest_jobs(
+    file: Path, output: Path, *, urls: bool = False
+) -> tuple[list[ScanJob], dict[str, VisceraError]]:
     """List the scans of a manifest, and where their label maps go.
+
+    Args:
+        file: The manifest.
+        output: A folder.
+        urls: Whether scans may be at URLs, which workers of a cluster fetch.
 
     Returns:
         The scans, and {name: why a DICOM series among them cannot be segmented}.
 
     Raises:
         FileError: As ``read_manifest``; or an input is a folder of NIfTI files, or the output cannot be a folder or is a scan.
-        SettingError: viscera[dicom] is needed, and not installed.
+        SettingError: viscera[dicom] is needed, or what reads URLs, and not installed; or there are URLs.
     """
     require_folder(output, what=file.name)
     jobs: list[ScanJob] = []
     problems: dict[str, VisceraError] = {}
     for one in read_manifest(file):
         target = output / f"{one.name}.nii.gz"
-        if not is_dicom_place(one.scan):
-            jobs.append(ScanJob(one.scan, target))
+        if one.url and not urls:
+            raise SettingError(
+                f"{file.name} lists URLs, which viscera predict --cluster fetches", "Add --cluster local:1, or more."
+            )
+        if one.url:
+            require_reader(one.url)
+        if one.url or not is_dicom_place(one.scan):
+            jobs.append(ScanJob(one.scan, target, one.url))
             continue
         try:
             found, _ = find_dicom_jobs(one.scan, target)
@@ -110,11 +129,13 @@ def find_manifest_jobs(file: Path, output: Path) -> tuple[list[ScanJob], dict[st
     return jobs, problems
 
 
-def _fault(scan: Path, name: str) -> str:
+def _fault(scan: Path, name: str, url: str) -> str:
     """Say what is wrong with a row; "" where nothing is."""
-    if not scan.exists():
+    if url and not is_nifti(scan):
+        return f"{scan.name} is not a .nii or .nii.gz file, which scans at a URL must be"
+    if not url and not scan.exists():
         return f"{scan.name} is not there"
-    if scan.is_dir() and not is_dicom_place(scan):
+    if not url and scan.is_dir() and not is_dicom_place(scan):
         return f"{scan.name} is a folder without DICOM files; give each NIfTI file a row"
     if name != name.strip() or name.startswith(".") or not name or FORBIDDEN & {*name} or not name.isprintable():
         return f"the name {name!r} cannot be a file's"

@@ -69,7 +69,7 @@ def predict_on_cluster(
     refuse_scans_as_outputs(jobs)
     if not jobs:
         return []
-    there = [ScanJob(_absolute(job.scan, cluster), job.output.absolute()) for job in jobs]
+    there = [replace(job, scan=_absolute(job, cluster), output=job.output.absolute()) for job in jobs]
     failed: dict[int, VisceraError] = {}
     with _fit_for(there, model, networks) as fit:
         _require_fit(cluster, fit)
@@ -167,14 +167,15 @@ def _require_fit(cluster: Cluster, fit: Fit) -> None:
             raise SettingError(f"the worker {worker} cannot be used: {answer.unfit}")
 
 
-def _absolute(scan: Scan, cluster: Cluster) -> Scan:
-    """Return a scan by paths that hold on any machine with the same disk.
+def _absolute(job: ScanJob, cluster: Cluster) -> Scan:
+    """Return a job's scan by paths that hold on any machine with the same disk.
 
     Raises:
         SettingError: Its files were unpacked on this machine, for as long as this command runs.
     """
+    scan = job.scan
     if isinstance(scan, Path):
-        return scan.absolute()
+        return scan if job.url else scan.absolute()
     from viscera.dicom.series import Series
 
     if not isinstance(scan, Series):
