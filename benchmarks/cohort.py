@@ -120,7 +120,7 @@ def write_result(folder: Path, number: int, organs: list[str], *, again: int = 0
         "made_with": {"results": 2, "weights_sha256": "ab" * 32, "organs": organs, "settings_sha256": ["cd" * 32]},
         "date": "2026-11-27T17:29:20+01:00",
         "viscera": "0.2.0",
-        "recipe": "starter-25d",
+        "recipe": "starter",
         "weights": "starter",
         "weights_version": "2",
         "weights_sha256": "ab" * 32,

@@ -49,7 +49,7 @@ def facts_of(name: str, *, seed: int = 0, organs=tuple(ORGANS), statistics: bool
         "label_map": f"{name}.nii.gz",
         "date": "2026-11-27T17:29:20+01:00",
         "viscera": "0.2.0",
-        "recipe": "starter-25d",
+        "recipe": "starter",
         "weights": "starter",
         "weights_version": "2",
         "weights_sha256": "ab" * 32,

@@ -99,7 +99,7 @@ def store_of(work: Path, way: Way) -> Path:
     cases = [f"{folder.name}__case_{number:04d}" for folder in folders for number in range(1, share + 1)]
     splits.write_text(json.dumps({"training": cases, "validation": [], "test": []}))
     viscera(
-        "prepare", store, "--data", *(f"nnunet={one}" for one in folders), "--recipe", "starter-25d", "--splits", splits
+        "prepare", store, "--data", *(f"nnunet={one}" for one in folders), "--recipe", "starter", "--splits", splits
     )
     (store / "done").touch()
     return store
@@ -133,7 +133,7 @@ def recipe_of(way: Way, store: Path, seed: int) -> Recipe:
         return replace(recipe, context=None)
     context = recipe.context
     if context is None:
-        raise SystemExit("recipe 'starter-25d' has no context")
+        raise SystemExit("recipe 'starter' has no context")
     plan = replace(context.training, epochs=1, visits_per_slice=PATCHES / PATIENTS, seed=seed)
     return replace(recipe, context=replace(context, training=plan))
 

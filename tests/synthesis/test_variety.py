@@ -37,12 +37,12 @@ TINY = {"shape": (14, 32, 32), "spacing_mm": (28.0, 13.0, 13.0), "orientation": 
 IMAGE_ONLY = ("contrast", "lesions", "texture", "kernel", "noise", "streaks", "metal", "gain")
 """Ingredients that never change a label."""
 PLANNED = ("kidneys", "liver", "spleen", "stomach", "gallbladder", "bladder", "pancreas", "vessels", "contents", "cava",
-           "confluence")  # fmt: skip
+           "confluence", "caudate")  # fmt: skip
 RENAL = ("renal_places", "renal_look", "renal_hilum")
 """Ingredients that change the kidneys' plans further."""
 RARE = (
     *("arms", "fluids", "metal", "lesions", "view", "streaks", "gallbladder", "dome", "rims"),
-    *("liver_lesions", "old_aorta", "surgery", "bodies"),
+    *("liver_lesions", "old_aorta", "surgery", "bodies", "caudate", "lungs", "bright_heart"),
 )
 """Ingredients that one patient may well show nothing of."""
 

@@ -118,6 +118,8 @@ class Tissue(IntEnum):
     CLIP = 63
     """Metal too small for streaks."""
     RENAL_TUMOUR = 64
+    HAZE = 65
+    """Lung with less air than usual: ground glass."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -34,10 +34,11 @@ from viscera.synthesis.anatomy.organs import (
 )
 from viscera.synthesis.anatomy.plans import draw_plan
 from viscera.synthesis.anatomy.rims import paint_rims_
+from viscera.synthesis.anatomy.sick_lungs import sicken_lungs_
 from viscera.synthesis.anatomy.skeleton import Skeleton, draw_skeleton, paint_skeleton_
 from viscera.synthesis.anatomy.surgery import operate_
 from viscera.synthesis.appearance.confusers import match_cava, paint_chalk_, paint_mixing_, resemble
-from viscera.synthesis.appearance.enhancement import brighten_kidneys, level_heart, vary_palette
+from viscera.synthesis.appearance.enhancement import brighten_heart, brighten_kidneys, level_heart, vary_palette
 from viscera.synthesis.appearance.large_lesions import paint_large_lesions_
 from viscera.synthesis.appearance.lesions import paint_lesions_, paint_texture_
 from viscera.synthesis.appearance.tissues import draw_palette, draw_phase, render
@@ -162,6 +163,8 @@ def give_hu(streams: Streams, variety: Variety, canvas: Canvas, phase: str) -> t
         palette = brighten_kidneys(streams["renal_look"], palette, phase)
     if variety.dome:
         palette = level_heart(streams["dome"].spawn(1)[0], palette)
+    if variety.bright_heart:
+        palette = brighten_heart(streams["bright_heart"], palette)
     enhanced = bool(palette.means[Tissue.ARTERY] > UNENHANCED_HU)
     if variety.confluence:
         palette = resemble(streams["confluence"], palette, enhanced=enhanced)
@@ -313,6 +316,8 @@ def _vary_canvas_(streams: Streams, variety: Variety, anatomy: _Anatomy, canvas:
         paint_upper_chest_(anatomy.frame, canvas)
     if variety.fluids:
         paint_fluids_(streams["fluids"], canvas, anatomy.frame)
+    if variety.lungs:
+        sicken_lungs_(streams["lungs"], canvas)
     if variety.metal:
         paint_metal_(streams["metal"], canvas, anatomy.skeleton)
     if anatomy.arms is not None:

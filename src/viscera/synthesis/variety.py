@@ -60,6 +60,9 @@ class Variety:
         surgery: Anatomy. Spleen, a kidney, gallbladder or a part of the liver taken out; clips; stents of bile duct and
             ureter.
         bodies: Anatomy. Children, and the very obese.
+        caudate: Anatomy. A caudate lobe behind its fissure, between vena cava, aorta and left lobe.
+        lungs: Anatomy. Effusions at any side of the lung, consolidated and airless lung, ground glass.
+        bright_heart: Appearance. Left ventricle far brighter than its wall and than the right one, or the other way round.
     """
 
     kidneys: bool = False
@@ -98,6 +101,9 @@ class Variety:
     old_aorta: bool = False
     surgery: bool = False
     bodies: bool = False
+    caudate: bool = False
+    lungs: bool = False
+    bright_heart: bool = False
 
 
 INGREDIENTS: tuple[str, ...] = tuple(field.name for field in fields(Variety))

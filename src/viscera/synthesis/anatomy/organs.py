@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from viscera.synthesis.anatomy.caudate import part_caudate
 from viscera.synthesis.anatomy.frame import POWER, Frame
 from viscera.synthesis.anatomy.kidneys import draw_kidneys
 from viscera.synthesis.anatomy.plans import AVERAGE, Plan
@@ -239,7 +240,7 @@ def _liver(generator: np.random.Generator, body: Body) -> Organ:
     tip = 232 + body.lift_mm + generator.normal(0, 8)
     rise, left = generator.uniform(0.42, 0.62), generator.uniform(52, 88)
     fissure, tilt = generator.uniform(4, 20), generator.uniform(0.5, 0.9)
-    frame, plan = body.frame, body.plan.liver
+    frame, plan, caudate = body.frame, body.plan.liver, body.plan.caudate
     tip, rise, left = tip + plan.tip_mm, max(rise + plan.rise, 0.2), left + plan.left_mm
 
     def _field(z: np.ndarray, y: np.ndarray, x: np.ndarray) -> np.ndarray:
@@ -251,6 +252,8 @@ def _liver(generator: np.random.Generator, body: Body) -> Organ:
         border = (left - x - tilt * np.maximum(y + 45, 0)) * 0.8
         whole = smooth_minimum(under * 0.85, border, 26.0) + 4.0 * frame.coarse(z, y, x)
         cleft = 16 * np.exp(-(((x - fissure - 0.25 * y) / 3.2) ** 2)) * np.clip((335 + body.lift_mm - z) / 14, 0, 1)
+        if caudate is not None:
+            whole = part_caudate(whole, z, y, x, plan=caudate, lift_mm=body.lift_mm)
         depth = _depth(frame, z, y, x)
         return smooth_minimum(whole - cleft, depth * 1.2 + (12 + plan.wall_mm), 3.0)
 

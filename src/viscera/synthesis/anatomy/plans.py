@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from viscera.synthesis.anatomy.caudate import CaudatePlan, draw_caudate
 from viscera.synthesis.anatomy.kidney_plans import USUAL_KIDNEY, KidneyPlan, draw_kidney_plans
 from viscera.synthesis.canvas import Tissue
 from viscera.synthesis.variety import Streams, Variety
@@ -160,6 +161,7 @@ class Plan:
     meals: Meals = Meals()
     cava: CavaPlan = CavaPlan()
     confluence: ConfluencePlan = ConfluencePlan()
+    caudate: CaudatePlan | None = None
 
 
 AVERAGE = Plan()
@@ -182,6 +184,7 @@ def draw_plan(streams: Streams, variety: Variety) -> Plan:
         meals=_draw_meals(streams["contents"]) if variety.contents else Meals(),
         cava=draw_cava(streams["cava"]) if variety.cava else CavaPlan(),
         confluence=_draw_confluence(streams["confluence"]) if variety.confluence else ConfluencePlan(),
+        caudate=draw_caudate(streams["caudate"]) if variety.caudate else None,
     )
 
 

@@ -17,9 +17,9 @@ FATTY_FRACTION = 0.12
 DENSE_FRACTION = 0.04
 """Share of patients whose HU are drawn from broad ranges, whose liver is fatty, and whose liver is dense (iron, gold)."""
 BRIGHT_CORTEX = 0.4
-EQUAL_HEART = 0.4
-"""Share of patients soon after the injection whose renal cortex is far brighter than the medulla, and of all whose heart
-has the liver's HU."""
+EQUAL_HEART, BRIGHT_HEART = 0.4, 0.25
+"""Share of patients soon after the injection whose renal cortex is far brighter than the medulla, of all whose heart has the
+liver's HU, and of all in whose heart one ventricle is far brighter than its wall."""
 
 MOMENTS: dict[str, tuple[str, ...]] = {
     "none": ("plain",),
@@ -188,6 +188,20 @@ def level_heart(generator: np.random.Generator, palette: Palette) -> Palette:
             means[tissue] = liver + shift
         means[Tissue.MYOCARDIUM] = liver - 30 * wall**2 + shifts[3]
     return replace(palette, means=means)
+
+
+def brighten_heart(generator: np.random.Generator, palette: Palette) -> Palette:
+    """Return HU with ventricles that differ, soon after the injection, and with any haze of the lung."""
+    means, textures = palette.means.copy(), palette.textures.copy()
+    is_bright, is_right = generator.random() < BRIGHT_HEART, generator.random() < 0.25
+    blood, other, wall = generator.uniform((170, 60, 60), (400, 260, 140))
+    haze, grain = generator.uniform(-680, -120), generator.uniform(25, 110)
+    if is_bright:
+        means[Tissue.BLOOD_LEFT], means[Tissue.BLOOD_RIGHT] = (other, blood) if is_right else (blood, other)
+        means[Tissue.MYOCARDIUM] = wall
+        means[Tissue.HEART] = 0.6 * means[Tissue.BLOOD_LEFT] + 0.4 * wall
+    means[Tissue.HAZE], textures[Tissue.HAZE] = haze, grain
+    return replace(palette, means=means, textures=textures)
 
 
 def _vary_organs_(generator: np.random.Generator, means: np.ndarray, textures: np.ndarray) -> None:

@@ -65,6 +65,7 @@ STEADY: dict[Tissue, tuple[float, float]] = {
     Tissue.THROMBUS: (38, 6),
     Tissue.STENT: (1100, 120),
     Tissue.CLIP: (2400, 0),
+    Tissue.HAZE: (-450, 60),
 }
 """{tissue: (mean, texture)} in HU of what only some ingredients paint; confusers.py draws the first two about these."""
 

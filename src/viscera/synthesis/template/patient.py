@@ -18,6 +18,7 @@ from viscera.synthesis.anatomy.habitus import Arms, draw_arms, paint_arms_
 from viscera.synthesis.anatomy.old_vessels import age_arteries_
 from viscera.synthesis.anatomy.plans import draw_plan
 from viscera.synthesis.anatomy.rims import paint_rims_
+from viscera.synthesis.anatomy.sick_lungs import sicken_lungs_
 from viscera.synthesis.anatomy.surgery import operate_
 from viscera.synthesis.anatomy.veins import flatten_cava_
 from viscera.synthesis.appearance.tissues import draw_phase
@@ -292,6 +293,8 @@ def _vary_(streams: Streams, canvas: Canvas, variety: Variety) -> None:
         age_arteries_(streams["old_aorta"], canvas)
     if variety.surgery:
         operate_(streams["surgery"], canvas)
+    if variety.lungs:
+        sicken_lungs_(streams["lungs"], canvas)
 
 
 def _paint_arms_(canvas: Canvas, arms: Arms) -> None:
