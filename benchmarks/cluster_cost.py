@@ -24,8 +24,10 @@ from viscera.io import nifti
 from viscera.io.cluster_sharing import share_out_over
 from viscera.io.clusters import Address, Cluster, joined
 from viscera.synthesis.patient import synthesize
+from viscera.volume import Volume
 
-SHAPE = (12, 32, 32)
+SHAPE, SPACING_MM = (6, 24, 24), (5.0, 4.0, 4.0)
+"""Small, so that what a cluster adds is not lost in what scans take."""
 PATIENTS = 10
 """Different ones; the rest are copies."""
 WORKERS = (1, 2)
@@ -81,6 +83,7 @@ def measure(place: Path, *, scans: int, rounds: int) -> dict[str, object]:
         "scans": scans,
         "rounds": rounds,
         "shape": list(SHAPE),
+        "spacing_mm": list(SPACING_MM),
         "precision": PRECISION,
         "cores_allowed": len(os.sched_getaffinity(0)),
         "load_average": round(os.getloadavg()[0], 1),
@@ -96,9 +99,14 @@ def measure(place: Path, *, scans: int, rounds: int) -> dict[str, object]:
 def write_scans(folder: Path, scans: int) -> None:
     """Write small synthetic patients."""
     for number in range(min(PATIENTS, scans)):
-        nifti.write(folder / f"p{number:04d}.nii.gz", synthesize(np.random.default_rng(number), shape=SHAPE).ct)
+        nifti.write(folder / f"p{number:04d}.nii.gz", small_patient(number))
     for number in range(PATIENTS, scans):
         shutil.copy(folder / f"p{number % PATIENTS:04d}.nii.gz", folder / f"p{number:04d}.nii.gz")
+
+
+def small_patient(number: int) -> Volume:
+    """Return a part of a synthetic patient."""
+    return synthesize(np.random.default_rng(number), shape=SHAPE, spacing_mm=SPACING_MM).ct
 
 
 def content(folder: Path) -> bytes:
