@@ -99,6 +99,7 @@ def write_facts(
     training: Sequence[Case],
     device: str,
     precision: str,
+    devices: int = 1,
     fresh: Row | None = None,
 ) -> dict[str, object]:
     """Write run.json; return the part of it that goes into the weights, which names no case.
@@ -109,6 +110,7 @@ def write_facts(
         training: The cases that it is trained on: the store's training cases, perhaps without a fold.
         device: Where it is trained.
         precision: In which numbers.
+        devices: How many processes train it.
         fresh: Which patients are made for it (``OnlinePatients.facts``); None: none.
 
     Raises:
@@ -122,6 +124,7 @@ def write_facts(
         "device": device,
         "precision": precision,
     }
+    facts |= {"devices": devices} if devices > 1 else {}
     splits = {"training": [case.name for case in training]} | {
         split: store.names(split) for split in ("validation", "test")
     }
