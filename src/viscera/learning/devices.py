@@ -154,7 +154,6 @@ def launch(world: World, recipe: Recipe, *, device: str, precision: str) -> Fabr
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # nothing of it need leave the machine
     strategy = DDPStrategy(
         timeout=LONGEST_WAIT,
-        broadcast_buffers=False,  # batch normalisation's are the same everywhere
         find_unused_parameters=recipe.network.deep_supervision,  # the coarsest head does not count
     )
     fabric = Fabric(
