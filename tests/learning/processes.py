@@ -63,6 +63,7 @@ RECIPES = {
     ),
     "sigmoid": replace(LIKE, loss=SigmoidLoss(), network=UNetShape(widths=(4, 8), heads="sigmoid", checkpointing=True)),
     "volumes": VOLUMES,
+    "finest_level": replace(VOLUMES, network=PlainUNetShape(widths=(4, 8, 8), deep_supervision=False)),
     "volumes_batch_norm": replace(
         VOLUMES, network=PlainUNetShape(widths=(4, 8, 8), deep_supervision=True, norm="batch", checkpointing=True)
     ),

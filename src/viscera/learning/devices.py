@@ -24,7 +24,8 @@ from lightning_fabric.plugins.environments import LightningEnvironment, SLURMEnv
 from lightning_fabric.strategies import DDPStrategy
 from torch import Tensor
 
-from viscera.config import Machine, Recipe
+from viscera.config import Machine, PlainUNetShape, Recipe
+from viscera.config.networks import NetworkShape
 from viscera.errors import RunError, SettingError
 from viscera.io.atomic import write_text
 from viscera.learning.sampling.batch import Batch
@@ -133,7 +134,7 @@ def check_world(recipe: Recipe, machine: Machine, device: str) -> World:
     return world
 
 
-def launch(world: World, recipe: Recipe, *, device: str, precision: str) -> Fabric:
+def launch(world: World, *, device: str, precision: str) -> Fabric:
     """Return Fabric with all processes begun and connected: gloo between CPUs, NCCL between GPUs.
 
     Raises:
@@ -152,10 +153,7 @@ def launch(world: World, recipe: Recipe, *, device: str, precision: str) -> Fabr
         return fabric
     if world.nodes == 1 and sys.platform == "linux":
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # nothing of it need leave the machine
-    strategy = DDPStrategy(
-        timeout=LONGEST_WAIT,
-        find_unused_parameters=recipe.network.deep_supervision,  # the coarsest head does not count
-    )
+    strategy = DDPStrategy(timeout=LONGEST_WAIT)
     fabric = Fabric(
         accelerator=device,
         devices=world.per_node,
@@ -173,6 +171,18 @@ def launch(world: World, recipe: Recipe, *, device: str, precision: str) -> Fabr
             "Let them reach that machine and port, and begin all of them.",
         ) from error
     return fabric
+
+
+def leave_out_idle_heads(network: torch.nn.Module, shape: NetworkShape) -> None:
+    """Ask for no gradient of heads that no loss looks at: DistributedDataParallel would wait for it."""
+    match shape:
+        case PlainUNetShape(deep_supervision=deep):
+            heads = list(network.heads)  # type: ignore[arg-type]  # the coarsest first
+            seen = max(1, len(heads) - 1) if deep else 1
+            for head in heads[: len(heads) - seen]:
+                head.requires_grad_(False)
+        case _:
+            pass
 
 
 def total(fabric: Fabric, part: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ listens. Whoever fails leaves the reason there.
 import os
 import sys
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from threading import Event, Thread
@@ -50,7 +51,9 @@ def together(world: World) -> Iterator[None]:
     watch = Watch(world)
     watch.start()
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Grad strides do not match")  # of a head that is a matrix product
+            yield
         dist.barrier()  # nobody leaves while others need the store that the first process may keep
     except BaseException as error:
         if not is_broken(error):

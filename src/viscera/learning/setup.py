@@ -24,7 +24,7 @@ from viscera.inference.context import CERTAIN
 from viscera.labels import LabelSpace
 from viscera.learning.cases import chosen_cases, fresh_organs, never_annotated, require_apart, training_cases
 from viscera.learning.context import ContextMaps, context_recipe
-from viscera.learning.devices import check_world, launch, pooled, text_of_first
+from viscera.learning.devices import check_world, launch, leave_out_idle_heads, pooled, text_of_first
 from viscera.learning.finetune import start_from
 from viscera.learning.foreground_hu import measure_foreground
 from viscera.learning.losses import LossFunction, alone, class_weights, loss_for
@@ -122,7 +122,7 @@ def begin(recipe: Recipe, supply: Store | TrainingData, machine: Machine, *, sta
         # Without it torch refuses matrix products where plan.deterministic. Always, since torch looks only once in a process.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     precision = precision_of(plan.precision, device)
-    fabric = launch(world, recipe, device=device, precision=precision)
+    fabric = launch(world, device=device, precision=precision)
     torch.manual_seed(plan.seed)
     cases = [store.case(name) for name in names]
     own = () if fresh is not None and fresh.only else cases
@@ -135,6 +135,7 @@ def begin(recipe: Recipe, supply: Store | TrainingData, machine: Machine, *, sta
         start_from(network, recipe, start)
     if fabric.world_size > 1:
         network = share_batch_norm(network, device)
+        leave_out_idle_heads(network, recipe.network)
     network = network.to(memory_format=memory_format(recipe, device, precision))  # type: ignore[call-overload]
     optimizer = torch.optim.AdamW(network.parameters(), lr=plan.learning_rate, weight_decay=plan.weight_decay)
     wrapped, optimizer = fabric.setup(network, optimizer)
