@@ -12,11 +12,15 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from threading import Event, Thread
+from typing import TYPE_CHECKING
 
 import torch.distributed as dist
 
 from viscera.errors import RunError, VisceraError
 from viscera.learning.devices import World
+
+if TYPE_CHECKING:
+    from torch._C._distributed_c10d import Store
 
 BEAT_S = 2.0
 SILENT_S = 20.0
@@ -79,7 +83,7 @@ class Watch(Thread):
         """Watch the other processes of a world, once they are connected."""
         super().__init__(name="watch-processes", daemon=True)
         self.world, self.ended = world, Event()
-        self.store: dist.Store | None = None
+        self.store: Store | None = None
         self.heard: dict[int, tuple[bytes, float]] = {}
         self.beats = 0
 
@@ -97,7 +101,7 @@ class Watch(Thread):
             if reason:
                 self._end(reason)
 
-    def look(self, store: dist.Store) -> str:
+    def look(self, store: "Store") -> str:
         """Say that this process is alive; return why another has ended, "" where none has."""
         self.beats += 1
         store.set(_beat(self.world.rank), str(self.beats))
@@ -149,7 +153,7 @@ def _beat(rank: int) -> str:
     return f"viscera/beat/{rank}"
 
 
-def _connected() -> dist.Store:
+def _connected() -> "Store":
     """Return a connection of its own to the store that brought the processes together: one that no collective waits on."""
     address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-    return dist.TCPStore(address, port, is_master=False, wait_for_workers=False)
+    return dist.TCPStore(address, port, is_master=False, wait_for_workers=False)  # pyright: ignore[reportPrivateImportUsage]

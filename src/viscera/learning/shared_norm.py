@@ -4,8 +4,6 @@ On a GPU torch's own SyncBatchNorm does it; torch has none for CPUs, so that the
 looks at each item alone. Names of parameters and buffers stay, so that weights and states are those of any run.
 """
 
-from collections.abc import Sequence
-
 import torch
 import torch.distributed as dist
 from jaxtyping import Float, Float64
@@ -124,6 +122,6 @@ class _Normalised(torch.autograd.Function):
         return downward.to(images.dtype), sums[1].to(weight.dtype), sums[0].to(weight.dtype), None, None, None, None
 
 
-def _axes(images: Tensor) -> Sequence[int]:
+def _axes(images: Tensor) -> list[int]:
     """Return all axes but the channels'."""
     return [0, *range(2, images.ndim)]
