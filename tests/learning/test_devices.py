@@ -219,8 +219,8 @@ def kill_within(begun: subprocess.Popen[str], run: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("victim", [0, 1])
-def test_the_others_end_with_a_message_when_one_process_is_killed(small_store, tmp_path, recipe, victim):
+@pytest.mark.parametrize(("victim", "how"), [(0, signal.SIGKILL), (1, signal.SIGKILL), (1, signal.SIGSTOP)])
+def test_the_others_end_with_a_message_when_one_process_is_killed_or_silent(small_store, tmp_path, recipe, victim, how):
     run, port = tmp_path / "run", free_port()
     words = (*VERB, recipe, str(small_store), str(run), "--machine.accelerator", "cpu", "--training.epochs", "2000")
     begun = [torchrun(*words, each=1, nodes=2, node=node, port=port) for node in range(2)]
@@ -228,13 +228,15 @@ def test_the_others_end_with_a_message_when_one_process_is_killed(small_store, t
     while not (run / "log.csv").is_file() and time.monotonic() < until:
         time.sleep(0.1)
     workers = [psutil.Process(one.pid).children()[0] for one in begun]
-    workers[victim].send_signal(signal.SIGKILL)
+    workers[victim].send_signal(how)
     workers[1 - victim].wait(30)
+    workers[victim].kill()
     said = "".join(one.communicate(timeout=200)[0] for one in begun)
     assert all(one.returncode for one in begun)
-    assert re.search(
-        r"another of the 2 processes is gone.*--resume|process \d, or its machine, is gone.*--resume", said
+    reason = (
+        "another of the 2 processes is gone" if how == signal.SIGKILL else "process 1 has not been heard of for 20 s"
     )
+    assert re.search(f"{reason}.*--resume", said), said
 
 
 @pytest.mark.slow

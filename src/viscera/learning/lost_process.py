@@ -23,8 +23,9 @@ if TYPE_CHECKING:
     from torch._C._distributed_c10d import Store
 
 BEAT_S = 2.0
-SILENT_S = 20.0
-"""After so long a process counts as gone: ten beats, more than a disk that stalls usually takes."""
+SILENT_BEATS = 10
+"""After so many a process counts as gone: 20 s are more than a disk that stalls usually takes. Beats, not the clock: where all are
+stopped for a while (scontrol suspend), nobody has missed any when they go on."""
 GRACE_S = 3.0
 """For the main thread, to end with a better reason than this one has."""
 FAILED = "viscera/failed"
@@ -84,11 +85,19 @@ class Watch(Thread):
         super().__init__(name="watch-processes", daemon=True)
         self.world, self.ended = world, Event()
         self.store: Store | None = None
-        self.heard: dict[int, tuple[bytes, float]] = {}
-        self.beats = 0
+        self.heard: dict[int, tuple[bytes, int]] = {}
+        self.beats, self.looked = 0, 0
 
     def run(self) -> None:
-        """Beat and listen until the training has ended."""
+        """Beat until the training has ended, while another thread speaks and listens: the store may not answer any more."""
+        Thread(target=self._listen, name="listen-to-processes", daemon=True).start()
+        while not self.ended.wait(BEAT_S):
+            self.beats += 1
+            if self.looked and self.beats - self.looked > SILENT_BEATS:
+                self._end("process 0, or its machine, does not answer")
+
+    def _listen(self) -> None:
+        """Look at the others at each beat."""
         while not self.ended.wait(BEAT_S):
             if not dist.is_initialized():
                 continue
@@ -98,23 +107,22 @@ class Watch(Thread):
                 reason = self.look(self.store)
             except (dist.DistError, RuntimeError):
                 reason = "process 0, or its machine, is gone"
+            self.looked = self.beats
             if reason:
                 self._end(reason)
 
     def look(self, store: "Store") -> str:
         """Say that this process is alive; return why another has ended, "" where none has."""
-        self.beats += 1
         store.set(_beat(self.world.rank), str(self.beats))
         if store.check([FAILED]):
             return store.get(FAILED).decode()
-        now = time.monotonic()
         for rank in set(range(self.world.size)) - {self.world.rank}:
             beat = store.get(_beat(rank)) if store.check([_beat(rank)]) else b""
-            before, since = self.heard.get(rank, (None, now))
+            before, since = self.heard.get(rank, (None, self.beats))
             if beat != before:
-                self.heard[rank] = (beat, now)
-            elif now - since > SILENT_S:
-                return f"process {rank} has not been heard of for {SILENT_S:g} s"
+                self.heard[rank] = (beat, self.beats)
+            elif self.beats - since > SILENT_BEATS:
+                return f"process {rank} has not been heard of for {SILENT_BEATS * BEAT_S:g} s"
         return ""
 
     def tell(self, error: BaseException) -> None:
