@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -15,10 +14,11 @@ import pytest
 
 pytest.importorskip("pynetdicom", reason="viscera[pacs] is not installed")
 
+from pydicom.uid import CTImageStorage, SecondaryCaptureImageStorage, SegmentationStorage
 from pynetdicom import AE, ALL_TRANSFER_SYNTAXES, evt
-from pynetdicom.sop_class import CTImageStorage, SecondaryCaptureImageStorage, SegmentationStorage, Verification
 
 from dicom_series import write_series
+from ports import free_port
 from viscera.errors import SettingError
 from viscera.inference.model import load_model
 from viscera.inference.predict import PredictOptions
@@ -26,8 +26,10 @@ from viscera.io import nifti
 from viscera.pacs.address import Node, Web, parse_address
 from viscera.pacs.node import Work, step
 from viscera.pacs.receiving import Counts, Door, start_node
-from viscera.pacs.spool import Spool
+from viscera.pacs.spool import Job, Spool, State
 from viscera.pacs.status import metrics, status
+
+VERIFICATION = "1.2.840.10008.1.1"
 
 
 @pytest.fixture(name="node")
@@ -40,12 +42,19 @@ def _node(tmp_path):
     server.shutdown()
 
 
-def call(port, *, title="FRIEND", kinds=(Verification, CTImageStorage, SecondaryCaptureImageStorage)):
+def call(port, *, title="FRIEND", kinds=(VERIFICATION, CTImageStorage, SecondaryCaptureImageStorage)):
     """Return an association with a node."""
     ae = AE(title)
     for kind in kinds:
         ae.add_requested_context(kind)
     return ae.associate("127.0.0.1", port, ae_title="VISCERA")
+
+
+def held(spool: Spool, key: str, state: State) -> Job:
+    """Return a job that is in a state."""
+    job = spool.find(key, state)
+    assert job is not None
+    return job
 
 
 def store(port, files):
@@ -125,19 +134,20 @@ def test_an_image_that_is_too_large_is_refused(tmp_path):
 def test_a_series_that_comes_again_is_one_job_and_one_with_late_images_fails(tmp_path):
     spool = Spool(tmp_path / "queue", "w")
     spool.open()
-    for name in "ab":
-        key = spool.add("1.2", name, b"image")
-    assert spool.complete(spool.find(key, "incoming")) == "waiting"
+    key = spool.add("1.2", "a", b"image")
+    assert spool.add("1.2", "b", b"image") == key
+    assert spool.complete(held(spool, key, "incoming")) == "waiting"
     spool.add("1.2", "a", b"image")
-    assert spool.complete(spool.find(key, "incoming")) == "busy"
-    spool.finish(spool.move(spool.find(key, "waiting"), "sending"))
-    assert spool.complete(spool.find(key, "incoming")) == "seen"
+    assert spool.complete(held(spool, key, "incoming")) == "busy"
+    spool.finish(spool.move(held(spool, key, "waiting"), "sending"))
+    assert spool.complete(held(spool, key, "incoming")) == "seen"
     spool.add("1.2", "c", b"image")
-    assert spool.complete(spool.find(key, "incoming")) == "late"
-    assert "send the whole series again" in status(spool)["failed"][0]["reason"]
+    assert spool.complete(held(spool, key, "incoming")) == "late"
+    assert "send the whole series again" in held(spool, key, "failed").facts()["reason"]
+    assert status(spool)["failed"] == [{"job": key, "reason": held(spool, key, "failed").facts()["reason"]}]
     for name in "abc":
         spool.add("1.2", name, b"image")
-    assert spool.complete(spool.find(key, "incoming")) == "waiting"
+    assert spool.complete(held(spool, key, "incoming")) == "waiting"
     assert Spool(tmp_path / "queue", "other").add("1.2", "a", b"image") != key
 
 
@@ -145,7 +155,7 @@ def test_what_was_being_segmented_waits_again_after_a_kill(tmp_path):
     spool = Spool(tmp_path / "queue", "w")
     spool.open()
     key = spool.add("1.2", "a", b"image")
-    spool.move(spool.find(key, "incoming"), "working")
+    spool.move(held(spool, key, "incoming"), "working")
     spool.open()
     assert [job.key for job in spool.jobs("waiting")] == [key]
     assert spool.jobs("working") == []
@@ -169,6 +179,7 @@ class Receiver:
         ae = AE("ARCHIVE")
         ae.add_supported_context(SegmentationStorage, ALL_TRANSFER_SYNTAXES)
         self.server = ae.start_server(("127.0.0.1", 0), block=False, evt_handlers=[(evt.EVT_C_STORE, self.keep)])
+        assert self.server is not None
         self.port = self.server.server_address[1]
 
     def keep(self, event):
@@ -193,19 +204,12 @@ def listen(queue, port, to, log):
     return process
 
 
-def wait_for(queue, count, *, state="done"):
+def wait_for(queue, count, *, state: State = "done"):
     """Wait until so many jobs are in a state."""
     begun = time.monotonic()
     while len(Spool(queue).jobs(state)) < count:
         assert time.monotonic() - begun < 120, status(Spool(queue))
         time.sleep(0.05)
-
-
-def free_port():
-    """Return a port that nobody listens on."""
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return one.getsockname()[1]
 
 
 def patient(folder, seed):
@@ -235,15 +239,18 @@ def test_kills_lose_nothing_and_double_nothing_and_voxels_are_those_of_predict(t
     try:
         for files in series:
             assert set(store(port, files)) == {0}
+        hits = 0
         for _ in range(2):
             begun = time.monotonic()
             while not Spool(queue).jobs("working") and time.monotonic() - begun < 60:
                 time.sleep(0.002)
             process.send_signal(signal.SIGKILL)
             process.wait()
+            hits += len(Spool(queue).jobs("working"))  # what it was at lies there
             with log.open("a") as stream:
                 stream.write("= start\n")
             process = listen(queue, port, to, log)
+        assert hits == 2
         wait_for(queue, 3)
         assert len(archive.times) == len(set(archive.times)) == 3
         for files in series:  # the same again is known
@@ -255,6 +262,7 @@ def test_kills_lose_nothing_and_double_nothing_and_voxels_are_those_of_predict(t
     finally:
         process.kill()
         process.wait()
+        assert archive.server is not None
         archive.server.shutdown()
     assert "Test" not in log.read_text()
     assert "2.25" not in log.read_text()

@@ -3,7 +3,7 @@
 import json
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -17,6 +17,8 @@ from viscera.config import Accelerator
 from viscera.errors import SettingError
 
 if TYPE_CHECKING:
+    from ssl import SSLContext
+
     from viscera.pacs.receiving import Door
 
 PAUSE_S = 0.2
@@ -50,6 +52,8 @@ class Options:
     """Its key."""
     tls_ca: Path | None = None
     """Callers need a certificate that this authority has signed."""
+    send_tls_ca: Path | None = None
+    """Results go by TLS: this authority (PEM) has signed the archive's certificate. --tls-cert is shown to it, where given."""
     quiet: Annotated[float, arg(metavar="S"), Interval(gt=0)] = 10.0
     """A series is complete when none of its images came for so many seconds."""
     max_image: Annotated[float, arg(metavar="MB"), Interval(gt=0)] = 1024.0
@@ -86,6 +90,7 @@ def main(arguments: list[str]) -> int:
     for text in options.send_to:
         parse_address(text)
     door = door_of(options)
+    sending_tls(options)
     options.queue.mkdir(mode=0o700, parents=True, exist_ok=True)
     with locked(options.queue, what="queue"):
         return listen(options, door)
@@ -102,22 +107,26 @@ def listen(options: Options, door: "Door") -> int:
         from viscera.inference.predict import PredictOptions
         from viscera.networks.cards import as_shipped, find_shipped
         from viscera.pacs.address import parse_address
-        from viscera.pacs.node import Work, step
-        from viscera.pacs.receiving import Counts, start_node
+        from viscera.pacs.node import Work, start_sending, step
+        from viscera.pacs.picture import draw_last
+        from viscera.pacs.receiving import Counts, series_uid, start_node
         from viscera.pacs.spool import Spool
         from viscera.pacs.status import start_status
 
         weights = options.weights and (as_shipped(options.weights) or options.weights)
         model = load_model(weights or find_shipped(), accelerator=options.device, runtime="auto", graphs=kept_graphs())
     spool, counts, kinds = Spool(options.queue, model.weights_sha256), Counts(), kinds_of(options.write)
-    spool.open()
+    put_back = spool.open(series_uid, retry_failed=options.retry_failed)
     if options.retry_failed:
-        say(f"put back: {spool.retry_failed()}")
+        say(f"put back: {put_back}")
     objects = DicomOptions(kinds, draw=draw_capture if "capture" in kinds else None)
     predict = PredictOptions(model.default_organs, statistics=False, overwrite=True, dicom=objects)
-    work = Work(predict, [parse_address(text) for text in options.send_to], options.aet, options.quiet)
+    to = [parse_address(text) for text in options.send_to]
+    work = Work(predict, to, options.aet, options.quiet, tls=sending_tls(options))
+    if options.status_port is not None:
+        work = replace(work, shown=lambda job: draw_last(job, options.queue))
     server = start_node(door, spool, counts, log)
-    page = None
+    page, end_sending = None, start_sending(spool, work, log)
     try:
         say(f"listening: {options.aet}@{options.host}:{server.server_address[1]} (Ctrl-C ends it)")
         if options.status_port is not None:
@@ -128,8 +137,10 @@ def listen(options: Options, door: "Door") -> int:
                 time.sleep(PAUSE_S)
     finally:
         server.shutdown()
+        end_sending()
         if page is not None:
             page.shutdown()
+            page.server_close()
 
 
 def log(text: str) -> None:
@@ -159,6 +170,19 @@ def door_of(options: Options) -> "Door":
         tls = server_tls(options.tls_cert, options.tls_key, options.tls_ca)
     limits = (options.max_associations, int(options.max_image * 2**20), options.timeout)
     return Door(options.aet, options.host, options.port, callers, tls, *limits)
+
+
+def sending_tls(options: Options) -> "SSLContext | None":
+    """Return how results travel.
+
+    Raises:
+        SettingError: A file cannot be used.
+    """
+    from viscera.pacs.sending import client_tls
+
+    if options.send_tls_ca is None:
+        return None
+    return client_tls(options.send_tls_ca, options.tls_cert, options.tls_key)
 
 
 def require_packages() -> None:

@@ -7,6 +7,7 @@ import mmap
 import re
 import secrets
 import shutil
+import ssl
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import IO
 from urllib.error import HTTPError, URLError
 from urllib.parse import parse_qsl, quote, urlencode
-from urllib.request import HTTPRedirectHandler, ProxyHandler, Request, build_opener
+from urllib.request import HTTPRedirectHandler, HTTPSHandler, ProxyHandler, Request, build_opener
 
 from viscera.errors import FileError, SettingError, VisceraError
 from viscera.json_text import parse_json
@@ -52,13 +53,19 @@ class _Stay(HTTPRedirectHandler):
 
 @contextmanager
 def _asked(
-    url: str, *, accept: str, body: bytes | IO[bytes] | None = None, kind: str = "", size: int = 0
+    url: str,
+    *,
+    accept: str,
+    body: bytes | IO[bytes] | None = None,
+    kind: str = "",
+    size: int = 0,
+    tls: ssl.SSLContext | None = None,
 ) -> Iterator[HTTPResponse]:
-    """Yield the answer to a request: GET, or POST of a body."""
+    """Yield the answer to a request: GET, or POST of a body; None for the system's authorities."""
     headers = {"Accept": accept}
     if body is not None:
         headers |= {"Content-Type": kind, "Content-Length": str(size)}
-    opener = build_opener(ProxyHandler({}), _Stay)
+    opener = build_opener(ProxyHandler({}), _Stay, HTTPSHandler(context=tls))
     host = url.split("/")[2]
     try:
         with opener.open(Request(url, data=body, headers=headers), timeout=TIMEOUT_S) as answer:
@@ -125,12 +132,13 @@ def fetch_series(root: str, one: Remote, folder: Path) -> int:
     return count
 
 
-def store_files(root: str, files: Mapping[str, Path]) -> None:
+def store_files(root: str, files: Mapping[str, Path], *, tls: ssl.SSLContext | None = None) -> None:
     """Store files in an archive (STOW), and count what it says that it has stored: 200 alone says nothing.
 
     Args:
         root: Of the DICOMweb server.
         files: {SOP Instance UID: file}.
+        tls: For https: whom to trust, and who calls; None for the system's authorities.
 
     Raises:
         ArchiveError: It does not answer, or has not stored all.
@@ -152,7 +160,9 @@ def store_files(root: str, files: Mapping[str, Path]) -> None:
         size = body.tell()
         body.seek(0)
         kind = f'multipart/related; type="application/dicom"; boundary={boundary}'
-        with _asked(f"{root}/studies", accept="application/dicom+json", body=body, kind=kind, size=size) as answer:
+        with _asked(
+            f"{root}/studies", accept="application/dicom+json", body=body, kind=kind, size=size, tls=tls
+        ) as answer:
             said = _json(answer.read(MOST_JSON_BYTES + 1))
     rows = said.get(REFERENCED, {}).get("Value", []) if isinstance(said, dict) else []
     stored = {_value(row, REFERENCED_UID) for row in rows if isinstance(row, dict)}

@@ -1,5 +1,10 @@
-"""From a series that is complete to its results in the archive: one at a time, each step known to the disk before the next."""
+"""From a series that is complete to its results in the archive: each step is known to the disk before the next.
 
+One thread segments, another one sends: an archive that is slow, or away, keeps no series waiting.
+"""
+
+import ssl
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,6 +22,8 @@ HELD = 6
 """While a sender is connected a series waits so many times as long: it may pause, and one archive may send many series."""
 FIRST_WAIT_S, LONGEST_WAIT_S = 5.0, 600.0
 """Between tries of sending: each wait is twice the one before."""
+PAUSE_S, ENDING_S = 0.2, 5.0
+"""Between looks at what is to be sent; how long the end waits for an archive."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +37,8 @@ class Work:
         quiet_s: A series is complete when none of its images came for so long; HELD times as long while a sender is connected.
         tries: Of sending, before a job fails.
         first_wait_s: After the first try that fails.
+        tls: For sending: see ``send_files``.
+        shown: Told of each job when its results have been sent, before its images are removed.
     """
 
     options: PredictOptions
@@ -38,12 +47,14 @@ class Work:
     quiet_s: float = 10.0
     tries: int = 8
     first_wait_s: float = FIRST_WAIT_S
+    tls: ssl.SSLContext | None = None
+    shown: Callable[[Job], None] = lambda job: None
 
 
 def step(
     spool: Spool, model: Model, work: Work, log: Callable[[str], None], *, senders: Callable[[], int] = lambda: 0
 ) -> bool:
-    """Do what is next, if anything: complete series, segment one, send what is due; return whether anything was done.
+    """Do what is next, if anything: complete series, segment one; return whether anything was done.
 
     Args:
         spool: The queue.
@@ -60,14 +71,43 @@ def step(
             if became != "busy":
                 log(f"{job.key}: {_SAID[became]}")
                 worked = True
-    for job in spool.jobs("sending"):
-        worked |= send(job, spool, work, log)
     waiting = spool.jobs("waiting")
     if waiting:
-        job = segment(spool.move(waiting[0], "working"), spool, model, work, log)
-        if job.state == "sending":
-            send(job, spool, work, log)
+        segment(spool.move(waiting[0], "working"), spool, model, work, log)
     return worked or bool(waiting)
+
+
+def send_due(spool: Spool, work: Work, log: Callable[[str], None]) -> bool:
+    """Send the results whose time it is; return whether anything was done."""
+    worked = False
+    for job in spool.jobs("sending"):
+        worked |= send(job, spool, work, log)
+    return worked
+
+
+def start_sending(spool: Spool, work: Work, log: Callable[[str], None]) -> Callable[[], None]:
+    """Send results on a thread of its own; return what ends it: what is on its way then is sent again after a restart.
+
+    A fault that nobody foresaw is logged by its kind, and sending goes on with the next try.
+    """
+    stop = threading.Event()
+
+    def run() -> None:
+        while not stop.wait(PAUSE_S):
+            try:
+                send_due(spool, work, log)
+            except Exception as error:
+                log(f"sending: a fault in viscera or the system ({type(error).__name__}); it is tried again")
+                stop.wait(work.first_wait_s)
+
+    thread = threading.Thread(target=run, name="viscera sends", daemon=True)
+    thread.start()
+
+    def end() -> None:
+        stop.set()
+        thread.join(ENDING_S)
+
+    return end
 
 
 _SAID = {
@@ -106,7 +146,7 @@ def send(job: Job, spool: Spool, work: Work, log: Callable[[str], None]) -> bool
         if str(to) in sent or not files:
             continue
         try:
-            send_files(files, to, own_aet=work.own_aet)
+            send_files(files, to, own_aet=work.own_aet, tls=work.tls)
         except VisceraError as error:
             tries = int(facts.get("tries", 0)) + 1
             log(f"{job.key}: not sent, try {tries} of {work.tries} ({type(error).__name__})")
@@ -119,6 +159,7 @@ def send(job: Job, spool: Spool, work: Work, log: Callable[[str], None]) -> bool
         sent.append(str(to))
         job.note(sent=sent)
     job.note(sent_s=round(time.time() - start, 3))
+    work.shown(job)
     spool.finish(job)
     log(f"{job.key}: done" if files else f"{job.key}: done; no organ was found, so nothing was sent")
     return True

@@ -24,7 +24,7 @@ from pynetdicom.transport import ThreadedAssociationServer
 from viscera.dicom.decoding import parsing_errors
 from viscera.dicom.outputs import MANUFACTURER
 from viscera.errors import SettingError, VisceraError
-from viscera.pacs.spool import Spool
+from viscera.pacs.spool import Job, Spool
 
 TAKEN = frozenset((CTImageStorage, EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage))
 SUCCESS, NO_ROOM, NOT_UNDERSTOOD = 0x0000, 0xA700, 0xC000
@@ -140,6 +140,16 @@ def start_node(door: Door, spool: Spool, counts: Counts, log: Callable[[str], No
     if server is None:  # it blocks only where it is told to
         raise SettingError("the node did not start", "Start it again.")
     return server
+
+
+def series_uid(job: Job) -> str:
+    """Return the UID of a job's series, as its first image has it; "" where none can be read."""
+    for file in sorted(job.images.glob("[!.]*.dcm")):
+        try:
+            return str(pydicom.dcmread(file, specific_tags=["SeriesInstanceUID"]).SeriesInstanceUID)
+        except (*parsing_errors(), AttributeError):
+            continue
+    return ""
 
 
 def store_image(event: evt.Event, door: Door, spool: Spool, counts: Counts, log: Callable[[str], None]) -> int:

@@ -13,7 +13,7 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +25,8 @@ from viscera.json_text import load_json
 State = Literal["incoming", "waiting", "working", "sending", "done", "failed"]
 STATES: tuple[State, ...] = ("incoming", "waiting", "working", "sending", "done", "failed")
 KEY_LETTERS = 16
+PICTURE = "last.png"
+"""Beside the states: of the last result."""
 
 
 @dataclass(frozen=True)
@@ -86,8 +88,12 @@ class Spool:
         self.root, self.weights_sha256 = root, weights_sha256
         self._coming = threading.Lock()  # else an image could come between the list of a series' images and its move
 
-    def open(self) -> None:
-        """Make the folders, and put back what a killed process was at.
+    def open(self, series_of: Callable[[Job], str] = lambda job: "", *, retry_failed: bool = False) -> int:
+        """Make the folders, and put back what a killed process was at; return how many that failed were put back.
+
+        Args:
+            series_of: Tells the UID of a job's series, so that what waits for other weights is named anew; "" leaves its name.
+            retry_failed: Put back what has failed, too. What was sent of it is not sent again.
 
         Raises:
             FileError: They cannot be made.
@@ -98,6 +104,26 @@ class Spool:
                 (self.root / state).mkdir(mode=0o700, exist_ok=True)
         for job in self.jobs("working"):
             self.move(job, "waiting")
+        put_back = self._retry_failed() if retry_failed else 0
+        for job in (*self.jobs("incoming"), *self.jobs("waiting")):
+            series = series_of(job)
+            key = series_key(series, self.weights_sha256) if series else job.key
+            if key != job.key:
+                self._rename(job, key)
+        return put_back
+
+    def _rename(self, job: Job, key: str) -> None:
+        """Give a job that has not been segmented another key; images that came under both are one series'."""
+        target = self.root / job.state / key
+        with writing(target):
+            if target.is_dir():
+                (target / "images").mkdir(exist_ok=True)
+                for image in job.images.glob("*.dcm"):
+                    image.replace(target / "images" / image.name)
+                shutil.rmtree(job.folder)
+            else:
+                job.folder.rename(target)
+            _sync(target.parent)
 
     def jobs(self, state: State) -> list[Job]:
         """List the jobs in a state, the oldest first."""
@@ -198,8 +224,7 @@ class Spool:
         job.note(ended=time.time(), reason=reason)
         return self.move(job, "failed")
 
-    def retry_failed(self) -> int:
-        """Put back what has failed; return how many. What was sent of it is not sent again."""
+    def _retry_failed(self) -> int:
         failed = self.jobs("failed")
         for job in failed:
             job.note(reason=None, tries=0)
