@@ -82,8 +82,6 @@ def train(
         existing=existing,
         watch=training.Watch(epoch=epoch),
     )
-    if (
-        existing == "resume" and find_world().is_first
-    ):  # it may have been killed when all was trained, and the curves were not drawn
+    if existing == "resume" and find_world().is_first:  # it may have been killed before the curves were drawn
         training_curves(Path(run), Path(run) / "curves.png")
     return best
