@@ -108,9 +108,7 @@ def write_facts(
         run: The run's folder.
         store: What it is trained on.
         training: The cases that it is trained on: the store's training cases, perhaps without a fold.
-        device: Where it is trained.
-        precision: In which numbers.
-        devices: How many processes train it.
+        device: Where it is trained, ``precision`` in which numbers, ``devices`` by how many processes.
         fresh: Which patients are made for it (``OnlinePatients.facts``); None: none.
 
     Raises:
@@ -124,11 +122,10 @@ def write_facts(
         "device": device,
         "precision": precision,
     }
-    facts |= {"devices": devices} if devices > 1 else {}
     splits = {"training": [case.name for case in training]} | {
         split: store.names(split) for split in ("validation", "test")
     }
-    facts |= {} if fresh is None else {"fresh": dict(fresh)}
+    facts |= ({"devices": devices} if devices > 1 else {}) | ({} if fresh is None else {"fresh": dict(fresh)})
     before: dict = _facts_before(run) or facts
     if before.get("fresh") != facts.get("fresh"):
         differs = first_difference({"fresh": before.get("fresh")}, {"fresh": facts.get("fresh")})

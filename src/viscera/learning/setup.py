@@ -126,10 +126,7 @@ def begin(recipe: Recipe, supply: Store | TrainingData, machine: Machine, *, sta
     torch.manual_seed(plan.seed)
     cases = [store.case(name) for name in names]
     own = () if fresh is not None and fresh.only else cases
-    if fabric.is_global_zero:
-        recipe = with_measurements(recipe, cases, start)
-    if fabric.world_size > 1:
-        recipe = recipe_from_json(text_of_first(fabric, recipe_to_json(recipe)), where="the first process's recipe")
+    recipe = measured_once(fabric, recipe, cases, start)
     network = network_of(recipe)
     if start is not None:
         start_from(network, recipe, start)
@@ -245,6 +242,15 @@ def with_measurements(recipe: Recipe, cases: Sequence[Case], start: Path | None)
         if known.intensity.measured is not None and known.contrast == recipe.contrast:
             return replace(recipe, intensity=known.intensity)
     return replace(recipe, intensity=measure_foreground(cases, recipe.intensity, contrast=recipe.contrast))
+
+
+def measured_once(fabric: Fabric, recipe: Recipe, cases: Sequence[Case], start: Path | None) -> Recipe:
+    """Return the recipe with the organs' HU as the first process has measured them, on all processes."""
+    if fabric.is_global_zero:
+        recipe = with_measurements(recipe, cases, start)
+    if fabric.world_size == 1:
+        return recipe
+    return recipe_from_json(text_of_first(fabric, recipe_to_json(recipe)), where="the first process's recipe")
 
 
 def scaled(batch: Batch, recipe: Recipe) -> Batch:
