@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import processes
@@ -230,7 +231,8 @@ def test_the_others_end_with_a_message_when_one_process_is_killed_or_silent(smal
     workers = [psutil.Process(one.pid).children()[0] for one in begun]
     workers[victim].send_signal(how)
     workers[1 - victim].wait(30)
-    workers[victim].kill()
+    with suppress(psutil.NoSuchProcess):
+        workers[victim].kill()
     said = "".join(one.communicate(timeout=200)[0] for one in begun)
     assert all(one.returncode for one in begun)
     reason = (

@@ -108,7 +108,9 @@ def write_facts(
         run: The run's folder.
         store: What it is trained on.
         training: The cases that it is trained on: the store's training cases, perhaps without a fold.
-        device: Where it is trained, ``precision`` in which numbers, ``devices`` by how many processes.
+        device: Where it is trained.
+        precision: In which numbers.
+        devices: By how many processes.
         fresh: Which patients are made for it (``OnlinePatients.facts``); None: none.
 
     Raises:
