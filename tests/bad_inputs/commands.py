@@ -459,7 +459,11 @@ OTHERS = [
         r"TLS files cannot be used.*--send-tls-ca",
     ),
     BadInput("cohort that is written nowhere", "collect data", r"nothing is to be written.*--out cohort.csv"),
-    BadInput("cohort of a folder without results", "collect data --out cohort.csv", r"data holds no JSON file. Give the folders that viscera predict wrote"),
+    BadInput(
+        "cohort of a folder without results",
+        "collect data --out cohort.csv",
+        r"data holds no JSON file. Give the folders that viscera predict wrote",
+    ),
     BadInput(
         "archive at an address that is none",
         "predict dicomweb:archive out --write seg",
