@@ -38,6 +38,11 @@ TRAINING = [
         f"{TRAIN} new --postprocessing.largest-components livr 1",
         r"no 'livr'. Did you mean 'liver'",
     ),
+    BadInput(
+        "a batch that the devices cannot share",
+        f"{TRAIN} new --machine.devices 3",
+        r"batch_size 4 cannot be shared by 3 devices. It is that of all devices together: take --training.batch-size 3",
+    ),
     BadInput("no threads", f"{TRAIN} new --machine.threads 0", r"machine.threads 0: each must be at least 1"),
     BadInput("misspelt recipe", "train zhang2 store new", r"no recipe 'zhang2'. Did you mean 'zhang2d'"),
     BadInput("misspelt setting", f"{TRAIN} new --training.epoch 3", r"--training.epoch\b.*--training.epochs"),

@@ -65,6 +65,7 @@ def train(
     """
     require_train("viscera.train", "torch", "lightning_fabric")
     from viscera.learning import training
+    from viscera.learning.devices import find_world
 
     def epoch(folder: Path) -> None:
         training_curves(folder, folder / "curves.png")
@@ -81,6 +82,6 @@ def train(
         existing=existing,
         watch=training.Watch(epoch=epoch),
     )
-    if existing == "resume":  # it may have been killed when all was trained, and the curves were not drawn
+    if existing == "resume" and find_world().is_first:  # it may have been killed before the curves were drawn
         training_curves(Path(run), Path(run) / "curves.png")
     return best

@@ -2,8 +2,9 @@
 
 import json
 import logging
+import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -103,13 +104,17 @@ def main(arguments: list[str]) -> int:
     if beginning.folds.asked or (run / FOLDS).is_file():
         return cross_validate(recipe, store, run, machine=machine, fresh=fresh, beginning=beginning)
     from viscera.figures.curves import training_curves
+    from viscera.learning.devices import find_world
     from viscera.learning.synthetic_patients import TrainingData
-    from viscera.learning.training import train
+    from viscera.learning.training import Watch, train
 
+    first = find_world(machine.devices).is_first
+    if not first:
+        warnings.simplefilter("ignore")  # the first process says them
     supply = supply_of(store, fresh)
-    if isinstance(supply, TrainingData):
+    if first and isinstance(supply, TrainingData):
         say(f"making {supply.fresh.patients} patients for the first epoch")
-    with watching(recipe.training.epochs) as watch:
+    with watching(recipe.training.epochs) if first else nullcontext(Watch()) as watch:
         best = train(
             recipe,
             supply,
@@ -120,6 +125,8 @@ def main(arguments: list[str]) -> int:
             existing=beginning.existing,
             watch=watch,
         )
+    if not first:
+        return 0
     if beginning.existing == "resume":  # it may have been killed when all was trained, and the curves were not drawn
         training_curves(run, run / "curves.png")
     say(f"weights: {best}\ncurves:  {run / 'curves.png'}\nnext:    viscera predict SCAN OUT --weights {run}")

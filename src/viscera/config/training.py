@@ -56,7 +56,7 @@ class Machine:
     accelerator: Accelerator = "auto"
     """Where the network runs; auto takes a GPU where there is one."""
     devices: int = 1
-    """How many GPUs (or processes on the CPU) share each batch."""
+    """How many GPUs (or processes on the CPU) share each batch; torchrun and srun say it themselves, on any number of machines."""
     threads: int = 2
     """Threads that read slices ahead."""
     save_every_s: float = 60.0

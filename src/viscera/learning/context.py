@@ -56,23 +56,34 @@ def context_recipe(recipe: Recipe) -> Recipe:
     return replace(alone(recipe), name=f"{recipe.name}-context", about=f"the context network of {recipe.name}")
 
 
-def coarse_supply(supply: Store | TrainingData, run: Path, recipe: Recipe) -> Store | TrainingData:
+def coarse_supply(
+    supply: Store | TrainingData, run: Path, recipe: Recipe, *, write: bool = True
+) -> Store | TrainingData:
     """Return what the context network learns from: the annotated cases of a store in coarse voxels, written to the run's folder.
 
     Cases that were written before are left alone. Fresh patients are made in coarse voxels, others than the network of slices
     learns from, so that the context that this sees is no better than on any patient.
+
+    Args:
+        supply: What the network of slices learns from.
+        run: Its folder.
+        recipe: Its recipe.
+        write: Whether this process writes them; else they stand there, written by another one.
     """
     store, fresh = split_supply(supply)
     folder, pixels = run / FOLDER / "store", recipe.required_context.pixels
-    made = create_store(folder, space=store.space, preparation=context_recipe(recipe).preparation)
-    remove_leftovers(folder)
-    there, splits = set(made.names()), {name: split for name, split in store.splits.items() if split != "test"}
-    for name in splits:
-        facts = store.facts(name)
-        if name not in there or made.facts(name).image_sha256 != facts.image_sha256:
-            coarse = coarse_case(store.case(name), pixels)
-            write_case(folder, coarse, replace(facts, geometry=coarse.geometry))
-    write_json(folder / "splits.json", {"cases": splits})
+    splits = {name: split for name, split in store.splits.items() if split != "test"}
+    made = Store(folder, store.space, context_recipe(recipe).preparation)
+    if write:
+        made = create_store(folder, space=made.space, preparation=made.preparation)
+        remove_leftovers(folder)
+        there = set(made.names())
+        for name in splits:
+            facts = store.facts(name)
+            if name not in there or made.facts(name).image_sha256 != facts.image_sha256:
+                coarse = coarse_case(store.case(name), pixels)
+                write_case(folder, coarse, replace(facts, geometry=coarse.geometry))
+        write_json(folder / "splits.json", {"cases": splits})
     coarse_store = replace(made, splits=splits)
     return coarse_store if fresh is None else TrainingData(coarse_store, replace(fresh, seed=fresh.seed + OTHER_SEED))
 

@@ -7,6 +7,9 @@ case cannot teach the network that the organ is absent. Distances to the boundar
 
 Everything is computed in float32 from whatever the network gives, through log-sum-exp: no logarithm of a rounded sum of
 probabilities. float64 stays float64.
+
+Means and Dice are of a whole batch. Where several devices share one, each has the sums over its own items, and ``pooled`` turns
+them into those over the batch: the loss is then the same number on all of them, whatever their share.
 """
 
 from collections.abc import Callable, Sequence
@@ -33,22 +36,33 @@ TINY = 1e-30
 LossFunction = Callable[[Tensor, Batch], Float[Tensor, ""]]
 """From a network's output and what should have come out to the loss."""
 
+Pool = Callable[..., tuple[Tensor, ...]]
+"""From sums over a device's items to those over the batch (learning/devices.py)."""
 
-def loss_for(settings: Loss, *, class_weights: Float[Tensor, " class"], deep: bool = False) -> LossFunction:
+
+def alone(*sums: Tensor) -> tuple[Tensor, ...]:
+    """Return the sums as they are: the device has the whole batch."""
+    return sums
+
+
+def loss_for(
+    settings: Loss, *, class_weights: Float[Tensor, " class"], deep: bool = False, pooled: Pool = alone
+) -> LossFunction:
     """Return a recipe's loss, ready to be called on logits and a batch.
 
     Args:
         settings: Which loss.
         class_weights: w0 per class, background first.
         deep: Whether the network may answer at several resolutions (deep supervision); then a list of logits is taken too.
+        pooled: Adds sums up over the devices that share a batch.
     """
     match settings:
         case PartialLoss():
-            loss = partial(partial_loss, settings, class_weights=class_weights)
+            loss = partial(partial_loss, settings, class_weights=class_weights, pooled=pooled)
         case SigmoidLoss():
-            loss = partial(sigmoid_loss, settings, class_weights=class_weights)
+            loss = partial(sigmoid_loss, settings, class_weights=class_weights, pooled=pooled)
         case AddedBoundaryLoss() | SummedBoundaryLoss():
-            loss = partial(boundary_loss, settings, class_weights=class_weights)
+            loss = partial(boundary_loss, settings, class_weights=class_weights, pooled=pooled)
     return partial(deep_loss, loss) if deep else loss
 
 
@@ -97,6 +111,7 @@ def boundary_loss(
     batch: Batch,
     *,
     class_weights: Float[Tensor, " class"],
+    pooled: Pool = alone,
 ) -> Float[Tensor, ""]:
     """Return zhang2d's boundary-weighted cross-entropy over the known pixels.
 
@@ -110,6 +125,7 @@ def boundary_loss(
         logits: Network output; computed in float32 whatever its type.
         batch: True class and d of each pixel; unknown ones do not count.
         class_weights: w0, background first.
+        pooled: Adds sums up over the devices that share a batch.
 
     Returns:
         The loss; 0, with zero gradient, where no pixel is known.
@@ -120,13 +136,15 @@ def boundary_loss(
     errors = torch.nn.functional.cross_entropy(logits.float(), labels, reduction="none")
     weights = class_weights[labels] * known
     near = torch.exp(-(batch.distance.float() ** 2) / (2 * settings.sigma_pixels**2)) * known
-    pixels = known.sum().clamp(min=1)
     match settings:
         case SummedBoundaryLoss():
-            return ((weights + settings.amplitude * near) * errors).sum() / pixels
+            sum_, pixels = pooled(((weights + settings.amplitude * near) * errors).sum(), known.sum())
+            return sum_ / pixels.clamp(min=1)
         case AddedBoundaryLoss():
-            whole = (weights * errors).sum() / weights.sum().clamp(min=1e-12)
-            return whole + settings.alpha * (weights * near * errors).sum() / pixels
+            whole, weight, nearby, pixels = pooled(
+                (weights * errors).sum(), weights.sum(), (weights * near * errors).sum(), known.sum()
+            )
+            return whole / weight.clamp(min=1e-12) + settings.alpha * nearby / pixels.clamp(min=1)
 
 
 def partial_loss(
@@ -135,6 +153,7 @@ def partial_loss(
     batch: Batch,
     *,
     class_weights: Float[Tensor, " class"],
+    pooled: Pool = alone,
 ) -> Float[Tensor, ""]:
     """Return marginal cross-entropy + dice * Dice + exclusion * exclusion term, over known pixels.
 
@@ -153,6 +172,7 @@ def partial_loss(
         logits: Network output.
         batch: Labels, and what they leave open.
         class_weights: w0, background first.
+        pooled: Adds sums up over the devices that share a batch.
 
     Source:
         Shi et al. 2021, doi:10.1016/j.media.2021.101979 (marginal and exclusion losses); Fang & Yan 2020,
@@ -172,17 +192,19 @@ def partial_loss(
     organ = (batch.labels > 0) & batch.known & own_set
     everything = logits.logsumexp(1)
     excluded = everything - _log_sum(logits, annotated)
-    exclusion = (excluded * organ).sum() / organ.sum().clamp(min=1)
+    excess, pixels = pooled((excluded * organ).sum(), organ.sum())
+    exclusion = excess / pixels.clamp(min=1)
 
     def of(target: Target) -> Float[Tensor, ""]:
         """Return cross-entropy and Dice against a target."""
         own = logits.gather(1, target.labels[:, None])[:, 0]
         open_ = _log_sum(logits, target.open)
         errors = everything - torch.where(target.labels > 0, own, open_)
-        entropy = (weights * errors).sum() / weights.sum().clamp(min=1e-12)
-        return entropy + settings.dice * _dice_loss(logits.softmax(1), target, form=settings.dice_form)
+        sum_, weight = pooled((weights * errors).sum(), weights.sum())
+        dice = _dice_loss(logits.softmax(1), target, form=settings.dice_form, pooled=pooled)
+        return sum_ / weight.clamp(min=1e-12) + settings.dice * dice
 
-    return _with_pseudo(of, batch, settings.pseudo) + settings.exclusion * exclusion
+    return _with_pseudo(of, batch, settings.pseudo, pooled) + settings.exclusion * exclusion
 
 
 def sigmoid_loss(
@@ -191,6 +213,7 @@ def sigmoid_loss(
     batch: Batch,
     *,
     class_weights: Float[Tensor, " class"],
+    pooled: Pool = alone,
 ) -> Float[Tensor, ""]:
     """Return binary cross-entropy + dice * Dice of each organ by itself, over the slices that annotate it.
 
@@ -202,6 +225,7 @@ def sigmoid_loss(
         logits: Network output, background first.
         batch: Labels, and what they leave open.
         class_weights: w0 of a pixel by its class, background first.
+        pooled: Adds sums up over the devices that share a batch.
 
     Source:
         Ulrich et al. 2023 (MultiTalent), arXiv:2303.14444: a sigmoid per organ, masked where a data set lacks it.
@@ -214,10 +238,10 @@ def sigmoid_loss(
         counts = target.counts[:, 1:] * weights
         truth = _one_hot(target.labels, logits.shape[1])[:, 1:]
         errors = torch.nn.functional.softplus(logits[:, 1:]) - truth * logits[:, 1:]
-        entropy = (counts * errors).sum() / counts.sum().clamp(min=1e-12)
-        return entropy + settings.dice * _dice_loss(logits.sigmoid(), target)
+        sum_, count = pooled((counts * errors).sum(), counts.sum())
+        return sum_ / count.clamp(min=1e-12) + settings.dice * _dice_loss(logits.sigmoid(), target, pooled=pooled)
 
-    return _with_pseudo(of, batch, settings.pseudo)
+    return _with_pseudo(of, batch, settings.pseudo, pooled)
 
 
 @dataclass(frozen=True)
@@ -250,9 +274,12 @@ def pseudo_target(batch: Batch) -> Target:
     return Target(labels.long(), ~settled | _background(annotated), settled & batch.known[:, None])
 
 
-def _with_pseudo(of: Callable[["Target"], Tensor], batch: Batch, share: float) -> Float[Tensor, ""]:
-    """Return the loss against the truth and against truth with pseudo-labels, weighed."""
-    if share == 0 or not batch.pseudo_annotated.any():
+def _with_pseudo(of: Callable[["Target"], Tensor], batch: Batch, share: float, pooled: Pool) -> Float[Tensor, ""]:
+    """Return the loss against the truth and against truth with pseudo-labels, weighed.
+
+    All devices take the same way, that of the whole batch: each sum is one that all of them add to.
+    """
+    if share == 0 or not pooled(batch.pseudo_annotated.sum())[0]:
         return of(truth_target(batch))
     if share == 1:
         return of(pseudo_target(batch))
@@ -260,16 +287,20 @@ def _with_pseudo(of: Callable[["Target"], Tensor], batch: Batch, share: float) -
 
 
 def _dice_loss(
-    probabilities: Float[Tensor, "batch class *space"], target: Target, *, form: Literal["log", "linear"] = "log"
+    probabilities: Float[Tensor, "batch class *space"],
+    target: Target,
+    *,
+    form: Literal["log", "linear"] = "log",
+    pooled: Pool,
 ) -> Float[Tensor, ""]:
     """Return the mean of -log Dice over the organs that the batch shows, or of 1 - Dice over those annotated; 0 without any."""
     counts = target.counts[:, 1:]
     truth = _one_hot(target.labels, probabilities.shape[1])[:, 1:] * counts
     found = probabilities[:, 1:] * counts
     axes = (0, *range(2, truth.ndim))
-    true, both, sums = truth.sum(axes), (found * truth).sum(axes), found.sum(axes)
+    true, both, sums, seen = pooled(truth.sum(axes), (found * truth).sum(axes), found.sum(axes), counts.sum(axes))
     if form == "linear":
-        there = counts.flatten(2).any(2).any(0)
+        there = seen > 0
         errors = 1 - (2 * both + SMOOTH) / (sums + true + SMOOTH)
         return (errors * there).sum() / there.sum().clamp(min=1)
     shown = true > 0

@@ -9,9 +9,11 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 from jaxtyping import Float, Int
+from lightning_fabric import Fabric
 from torch import Tensor
 
 from viscera.errors import RunError
+from viscera.learning.devices import total
 from viscera.learning.sampling.batch import Batch
 
 
@@ -32,7 +34,7 @@ class Progress:
 
 @dataclass
 class Sums:
-    """Loss and counts over the present epoch, kept on the device so that no step waits for them."""
+    """Loss and counts over the present epoch, of this device's items: kept on it so that no step waits for them."""
 
     loss: Float[Tensor, ""]
     slices: int
@@ -40,7 +42,7 @@ class Sums:
 
     @staticmethod
     def of(progress: Progress, device: torch.device) -> "Sums":
-        """Take up the sums of an epoch that was interrupted."""
+        """Take up the sums of an epoch that was interrupted; those over all devices, so on one of them only."""
         loss = torch.tensor(progress.loss_sum, dtype=torch.float64, device=device)
         return Sums(loss, progress.slices, torch.tensor(progress.counts or [[0, 0, 0]], device=device))
 
@@ -50,13 +52,15 @@ class Sums:
         self.slices += len(counts)
         self.counts = self.counts + counts.sum(0)
 
-    def store(self, progress: Progress) -> None:
-        """Put the sums into the progress.
+    def store(self, progress: Progress, fabric: Fabric) -> None:
+        """Put the sums over all devices into the progress.
 
         Raises:
             RunError: The loss is not finite.
         """
-        progress.loss_sum, progress.slices, progress.counts = self.loss.item(), self.slices, self.counts.tolist()
+        loss, counts = total(fabric, self.loss.clone()), total(fabric, self.counts.clone())
+        slices = total(fabric, torch.tensor(self.slices, device=self.counts.device))
+        progress.loss_sum, progress.slices, progress.counts = loss.item(), int(slices), counts.tolist()
         if not math.isfinite(progress.loss_sum):
             raise RunError(
                 f"the loss is no longer finite in epoch {progress.epoch + 1}, step {progress.step}",

@@ -99,6 +99,7 @@ def write_facts(
     training: Sequence[Case],
     device: str,
     precision: str,
+    devices: int = 1,
     fresh: Row | None = None,
 ) -> dict[str, object]:
     """Write run.json; return the part of it that goes into the weights, which names no case.
@@ -109,6 +110,7 @@ def write_facts(
         training: The cases that it is trained on: the store's training cases, perhaps without a fold.
         device: Where it is trained.
         precision: In which numbers.
+        devices: By how many processes.
         fresh: Which patients are made for it (``OnlinePatients.facts``); None: none.
 
     Raises:
@@ -125,7 +127,7 @@ def write_facts(
     splits = {"training": [case.name for case in training]} | {
         split: store.names(split) for split in ("validation", "test")
     }
-    facts |= {} if fresh is None else {"fresh": dict(fresh)}
+    facts |= ({"devices": devices} if devices > 1 else {}) | ({} if fresh is None else {"fresh": dict(fresh)})
     before: dict = _facts_before(run) or facts
     if before.get("fresh") != facts.get("fresh"):
         differs = first_difference({"fresh": before.get("fresh")}, {"fresh": facts.get("fresh")})

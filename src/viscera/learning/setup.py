@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -17,18 +18,21 @@ from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
 from viscera.config import ForegroundScore, Machine, Precision, Recipe
+from viscera.config.recipe_json import recipe_from_json, recipe_to_json
 from viscera.errors import SettingError
 from viscera.inference.context import CERTAIN
 from viscera.labels import LabelSpace
 from viscera.learning.cases import chosen_cases, fresh_organs, never_annotated, require_apart, training_cases
 from viscera.learning.context import ContextMaps, context_recipe
+from viscera.learning.devices import check_world, launch, leave_out_idle_heads, pooled, text_of_first
 from viscera.learning.finetune import start_from
 from viscera.learning.foreground_hu import measure_foreground
-from viscera.learning.losses import LossFunction, class_weights, loss_for
+from viscera.learning.losses import LossFunction, alone, class_weights, loss_for
 from viscera.learning.sampling.batch import Batch
 from viscera.learning.sampling.index import Index, open_training, open_validation
 from viscera.learning.sampling.slices import SliceIndex
 from viscera.learning.schedule import moving_average
+from viscera.learning.shared_norm import share_batch_norm
 from viscera.learning.synthetic_patients import PatientWorker, TrainingData, open_patients, split_supply
 from viscera.networks.build import network_of
 from viscera.networks.device import allow_open_files, device_type, keep_freed_memory
@@ -43,7 +47,7 @@ IndexOf = Callable[[int], Index]
 
 @dataclass(frozen=True, eq=False)
 class Session:
-    """What the steps of one run share."""
+    """What the steps of one run share; ``loss`` is of a batch of all devices, ``own_loss`` of what this one has of it."""
 
     recipe: Recipe
     space: LabelSpace
@@ -52,6 +56,7 @@ class Session:
     optimizer: torch.optim.Optimizer
     average: AveragedModel | None
     loss: LossFunction
+    own_loss: LossFunction
     never_annotated: Bool[Tensor, " class"]
     training: Index
     validation: Index
@@ -74,9 +79,8 @@ class Session:
 
     @property
     def visits(self) -> int:
-        """Slices or patches drawn per epoch, a multiple of the devices."""
-        wanted = max(1, round(len(self.training) * self.recipe.training.visits_per_slice))
-        return math.ceil(wanted / self.fabric.world_size) * self.fabric.world_size
+        """Slices or patches drawn per epoch, on any number of devices."""
+        return max(1, round(len(self.training) * self.recipe.training.visits_per_slice))
 
     @property
     def batches(self) -> int:
@@ -99,7 +103,7 @@ def begin(recipe: Recipe, supply: Store | TrainingData, machine: Machine, *, sta
         start: Weights to begin with (a run or a file); None: random ones.
 
     Raises:
-        StoreError, RunError: The store is another recipe's, or holds nothing to train on.
+        StoreError, RunError: The store is another recipe's, or holds nothing to train on; processes do not find each other.
         SettingError, LabelError: The recipe does not fit the machine, its own label space or the fresh patients.
         WeightsError: ``start`` is for another network.
     """
@@ -107,35 +111,35 @@ def begin(recipe: Recipe, supply: Store | TrainingData, machine: Machine, *, sta
     store.require(space=recipe.space, preparation=recipe.preparation)
     taught = fresh_organs(supply, recipe)
     names = training_cases(store, recipe)
-    if min(machine.devices, machine.threads) < 1:
-        raise SettingError(
-            f"machine.devices {machine.devices}, machine.threads {machine.threads}: each must be at least 1."
-        )
+    device = device_type(machine.accelerator)
+    world = check_world(recipe, machine, device)
     check_fit(recipe)
     require_apart(store)
-    if plan.batch_size % machine.devices:
-        raise SettingError(f"training.batch_size {plan.batch_size} cannot be shared by {machine.devices} devices.")
     keep_freed_memory()
     allow_open_files()
     torch.use_deterministic_algorithms(plan.deterministic)
-    device = device_type(machine.accelerator)
     if device == "cuda":
         # Without it torch refuses matrix products where plan.deterministic. Always, since torch looks only once in a process.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     precision = precision_of(plan.precision, device)
-    fabric = Fabric(accelerator=device, devices=machine.devices, precision=precision)
-    fabric.launch()
+    fabric = launch(world, device=device, precision=precision)
     torch.manual_seed(plan.seed)
     cases = [store.case(name) for name in names]
     own = () if fresh is not None and fresh.only else cases
-    recipe = with_measurements(recipe, cases, start)
+    recipe = measured_once(fabric, recipe, cases, start)
     network = network_of(recipe)
     if start is not None:
         start_from(network, recipe, start)
+    if fabric.world_size > 1:
+        network = share_batch_norm(network, device)
+        leave_out_idle_heads(network, recipe.network)
     network = network.to(memory_format=memory_format(recipe, device, precision))  # type: ignore[call-overload]
     optimizer = torch.optim.AdamW(network.parameters(), lr=plan.learning_rate, weight_decay=plan.weight_decay)
     wrapped, optimizer = fabric.setup(network, optimizer)
     weights = class_weights(recipe.loss.class_weights, store.voxels("training"))
+    loss_of = partial(
+        loss_for, recipe.loss, class_weights=weights.to(fabric.device), deep=recipe.network.deep_supervision
+    )
     validation = [store.case(name) for name in chosen_cases(store, store.names("validation"), recipe.sampling)]
     return Session(
         recipe=recipe,
@@ -144,7 +148,8 @@ def begin(recipe: Recipe, supply: Store | TrainingData, machine: Machine, *, sta
         network=wrapped,
         optimizer=optimizer,  # type: ignore[arg-type]
         average=moving_average(wrapped.module, plan.average_decay) if plan.average_decay else None,  # type: ignore[arg-type]
-        loss=loss_for(recipe.loss, class_weights=weights.to(fabric.device), deep=recipe.network.deep_supervision),
+        loss=loss_of(pooled=pooled if fabric.world_size > 1 else alone),
+        own_loss=loss_of(),
         never_annotated=never_annotated(own, recipe.space, taught).to(fabric.device),
         training=training_index(cases, recipe),
         validation=open_validation(validation, recipe.sampling, reach=recipe.reach, contrast=recipe.contrast),
@@ -237,6 +242,15 @@ def with_measurements(recipe: Recipe, cases: Sequence[Case], start: Path | None)
         if known.intensity.measured is not None and known.contrast == recipe.contrast:
             return replace(recipe, intensity=known.intensity)
     return replace(recipe, intensity=measure_foreground(cases, recipe.intensity, contrast=recipe.contrast))
+
+
+def measured_once(fabric: Fabric, recipe: Recipe, cases: Sequence[Case], start: Path | None) -> Recipe:
+    """Return the recipe with the organs' HU as the first process has measured them, on all processes."""
+    if fabric.is_global_zero:
+        recipe = with_measurements(recipe, cases, start)
+    if fabric.world_size == 1:
+        return recipe
+    return recipe_from_json(text_of_first(fabric, recipe_to_json(recipe)), where="the first process's recipe")
 
 
 def scaled(batch: Batch, recipe: Recipe) -> Batch:

@@ -4,24 +4,21 @@
     RUN/state.safetensors  where a killed run goes on
 
 What is drawn depends only on seed, epoch and step, so a run that was killed and resumed ends with the weights of one that
-was not (same machine, same number of threads; on a GPU with training.deterministic). The networks are in networks/, the
-loss in losses.py, the run's other files in run_folder.py; scores on the scanner's own grid in evaluation/evaluate.py.
+was not (same machine, same number of threads; on a GPU with training.deterministic), and to rounding on any number of devices
+(devices.py). The networks are in networks/, the loss in losses.py, the state in state.py, the run's other files in run_folder.py;
+scores on the scanner's own grid in evaluation/evaluate.py.
 """
 
-import math
 import time
 import warnings
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import torch
-from jaxtyping import Int
-from lightning_fabric import Fabric
-from torch import Tensor
 
 from viscera.config import (
     Machine,
@@ -41,7 +38,16 @@ from viscera.learning.context import (
     open_maps,
     tensors_of,
 )
+from viscera.learning.devices import (
+    SavingTimes,
+    find_world,
+    first_goes_first,
+    require_shared,
+    share_of,
+    without_weight,
+)
 from viscera.learning.limits import check_patches, not_deterministic, out_of_memory
+from viscera.learning.lost_process import together
 from viscera.learning.progress import Progress, Sums, by_organ, class_counts, dice_and_iou
 from viscera.learning.sampling.batch import Batch
 from viscera.learning.sampling.index import draw_places, read_batch
@@ -51,14 +57,13 @@ from viscera.learning.sampling.reading import read_ahead, step_generator
 from viscera.learning.sampling.slices import SliceIndex
 from viscera.learning.schedule import learning_rate, plan_change
 from viscera.learning.setup import IndexOf, Session, begin, epoch_indices, scaled
+from viscera.learning.shared_norm import has_batch_norm
+from viscera.learning.state import resume_from, save_progress
 from viscera.learning.synthetic_patients import TrainingData, split_supply
+from viscera.learning.validation import validate
 from viscera.networks.precision import precision_of
-from viscera.networks.weights import Weights, as_context, load_state, save_state, save_weights
+from viscera.networks.weights import Weights, as_context, save_weights
 from viscera.preparation.store import Store
-
-MEASURED = "measured_hu"
-"""Where a run's state keeps the organs' HU (ForegroundScore)."""
-
 
 NOT_DETERMINISTIC = "does not have a deterministic implementation"
 """What torch says of an operation that training.deterministic forbids."""
@@ -122,12 +127,28 @@ def train(
 
     Raises:
         RunError: A run stands there already, or is being trained by another process; the store has changed since the run to
-            be resumed was begun; the loss is not finite; memory does not suffice.
+            be resumed was begun; the loss is not finite; memory does not suffice; one of several processes is gone.
         SettingError: The recipe fits neither the store nor the run to be resumed.
         FileError: The disk is full, or the folder cannot be written to.
     """
+    given = Given(start, context)
+    with together(find_world(machine.devices)):
+        return train_one(recipe, supply, run, machine=machine, given=given, existing=existing, watch=watch)
+
+
+def train_one(
+    recipe: Recipe,
+    supply: Store | TrainingData,
+    run: Path,
+    *,
+    machine: Machine,
+    given: Given,
+    existing: Existing,
+    watch: Watch,
+) -> Path:
+    """Train as ``train`` does, among processes that are watched already: a network, or the context of one."""
     recipe = check_recipe(recipe)
-    if context is not None and recipe.context is None:
+    if given.context is not None and recipe.context is None:
         raise SettingError(
             f"recipe '{recipe.name}' has no context, but context weights are given",
             "Leave them out, or take viscera25d.",
@@ -136,10 +157,9 @@ def train(
     check_patches(recipe)
     if recipe.context is not None:
         check_patches(context_recipe(recipe))
-    session = begin(recipe, supply, machine, start=start)
+    session = begin(recipe, supply, machine, start=given.start)
     first = session.fabric.is_global_zero
     with locked(run, what="is being trained", error=RunError) if first else nullcontext():
-        given = Given(start, context)
         return train_in(run, recipe, session, supply, machine=machine, given=given, existing=existing, watch=watch)
 
 
@@ -154,17 +174,17 @@ def train_in(
     existing: Existing,
     watch: Watch,
 ) -> Path:
-    """Train in a folder that is this process's own; return the best weights' path."""
+    """Train in a folder that is the first process's own; return the best weights' path."""
     fabric, plan = session.fabric, recipe.training
     before = plan
     if fabric.is_global_zero:
         before = run_folder.claim_run(run, recipe, resume=existing == "resume", overwrite=existing == "overwrite")
-    fabric.barrier()
+    require_shared(fabric, run)
     session, progress = resume_from(run / run_folder.STATE, session)
     done = progress.epoch * session.steps + progress.step
     if note := plan_change(before, plan, step=done, steps=session.steps):
         warnings.warn(f"{run}: {note}", stacklevel=3)
-    facts = write_facts(run, supply, session)
+    facts = write_facts(run, supply, session) if fabric.is_global_zero else {}
     if recipe.context is not None:
         session = with_context(run, session, supply, machine=machine, given=given, watch=watch)
     logs = [run_folder.open_log(kind, run, recipe) for kind in machine.logs if fabric.is_global_zero]
@@ -199,12 +219,14 @@ def with_context(
             raise RunError(f"{run} was begun with a context network that was given", "Say --context-weights again.")
         begun = given.start if given.start is not None and has_context(given.start) else None
         trained = run / FOLDER
-        if session.fabric.is_global_zero or machine.devices > 1:
-            coarse = coarse_supply(supply, run, recipe)
-            train(context_recipe(recipe), coarse, trained, machine=machine, start=begun, existing="resume", watch=watch)
+        with first_goes_first(session.fabric):
+            coarse = coarse_supply(supply, run, recipe, write=session.fabric.is_global_zero)
+        of_context = context_recipe(recipe)
+        train_one(of_context, coarse, trained, machine=machine, given=Given(begun), existing="resume", watch=watch)
         session.fabric.barrier()
     tensors = tensors_of(trained, recipe)
-    maps = open_maps(run, recipe, tensors, session.fabric.device, keep=begun_before)
+    with first_goes_first(session.fabric):
+        maps = open_maps(run, recipe, tensors, session.fabric.device, keep=begun_before)
     return session.with_context(maps, tensors)
 
 
@@ -218,6 +240,7 @@ def write_facts(run: Path, supply: Store | TrainingData, session: Session) -> di
         training=session.training.cases,
         device=str(device),
         precision=precision_of(session.recipe.training.precision, device.type),
+        devices=session.fabric.world_size,
         fresh=None if fresh is None else fresh.facts(),
     )
 
@@ -230,19 +253,19 @@ def run_epoch(
     ``index_of`` an epoch is what it draws from; waiting for it counts as the epoch's time.
     """
     recipe, plan, fabric = session.recipe, session.recipe.training, session.fabric
-    saved = time.perf_counter()
+    saving = SavingTimes(fabric, save_every_s)
     index = index_of(progress.epoch)
     distance = recipe.loss.needed_distance
     order = epoch_order(
         index, recipe.sampling, visits=session.visits, generator=step_generator(plan.seed, progress.epoch)
     )
-    share = slice(fabric.global_rank, None, fabric.world_size)
     pasted = recipe.sampling.paste
     shown = organ_slices(index, recipe.sampling.dataset_power) if pasted and isinstance(index, SliceIndex) else {}
 
     def read(batch: int) -> tuple[Batch, Changes]:
         """Return a batch from the store and what is to be changed in it."""
         numbers = order[batch * plan.batch_size : (batch + 1) * plan.batch_size]
+        share, _ = share_of(len(numbers), rank=fabric.global_rank, world=fabric.world_size)
         generator = step_generator(plan.seed, progress.epoch, batch)
         changes = draw_changes(recipe.augmentation, len(numbers), generator)
         places = draw_places(index, len(numbers), generator)[share]
@@ -256,19 +279,25 @@ def run_epoch(
         return ready, changes.part(share)
 
     session.network.train()
-    sums = Sums.of(progress, fabric.device)
+    batch_norm = has_batch_norm(session.network)
+    sums = Sums.of(progress if fabric.is_global_zero else Progress(), fabric.device)
     first = progress.step * plan.accumulate
     for number, (batch, changes) in enumerate(
         read_ahead(read, session.batches, first=first, threads=session.threads), first
     ):
         step_ends = (number + 1) % plan.accumulate == 0 or number + 1 == session.batches
         batch = change_batch(scaled(batch.to(fabric.device), session.recipe), changes)
+        there = min(plan.batch_size, len(order) - number * plan.batch_size)
+        _, stands_in = share_of(there, rank=fabric.global_rank, world=fabric.world_size)
+        if stands_in:
+            batch = without_weight(batch, batch_norm=batch_norm)
         with fabric.no_backward_sync(session.network, enabled=not step_ends):  # type: ignore[arg-type]
             outputs = session.network(batch.image)
             loss = session.loss(outputs, replace(batch, annotated=batch.annotated | session.never_annotated))
-            fabric.backward(loss / plan.accumulate)
+            # Each device has its share of the gradient, of which Fabric takes the mean.
+            fabric.backward(loss * fabric.world_size / plan.accumulate)
         logits = outputs if isinstance(outputs, torch.Tensor) else outputs[0]
-        sums.add(loss.detach(), class_counts(logits.detach(), batch))
+        sums.add(loss.detach(), class_counts(logits.detach(), batch)[: 0 if stands_in else None])
         if not step_ends:
             continue
         for group in session.optimizer.param_groups:
@@ -279,22 +308,18 @@ def run_epoch(
             session.average.update_parameters(session.network.module)  # type: ignore[arg-type]
         progress.step += 1
         watch.step(progress.epoch + 1, progress.step, session.steps)
-        now = time.perf_counter()
-        if now - saved >= save_every_s or progress.step == session.steps:
-            progress.seconds, saved = progress.seconds + now - saved, now
-            sums.store(progress)
+        if progress.step == session.steps or saving.due():
+            progress.seconds += saving.lap()
+            sums.store(progress, fabric)
             if progress.step < session.steps and fabric.is_global_zero:
                 save_progress(run, session, progress)
 
 
 def close_epoch(session: Session, progress: Progress) -> dict[str, object]:
     """Validate, note whether this epoch is the best, set the sums back; return the epoch's row for the log."""
-    organs, fabric = session.space.organs, session.fabric
+    organs, counts = session.space.organs, np.array(progress.counts)
     started = time.perf_counter()
-    sums = torch.tensor([progress.loss_sum, progress.slices], dtype=torch.float64, device=fabric.device)
-    loss_sum, slices = total(fabric, sums).tolist()
-    counts = total(fabric, torch.tensor(progress.counts, device=fabric.device))
-    train_loss = loss_sum / slices
+    train_loss = progress.loss_sum / progress.slices
     val_loss, val_counts = validate(session)
     progress.epoch += 1
     judged = train_loss if val_loss is None else val_loss
@@ -308,7 +333,7 @@ def close_epoch(session: Session, progress: Progress) -> dict[str, object]:
         ),
         "train_loss": train_loss,
         "val_loss": val_loss,
-        "train_dice": by_organ(dice_and_iou(counts[None].cpu().numpy())[0], organs),
+        "train_dice": by_organ(dice_and_iou(counts[None])[0], organs),
         "val_dice": by_organ(dice_and_iou(val_counts)[0], organs),
         "val_iou": by_organ(dice_and_iou(val_counts)[1], organs),
         "seconds": round(progress.seconds + time.perf_counter() - started, 2),
@@ -329,71 +354,6 @@ def save_epoch(
     save_progress(run, session, progress)
 
 
-@torch.no_grad()
-def validate(session: Session) -> tuple[float | None, Int[np.ndarray, "case class 3"]]:
-    """Return the mean loss over the slices of the validation cases, or None without such cases, and each case's counts."""
-    fabric, index = session.fabric, session.validation
-    classes = len(session.space.classes)
-    sums = torch.zeros((len(index.cases), classes, 3), dtype=torch.int64, device=fabric.device)
-    loss = torch.zeros((), dtype=torch.float64, device=fabric.device)
-    size = session.recipe.training.batch_size
-    parts = np.array_split(np.arange(len(index)), max(1, math.ceil(len(index) / size)))[
-        fabric.global_rank :: fabric.world_size
-    ]
-
-    distance = session.recipe.loss.needed_distance
-
-    def read(number: int) -> Batch:
-        return read_batch(index, parts[number], space=session.space, distance=distance)
-
-    network = session.result.eval()
-    for part, batch in zip(
-        parts, read_ahead(read, len(parts) if len(index) else 0, threads=session.threads), strict=False
-    ):
-        batch = scaled(batch.to(fabric.device), session.recipe)
-        # The network itself, not its wrapper for several devices, whose every call waits for all of them: they may have
-        # different numbers of batches here.
-        with fabric.autocast():
-            logits = network(batch.image)
-        seen = replace(batch, annotated=batch.annotated | session.never_annotated)
-        loss += session.loss(logits, seen).double() * len(part)
-        case = torch.from_numpy(index.positions[part, 0]).to(fabric.device)
-        sums.index_add_(0, case, class_counts(logits, batch))
-    loss, sums = total(fabric, loss), total(fabric, sums)
-    return (loss.item() / len(index) if len(index) else None), sums.cpu().numpy()
-
-
-def total(fabric: Fabric, part: Tensor) -> Tensor:
-    """Return the sum over all devices."""
-    return torch.as_tensor(fabric.all_reduce(part, reduce_op="sum"))
-
-
 def out_of_patience(progress: Progress, plan: Training) -> bool:
     """Tell whether patience is at its end."""
     return 0 < plan.patience_epochs <= progress.epoch - progress.best_epoch
-
-
-def save_progress(run: Path, session: Session, progress: Progress) -> None:
-    """Write the state from which the run can go on."""
-    progress.scaler = session.fabric.strategy.precision.state_dict()
-    facts = asdict(progress) | {MEASURED: session.recipe.intensity.measured}
-    save_state(run / run_folder.STATE, parts_of(session), session.optimizer, progress=facts)
-
-
-def resume_from(file: Path, session: Session) -> tuple[Session, Progress]:
-    """Load the saved state, if any; return the session with the organs' HU that the run began with, wherever from."""
-    if not file.is_file():
-        return session, Progress()
-    facts = load_state(file, parts_of(session), session.optimizer)
-    measured = facts.pop(MEASURED, None)
-    progress = Progress(**facts)  # type: ignore[arg-type]
-    session.fabric.strategy.precision.load_state_dict(progress.scaler)
-    if measured is None:
-        return session, progress
-    intensity = replace(session.recipe.intensity, measured=tuple(measured))  # type: ignore[arg-type]
-    return replace(session, recipe=replace(session.recipe, intensity=intensity)), progress
-
-
-def parts_of(session: Session) -> dict[str, torch.nn.Module]:
-    """Name the networks of a run's state."""
-    return {"network": session.network} | ({"average": session.average} if session.average is not None else {})

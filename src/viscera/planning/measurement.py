@@ -197,7 +197,7 @@ def _timed(session: "Session", seconds: float) -> tuple[int, float]:
 def _validated(session: "Session") -> float:
     """Validate a case whose slices are largest; return the seconds of a slice or patch."""
     from viscera.learning.sampling.index import open_validation
-    from viscera.learning.training import validate
+    from viscera.learning.validation import validate
 
     recipe = session.recipe
     largest = max(session.training.cases, key=lambda case: case.image[0].size)

@@ -24,6 +24,7 @@ from viscera.io.json_codec import from_json
 from viscera.io.locks import locked
 from viscera.json_text import read_text
 from viscera.learning.cross_validation.held_out import FOLDER, SCORES, label_held_out, score_held_out, unlabelled
+from viscera.learning.devices import find_world
 from viscera.learning.setup import with_measurements
 from viscera.learning.synthetic_patients import TrainingData, split_supply
 from viscera.learning.training import Existing, Given, Watch, train
@@ -138,9 +139,9 @@ def normalised(recipe: Recipe, machine: Machine) -> Recipe:
             "sampling.fold leaves out a part of the training cases, and so does a cross-validation",
             "Leave one of them out.",
         )
-    if machine.devices > 1:
+    if (devices := find_world(machine.devices).size) > 1:
         raise SettingError(
-            f"machine.devices {machine.devices}: a cross-validation trains each fold on one device",
+            f"machine.devices {devices}: a cross-validation trains each fold on one device",
             "Train one fold on each: the same command with --fold 0, --fold 1 ... at a time.",
         )
     return replace(recipe, postprocessing=recipe.postprocessing.fitted(recipe.space))
