@@ -100,6 +100,7 @@ def write_facts(
     device: str,
     precision: str,
     fresh: Row | None = None,
+    distilled: Row | None = None,
 ) -> dict[str, object]:
     """Write run.json; return the part of it that goes into the weights, which names no case.
 
@@ -110,10 +111,11 @@ def write_facts(
         device: Where it is trained.
         precision: In which numbers.
         fresh: Which patients are made for it (``OnlinePatients.facts``); None: none.
+        distilled: Who teaches it beside the labels (distillation/teacher.py); None: nobody.
 
     Raises:
         RunError: A run is to be resumed whose store has other cases by now.
-        SettingError: A run is to be resumed that had other fresh patients.
+        SettingError: A run is to be resumed that had other fresh patients or another teacher.
     """
     facts: dict[str, object] = {
         "viscera": version("viscera"),
@@ -126,10 +128,12 @@ def write_facts(
         split: store.names(split) for split in ("validation", "test")
     }
     facts |= {} if fresh is None else {"fresh": dict(fresh)}
+    facts |= {} if distilled is None else {"distilled": dict(distilled)}
     before: dict = _facts_before(run) or facts
-    if before.get("fresh") != facts.get("fresh"):
-        differs = first_difference({"fresh": before.get("fresh")}, {"fresh": facts.get("fresh")})
-        raise SettingError(f"{run} was begun with other fresh patients: {differs}", "Say them again, or train anew.")
+    for name, what in (("fresh", "other fresh patients"), ("distilled", "another teacher")):
+        if before.get(name) != facts.get(name):
+            differs = first_difference({name: before.get(name)}, {name: facts.get(name)})
+            raise SettingError(f"{run} was begun with {what}: {differs}", "Say them again, or train anew.")
     contents = contents_of(store, [*splits["training"], *splits["validation"]])
     if (run / STATE).is_file() and "splits" in before:
         changed = sum(

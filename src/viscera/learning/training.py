@@ -23,11 +23,7 @@ from jaxtyping import Int
 from lightning_fabric import Fabric
 from torch import Tensor
 
-from viscera.config import (
-    Machine,
-    Recipe,
-    Training,
-)
+from viscera.config import Machine, Recipe, Training
 from viscera.config.recipe_json import check_recipe
 from viscera.errors import RunError, SettingError
 from viscera.io.locks import locked
@@ -41,6 +37,7 @@ from viscera.learning.context import (
     open_maps,
     tensors_of,
 )
+from viscera.learning.distillation.settings import Distillation
 from viscera.learning.limits import check_patches, not_deterministic, out_of_memory
 from viscera.learning.progress import Progress, Sums, by_organ, class_counts, dice_and_iou
 from viscera.learning.sampling.batch import Batch
@@ -58,7 +55,6 @@ from viscera.preparation.store import Store
 
 MEASURED = "measured_hu"
 """Where a run's state keeps the organs' HU (ForegroundScore)."""
-
 
 NOT_DETERMINISTIC = "does not have a deterministic implementation"
 """What torch says of an operation that training.deterministic forbids."""
@@ -81,15 +77,17 @@ class Watch:
 
 @dataclass(frozen=True)
 class Given:
-    """Weights that a run begins with.
+    """Trained networks that a run begins with or learns from.
 
     Attributes:
         start: Of its network, and of its context where they have one; None: random ones.
         context: Of a context network that stays as it is; None: the run trains its own.
+        distil: Whose probabilities it learns beside the labels; None: nobody's.
     """
 
     start: Path | None = None
     context: Path | None = None
+    distil: Distillation | None = None
 
 
 def train(
@@ -100,6 +98,7 @@ def train(
     machine: Machine = Machine(),
     start: Path | None = None,
     context: Path | None = None,
+    distil: Distillation | None = None,
     existing: Existing = "refuse",
     watch: Watch = Watch(),
 ) -> Path:
@@ -114,6 +113,7 @@ def train(
         start: Weights to begin with: a run or a file; None: random ones. A run that is resumed goes on from its own.
         context: A trained context network, a run of it or weights that have one; None: a recipe with context trains its own
             first. Where ``start`` has one, it begins with that.
+        distil: Trained networks whose probabilities are learnt beside the labels (distillation/); None: labels alone.
         existing: What to do where a run stands: refuse, resume it, or overwrite it. Where none does, a new one is begun.
         watch: Whom to tell.
 
@@ -136,10 +136,10 @@ def train(
     check_patches(recipe)
     if recipe.context is not None:
         check_patches(context_recipe(recipe))
-    session = begin(recipe, supply, machine, start=start)
+    session = begin(recipe, supply, machine, start=start, distil=distil)
     first = session.fabric.is_global_zero
     with locked(run, what="is being trained", error=RunError) if first else nullcontext():
-        given = Given(start, context)
+        given = Given(start, context, distil)
         return train_in(run, recipe, session, supply, machine=machine, given=given, existing=existing, watch=watch)
 
 
@@ -219,6 +219,7 @@ def write_facts(run: Path, supply: Store | TrainingData, session: Session) -> di
         device=str(device),
         precision=precision_of(session.recipe.training.precision, device.type),
         fresh=None if fresh is None else fresh.facts(),
+        distilled=None if session.taught is None else session.taught.facts,
     )
 
 
@@ -265,7 +266,7 @@ def run_epoch(
         batch = change_batch(scaled(batch.to(fabric.device), session.recipe), changes)
         with fabric.no_backward_sync(session.network, enabled=not step_ends):  # type: ignore[arg-type]
             outputs = session.network(batch.image)
-            loss = session.loss(outputs, replace(batch, annotated=batch.annotated | session.never_annotated))
+            loss = session.training_loss(outputs, replace(batch, annotated=batch.annotated | session.never_annotated))
             fabric.backward(loss / plan.accumulate)
         logits = outputs if isinstance(outputs, torch.Tensor) else outputs[0]
         sums.add(loss.detach(), class_counts(logits.detach(), batch))
