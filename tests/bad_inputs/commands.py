@@ -459,4 +459,39 @@ OTHERS = [
         "serve new --host 192.0.2.1 --token 123456789012",
         r"192.0.2.1 port 8000 cannot be used",
     ),
+    BadInput(
+        "node for other machines without named callers",
+        "listen queue --host 0.0.0.0",
+        r"--host 0.0.0.0 can be reached from other machines.*--callers AET",
+    ),
+    BadInput(
+        "node with a title that is too long", "listen queue --aet SEGMENTATION_NODE_1", r"--aet: .* is no AE title"
+    ),
+    BadInput(
+        "results to an address that is none",
+        "listen queue --send-to archive",
+        r"--send-to: 'archive' is no destination.*AET@HOST:PORT",
+    ),
+    BadInput(
+        "results to an address with a password in it",
+        "listen queue --send-to http://me:secret@archive/dicom-web",
+        r"holds a user name or password.*other users of this machine can see",
+    ),
+    BadInput("half of what TLS needs", "listen queue --tls-cert own.pem", r"both a certificate and its key"),
+    BadInput(
+        "authority that is not there",
+        "listen queue --send-tls-ca none.pem",
+        r"TLS files cannot be used.*--send-tls-ca",
+    ),
+    BadInput("cohort that is written nowhere", "collect data", r"nothing is to be written.*--out cohort.csv"),
+    BadInput(
+        "cohort of a folder without results",
+        "collect data --out cohort.csv",
+        r"data holds no JSON file. Give the folders that viscera predict wrote",
+    ),
+    BadInput(
+        "archive at an address that is none",
+        "predict dicomweb:archive out --write seg",
+        r"'archive' is no http:// address",
+    ),
 ]

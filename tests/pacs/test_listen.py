@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -19,6 +18,7 @@ from pydicom.uid import CTImageStorage, SecondaryCaptureImageStorage, Segmentati
 from pynetdicom import AE, ALL_TRANSFER_SYNTAXES, evt
 
 from dicom_series import write_series
+from ports import free_port
 from viscera.errors import SettingError
 from viscera.inference.model import load_model
 from viscera.inference.predict import PredictOptions
@@ -210,13 +210,6 @@ def wait_for(queue, count, *, state: State = "done"):
     while len(Spool(queue).jobs(state)) < count:
         assert time.monotonic() - begun < 120, status(Spool(queue))
         time.sleep(0.05)
-
-
-def free_port():
-    """Return a port that nobody listens on."""
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return one.getsockname()[1]
 
 
 def patient(folder, seed):

@@ -11,6 +11,7 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pydicom
 import pytest
@@ -22,14 +23,18 @@ from pynetdicom import AE, ALL_TRANSFER_SYNTAXES, evt
 
 from dicom_series import write_series
 from viscera.errors import SettingError
+from viscera.inference.dicom_objects import DicomOptions, kinds_of
+from viscera.inference.model import load_model
 from viscera.inference.predict import PredictOptions
 from viscera.pacs.address import Node, Web
 from viscera.pacs.dicomweb import ArchiveError
-from viscera.pacs.node import Work, send_due, start_sending
+from viscera.pacs.node import Work, send_due, start_sending, step
+from viscera.pacs.picture import draw_last
 from viscera.pacs.receiving import Counts, Door, series_uid, server_tls, start_node
 from viscera.pacs.sending import client_tls, instance_uid, send_files
 from viscera.pacs.spool import Job, Spool, series_key
-from viscera.pacs.status import start_status, status
+from viscera.pacs.status import page, start_status, status
+from viscera.synthesis.patient import synthesize
 
 OPENSSL = shutil.which("openssl")
 # pynetdicom leaves a socket that could not connect, or whose TLS failed, to the garbage collector.
@@ -311,13 +316,34 @@ def test_images_come_by_tls_from_who_has_a_certificate(certificate, files, tmp_p
         server.server_close()
 
 
+def test_the_picture_of_the_last_result_is_on_the_page_and_its_images_are_gone(tmp_path):
+    patient = synthesize(np.random.default_rng(3), shape=(24, 64, 64), orientation="axial", scan="upper")
+    spacing = [round(float(one), 3) for one in patient.ct.spacing_mm]
+    made = write_series(tmp_path / "ct", patient.ct.voxels, spacing=(spacing[0], spacing[1], spacing[2]))
+    spool, model = _open(tmp_path / "queue"), load_model(Path("starter"), accelerator="cpu", runtime="auto")
+    for file in made:
+        spool.add("1.2", file.name, file.read_bytes())
+    dicom = DicomOptions(kinds_of("seg"))
+    work = Work(PredictOptions(overwrite=True, dicom=dicom), quiet_s=0.01, shown=lambda job: draw_last(job, spool.root))
+    time.sleep(0.05)
+    while not spool.jobs("sending"):
+        assert step(spool, model, work, lambda line: None), status(spool)
+    assert send_due(spool, work, lambda line: None)
+    [job] = spool.jobs("done")
+    assert not job.images.exists()
+    picture = cv2.imread(str(spool.root / "last.png"))
+    assert picture is not None
+    assert picture.std() > 10
+    assert f'<img src="/last.png?{(spool.root / "last.png").stat().st_mtime_ns}"' in page(spool)
+
+
 def test_the_status_page_shows_the_queue_to_this_machine_only(tmp_path, files):
     spool, counts = _open(tmp_path / "queue"), Counts()
     job = _job(spool, files)
     spool.fail(job, "the archive said <no>")
     counts.add("images")
-    page = start_status(spool, counts, 0)
-    address = f"http://127.0.0.1:{page.server_address[1]}"
+    served = start_status(spool, counts, 0)
+    address = f"http://127.0.0.1:{served.server_address[1]}"
     try:
 
         def get(path: str, **headers: str) -> tuple[int, str, str]:
@@ -336,8 +362,8 @@ def test_the_status_page_shows_the_queue_to_this_machine_only(tmp_path, files):
         assert job.key in text
         assert json.loads(get("/status.json")[2])["jobs"]["failed"] == 1
         assert 'viscera_received_total{what="images"} 1' in get("/metrics")[2].splitlines()
-        assert get("/else")[0] == 404
+        assert get("/else")[0] == get("/last.png")[0] == 404
         assert get("/", Host="evil.example")[0] == 403  # a page of elsewhere that resolves its name to this machine
     finally:
-        page.shutdown()
-        page.server_close()
+        served.shutdown()
+        served.server_close()

@@ -10,7 +10,6 @@ import asyncio
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -29,6 +28,7 @@ from starlette.responses import FileResponse, Response
 from starlette.routing import Route
 
 from dicom_series import write_series
+from ports import free_port
 from viscera.cli.command import main
 from viscera.io import nifti
 from viscera.synthesis.patient import synthesize
@@ -84,12 +84,6 @@ pytestmark = [
 ]
 
 
-def _free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return one.getsockname()[1]
-
-
 @pytest.fixture(scope="module")
 def series(tmp_path_factory) -> Path:
     """A synthetic patient as a DICOM series."""
@@ -117,8 +111,8 @@ def result(series) -> Path:
 @pytest.fixture(scope="module")
 def orthanc(series, result, tmp_path_factory) -> Iterator[str]:
     """Orthanc with the series and the SEG; its DICOMweb address."""
-    folder, port = tmp_path_factory.mktemp("orthanc"), _free_port()
-    subprocess.run(["bash", str(START), str(folder), str(port), str(_free_port())], check=True, capture_output=True)
+    folder, port = tmp_path_factory.mktemp("orthanc"), free_port()
+    subprocess.run(["bash", str(START), str(folder), str(port), str(free_port())], check=True, capture_output=True)
     for file in (*series.iterdir(), result / "series.seg.dcm"):
         httpx.post(f"http://127.0.0.1:{port}/instances", content=file.read_bytes()).raise_for_status()
     yield f"http://127.0.0.1:{port}/dicom-web"
@@ -147,7 +141,7 @@ def page_address(orthanc, tmp_path_factory) -> Iterator[str]:
 
     routes = [Route("/ohif/{path:path}", file)]
     routes += [Route(f"/proxy/dicom/{part}/{{path:path}}", forward) for part in ("qido", "wado")]
-    port = _free_port()
+    port = free_port()
     server = uvicorn.Server(uvicorn.Config(Starlette(routes=routes), host="127.0.0.1", port=port, log_level="error"))
     thread = threading.Thread(target=lambda: asyncio.run(server.serve()), daemon=True)
     thread.start()
@@ -162,7 +156,7 @@ def viscera_address(series, page_address, tmp_path) -> Iterator[str]:
     kept = tmp_path / "studies" / "dicom" / SERIES
     kept.parent.mkdir(parents=True)
     kept.symlink_to(series)
-    port = _free_port()
+    port = free_port()
     words = ["serve", str(tmp_path / "studies"), "--port", str(port), "--origin", page_address]
     running = subprocess.Popen([sys.executable, "-m", "viscera.cli", *words], stderr=subprocess.DEVNULL)
     for _ in range(300):

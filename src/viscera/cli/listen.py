@@ -3,7 +3,7 @@
 import json
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -108,6 +108,7 @@ def listen(options: Options, door: "Door") -> int:
         from viscera.networks.cards import as_shipped, find_shipped
         from viscera.pacs.address import parse_address
         from viscera.pacs.node import Work, start_sending, step
+        from viscera.pacs.picture import draw_last
         from viscera.pacs.receiving import Counts, series_uid, start_node
         from viscera.pacs.spool import Spool
         from viscera.pacs.status import start_status
@@ -122,6 +123,8 @@ def listen(options: Options, door: "Door") -> int:
     predict = PredictOptions(model.default_organs, statistics=False, overwrite=True, dicom=objects)
     to = [parse_address(text) for text in options.send_to]
     work = Work(predict, to, options.aet, options.quiet, tls=sending_tls(options))
+    if options.status_port is not None:
+        work = replace(work, shown=lambda job: draw_last(job, options.queue))
     server = start_node(door, spool, counts, log)
     page, end_sending = None, start_sending(spool, work, log)
     try:

@@ -38,6 +38,7 @@ class Work:
         tries: Of sending, before a job fails.
         first_wait_s: After the first try that fails.
         tls: For sending: see ``send_files``.
+        shown: Told of each job when its results have been sent, before its images are removed.
     """
 
     options: PredictOptions
@@ -47,6 +48,7 @@ class Work:
     tries: int = 8
     first_wait_s: float = FIRST_WAIT_S
     tls: ssl.SSLContext | None = None
+    shown: Callable[[Job], None] = lambda job: None
 
 
 def step(
@@ -157,6 +159,7 @@ def send(job: Job, spool: Spool, work: Work, log: Callable[[str], None]) -> bool
         sent.append(str(to))
         job.note(sent=sent)
     job.note(sent_s=round(time.time() - start, 3))
+    work.shown(job)
     spool.finish(job)
     log(f"{job.key}: done" if files else f"{job.key}: done; no organ was found, so nothing was sent")
     return True

@@ -2,13 +2,13 @@
 
 import json
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from viscera.errors import SettingError
-from viscera.pacs.spool import STATES, Spool
+from viscera.pacs.spool import PICTURE, STATES, Spool
 from viscera.serving.meter import head
 
 if TYPE_CHECKING:
@@ -16,9 +16,14 @@ if TYPE_CHECKING:
 
 LOCAL = ("127.0.0.1", "localhost")
 SHOWN = 50
+STYLE = (
+    "body{font:15px/1.45 system-ui,sans-serif;margin:1.5rem auto;max-width:62rem;padding:0 1rem}"
+    "table{border-collapse:collapse;margin:1rem 0}th,td{text-align:left;padding:.25rem .7rem;border-bottom:1px solid #d8dde4}"
+    "img{max-width:100%}"
+)
 
 
-def status(spool: Spool) -> dict[str, object]:
+def status(spool: Spool) -> dict[str, Any]:
     """Return how many jobs there are in each state, and the last ones that failed or are done."""
     jobs = {state: spool.jobs(state) for state in STATES}
     failed = [{"job": job.key, "reason": job.facts().get("reason")} for job in jobs["failed"][-SHOWN:]]
@@ -51,13 +56,38 @@ def metrics(spool: Spool, counts: Mapping[str, int]) -> str:
 
 
 def page(spool: Spool) -> str:
-    """Return the queue as an HTML page."""
+    """Return the queue as an HTML page: how many are where, what failed and why, how long the last ones took, a picture."""
     found = status(spool)
-    body = escape(json.dumps(found, indent=2))
-    return (
-        '<!doctype html><html lang="en"><meta charset="utf-8"><meta http-equiv="refresh" content="10">'
-        f"<title>viscera listen</title><h1>viscera listen</h1><p>Research only.</p><pre>{body}</pre></html>"
+    counts = _table(("", "series"), ((state, count) for state, count in found["jobs"].items()))
+    reasons = _table(("failed", "why"), ((one["job"], one["reason"]) for one in reversed(found["failed"])))
+    late = _table(
+        ("tried again", "tries", "why"), ((one["job"], one["tries"], one["reason"]) for one in found["retried"])
     )
+    done = _table(
+        ("done", "segmenting, s", "sending, s"),
+        ((one["job"], one["segmented_s"], one["sent_s"]) for one in reversed(found["done"])),
+    )
+    picture = spool.root / PICTURE
+    shown = ""
+    if picture.is_file():
+        shown = (
+            f'<h2>Last result</h2><img src="/{PICTURE}?{picture.stat().st_mtime_ns}" alt="Slices of the last result">'
+        )
+    return (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8"><meta http-equiv="refresh" content="10">'
+        f"<title>viscera listen</title><style>{STYLE}</style></head><body><h1>viscera listen</h1>"
+        "<p>Not a medical device: for research, not for diagnosis or treatment.</p>"
+        f"{counts}{reasons}{late}{done}{shown}</body></html>"
+    )
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """Return an HTML table; nothing without rows."""
+    lines = ["".join(f"<td>{escape('' if cell is None else str(cell))}</td>" for cell in row) for row in rows]
+    if not lines:
+        return ""
+    titles = "".join(f"<th>{escape(title)}</th>" for title in head)
+    return f"<table><tr>{titles}</tr>" + "".join(f"<tr>{line}</tr>" for line in lines) + "</table>"
 
 
 def start_status(spool: Spool, counts: "Counts", port: int) -> ThreadingHTTPServer:
@@ -74,17 +104,23 @@ def start_status(spool: Spool, counts: "Counts", port: int) -> ThreadingHTTPServ
             """Answer."""
             host = self.headers.get("Host", "").rsplit(":", 1)[0]
             answers = {
-                "/": ("text/html; charset=utf-8", lambda: page(spool)),
-                "/status.json": ("application/json", lambda: json.dumps(status(spool))),
-                "/metrics": ("text/plain; version=0.0.4; charset=utf-8", lambda: metrics(spool, counts.now())),
+                "/": ("text/html; charset=utf-8", lambda: page(spool).encode()),
+                "/status.json": ("application/json", lambda: json.dumps(status(spool)).encode()),
+                "/metrics": ("text/plain; version=0.0.4; charset=utf-8", lambda: metrics(spool, counts.now()).encode()),
+                f"/{PICTURE}": ("image/png", (spool.root / PICTURE).read_bytes),
             }
-            if host not in LOCAL or self.path not in answers:  # else a web page could read it under a name of its own
-                self.send_error(403 if host not in LOCAL else 404)
+            path = self.path.partition("?")[0]
+            try:
+                if host not in LOCAL:  # else a web page could read it under a name of its own
+                    raise PermissionError
+                kind, content = answers[path][0], answers[path][1]()
+            except (PermissionError, KeyError, FileNotFoundError) as error:
+                self.send_error(403 if isinstance(error, PermissionError) else 404)
                 return
-            kind, text = answers[self.path]
-            content = text().encode()
             self.send_response(200)
             self.send_header("Content-Type", kind)
+            self.send_header("Cache-Control", "no-store")
+            self.send_header("Content-Security-Policy", "default-src 'none'; img-src 'self'; style-src 'unsafe-inline'")
             self.send_header("Content-Length", str(len(content)))
             self.end_headers()
             self.wfile.write(content)
