@@ -8,6 +8,7 @@ learns from all patients in as many steps as that. All are scored on the 16 pati
 """
 
 import json
+import os
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -33,8 +34,9 @@ def run_ensembles(work: Path, recipe: Recipe, stores: dict[str, str], counts: di
         counts: Patients, for the file.
     """
     recipe = replace(recipe, training=replace(recipe.training, visits_per_slice=VISITS))
+    load = round(os.getloadavg()[0], 1)  # of others, before this begins
     found = {store: _of_store(work, recipe, store, design) for store, design in stores.items()}
-    content = {"patients": counts, "folds": FOLDS, "recipe": asdict(recipe), "contended": True, "stores": found}
+    content = {"patients": counts, "folds": FOLDS, "recipe": asdict(recipe), "load_average": load, "stores": found}
     print(save("ensembles", facts("torch") | content))
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from makers import PARTIAL_RECIPE, call, rows, same, tensors
-from viscera.config import AddedBoundaryLoss, Machine
+from viscera.config import AddedBoundaryLoss, Machine, SigmoidLoss
 from viscera.config.recipe_json import recipe_to_json
 from viscera.errors import RunError, SettingError
 from viscera.inference.model import load_model
@@ -207,7 +207,7 @@ def test_a_teacher_that_sees_scans_otherwise_is_refused(store, folds, tmp_path):
         train(other, store, tmp_path / "run", machine=CPU, distil=Distillation(folds))
     with pytest.raises(SettingError, match="sigmoid heads"):
         train(
-            replace(RECIPE, network=replace(RECIPE.network, heads="sigmoid")),
+            replace(RECIPE, network=replace(RECIPE.network, heads="sigmoid"), loss=SigmoidLoss()),
             store,
             tmp_path / "run",
             machine=CPU,

@@ -130,10 +130,7 @@ def write_facts(
     facts |= {} if fresh is None else {"fresh": dict(fresh)}
     facts |= {} if distilled is None else {"distilled": dict(distilled)}
     before: dict = _facts_before(run) or facts
-    for name, what in (("fresh", "other fresh patients"), ("distilled", "another teacher")):
-        if before.get(name) != facts.get(name):
-            differs = first_difference({name: before.get(name)}, {name: facts.get(name)})
-            raise SettingError(f"{run} was begun with {what}: {differs}", "Say them again, or train anew.")
+    _require_same_sources(run, before, facts)
     contents = contents_of(store, [*splits["training"], *splits["validation"]])
     if (run / STATE).is_file() and "splits" in before:
         changed = sum(
@@ -155,6 +152,17 @@ def write_facts(
         "unlabelled_cases": sum(not case.annotated for case in training),
         "pseudo_labelled_cases": dict(sorted(filled.items())),
     }
+
+
+def _require_same_sources(run: Path, before: Row, now: Row) -> None:
+    """Raise SettingError where a run is to be resumed that had other fresh patients or another teacher."""
+    for name, what in (("fresh", "other fresh patients"), ("distilled", "another teacher")):
+        old, new = before.get(name), now.get(name)
+        if old != new:
+            differs = first_difference({name: old}, {name: new})
+            if None in (old, new):
+                differs = f"{name}: none {'before' if old is None else 'now'}"
+            raise SettingError(f"{run} was begun with {what}: {differs}", "Say them again, or train anew.")
 
 
 def require_same(run: Path, store: Store, before: Contents | None, now: Contents) -> None:

@@ -23,7 +23,7 @@ from viscera.labels import LabelSpace
 from viscera.learning.cases import chosen_cases, fresh_organs, never_annotated, require_apart, training_cases
 from viscera.learning.context import ContextMaps, context_recipe
 from viscera.learning.distillation.settings import Distillation
-from viscera.learning.distillation.teacher import Taught, check_student, open_teacher
+from viscera.learning.distillation.teacher import Taught, open_teacher
 from viscera.learning.finetune import start_from
 from viscera.learning.foreground_hu import measure_foreground
 from viscera.learning.losses import LossFunction, class_weights, loss_for
@@ -123,7 +123,6 @@ def begin(
     store.require(space=recipe.space, preparation=recipe.preparation)
     taught = fresh_organs(supply, recipe)
     names = training_cases(store, recipe, taught=distil is not None)
-    members = None if distil is None else check_student(recipe, distil)
     if min(machine.devices, machine.threads) < 1:
         raise SettingError(
             f"machine.devices {machine.devices}, machine.threads {machine.threads}: each must be at least 1."
@@ -147,7 +146,7 @@ def begin(
     taught |= set() if teacher is None else teacher.taught
     cases = [store.case(name) for name in names]
     own = () if fresh is not None and fresh.only else cases
-    recipe = with_measurements(recipe, cases, members.files[0] if members is not None else start)
+    recipe = with_measurements(recipe, cases, start if teacher is None else teacher.weights)
     network = network_of(recipe)
     if start is not None:
         start_from(network, recipe, start)

@@ -210,8 +210,7 @@ def with_context(
 
 def write_facts(run: Path, supply: Store | TrainingData, session: Session) -> dict[str, object]:
     """Write run.json; return the part of it that goes into the weights."""
-    store, fresh = split_supply(supply)
-    device = session.fabric.device
+    (store, fresh), device = split_supply(supply), session.fabric.device
     return run_folder.write_facts(
         run,
         store,

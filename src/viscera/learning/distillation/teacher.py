@@ -8,6 +8,7 @@ better one). It costs one forward pass of each network per step.
 import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -40,12 +41,15 @@ class Ensemble:
         runner: What runs the networks, on torch: logits of their mean probabilities.
         taught: Organs that any of them learnt from labels; all where that is not known.
         facts: For run.json and the weights: who they are, and what is learnt of them.
+        settings: How much is learnt of them.
+        weights: The first one's, whose measurements the student takes over.
     """
 
     runner: Runner
     taught: frozenset[str]
     facts: dict[str, object]
     settings: Distillation
+    weights: Path
 
     def beside(self, loss: LossFunction, *, unannotated: Literal["marginal", "background"]) -> "Taught":
         """Return a loss of labels with this teacher's part (``taught_loss``)."""
@@ -154,7 +158,7 @@ def open_teacher(recipe: Recipe, settings: Distillation, store: Store, fabric: F
         "validation_cases_seen_by_teacher": leaked,
     }
     taught = frozenset(recipe.space.organs) if None in organs else frozenset().union(*(one or () for one in organs))
-    return Ensemble(model.network, taught, facts, settings)
+    return Ensemble(model.network, taught, facts, settings, members.files[0])
 
 
 def _warn_of_leaks(known: Sequence[Seen], store: Store, *, silent: int) -> int:
