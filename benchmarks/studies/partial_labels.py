@@ -2,6 +2,7 @@
 
     python -m benchmarks.studies.partial_labels WORK        (two cores: about an hour; goes on where it was stopped)
     python -m benchmarks.studies.partial_labels WORK --further      (organ-visits and pasted organs: another hour)
+    python -m benchmarks.studies.partial_labels WORK --ensembles    (folds, alone and together, and their student: see ensembles.py)
     python -m benchmarks.studies.partial_labels --figure    draws docs/partial_labels.png from the result
 
 48 synthetic patients whose whole truth is known, 32 to train on and 16 to test on. The training patients are dealt out to
@@ -33,6 +34,7 @@ import numpy as np
 
 from benchmarks.machine import RESULTS, ROOT, facts, save
 from benchmarks.studies.arms import Arm, dice_of, difference, over_seeds, run_all, scores_of, training_minutes, viscera
+from benchmarks.studies.ensembles import run_ensembles
 from viscera.config import (
     PartialLoss,
     Recipe,
@@ -290,6 +292,8 @@ def main() -> None:
     parser.add_argument("work", type=Path, nargs="?")
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
     parser.add_argument("--further", action="store_true", help="organ-visits and pasted organs instead")
+    stores = ("complete", *DESIGNS)
+    parser.add_argument("--ensembles", nargs="*", choices=stores, help="an ensemble, its folds and its student instead")
     parser.add_argument("--figure", action="store_true", help="train nothing")
     options = parser.parse_args()
     if options.figure or options.work is None:
@@ -298,6 +302,12 @@ def main() -> None:
     work, names = options.work, options.arms
     make_data(work)
     test = work / "data" / "test"
+    if options.ensembles is not None:
+        designs = {
+            store: FURTHER_DESIGN if store == "complete" else store for store in options.ensembles or ["complete"]
+        }
+        run_ensembles(work, EXCLUSION, designs, counts={"training": TRAINING, "test": TEST})
+        return
     if options.further:
         further(work, test)
         return

@@ -95,6 +95,36 @@ TRAINING = [
         f"{TRAIN} new --loss.class-weights 1 1 1 1",
         r"loss.class_weights has 4 numbers.*5 classes.*background first",
     ),
+    BadInput(
+        "teacher that is not there", f"{TRAIN} new --distil nowhere", r"no weights at nowhere. Give a run's folder"
+    ),
+    BadInput(
+        "student that sees scans otherwise than its teacher",
+        f"{TRAIN} new --distil run --network.slices 3",
+        r"run cannot teach .*they see scans otherwise.*network.slices: 1, and the student's 3. Take the teacher's recipe",
+    ),
+    BadInput(
+        "run resumed with a teacher that it was not begun with",
+        f"{TRAIN} run --resume --training.epochs 2 --distil run",
+        r"run was begun with another teacher.*train anew",
+        survives=BEST,
+    ),
+    BadInput(
+        "teacher that took unannotated organs for background",
+        f"{TRAIN_MIXED} new --distil blind",
+        r"teacher blind learnt from \d+ training cases that what they do not annotate is background",
+    ),
+    BadInput(
+        "folds of a student", f"{TRAIN} new --folds 2 --distil run", r"--distil with folds: .*Train one student on all"
+    ),
+    BadInput(
+        "weight of a teacher above 1", f"{TRAIN} new --distil run --distil-weight 2", r"weight 2. Give .*at most 1"
+    ),
+    BadInput(
+        "temperature without a teacher",
+        f"{TRAIN} new --distil-temperature 3",
+        r"there is no --distil, but its temperature",
+    ),
     BadInput("cuda where there is none", f"{TRAIN} new --machine.accelerator cuda", r"no CUDA GPU. Choose cpu or auto"),
     BadInput(
         "store without training cases", f"{TRAIN} new", r"store has no training cases. Prepare", no_training_cases

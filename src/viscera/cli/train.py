@@ -22,6 +22,7 @@ from viscera.recipes.catalogue import find_recipe
 if TYPE_CHECKING:
     from rich.progress import Progress
 
+    from viscera.learning.distillation.settings import Distillation
     from viscera.learning.synthetic_patients import OnlinePatients, TrainingData
     from viscera.learning.training import Watch
     from viscera.preparation.store import Store
@@ -47,6 +48,34 @@ class FoldOptions:
 
 
 @dataclass(frozen=True)
+class DistilOptions:
+    """A student: one network that learns from trained ones, beside the labels."""
+
+    distil: Path | None = None
+    """Trained networks to learn from: a cross-validated run, all of whose folds teach (an ensemble at the cost of one network),
+    what `viscera choose` wrote, or a run. Annotated organs keep their labels; all else, and unlabelled cases, takes the teacher's
+    probabilities. It is asked in every step, which takes longer with each of its networks."""
+    distil_temperature: float = 2.0
+    """By which logits are divided before the softmax that is learnt; above 1 small probabilities count more."""
+    distil_weight: float = 0.5
+    """Of the teacher's part of the loss; the labels' part is 1 less it."""
+
+    def settings(self) -> "Distillation | None":
+        """Return what is asked for, checked.
+
+        Raises:
+            SettingError: A number out of its range, or numbers without a teacher.
+        """
+        from viscera.learning.distillation.settings import Distillation
+
+        if self.distil is None:
+            if self != DistilOptions():
+                raise SettingError("there is no --distil, but its temperature or weight is given", "Say who teaches.")
+            return None
+        return Distillation(self.distil, self.distil_temperature, self.distil_weight)
+
+
+@dataclass(frozen=True)
 class Beginning:
     """How a run begins."""
 
@@ -62,6 +91,8 @@ class Beginning:
     """Begin anew where a run stands."""
     folds: Annotated[FoldOptions, arg(name="")] = FoldOptions()
     """Cross-validation."""
+    student: Annotated[DistilOptions, arg(name="")] = DistilOptions()
+    """Who teaches."""
 
     @property
     def existing(self) -> Literal["refuse", "resume", "overwrite"]:
@@ -122,6 +153,7 @@ def main(arguments: list[str]) -> int:
             machine=machine,
             start=beginning.start,
             context=beginning.context_weights,
+            distil=beginning.student.settings(),
             existing=beginning.existing,
             watch=watch,
         )
@@ -148,12 +180,13 @@ def cross_validate(
     from viscera.learning.training import Given
 
     folds, supply = beginning.folds, supply_of(store, fresh)
+    given = Given(beginning.start, beginning.context_weights, beginning.student.settings())
     with watching_folds(recipe.training.epochs) as watch:
         found = cross_validate(
             recipe,
             supply,
             run,
-            FoldPlan(folds.folds or None, folds.splits, folds.fold, Given(beginning.start, beginning.context_weights)),
+            FoldPlan(folds.folds or None, folds.splits, folds.fold, given),
             machine=machine,
             existing=beginning.existing,
             watch=watch,
@@ -196,7 +229,8 @@ def parse(arguments: list[str]) -> tuple[Recipe, Path, Path, Machine, FreshOptio
         With --folds 5 the training and validation cases are divided by patient into five parts, and a network is trained for each
         in RUN/fold_0 to RUN/fold_4, which validates on that part and learns from the others; test cases stay out. Each case is
         then labelled by the network that did not learn from it: RUN/out_of_fold, with a table of scores. `viscera predict
-        --weights RUN` asks all five networks, `viscera choose RUN` looks for what post-processing is worth.
+        --weights RUN` asks all five networks, `viscera choose RUN` looks for what post-processing is worth. With --distil RUN one
+        network learns what all five say, and labels at the cost of one.
 
         Args:
             recipe: A recipe's name (`viscera info recipes`) or an edited recipe.json.

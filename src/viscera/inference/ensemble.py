@@ -92,14 +92,18 @@ def disagreement(one: Recipe, other: Recipe) -> str:
     return first_difference(seen, also).replace(" was ", ": ", 1).replace(", now ", " and ")
 
 
-def _shared(recipe: Recipe) -> dict[str, object]:
-    """Return what of a recipe all networks of an ensemble must have alike, as JSON has it."""
+def seen_and_said(recipe: Recipe) -> dict[str, object]:
+    """Return what of a recipe decides how its network sees a scan, and what its output means, as JSON has it."""
     settings = asdict(recipe)
     shared: dict[str, object] = {name: settings[name] for name in ("preparation", "contrast", "intensity")}
     shared["label_space"] = list(recipe.space.organs)
     network = {"dimensions": recipe.dimensions, "slices": recipe.network.slices, "heads": recipe.network.heads}
-    shared["network"] = network
-    shared["context"] = recipe.context is not None
+    return shared | {"network": network, "context": recipe.context is not None}
+
+
+def _shared(recipe: Recipe) -> dict[str, object]:
+    """Return what of a recipe all networks of an ensemble must have alike, as JSON has it."""
+    settings, shared = asdict(recipe), seen_and_said(recipe)
     skipped = ("batch_size", "region")
     shared["inference"] = {key: value for key, value in settings["inference"].items() if key not in skipped}
     if not recipe.inference.whole_slices:

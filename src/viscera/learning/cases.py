@@ -15,8 +15,10 @@ from viscera.preparation.splits import SPLITS, Member, fold_of, unlabelled_cases
 from viscera.preparation.store import Case, Store
 
 
-def training_cases(store: Store, recipe: Recipe) -> list[str]:
+def training_cases(store: Store, recipe: Recipe, *, taught: bool = False) -> list[str]:
     """Name the training cases, then the unlabelled ones with pseudo-labels, where the loss learns from these.
+
+    A teacher (``taught``) has something to say of all unlabelled cases, unless the loss calls what is not annotated background.
 
     Cases of a fold that is to be left out, or too partly annotated, are not among them. Labelled cases are in the same fold
     whatever unlabelled ones there are.
@@ -40,7 +42,10 @@ def training_cases(store: Store, recipe: Recipe) -> list[str]:
             file=store.path,
         )
     sampling, pseudo = recipe.sampling, recipe.loss.uses_pseudo_labels
-    filled = [name for name in unlabelled_cases(store)[0] if pseudo and store.case(name).pseudo_annotated]
+    free = unlabelled_cases(store)[0]
+    if not (taught and recipe.loss.unannotated == "marginal"):
+        free = [name for name in free if pseudo and store.case(name).pseudo_annotated]
+    filled = free
     labelled, filled = (chosen_cases(store, part, sampling, pseudo=pseudo) for part in (names, filled))
     names = [*labelled, *filled]
     if not names:

@@ -101,6 +101,7 @@ def write_facts(
     precision: str,
     devices: int = 1,
     fresh: Row | None = None,
+    distilled: Row | None = None,
 ) -> dict[str, object]:
     """Write run.json; return the part of it that goes into the weights, which names no case.
 
@@ -112,10 +113,11 @@ def write_facts(
         precision: In which numbers.
         devices: By how many processes.
         fresh: Which patients are made for it (``OnlinePatients.facts``); None: none.
+        distilled: Who teaches it beside the labels (distillation/teacher.py); None: nobody.
 
     Raises:
         RunError: A run is to be resumed whose store has other cases by now.
-        SettingError: A run is to be resumed that had other fresh patients.
+        SettingError: A run is to be resumed that had other fresh patients or another teacher.
     """
     facts: dict[str, object] = {
         "viscera": version("viscera"),
@@ -128,10 +130,9 @@ def write_facts(
         split: store.names(split) for split in ("validation", "test")
     }
     facts |= ({"devices": devices} if devices > 1 else {}) | ({} if fresh is None else {"fresh": dict(fresh)})
+    facts |= {} if distilled is None else {"distilled": dict(distilled)}
     before: dict = _facts_before(run) or facts
-    if before.get("fresh") != facts.get("fresh"):
-        differs = first_difference({"fresh": before.get("fresh")}, {"fresh": facts.get("fresh")})
-        raise SettingError(f"{run} was begun with other fresh patients: {differs}", "Say them again, or train anew.")
+    _require_same_sources(run, before, facts)
     contents = contents_of(store, [*splits["training"], *splits["validation"]])
     if (run / STATE).is_file() and "splits" in before:
         changed = sum(
@@ -153,6 +154,17 @@ def write_facts(
         "unlabelled_cases": sum(not case.annotated for case in training),
         "pseudo_labelled_cases": dict(sorted(filled.items())),
     }
+
+
+def _require_same_sources(run: Path, before: Row, now: Row) -> None:
+    """Raise SettingError where a run is to be resumed that had other fresh patients or another teacher."""
+    for name, what in (("fresh", "other fresh patients"), ("distilled", "another teacher")):
+        old, new = before.get(name), now.get(name)
+        if old != new:
+            differs = first_difference({name: old}, {name: new})
+            if None in (old, new):
+                differs = f"{name}: none {'before' if old is None else 'now'}"
+            raise SettingError(f"{run} was begun with {what}: {differs}", "Say them again, or train anew.")
 
 
 def require_same(run: Path, store: Store, before: Contents | None, now: Contents) -> None:

@@ -25,6 +25,8 @@ from viscera.labels import LabelSpace
 from viscera.learning.cases import chosen_cases, fresh_organs, never_annotated, require_apart, training_cases
 from viscera.learning.context import ContextMaps, context_recipe
 from viscera.learning.devices import check_world, launch, leave_out_idle_heads, pooled, text_of_first
+from viscera.learning.distillation.settings import Distillation
+from viscera.learning.distillation.teacher import Taught, open_teacher
 from viscera.learning.finetune import start_from
 from viscera.learning.foreground_hu import measure_foreground
 from viscera.learning.losses import LossFunction, alone, class_weights, loss_for
@@ -63,6 +65,12 @@ class Session:
     threads: int
     maps: ContextMaps | None = None
     context: Mapping[str, Tensor] = field(default_factory=dict)
+    taught: Taught | None = None
+
+    @property
+    def training_loss(self) -> LossFunction:
+        """What is minimised: the loss of labels, and of a teacher where there is one; cases are validated by labels alone."""
+        return self.loss if self.taught is None else self.taught.loss
 
     def with_context(self, maps: ContextMaps, tensors: Mapping[str, Tensor]) -> "Session":
         """Return the session with what gives each case its context, and the context network's tensors."""
@@ -93,7 +101,14 @@ class Session:
         return math.ceil(self.batches / self.recipe.training.accumulate)
 
 
-def begin(recipe: Recipe, supply: Store | TrainingData, machine: Machine, *, start: Path | None = None) -> Session:
+def begin(
+    recipe: Recipe,
+    supply: Store | TrainingData,
+    machine: Machine,
+    *,
+    start: Path | None = None,
+    distil: Distillation | None = None,
+) -> Session:
     """Build the network and the optimizer, and find what to learn from.
 
     Args:
@@ -101,16 +116,18 @@ def begin(recipe: Recipe, supply: Store | TrainingData, machine: Machine, *, sta
         supply: The cases.
         machine: Where to train.
         start: Weights to begin with (a run or a file); None: random ones.
+        distil: Trained networks whose probabilities are learnt, too; None: labels alone.
 
     Raises:
-        StoreError, RunError: The store is another recipe's, or holds nothing to train on; processes do not find each other.
-        SettingError, LabelError: The recipe does not fit the machine, its own label space or the fresh patients.
+        StoreError, RunError: The store is another recipe's, or holds nothing to train on; processes do not find each other; the
+            teacher must not teach.
+        SettingError, LabelError: The recipe does not fit the machine, its own label space, the fresh patients or the teacher.
         WeightsError: ``start`` is for another network.
     """
     (store, fresh), plan = split_supply(supply), recipe.training
     store.require(space=recipe.space, preparation=recipe.preparation)
     taught = fresh_organs(supply, recipe)
-    names = training_cases(store, recipe)
+    names = training_cases(store, recipe, taught=distil is not None)
     device = device_type(machine.accelerator)
     world = check_world(recipe, machine, device)
     check_fit(recipe)
@@ -124,9 +141,11 @@ def begin(recipe: Recipe, supply: Store | TrainingData, machine: Machine, *, sta
     precision = precision_of(plan.precision, device)
     fabric = launch(world, device=device, precision=precision)
     torch.manual_seed(plan.seed)
+    teacher = None if distil is None else open_teacher(recipe, distil, store, fabric)
+    taught |= set() if teacher is None else teacher.taught
     cases = [store.case(name) for name in names]
     own = () if fresh is not None and fresh.only else cases
-    recipe = measured_once(fabric, recipe, cases, start)
+    recipe = measured_once(fabric, recipe, cases, start if teacher is None else teacher.weights)
     network = network_of(recipe)
     if start is not None:
         start_from(network, recipe, start)
@@ -141,6 +160,7 @@ def begin(recipe: Recipe, supply: Store | TrainingData, machine: Machine, *, sta
         loss_for, recipe.loss, class_weights=weights.to(fabric.device), deep=recipe.network.deep_supervision
     )
     validation = [store.case(name) for name in chosen_cases(store, store.names("validation"), recipe.sampling)]
+    own_loss = loss_of()
     return Session(
         recipe=recipe,
         space=recipe.space,
@@ -149,11 +169,12 @@ def begin(recipe: Recipe, supply: Store | TrainingData, machine: Machine, *, sta
         optimizer=optimizer,  # type: ignore[arg-type]
         average=moving_average(wrapped.module, plan.average_decay) if plan.average_decay else None,  # type: ignore[arg-type]
         loss=loss_of(pooled=pooled if fabric.world_size > 1 else alone),
-        own_loss=loss_of(),
+        own_loss=own_loss,
         never_annotated=never_annotated(own, recipe.space, taught).to(fabric.device),
         training=training_index(cases, recipe),
         validation=open_validation(validation, recipe.sampling, reach=recipe.reach, contrast=recipe.contrast),
         threads=machine.threads,
+        taught=None if teacher is None else teacher.beside(own_loss, unannotated=recipe.loss.unannotated),
     )
 
 

@@ -20,11 +20,7 @@ from typing import Literal
 import numpy as np
 import torch
 
-from viscera.config import (
-    Machine,
-    Recipe,
-    Training,
-)
+from viscera.config import Machine, Recipe, Training
 from viscera.config.recipe_json import check_recipe
 from viscera.errors import RunError, SettingError
 from viscera.io.locks import locked
@@ -46,6 +42,7 @@ from viscera.learning.devices import (
     share_of,
     without_weight,
 )
+from viscera.learning.distillation.settings import Distillation
 from viscera.learning.limits import check_patches, not_deterministic, out_of_memory
 from viscera.learning.lost_process import together
 from viscera.learning.progress import Progress, Sums, by_organ, class_counts, dice_and_iou
@@ -86,15 +83,17 @@ class Watch:
 
 @dataclass(frozen=True)
 class Given:
-    """Weights that a run begins with.
+    """Trained networks that a run begins with or learns from.
 
     Attributes:
         start: Of its network, and of its context where they have one; None: random ones.
         context: Of a context network that stays as it is; None: the run trains its own.
+        distil: Whose probabilities it learns beside the labels; None: nobody's.
     """
 
     start: Path | None = None
     context: Path | None = None
+    distil: Distillation | None = None
 
 
 def train(
@@ -105,6 +104,7 @@ def train(
     machine: Machine = Machine(),
     start: Path | None = None,
     context: Path | None = None,
+    distil: Distillation | None = None,
     existing: Existing = "refuse",
     watch: Watch = Watch(),
 ) -> Path:
@@ -119,6 +119,7 @@ def train(
         start: Weights to begin with: a run or a file; None: random ones. A run that is resumed goes on from its own.
         context: A trained context network, a run of it or weights that have one; None: a recipe with context trains its own
             first. Where ``start`` has one, it begins with that.
+        distil: Trained networks whose probabilities are learnt beside the labels (distillation/); None: labels alone.
         existing: What to do where a run stands: refuse, resume it, or overwrite it. Where none does, a new one is begun.
         watch: Whom to tell.
 
@@ -131,7 +132,7 @@ def train(
         SettingError: The recipe fits neither the store nor the run to be resumed.
         FileError: The disk is full, or the folder cannot be written to.
     """
-    given = Given(start, context)
+    given = Given(start, context, distil)
     with together(find_world(machine.devices)):
         return train_one(recipe, supply, run, machine=machine, given=given, existing=existing, watch=watch)
 
@@ -157,7 +158,7 @@ def train_one(
     check_patches(recipe)
     if recipe.context is not None:
         check_patches(context_recipe(recipe))
-    session = begin(recipe, supply, machine, start=given.start)
+    session = begin(recipe, supply, machine, start=given.start, distil=given.distil)
     first = session.fabric.is_global_zero
     with locked(run, what="is being trained", error=RunError) if first else nullcontext():
         return train_in(run, recipe, session, supply, machine=machine, given=given, existing=existing, watch=watch)
@@ -232,8 +233,7 @@ def with_context(
 
 def write_facts(run: Path, supply: Store | TrainingData, session: Session) -> dict[str, object]:
     """Write run.json; return the part of it that goes into the weights."""
-    store, fresh = split_supply(supply)
-    device = session.fabric.device
+    (store, fresh), device = split_supply(supply), session.fabric.device
     return run_folder.write_facts(
         run,
         store,
@@ -242,6 +242,7 @@ def write_facts(run: Path, supply: Store | TrainingData, session: Session) -> di
         precision=precision_of(session.recipe.training.precision, device.type),
         devices=session.fabric.world_size,
         fresh=None if fresh is None else fresh.facts(),
+        distilled=None if session.taught is None else session.taught.facts,
     )
 
 
@@ -293,7 +294,7 @@ def run_epoch(
             batch = without_weight(batch, batch_norm=batch_norm)
         with fabric.no_backward_sync(session.network, enabled=not step_ends):  # type: ignore[arg-type]
             outputs = session.network(batch.image)
-            loss = session.loss(outputs, replace(batch, annotated=batch.annotated | session.never_annotated))
+            loss = session.training_loss(outputs, replace(batch, annotated=batch.annotated | session.never_annotated))
             # Each device has its share of the gradient, of which Fabric takes the mean.
             fabric.backward(loss * fabric.world_size / plan.accumulate)
         logits = outputs if isinstance(outputs, torch.Tensor) else outputs[0]

@@ -102,6 +102,11 @@ def cross_validate(
         DataSetError: The user's folds are wrong (folds.py).
     """
     watch = watch or FoldWatch()
+    if plan.given.distil is not None:
+        raise SettingError(
+            "--distil with folds: the teacher has learnt from what each fold holds out, so the scores would mean nothing",
+            "Train one student on all training cases: leave --folds, --fold and --splits out.",
+        )
     store, fresh = split_supply(supply)
     store.require(space=recipe.space, preparation=recipe.preparation)
     recipe = normalised(recipe, machine)

@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from viscera.config import Accelerator
 from viscera.errors import RunError, SettingError, StoreError
@@ -16,6 +17,9 @@ from viscera.inference.model import Model, load_model
 from viscera.json_text import load_json
 from viscera.networks.weights import find_weights, load_weights
 from viscera.preparation.store import Facts, Store, open_store
+
+CHOSEN = "was chosen by its scores on"
+CARRIED = "what the student learns from it would carry their truth, and its scores would mean nothing"
 
 
 class TeacherWarning(UserWarning):
@@ -64,12 +68,13 @@ class Teacher:
         return {"weights_sha256": self.model.weights_sha256, "recipe": self.model.recipe.name, "run": self.run}
 
 
-def find_teacher(where: Path, *, accelerator: Accelerator = "auto") -> Teacher:
+def find_teacher(where: Path, *, accelerator: Accelerator = "auto", runtime: Literal["torch"] | None = None) -> Teacher:
     """Load a teacher.
 
     Args:
         where: A run's folder, or a weights file.
         accelerator: Where to run it.
+        runtime: torch: made faster, as for predicting; None: torch's module as it was trained.
 
     Raises:
         WeightsError: No weights there, or damaged.
@@ -83,7 +88,9 @@ def find_teacher(where: Path, *, accelerator: Accelerator = "auto") -> Teacher:
         scores = log.get(name)
         if isinstance(scores, dict):
             dice |= {str(organ): float(score) for organ, score in scores.items() if score is not None}
-    return Teacher(load_model(file, accelerator=accelerator), folder.name, read_seen(folder / "run.json"), dice)
+    return Teacher(
+        load_model(file, accelerator=accelerator, runtime=runtime), folder.name, read_seen(folder / "run.json"), dice
+    )
 
 
 def finds_of(teachers: Sequence[Teacher]) -> dict[str, float]:
@@ -94,7 +101,7 @@ def finds_of(teachers: Sequence[Teacher]) -> dict[str, float]:
 
 def teachers_for(teachers: Sequence[Teacher], name: str, sha256: str) -> list[Teacher]:
     """Return the teachers of a case: those who were not trained on it, or all where fewer than two were not."""
-    others = [one for one in teachers if one.seen is None or not _shared(one.seen.training, {name: sha256})]
+    others = [one for one in teachers if one.seen is None or not shared_cases(one.seen.training, {name: sha256})]
     return others if len(others) > 1 else list(teachers)
 
 
@@ -196,15 +203,33 @@ def _check_absence(teacher: Teacher) -> None:
 def _check_unseen(teacher: Teacher, seen: Seen, store: Store, hashes: Mapping[str, str]) -> None:
     """Refuse a teacher who saw what the student is to be validated or tested on."""
     kept = store.names("validation") + store.names("test")
-    learnt = _shared(seen.training, {name: hashes[name] for name in kept})
-    chosen = _shared(seen.validation, {name: hashes[name] for name in store.names("test")})
-    for cases, how in ((learnt, "was trained on"), (chosen, "was chosen by its scores on")):
+    learnt = shared_cases(seen.training, {name: hashes[name] for name in kept})
+    chosen = shared_cases(seen.validation, {name: hashes[name] for name in store.names("test")})
+    for cases, how in ((learnt, "was trained on"), (chosen, CHOSEN)):
         if cases:
             raise RunError(
-                f"teacher {teacher.run} {how} {len(cases)} of the store's validation and test cases ({cases[0]} ...): what "
-                "the student learns from it would carry their truth, and its scores would mean nothing",
+                f"teacher {teacher.run} {how} {len(cases)} of the store's validation and test cases ({cases[0]} ...): {CARRIED}",
                 "Train teachers on the training cases of this store.",
             )
+
+
+def check_teaching(teachers: Sequence[Teacher], store: Store) -> None:
+    """Refuse teachers who must not teach a student of a store's training cases, who may have seen its validation cases.
+
+    Raises:
+        RunError: A teacher saw cases that the student is to be tested on, or learnt that what is not annotated is background.
+    """
+    hashes = {name: store.facts(name).image_sha256 for name in store.names("test")}
+    for teacher in teachers:
+        _check_absence(teacher)
+        seen = teacher.seen
+        for cases, how in ((seen.training, "was trained on"), (seen.validation, CHOSEN)) if seen is not None else ():
+            shared = shared_cases(cases, hashes)
+            if shared:
+                raise RunError(
+                    f"teacher {teacher.run} {how} {len(shared)} of the store's test cases ({shared[0]} ...): {CARRIED}",
+                    "Train teachers on the training and validation cases of this store.",
+                )
 
 
 def _warn_of_seen(teachers: Sequence[Teacher], hashes: Mapping[str, str]) -> None:
@@ -221,7 +246,9 @@ def _warn_of_seen(teachers: Sequence[Teacher], hashes: Mapping[str, str]) -> Non
     seen = [
         name
         for name, sha256 in hashes.items()
-        if any(one.seen and _shared(one.seen.training, {name: sha256}) for one in teachers_for(teachers, name, sha256))
+        if any(
+            one.seen and shared_cases(one.seen.training, {name: sha256}) for one in teachers_for(teachers, name, sha256)
+        )
     ]
     if seen:
         warnings.warn(
@@ -233,7 +260,7 @@ def _warn_of_seen(teachers: Sequence[Teacher], hashes: Mapping[str, str]) -> Non
         )
 
 
-def _shared(seen: Mapping[str, str], hashes: Mapping[str, str]) -> list[str]:
+def shared_cases(seen: Mapping[str, str], hashes: Mapping[str, str]) -> list[str]:
     """List the cases that were seen: by their voxels, or by name where the voxels of one side are not known."""
     voxels = set(seen.values()) - {""}
     return [
