@@ -2,6 +2,7 @@
 
     python -m benchmarks.cohort [--scans 2000 --organs 5] [--rounds 3]
     python -m benchmarks.cohort --cluster [--scans 200]           what --cluster costs (cluster_cost.py)
+    python -m benchmarks.cohort --model                           how larger ones would do (cluster_model.py)
 
 Of each round: a first run (table and page), a second one after one result has changed, and one with nothing new. Drawn NAME.json
 hold what `viscera predict --statistics` writes of an organ; no label maps stand beside them.
@@ -44,7 +45,15 @@ def main() -> None:
     parser.add_argument("--organs", type=int, default=5)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--cluster", action="store_true", help="what viscera predict --cluster costs, instead")
+    parser.add_argument(
+        "--model", action="store_true", help="how larger clusters would do, from that; measures nothing"
+    )
     options = parser.parse_args()
+    if options.model:
+        from benchmarks.cluster_model import model
+
+        model()
+        return
     if options.cluster:
         measure_cluster(min(options.scans, MOST_SEGMENTED), options.rounds)
         return
