@@ -12,15 +12,11 @@ from pathlib import Path
 
 import psutil
 
+from ports import free_port
+
 HERE = "127.0.0.1"
 PRELOAD = Path(__file__).with_name("dask_preload.py")
 SOURCE = Path(__file__).parents[1] / "src"
-
-
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind((HERE, 0))
-        return found.getsockname()[1]
 
 
 @dataclass

@@ -305,7 +305,7 @@ def test_a_cluster_is_local_or_a_schedulers_address(text, message):
 
 
 def test_a_scheduler_that_does_not_answer_is_told_before_anything_is_loaded(scans, tmp_path):
-    from dask_machines import free_port
+    from ports import free_port
 
     code, said = call(f"predict {scans} {tmp_path}/out --cluster tcp://127.0.0.1:{free_port()}")
     assert code == 2
