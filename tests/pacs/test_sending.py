@@ -334,6 +334,10 @@ def test_the_picture_of_the_last_result_is_on_the_page_and_its_images_are_gone(t
     picture = cv2.imread(str(spool.root / "last.png"))
     assert picture is not None
     assert picture.std() > 10
+    view = (spool.root / "last.html").read_text()
+    assert "Last result" in view
+    assert "Test^Patient" not in view
+    assert '<a href="/last.html">' in page(spool)
     assert f'<img src="/last.png?{(spool.root / "last.png").stat().st_mtime_ns}"' in page(spool)
 
 

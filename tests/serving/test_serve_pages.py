@@ -21,12 +21,12 @@ from torch import nn
 
 import viscera
 from dicom_series import ball, write_series
-from viscera.cli.serve import draw_page
 from viscera.config import Recipe, ResizedSlices, SliceInference, Window
 from viscera.inference.model import Model
 from viscera.io import nifti
 from viscera.labels import ABDOMENCT1K
 from viscera.networks.torch_runner import TorchRunner
+from viscera.reports.viewer.last import last_page
 from viscera.serving.app import make_app
 from viscera.serving.datastore import Datastore, predicted_dice
 from viscera.serving.guard import Guard, Limits, Log
@@ -72,7 +72,7 @@ def service(tmp_path) -> Service:
     hu[2:18, 5:35, 6:40], hu[4:9, 9:20, 10:25], hu[9:14, 12:24, 20:34] = -100, 100, 300
     affine = np.array([[0, 7, 0, 3], [0, 0, 7, -9], [-5, 0, 0, 11], [0, 0, 0, 1.0]])  # head to feet, left to right
     nifti.write(datastore.folder / "Miller.nii.gz", Volume(hu, affine))
-    return Service({"starter": model}, datastore, Sessions(tmp_path / "sessions"), draw_page=draw_page)
+    return Service({"starter": model}, datastore, Sessions(tmp_path / "sessions"), draw_page=last_page)
 
 
 @pytest.fixture

@@ -13,10 +13,7 @@ from viscera.config import Accelerator
 from viscera.errors import SettingError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from viscera.serving.service import Service
-    from viscera.volume import Volume
 
 PACKAGES = ("starlette", "uvicorn", "python_multipart")
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -134,6 +131,7 @@ def service_of(options: Options, folder: Path) -> "Service":
     datastore = Datastore(options.studies)
     with starting():
         from viscera.networks.device import use_cores
+        from viscera.reports.viewer.last import last_page
         from viscera.serving.guard import Limits
         from viscera.serving.segmenting import load_models, load_served
         from viscera.serving.service import Service
@@ -146,15 +144,4 @@ def service_of(options: Options, folder: Path) -> "Service":
         versions = Versions(datastore.folder, first_weights(models, options.weights), usual)
         load_served(models, versions, accelerator=options.device)
     limits = Limits(options.token, options.host in LOOPBACK, int(options.max_upload * 2**20), origins=options.origin)
-    return Service(models, datastore, Sessions(folder), limits, versions=versions, draw_page=draw_page)
-
-
-def draw_page(ct: "Volume", labels: "Volume", names: "Mapping[int, str]") -> str:
-    """Return the viewer's page of a result that is kept small."""
-    from viscera.reports.viewer.page import embed
-    from viscera.reports.viewer.scene import label_scene
-
-    note = "As viscera serve keeps a result: at most 256 voxels along each axis."
-    return embed(
-        label_scene(ct, labels, names=names, title="Last result", notes=(note,)), name="the page of the last result"
-    )
+    return Service(models, datastore, Sessions(folder), limits, versions=versions, draw_page=last_page)

@@ -1,4 +1,4 @@
-"""The picture of the last result, for the status page: QUEUE/last.png, slices of a scan beside its labels, and no name."""
+"""The last result, for the status page, without a name: QUEUE/last.png, slices beside labels, and last.html, the viewer's page."""
 
 from pathlib import Path
 
@@ -7,13 +7,16 @@ from viscera.figures.montage import montage
 from viscera.inference.dicom_jobs import find_dicom_jobs
 from viscera.inference.jobs import own_facts
 from viscera.io import nifti, scans
-from viscera.pacs.spool import PICTURE, Job
+from viscera.io.atomic import write_text
+from viscera.pacs.spool import PAGE, PICTURE, Job
 from viscera.preparation.intensity import hounsfield
+from viscera.reports.viewer.last import last_page
+from viscera.serving.last_result import LastResult, thinned
 from viscera.volume import with_voxels
 
 
 def draw_last(job: Job, root: Path) -> None:
-    """Draw a job whose images and results are still there; without either, or where it fails, the last picture stays.
+    """Draw a job whose images and results are still there; without either, or where it fails, what was drawn last stays.
 
     Args:
         job: Segmented.
@@ -28,6 +31,10 @@ def draw_last(job: Job, root: Path) -> None:
         ct = scans.read(one.scan)
         ct = with_voxels(ct, hounsfield(ct, where=job.key))
         names = {int(value): organ for value, organ in facts["labels"].items()}
-        montage(ct, nifti.read(labels), truth=None, names=names, out=root / PICTURE)
+        volume, last = nifti.read(labels), LastResult()
+        montage(ct, volume, truth=None, names=names, out=root / PICTURE)
+        last.put(thinned(ct), volume, names)
+        if (small := last.get()) is not None:
+            write_text(root / PAGE, last_page(small.ct, small.labels, names), overwrite=True)
     except (VisceraError, ValueError):
         return

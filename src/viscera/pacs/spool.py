@@ -25,8 +25,8 @@ from viscera.json_text import load_json
 State = Literal["incoming", "waiting", "working", "sending", "done", "failed"]
 STATES: tuple[State, ...] = ("incoming", "waiting", "working", "sending", "done", "failed")
 KEY_LETTERS = 16
-PICTURE = "last.png"
-"""Beside the states: of the last result."""
+PICTURE, PAGE = "last.png", "last.html"
+"""Beside the states: of the last result, where a status page shows it."""
 
 
 @dataclass(frozen=True)

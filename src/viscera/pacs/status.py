@@ -8,7 +8,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
 
 from viscera.errors import SettingError
-from viscera.pacs.spool import PICTURE, STATES, Spool
+from viscera.pacs.spool import PAGE, PICTURE, STATES, Spool
 from viscera.serving.meter import head
 
 if TYPE_CHECKING:
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 LOCAL = ("127.0.0.1", "localhost")
 SHOWN = 50
+POLICY = "default-src 'none'; img-src 'self'; style-src 'unsafe-inline'"
 STYLE = (
     "body{font:15px/1.45 system-ui,sans-serif;margin:1.5rem auto;max-width:62rem;padding:0 1rem}"
     "table{border-collapse:collapse;margin:1rem 0}th,td{text-align:left;padding:.25rem .7rem;border-bottom:1px solid #d8dde4}"
@@ -67,12 +68,11 @@ def page(spool: Spool) -> str:
         ("done", "segmenting, s", "sending, s"),
         ((one["job"], one["segmented_s"], one["sent_s"]) for one in reversed(found["done"])),
     )
-    picture = spool.root / PICTURE
-    shown = ""
+    picture, shown = spool.root / PICTURE, ""
     if picture.is_file():
-        shown = (
-            f'<h2>Last result</h2><img src="/{PICTURE}?{picture.stat().st_mtime_ns}" alt="Slices of the last result">'
-        )
+        link = f'<p><a href="/{PAGE}">Look at it in the viewer</a></p>' if (spool.root / PAGE).is_file() else ""
+        source = f"/{PICTURE}?{picture.stat().st_mtime_ns}"
+        shown = f'<h2>Last result</h2>{link}<img src="{source}" alt="Slices of the last result">'
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8"><meta http-equiv="refresh" content="10">'
         f"<title>viscera listen</title><style>{STYLE}</style></head><body><h1>viscera listen</h1>"
@@ -108,6 +108,7 @@ def start_status(spool: Spool, counts: "Counts", port: int) -> ThreadingHTTPServ
                 "/status.json": ("application/json", lambda: json.dumps(status(spool)).encode()),
                 "/metrics": ("text/plain; version=0.0.4; charset=utf-8", lambda: metrics(spool, counts.now()).encode()),
                 f"/{PICTURE}": ("image/png", (spool.root / PICTURE).read_bytes),
+                f"/{PAGE}": ("text/html; charset=utf-8", (spool.root / PAGE).read_bytes),
             }
             path = self.path.partition("?")[0]
             try:
@@ -120,7 +121,8 @@ def start_status(spool: Spool, counts: "Counts", port: int) -> ThreadingHTTPServ
             self.send_response(200)
             self.send_header("Content-Type", kind)
             self.send_header("Cache-Control", "no-store")
-            self.send_header("Content-Security-Policy", "default-src 'none'; img-src 'self'; style-src 'unsafe-inline'")
+            if path != f"/{PAGE}":  # which says itself that it loads nothing
+                self.send_header("Content-Security-Policy", POLICY)
             self.send_header("Content-Length", str(len(content)))
             self.end_headers()
             self.wfile.write(content)
