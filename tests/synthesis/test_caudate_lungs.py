@@ -96,12 +96,18 @@ def _chest(step=5.0):
     return canvas
 
 
-def test_sick_lungs_keep_their_label_and_all_kinds_occur():
+@pytest.fixture(scope="module")
+def sick_chests():
+    chests = [_chest() for _ in range(60)]
+    for seed, canvas in enumerate(chests):
+        sicken_lungs_(_generator(seed), canvas)
+    return chests
+
+
+def test_sick_lungs_keep_their_label_and_all_kinds_occur(sick_chests):
     before = _chest()
     sides, tissues = [], set()
-    for seed in range(60):
-        canvas = _chest()
-        sicken_lungs_(_generator(seed), canvas)
+    for canvas in sick_chests:
         assert np.array_equal(canvas.label, before.label)
         changed = canvas.tissue != before.tissue
         assert (before.tissue[changed] == Tissue.LUNG).all()
@@ -116,11 +122,9 @@ def test_sick_lungs_keep_their_label_and_all_kinds_occur():
     assert any(one != other for one, other in sides)  # the sides are drawn apart
 
 
-def test_effusions_lie_at_the_back_more_often_than_in_front():
+def test_effusions_lie_at_the_back_more_often_than_in_front(sick_chests):
     backs = []
-    for seed in range(60):
-        canvas = _chest()
-        sicken_lungs_(_generator(seed), canvas)
+    for canvas in sick_chests:
         rows = np.nonzero(canvas.tissue == Tissue.EFFUSION)[1]
         if len(rows):
             backs.append(float(canvas.grid.y[rows].mean()))
