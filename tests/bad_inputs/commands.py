@@ -488,6 +488,11 @@ OTHERS = [
         "listen queue --send-tls-ca none.pem",
         r"TLS files cannot be used.*--send-tls-ca",
     ),
+    BadInput(
+        "results without TLS, for which an authority is named",
+        "listen queue --send-tls-ca own.pem --send-to http://archive/dicom-web",
+        r"'http://archive/dicom-web' is without TLS, which --send-tls-ca asks for.*https://",
+    ),
     BadInput("cohort that is written nowhere", "collect data", r"nothing is to be written.*--out cohort.csv"),
     BadInput(
         "cohort of a folder without results",

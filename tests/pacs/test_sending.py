@@ -200,15 +200,64 @@ def test_what_waits_over_a_restart_with_other_weights_is_another_job(tmp_path):
     spool.complete(first)
     again = Spool(folder, "new")
     again.open(series_uid)
-    assert [job.key for job in again.jobs("waiting")] == [series_key(uids[0], "new")]
-    assert [job.key for job in again.jobs("incoming")] == [series_key(uids[1], "new")]
+    assert again.jobs("waiting") == []
+    assert {job.key for job in again.jobs("incoming")} == {series_key(uids[number], "new") for number in range(2)}
+    renamed = again.find(series_key(uids[0], "new"), "incoming")
+    assert renamed is not None
+    assert again.complete(renamed) == "waiting"
     # A second image of what came in part under the old name joins it.
     late = Spool(folder, "newer")
     late.add(uids[1], "other", (tmp_path / "ct1" / "IM0000").read_bytes())
     late.open(series_uid)
-    [job] = late.jobs("incoming")
-    assert job.key == series_key(uids[1], "newer")
-    assert len(list(job.images.iterdir())) == 3
+    joined = late.find(series_key(uids[1], "newer"), "incoming")
+    assert joined is not None
+    assert len(list(joined.images.iterdir())) == 3
+
+
+def test_a_series_that_waits_while_weights_change_and_change_back_is_done_once(tmp_path):
+    for weights in ("first", "second", "first"):
+        spool = _open(tmp_path / "queue", weights)
+        spool.open(lambda job: "1.2")
+        if spool.jobs("incoming"):
+            break
+        key = spool.add("1.2", "a", b"image")
+        came = spool.find(key, "incoming")
+        assert came is not None
+        assert spool.complete(came) == "waiting"
+        if weights == "first":
+            spool.finish(spool.move(spool.jobs("waiting")[0], "sending"))
+    [job] = spool.jobs("incoming")
+    assert job.key == series_key("1.2", "first")
+    assert spool.complete(job) == "seen"
+    assert [len(spool.jobs(state)) for state in ("incoming", "waiting", "done")] == [0, 0, 1]
+
+
+def _came(spool: Spool, names: str) -> str:
+    """Let images of one series come; return what became of them."""
+    for name in names:
+        spool.add("1.2", name, b"image")
+    [job] = spool.jobs("incoming")
+    return spool.complete(job)
+
+
+def test_a_part_of_a_series_is_not_put_back_and_neither_is_what_came_again(tmp_path):
+    spool = _open(tmp_path / "queue")
+    assert _came(spool, "ab") == "waiting"
+    spool.fail(spool.jobs("waiting")[0], "a gap")
+    assert _came(spool, "abc") == "waiting"
+    assert spool.open(retry_failed=True) == 0  # the whole series waits already
+    spool.finish(spool.move(spool.jobs("waiting")[0], "sending"))
+    assert spool.open(retry_failed=True) == 0  # and has been segmented
+    assert _came(spool, "de") == "late"
+    assert spool.open(retry_failed=True) == 0
+    shutil.rmtree(spool.jobs("done")[0].folder)  # as users do when it is old
+    assert spool.open(retry_failed=True) == 0
+    assert [len(list(job.images.iterdir())) for job in spool.jobs("failed")] == [2]
+    assert spool.jobs("waiting") == []
+    assert _came(spool, "abcde") == "waiting"
+    spool.fail(spool.jobs("waiting")[0], "the disk was full")
+    assert spool.open(retry_failed=True) == 1
+    assert len(spool.jobs("waiting")) == 1
 
 
 class _Liar(http.server.BaseHTTPRequestHandler):

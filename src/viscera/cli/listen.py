@@ -6,6 +6,7 @@ import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
+from urllib.parse import urlsplit
 
 import tyro
 from annotated_types import Interval
@@ -71,7 +72,7 @@ class Options:
     status: bool = False
     """Only say what the queue holds, as JSON."""
     retry_failed: bool = False
-    """Before all else, put back what has failed."""
+    """Before all else, put back what has failed, but for parts of series, and what came again since then."""
 
 
 def main(arguments: list[str]) -> int:
@@ -176,12 +177,17 @@ def sending_tls(options: Options) -> "SSLContext | None":
     """Return how results travel.
 
     Raises:
-        SettingError: A file cannot be used.
+        SettingError: A file cannot be used, or results would go to another machine without TLS.
     """
     from viscera.pacs.sending import client_tls
 
     if options.send_tls_ca is None:
         return None
+    for text in options.send_to:
+        if text.startswith("http://") and urlsplit(text).hostname not in LOOPBACK:
+            raise SettingError(
+                f"--send-to: '{text}' is without TLS, which --send-tls-ca asks for", "Give https://HOST:PORT/dicom-web."
+            )
     return client_tls(options.send_tls_ca, options.tls_cert, options.tls_key)
 
 

@@ -25,6 +25,7 @@ from viscera.json_text import load_json
 State = Literal["incoming", "waiting", "working", "sending", "done", "failed"]
 STATES: tuple[State, ...] = ("incoming", "waiting", "working", "sending", "done", "failed")
 KEY_LETTERS = 16
+LATE = "images came after their series had been segmented without them; send the whole series again"
 PICTURE, PAGE = "last.png", "last.html"
 """Beside the states: of the last result, where a status page shows it."""
 
@@ -93,7 +94,8 @@ class Spool:
 
         Args:
             series_of: Tells the UID of a job's series, so that what waits for other weights is named anew; "" leaves its name.
-            retry_failed: Put back what has failed, too. What was sent of it is not sent again.
+            retry_failed: Put back what has failed, too. What was sent of it is not sent again. What holds only a part of its
+                series stays, and what came again since then.
 
         Raises:
             FileError: They cannot be made.
@@ -113,8 +115,11 @@ class Spool:
         return put_back
 
     def _rename(self, job: Job, key: str) -> None:
-        """Give a job that has not been segmented another key; images that came under both are one series'."""
-        target = self.root / job.state / key
+        """Give a job that has not been segmented another key; images that came under both are one series'.
+
+        It comes in again, so that ``complete`` sees whether these weights have segmented it before.
+        """
+        target = self.root / "incoming" / key
         with writing(target):
             if target.is_dir():
                 (target / "images").mkdir(exist_ok=True)
@@ -205,9 +210,7 @@ class Spool:
             return "seen"
         job.note(images=names, completed=time.time())
         if not known.issubset(names):
-            self.fail(
-                job, "images came after their series had been segmented without them; send the whole series again"
-            )
+            self.fail(job, LATE)
             return "late"
         self.move(job, "waiting")
         return "waiting"
@@ -225,11 +228,19 @@ class Spool:
         return self.move(job, "failed")
 
     def _retry_failed(self) -> int:
-        failed = self.jobs("failed")
+        failed = [job for job in self.jobs("failed") if self._can_go_on(job)]
         for job in failed:
             job.note(reason=None, tries=0)
             self.move(job, "sending" if job.facts().get("results") else "waiting")
         return len(failed)
+
+    def _can_go_on(self, job: Job) -> bool:
+        """Say whether what failed may be put back: it is no late part of a series, and the series did not come again."""
+        facts, done = job.facts(), self.find(job.key, "done")
+        if facts.get("reason") == LATE or any(self.find(job.key, state) for state in ("waiting", "working", "sending")):
+            return False
+        images = set(facts.get("images", ()))
+        return done is None or not images or not images.issubset(done.facts().get("images", ()))
 
     def size_bytes(self) -> int:
         """Return what all images and results take on the disk."""
