@@ -270,14 +270,13 @@ def test_how_long_a_real_series_takes_from_its_last_image_to_the_result(archive,
 
 
 def _stages(job: Job, segmented_s: float) -> dict[str, float]:
-    """Part what segmenting took: reading (and listing the series' headers), the network and all around it, writing."""
+    """Part what segmenting took: reading, the network and all around it, writing; the rest is finding the series in its files."""
     facts = own_facts(job.results / f"{job.key}.json")
     assert facts is not None
     seconds = dict(facts["run"]["seconds"])
     read, written = seconds.pop("read"), {"label_map_s": seconds.pop("write"), "dicom_s": seconds.pop("dicom")}
     inside = sum(seconds.values())
     rest = segmented_s - read - sum(written.values()) - inside
-    assert rest >= -0.1  # its clocks do not count anything twice
     return {
         name: round(value, 3)
         for name, value in {"read_s": read, "segment_s": inside, **written, "rest_s": rest}.items()

@@ -49,7 +49,8 @@ def test_the_node_and_the_archive_know_each_other():
 @pytest.mark.parametrize("unit", UNITS, ids=lambda unit: unit.stem)
 def test_a_unit_starts_what_there_is_on_this_machine_only(unit):
     text = unit.read_text()
-    words = shlex.split(re.search(r"^ExecStart=(.*)$", text, re.MULTILINE)[1])
+    [start] = re.findall(r"^ExecStart=(.*)$", text, re.MULTILINE)
+    words = shlex.split(start)
     options = _options(words[1:])
     assert options.host == "127.0.0.1"
     folder = options.queue if words[1] == "listen" else options.studies
@@ -60,7 +61,8 @@ def test_a_unit_starts_what_there_is_on_this_machine_only(unit):
 
 def test_the_image_installs_extras_that_there_are_and_runs_as_nobody_special():
     text = (DEPLOY / "Dockerfile").read_text()
-    extras = re.search(r'"\.\[(.*)\]"', text)[1].split(",")
+    [listed] = re.findall(r'"\.\[(.*)\]"', text)
+    extras = listed.split(",")
     known = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     assert set(extras) <= set(known)
     assert {"pacs", "serve"} <= set(extras)
