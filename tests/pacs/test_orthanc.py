@@ -270,7 +270,7 @@ def test_how_long_a_real_series_takes_from_its_last_image_to_the_result(archive,
 
 
 def _stages(job: Job, segmented_s: float) -> dict[str, float]:
-    """Part what segmenting took: reading, the network and all around it, writing; the rest is finding the series in its files."""
+    """Part what segmenting took: reading, the network and all around it, writing; rest_s is what no clock of its own counts."""
     facts = own_facts(job.results / f"{job.key}.json")
     assert facts is not None
     seconds = dict(facts["run"]["seconds"])
