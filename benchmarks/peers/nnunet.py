@@ -78,8 +78,7 @@ class Options:
     prepare: bool = False
     """Only make the patients, and let nnU-Net preprocess them."""
     patients: Path | None = None
-    """A data set of at least 44 patients that `viscera synth --variety rich` wrote in nnU-Net's layout: they are taken, smaller, and
-    none are made."""
+    """A data set in nnU-Net's layout, by `viscera synth --variety rich`: its first 44 patients are taken, smaller, and none made."""
     real: bool = False
     """Segment the real scans of ../shared/data, too."""
     name: str = "nnunet"
@@ -191,7 +190,7 @@ def preprocess(options: Options, setting: str) -> None:
     export(options.work / "data" / setting, home / "raw" / name)
     command = options.python.absolute().with_name("nnUNetv2_plan_and_preprocess")
     words = [command, "-d", number, "-c", "2d", "-np", 1, "-npfp", 1, "-gpu_memory_target", options.memory]
-    words += ["-overwrite_plans_name", PLANS, "--verify_dataset_integrity"]
+    words += ["-overwrite_plans_name", PLANS]
     nnunet(options, *words, core=options.cores[-1], note=note)
     plan = options.python.absolute().with_name("nnUNetv2_plan_experiment")
     nnunet(options, plan, "-d", number, core=options.cores[-1])

@@ -135,7 +135,8 @@ def lay_out_real(work: Path) -> None:
 def export(data: Path, raw: Path) -> None:
     """Write a data set as nnU-Net wants it: what a patient does not annotate is ``ignore``, where no annotated organ covers it."""
     content = json.loads((data / "dataset.json").read_text())
-    ignore = max(content["labels"].values()) + 1
+    known = {organ for organ, value in content["labels"].items() if value}
+    ignore = len(known) + 1
     listed = data / "annotated.json"
     annotated = json.loads(listed.read_text()) if listed.exists() else {}
     for folder in ("imagesTr", "labelsTr"):
@@ -144,10 +145,9 @@ def export(data: Path, raw: Path) -> None:
         shutil.copyfile(file, raw / "imagesTr" / file.name)
     for file in sorted((data / "labelsTr").iterdir()):
         labels = nifti.read(file)
-        organs = annotated.get(nifti.stem(file), annotated.get("*", ORGANS))
-        if set(organs) != set(ORGANS):
-            unknown = np.where(labels.voxels == 0, np.uint8(ignore), labels.voxels)
-            labels = with_voxels(labels, unknown.astype(np.uint8))
+        organs = annotated.get(nifti.stem(file), annotated.get("*", known))
+        if set(organs) != known:
+            labels = with_voxels(labels, np.where(labels.voxels == 0, ignore, labels.voxels).astype(np.uint8))
         nifti.write(raw / "labelsTr" / file.name, labels)
     if annotated:
         content["labels"]["ignore"] = ignore
