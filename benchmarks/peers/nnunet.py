@@ -34,6 +34,7 @@ from benchmarks.peers.nnunet_data import (
     HALF,
     SETTINGS,
     SHAPE,
+    SPLITS,
     TEST,
     TRAINING,
     VALIDATION,
@@ -78,7 +79,7 @@ class Options:
     prepare: bool = False
     """Only make the patients, and let nnU-Net preprocess them."""
     patients: Path | None = None
-    """A data set in nnU-Net's layout, by `viscera synth --variety rich`: its first 44 patients are taken, smaller, and none made."""
+    """A data set in nnU-Net's layout, by `viscera synth --variety rich`: its first 44 patients are taken, smaller; none is made."""
     real: bool = False
     """Segment the real scans of ../shared/data, too."""
     name: str = "nnunet"
@@ -194,7 +195,7 @@ def preprocess(options: Options, setting: str) -> None:
     nnunet(options, *words, core=options.cores[-1], note=note)
     plan = options.python.absolute().with_name("nnUNetv2_plan_experiment")
     nnunet(options, plan, "-d", number, core=options.cores[-1])
-    splits = json.loads((options.work / "data" / setting / "splits.json").read_text())
+    splits = json.loads((options.work / "data" / SPLITS).read_text())
     fold = [{"train": splits["training"], "val": splits["validation"]}]
     (home / "preprocessed" / name / "splits_final.json").write_text(json.dumps(fold))
 
@@ -246,10 +247,10 @@ def run_viscera(options: Options, setting: str, core: int) -> dict[str, object]:
     place, data = options.work / setting / "viscera", options.work / "data" / setting
     place.mkdir(parents=True, exist_ok=True)
     plan, store, run = place / "plan_recipe.json", place / "store", place / "run"
-    hours = options.minutes / 60
+    hours, splits = options.minutes / 60, options.work / "data" / SPLITS
     steps: dict[str, tuple[object, ...]] = {
         "plan": ("plan", f"nnunet={data}", "--hours", hours, "--out", plan, "--device", "cpu", "--overwrite"),
-        "prepare": ("prepare", store, "--data", f"nnunet={data}", "--recipe", plan, "--jobs", 1),
+        "prepare": ("prepare", store, "--data", f"nnunet={data}", "--recipe", plan, "--splits", splits, "--jobs", 1),
         "train": ("train", plan, store, run, "--overwrite"),
     }
     for images in ("test", *(["real"] if options.real else [])):

@@ -38,6 +38,8 @@ HALF = ("liver", "kidney", "spleen", "pancreas", "stomach")
 SETTINGS = ("complete", "partial")
 
 
+SPLITS = "splits.json"
+"""Beside the data sets: `viscera plan` looks at some of their cases only."""
 Scanned = tuple[Volume, Volume, Mapping[int, str]]
 """A scan, its labels, and what these mean."""
 
@@ -97,9 +99,8 @@ def make_data(work: Path, cores: Sequence[int], patients: Path | None = None) ->
             )
         print(f"\rpatient {number}", end="", file=sys.stderr)
     names = [nifti.stem(file) for file in sorted((work / "data" / "complete" / "labelsTr").iterdir())]
-    for setting in SETTINGS:
-        splits = {"training": names[:TRAINING], "validation": names[TRAINING:]}
-        (work / "data" / setting / "splits.json").write_text(json.dumps(splits))
+    splits = {"training": names[:TRAINING], "validation": names[TRAINING:]}
+    (work / "data" / SPLITS).write_text(json.dumps(splits))
     (work / "data.done").touch()
 
 
