@@ -94,6 +94,7 @@ def train_both(arguments: Sequence[str]) -> None:
         lay_out_real(options.work)
     for setting in options.settings:
         preprocess(options, setting)
+        prepare(options, setting)
     if options.prepare:
         return
     found = {}
@@ -163,7 +164,9 @@ def nnunet(options: Options, *arguments: object, core: int, note: Path | None = 
     """Run nnU-Net's Python, or one of its commands, on one core."""
     home = options.work / "nnunet"
     places = {f"nnUNet_{name}": home / name for name in ("raw", "preprocessed")} | {"nnUNet_results": home / results}
-    quiet = {"nnUNet_n_proc_DA": 0, "nnUNet_def_n_proc": 1, "nnUNet_compile": "f", "MPLBACKEND": "agg"}
+    # its planner takes this number of threads, and no threads are an error; a training augments in its own process with 0
+    planned = any("plan" in str(one) for one in arguments[:1])
+    quiet = {"nnUNet_n_proc_DA": int(planned), "nnUNet_def_n_proc": 1, "nnUNet_compile": "f", "MPLBACKEND": "agg"}
     return pinned([options.python.absolute(), *arguments], core, note, **places, **quiet)
 
 
@@ -242,30 +245,48 @@ def length_of(speed: Mapping[str, list[float]], seconds: float) -> dict[str, int
     return {"epochs": epochs, "iterations": iterations, "validations": 1}
 
 
-def run_viscera(options: Options, setting: str, core: int) -> dict[str, object]:
-    """Plan, prepare, train and segment by viscera's commands; return what each took."""
+def viscera(place: Path, steps: Mapping[str, Sequence[object]], core: int) -> dict[str, object]:
+    """Run viscera's commands on one core; return what each took."""
+    for step, words in steps.items():
+        pinned([sys.executable, "-m", "viscera.cli", *words], core, place / f"{step}.json")
+    return {step: noted(place / f"{step}.json") for step in steps}
+
+
+def prepare(options: Options, setting: str) -> None:
+    """Plan on the data, and prepare a store as that plan says."""
     place, data = options.work / setting / "viscera", options.work / "data" / setting
     place.mkdir(parents=True, exist_ok=True)
-    plan, store, run = place / "plan_recipe.json", place / "store", place / "run"
-    hours, splits = options.minutes / 60, options.work / "data" / SPLITS
-    steps: dict[str, tuple[object, ...]] = {
-        "plan": ("plan", f"nnunet={data}", "--hours", hours, "--out", plan, "--device", "cpu", "--overwrite"),
-        "prepare": ("prepare", store, "--data", f"nnunet={data}", "--recipe", plan, "--splits", splits, "--jobs", 1),
+    first, splits = place / "first.recipe.json", options.work / "data" / SPLITS
+    hours = ("--hours", options.minutes / 60, "--device", "cpu")
+    steps = {
+        "first_plan": ("plan", f"nnunet={data}", *hours, "--out", first, "--overwrite"),
+        "prepare": (
+            *("prepare", place / "store", "--data", f"nnunet={data}"),
+            *("--recipe", first, "--splits", splits, "--jobs", 1),
+        ),
+    }
+    viscera(place, steps, options.cores[-1])
+
+
+def run_viscera(options: Options, setting: str, core: int) -> dict[str, object]:
+    """Plan anew on the store, train and segment by viscera's commands; return what each took."""
+    place = options.work / setting / "viscera"
+    plan, store, run = place / "plan.recipe.json", place / "store", place / "run"
+    steps: dict[str, Sequence[object]] = {
+        "plan": ("plan", store, "--hours", options.minutes / 60, "--device", "cpu", "--out", plan, "--overwrite"),
         "train": ("train", plan, store, run, "--overwrite"),
     }
     for images in ("test", *(["real"] if options.real else [])):
-        scans, out = options.work / "data" / images / "imagesTr", place / images
-        steps[f"predict_{images}"] = ("predict", scans, out, "--weights", run, "--jobs", 1, "--overwrite")
-    found: dict[str, object] = {}
-    for step, words in steps.items():
-        note = place / f"{step}.json"
-        pinned([sys.executable, "-m", "viscera.cli", *words], core, note)
-        found[step] = noted(note)
+        scans = options.work / "data" / images / "imagesTr"
+        steps[f"predict_{images}"] = (
+            *("predict", scans, place / images),
+            *("--weights", run, "--jobs", 1, "--overwrite"),
+        )
+    found = viscera(place, steps, core) | {"prepare": noted(place / "prepare.json")}
     planned = json.loads(plan.read_text())
     rows = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
     trained = {"training_s": round(sum(row["seconds"] for row in rows), 1), "epochs": len(rows)}
-    found["planned"] = {"recipe": planned["recipe"], "because": planned["because"]} | trained
-    return found
+    return found | {"planned": {"recipe": planned["recipe"], "because": planned["because"]} | trained}
 
 
 def scores_of(work: Path, setting: str, arm: str, images: str = "test") -> tuple[OrganScore, ...]:

@@ -149,7 +149,7 @@ def export(data: Path, raw: Path) -> None:
         organs = annotated.get(nifti.stem(file), annotated.get("*", known))
         if set(organs) != known:
             labels = with_voxels(labels, np.where(labels.voxels == 0, ignore, labels.voxels).astype(np.uint8))
-        nifti.write(raw / "labelsTr" / file.name, labels)
+        nifti.write(raw / "labelsTr" / file.name, labels, overwrite=True)
     if annotated:
         content["labels"]["ignore"] = ignore
     (raw / "dataset.json").write_text(json.dumps(content, indent=2))
