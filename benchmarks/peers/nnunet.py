@@ -9,9 +9,11 @@ viscera gets annotated.json. nnU-Net gets its label ``ignore`` on each of their 
 "unknown", but not "unknown, and none of these five", so such a patient shows it what an organ is, never what is not.
 
 nnU-Net plans and preprocesses by its own commands, its trainer's class is as it comes (nnunet_child.py), 2D; its epochs are set, by
-seconds per iteration measured before, so that its schedule ends in nine tenths of the minutes, as viscera's planned one does. Its
-planner is told of a small GPU (``--memory``, GB), which makes batches smaller: with 8, its default, there is hardly a step in the
-time. Both arms run at the same time, a core each, and exchange cores for the second setting. What is done is not done again.
+seconds per iteration measured before, so that its schedule ends in nine tenths of the minutes, as viscera's planned one does. One
+number of its plan is changed, the batch's slices (``--batch``): it plans for a GPU of 8 GB, and with the batches of that there is
+hardly a step in the time. Both arms run at the same time, a core each, and exchange cores for the second setting; ``--apart`` with
+``--cores 0 0`` gives each the same one in turn. Preparing and preprocessing do not count, planning is noted apart. What is done is
+not done again.
 """
 
 import json
@@ -55,7 +57,7 @@ TRIED = 3
 """Iterations of the epochs by which nnU-Net's speed is measured."""
 METRICS = ("dice", "nsd")
 PLANS = "nnUNetPlansSmall"
-"""Those for a small GPU; nnUNetPlans are its default's."""
+"""nnUNetPlans, the default, with smaller batches."""
 
 
 @dataclass(frozen=True)
@@ -68,10 +70,12 @@ class Options:
     """Of an environment that has nnunetv2."""
     minutes: float = 12.0
     """Of each training."""
-    memory: float = 1.0
-    """GB of the GPU that nnU-Net plans for."""
+    batch: int = 12
+    """Slices in nnU-Net's batches; 12 is the least that its planner takes in 2D."""
     cores: tuple[int, int] = (0, 1)
     """Those of nnU-Net and viscera in the first setting; in the second they are exchanged."""
+    apart: bool = False
+    """Run one arm after the other, instead of both at the same time."""
     settings: tuple[str, ...] = SETTINGS
     """Which settings."""
     default_plans: bool = False
@@ -100,7 +104,7 @@ def train_both(arguments: Sequence[str]) -> None:
     found = {}
     for number, setting in enumerate(options.settings):
         own, other = options.cores if number % 2 == 0 else options.cores[::-1]
-        with ThreadPoolExecutor(2) as pool:
+        with ThreadPoolExecutor(1 if options.apart else 2) as pool:
             arms = {
                 "nnunet": pool.submit(run_nnunet, options, setting, own),
                 "viscera": pool.submit(run_viscera, options, setting, other),
@@ -109,7 +113,7 @@ def train_both(arguments: Sequence[str]) -> None:
     patients = {"training": TRAINING, "validation": VALIDATION, "test": TEST}
     versions = json.loads(nnunet(options, "-c", VERSIONS, core=options.cores[0]))
     about = {"minutes": options.minutes, "used": USED, "patients": patients, "shape": SHAPE, "half": HALF}
-    about |= {"planned_for_gb": options.memory, "nnunet": versions, "settings": found}
+    about |= {"batch": options.batch, "apart": options.apart, "nnunet": versions, "settings": found}
     if options.real:
         about["real"] = {setting: real_scores(options.work, setting) for setting in options.settings}
     print(save(options.name, facts("torch", "numpy") | about))
@@ -193,11 +197,10 @@ def preprocess(options: Options, setting: str) -> None:
         return
     export(options.work / "data" / setting, home / "raw" / name)
     command = options.python.absolute().with_name("nnUNetv2_plan_and_preprocess")
-    words = [command, "-d", number, "-c", "2d", "-np", 1, "-npfp", 1, "-gpu_memory_target", options.memory]
-    words += ["-overwrite_plans_name", PLANS]
-    nnunet(options, *words, core=options.cores[-1], note=note)
-    plan = options.python.absolute().with_name("nnUNetv2_plan_experiment")
-    nnunet(options, plan, "-d", number, core=options.cores[-1])
+    nnunet(options, command, "-d", number, "-c", "2d", "-np", 1, "-npfp", 1, core=options.cores[-1], note=note)
+    plans = json.loads((home / "preprocessed" / name / "nnUNetPlans.json").read_text())
+    plans["configurations"]["2d"]["batch_size"] = options.batch
+    (home / "preprocessed" / name / f"{PLANS}.json").write_text(json.dumps(plans | {"plans_name": PLANS}))
     splits = json.loads((options.work / "data" / SPLITS).read_text())
     fold = [{"train": splits["training"], "val": splits["validation"]}]
     (home / "preprocessed" / name / "splits_final.json").write_text(json.dumps(fold))
