@@ -9,7 +9,8 @@ viscera gets annotated.json. nnU-Net gets its label ``ignore`` on each of their 
 "unknown", but not "unknown, and none of these five", so such a patient shows it what an organ is, never what is not.
 
 nnU-Net plans and preprocesses by its own commands, its trainer's class is as it comes (nnunet_child.py), 2D; its epochs are set, by
-seconds per iteration measured before, so that its schedule ends in nine tenths of the minutes, as viscera's planned one does. One
+CPU seconds per iteration measured before, so that its schedule ends in nine tenths of the minutes, as viscera's planned one does;
+where other programs had a part of the core while viscera planned, in as much less, so that both get the same CPU seconds. One
 number of its plan is changed, the batch's slices (``--batch``): it plans for a GPU of 8 GB, and with the batches of that there is
 hardly a step in the time. Both arms run at the same time, a core each, and exchange cores for the second setting; ``--apart`` with
 ``--cores 0 0`` gives each the same one in turn. Preparing and preprocessing do not count, planning is noted apart. What is done is
@@ -56,6 +57,7 @@ EPOCHS = 12
 TRIED = 3
 """Iterations of the epochs by which nnU-Net's speed is measured."""
 METRICS = ("dice", "nsd")
+PLAN = "plan.recipe.json"
 PLANS = "nnUNetPlansSmall"
 """nnUNetPlans, the default, with smaller batches."""
 
@@ -104,6 +106,7 @@ def train_both(arguments: Sequence[str]) -> None:
     found = {}
     for number, setting in enumerate(options.settings):
         own, other = options.cores if number % 2 == 0 else options.cores[::-1]
+        plan(options, setting, other)
         with ThreadPoolExecutor(1 if options.apart else 2) as pool:
             arms = {
                 "nnunet": pool.submit(run_nnunet, options, setting, own),
@@ -213,10 +216,17 @@ def run_nnunet(options: Options, setting: str, core: int) -> dict[str, object]:
     order = {"dataset": str(number), "configuration": "2d", "plans": PLANS}
     tried = order | {"epochs": 2, "iterations": TRIED, "validations": 1}
     speed = child(options, "train", tried, core=core, note=place / "speed.json", results="tried")
-    wanted = order | length_of(speed, options.minutes * 60 * USED)
+    planned = json.loads((options.work / setting / "viscera" / PLAN).read_text())
+    share = planned["measured"]["tries"][-1]["cpu_share"]  # of the core, when viscera planned: 1 on a quiet machine
+    wanted = order | length_of(speed, options.minutes * 60 * USED * share)
     training = child(options, "train", wanted, core=core, note=place / "train.json", results="results")
     folder = options.work / "nnunet" / "results" / name / f"nnUNetTrainer__{PLANS}__2d"
-    found = {"preprocess": noted(place / "preprocess.json"), "speed": speed, "train": training, "length": wanted}
+    found: dict[str, object] = {
+        "preprocess": noted(place / "preprocess.json"),
+        "speed": speed,
+        "train": training,
+        "length": wanted,
+    }
     if options.default_plans:
         for configuration in ("2d", "3d_fullres"):
             asked = order | {"configuration": configuration, "plans": "nnUNetPlans"}
@@ -238,11 +248,11 @@ def length_of(speed: Mapping[str, list[float]], seconds: float) -> dict[str, int
     """Return epochs, and iterations and validations of each, that end in some seconds.
 
     Args:
-        speed: What training 2 epochs took: of the second, TRIED iterations, and a validation at a third of one's cost.
-        seconds: That training may take.
+        speed: CPU seconds that training 2 epochs took: the second, TRIED iterations, and a validation at a third of one's cost.
+        seconds: CPU seconds that training may take.
     """
-    iteration_s = speed["epoch_s"][-1] / (TRIED + 1 / 3)
-    between_s = speed["between_s"][-1]
+    iteration_s = speed["epoch_cpu_s"][-1] / (TRIED + 1 / 3)
+    between_s = speed["between_cpu_s"][-1]
     epochs = max(1, min(EPOCHS, int(seconds / (4 / 3 * iteration_s + between_s))))
     iterations = max(1, int((seconds / epochs - between_s - iteration_s / 3) / iteration_s))
     return {"epochs": epochs, "iterations": iterations, "validations": 1}
@@ -271,25 +281,31 @@ def prepare(options: Options, setting: str) -> None:
     viscera(place, steps, options.cores[-1])
 
 
-def run_viscera(options: Options, setting: str, core: int) -> dict[str, object]:
-    """Plan anew on the store, train and segment by viscera's commands; return what each took."""
+def plan(options: Options, setting: str, core: int) -> dict[str, object]:
+    """Plan anew, on the store; return what that took."""
     place = options.work / setting / "viscera"
-    plan, store, run = place / "plan.recipe.json", place / "store", place / "run"
-    steps: dict[str, Sequence[object]] = {
-        "plan": ("plan", store, "--hours", options.minutes / 60, "--device", "cpu", "--out", plan, "--overwrite"),
-        "train": ("train", plan, store, run, "--overwrite"),
-    }
+    words = ("plan", place / "store", "--hours", options.minutes / 60, "--device", "cpu", "--out", place / PLAN)
+    return viscera(place, {"plan": (*words, "--overwrite")}, core)
+
+
+def run_viscera(options: Options, setting: str, core: int) -> dict[str, object]:
+    """Train and segment by viscera's commands, as the plan says; return what each took."""
+    place = options.work / setting / "viscera"
+    run, recipe = place / "run", place / PLAN
+    steps: dict[str, Sequence[object]] = {"train": ("train", recipe, place / "store", run, "--overwrite")}
     for images in ("test", *(["real"] if options.real else [])):
         scans = options.work / "data" / images / "imagesTr"
         steps[f"predict_{images}"] = (
             *("predict", scans, place / images),
             *("--weights", run, "--jobs", 1, "--overwrite"),
         )
-    found = viscera(place, steps, core) | {"prepare": noted(place / "prepare.json")}
-    planned = json.loads(plan.read_text())
+    found = plan(options, setting, core) | viscera(place, steps, core) | {"prepare": noted(place / "prepare.json")}
+    planned = json.loads(recipe.read_text())
     rows = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
     trained = {"training_s": round(sum(row["seconds"] for row in rows), 1), "epochs": len(rows)}
-    return found | {"planned": {"recipe": planned["recipe"], "because": planned["because"]} | trained}
+    return found | {
+        "planned": {"recipe": planned["recipe"], "because": planned["because"]} | trained | planned["measured"]
+    }
 
 
 def scores_of(work: Path, setting: str, arm: str, images: str = "test") -> tuple[OrganScore, ...]:

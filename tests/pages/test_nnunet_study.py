@@ -39,7 +39,7 @@ def test_nnunet_has_no_ignore_label_where_all_is_known(tmp_path):
 def test_the_epochs_fill_the_time_and_do_not_exceed_it(seconds):
     iteration_s, between_s = 1.5, 2.0
     epoch_s = iteration_s * (TRIED + 1 / 3)
-    length = length_of({"epoch_s": [9.0, epoch_s], "between_s": [between_s]}, seconds)
+    length = length_of({"epoch_cpu_s": [9.0, epoch_s], "between_cpu_s": [between_s]}, seconds)
     taken = length["epochs"] * (between_s + iteration_s * (length["iterations"] + 1 / 3))
     assert taken <= seconds + 1e-6
     assert taken > seconds - length["epochs"] * iteration_s - between_s - 2 * iteration_s
@@ -47,7 +47,7 @@ def test_the_epochs_fill_the_time_and_do_not_exceed_it(seconds):
 
 
 def test_there_is_one_step_even_where_none_fits():
-    length = length_of({"epoch_s": [90.0, 90.0], "between_s": [2.0]}, 10.0)
+    length = length_of({"epoch_cpu_s": [90.0, 90.0], "between_cpu_s": [2.0]}, 10.0)
     assert (length["epochs"], length["iterations"]) == (1, 1)
 
 
