@@ -76,6 +76,8 @@ class Options:
     """Slices in nnU-Net's batches; 12 is the least that its planner takes in 2D."""
     cores: tuple[int, int] = (0, 1)
     """Those of nnU-Net and viscera in the first setting; in the second they are exchanged."""
+    mirroring: bool = True
+    """Let nnU-Net average its answers on mirrored slices, as it does by default: four times as many passes."""
     apart: bool = False
     """Run one arm after the other, instead of both at the same time."""
     settings: tuple[str, ...] = SETTINGS
@@ -116,7 +118,13 @@ def train_both(arguments: Sequence[str]) -> None:
     patients = {"training": TRAINING, "validation": VALIDATION, "test": TEST}
     versions = json.loads(nnunet(options, "-c", VERSIONS, core=options.cores[0]))
     about = {"minutes": options.minutes, "used": USED, "patients": patients, "shape": SHAPE, "half": HALF}
-    about |= {"batch": options.batch, "apart": options.apart, "nnunet": versions, "settings": found}
+    about |= {
+        "batch": options.batch,
+        "apart": options.apart,
+        "mirroring": options.mirroring,
+        "nnunet": versions,
+        "settings": found,
+    }
     if options.real:
         about["real"] = {setting: real_scores(options.work, setting) for setting in options.settings}
     print(save(options.name, facts("torch", "numpy") | about))
@@ -238,7 +246,7 @@ def run_nnunet(options: Options, setting: str, core: int) -> dict[str, object]:
             "folder": str(folder.absolute()),
             "images": str((options.work / "data" / images / "imagesTr").absolute()),
         }
-        asked |= {"out": str(out.absolute()), "mirroring": True}
+        asked |= {"out": str(out.absolute()), "mirroring": options.mirroring}
         note = place / f"predict_{images}.json"
         found[f"predict_{images}"] = child(options, "predict", asked, core=core, note=note, results="results")
     return found
