@@ -102,13 +102,12 @@ def train_both(arguments: Sequence[str]) -> None:
         lay_out_real(options.work)
     for setting in options.settings:
         preprocess(options, setting)
-        prepare(options, setting)
     if options.prepare:
         return
     found = {}
     for number, setting in enumerate(options.settings):
         own, other = options.cores if number % 2 == 0 else options.cores[::-1]
-        plan(options, setting, other)
+        prepare(options, setting, other)
         with ThreadPoolExecutor(1 if options.apart else 2) as pool:
             arms = {
                 "nnunet": pool.submit(run_nnunet, options, setting, own),
@@ -273,27 +272,14 @@ def viscera(place: Path, steps: Mapping[str, Sequence[object]], core: int) -> di
     return {step: noted(place / f"{step}.json") for step in steps}
 
 
-def prepare(options: Options, setting: str) -> None:
-    """Plan on the data, and prepare a store as that plan says."""
+def prepare(options: Options, setting: str, core: int) -> dict[str, object]:
+    """Plan on the data, and prepare a store as that plan says; return what each took."""
     place, data = options.work / setting / "viscera", options.work / "data" / setting
     place.mkdir(parents=True, exist_ok=True)
-    first, splits = place / "first.recipe.json", options.work / "data" / SPLITS
-    hours = ("--hours", options.minutes / 60, "--device", "cpu")
-    steps = {
-        "first_plan": ("plan", f"nnunet={data}", *hours, "--out", first, "--overwrite"),
-        "prepare": (
-            *("prepare", place / "store", "--data", f"nnunet={data}"),
-            *("--recipe", first, "--splits", splits, "--jobs", 1),
-        ),
-    }
-    viscera(place, steps, options.cores[-1])
-
-
-def plan(options: Options, setting: str, core: int) -> dict[str, object]:
-    """Plan anew, on the store; return what that took."""
-    place = options.work / setting / "viscera"
-    words = ("plan", place / "store", "--hours", options.minutes / 60, "--device", "cpu", "--out", place / PLAN)
-    return viscera(place, {"plan": (*words, "--overwrite")}, core)
+    hours, splits = options.minutes / 60, options.work / "data" / SPLITS
+    plan = ("plan", f"nnunet={data}", "--hours", hours, "--device", "cpu", "--out", place / PLAN, "--overwrite")
+    store = ("prepare", place / "store", "--data", f"nnunet={data}", "--recipe", place / PLAN, "--splits", splits)
+    return viscera(place, {"plan": plan, "prepare": (*store, "--jobs", 1)}, core)
 
 
 def run_viscera(options: Options, setting: str, core: int) -> dict[str, object]:
@@ -307,7 +293,7 @@ def run_viscera(options: Options, setting: str, core: int) -> dict[str, object]:
             *("predict", scans, place / images),
             *("--weights", run, "--jobs", 1, "--overwrite"),
         )
-    found = plan(options, setting, core) | viscera(place, steps, core) | {"prepare": noted(place / "prepare.json")}
+    found = {name: noted(place / f"{name}.json") for name in ("plan", "prepare")} | viscera(place, steps, core)
     planned = json.loads(recipe.read_text())
     rows = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
     trained = {"training_s": round(sum(row["seconds"] for row in rows), 1), "epochs": len(rows)}
