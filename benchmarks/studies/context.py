@@ -25,7 +25,7 @@ from viscera.evaluation.scores import OrganScore
 from viscera.inference.model import load_model
 from viscera.recipes.starter import STARTER
 
-PATIENTS, TEST, SLICES, PATCHES = 160, 24, 16_000, 640
+PATIENTS, TEST, SLICES, PATCHES = 96, 24, 12_000, 480
 """Learnt from; measured on; slices and patches drawn by each training."""
 SHAPE = ("--shape", 96, 160, 160)
 FAMILIES = {
