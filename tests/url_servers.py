@@ -104,19 +104,21 @@ def s3_server(scan: Path) -> Iterator[str]:
     with subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
         try:
             url = f"http://127.0.0.1:{port}"
-            _put(f"{url}/bucket", within_s=60)
+            _put(f"{url}/bucket", within_s=120)
             _put(f"{url}/bucket/scans/a.nii.gz", scan.read_bytes())
+            _put(f"{url}/bucket/public/a.nii.gz", scan.read_bytes(), rights="public-read")
             yield url
         finally:
             server.kill()
 
 
-def _put(url: str, body: bytes = b"", *, within_s: float = 0.0) -> None:
+def _put(url: str, body: bytes = b"", *, rights: str = "private", within_s: float = 0.0) -> None:
     """Store something, as soon as a server is there."""
     until = time.monotonic() + within_s
+    request = Request(url, body, {"Content-Type": "application/octet-stream", "x-amz-acl": rights}, method="PUT")
     while True:
         try:
-            with urlopen(Request(url, body, method="PUT"), timeout=30):
+            with urlopen(request, timeout=60):
                 return
         except OSError:  # URLError, too
             if time.monotonic() > until:

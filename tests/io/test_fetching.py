@@ -208,8 +208,9 @@ def test_what_a_bucket_does_not_give_is_named(s3, caplog, tmp_path, monkeypatch)
         monkeypatch.setenv("FSSPEC_S3_ANON", "true")
         set_conf_env(conf_dict := {})
         monkeypatch.setitem(conf, "s3", conf_dict["s3"])
-        with fetched("s3://bucket/scans/a.nii.gz") as file:
+        with fetched("s3://bucket/public/a.nii.gz") as file:
             assert file.read_bytes() == BODY
+        assert "the server refuses it to us" in refused("s3://bucket/scans/a.nii.gz")
         assert SECRET not in caplog.text
 
 
