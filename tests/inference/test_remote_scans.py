@@ -37,6 +37,12 @@ def local(scan) -> dict[str, object]:
     return contents(out)
 
 
+@pytest.fixture(autouse=True)
+def wide(monkeypatch):
+    """Let tables keep their cells whole."""
+    monkeypatch.setenv("COLUMNS", "600")
+
+
 def contents(folder: Path) -> dict[str, object]:
     """Return what stands in a folder; of JSON what is the same in every run."""
     return {
