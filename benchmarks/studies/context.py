@@ -30,7 +30,7 @@ from viscera.networks.cards import FOLDER
 from viscera.networks.weights import load_weights, save_weights
 from viscera.recipes.starter import STARTER
 
-PATIENTS, TEST, SLICES, PATCHES = 96, 24, 12_000, 480
+PATIENTS, TEST, SLICES, PATCHES = 96, 24, 6_000, 240
 """Learnt from; measured on; slices and patches drawn by each training."""
 SHAPE = ("--shape", 96, 160, 160)
 FAMILIES = {
