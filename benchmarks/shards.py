@@ -42,6 +42,7 @@ def add_options(parser: ArgumentParser) -> None:
     """Add what ``shards`` is told."""
     parser.add_argument("store", type=Path)
     parser.add_argument("--slices", type=int, default=2048, help="of a round")
+    parser.add_argument("--cases", type=int, help="the first so many of the training's; all without it")
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--folder", type=Path, help="for the copies, on the disk that is to be measured")
     parser.add_argument("--note", default="", help="what else the machine did")
@@ -50,7 +51,7 @@ def add_options(parser: ArgumentParser) -> None:
 def shards(options: Namespace) -> dict[str, object]:
     """Time reading a store's training slices from each kind of copy, in turn."""
     store = open_store(options.store)
-    cases = [store.case(name) for name in store.names("training")]
+    cases = [store.case(name) for name in store.names("training")[: options.cases]]
     index = indexed(cases)
     numbers = epoch_order(index, RECIPE.sampling, visits=options.slices, generator=step_generator(0))
     parts = np.array_split(numbers, max(1, len(numbers) // options.batch))
