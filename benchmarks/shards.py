@@ -19,6 +19,7 @@ from importlib.util import find_spec
 from io import BytesIO
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -175,10 +176,21 @@ def of_zarr(place: Path, cases: Sequence[Case]) -> list[Case]:
     import zarr  # pyright: ignore[reportMissingImports]
 
     group = zarr.open_group(place, mode="r")
-    return [
-        replace(case, image=group[f"{case.name}/image"], labels=group[f"{case.name}/labels"], known=None)
-        for case in cases
-    ]
+    image, labels = ([Slices(group[f"{case.name}/{kind}"]) for case in cases] for kind in ("image", "labels"))
+    return [replace(case, image=image[number], labels=labels[number], known=None) for number, case in enumerate(cases)]
+
+
+class Slices:
+    """Of a zarr array what reading slices needs; it has no length of its own."""
+
+    def __init__(self, array: Any) -> None:
+        self._array, self.shape = array, array.shape
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, z: int) -> np.ndarray:
+        return self._array[z]
 
 
 def same_as_store(kinds: dict[str, tuple[Path, Batches]]) -> None:
