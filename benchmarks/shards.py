@@ -19,7 +19,6 @@ from importlib.util import find_spec
 from io import BytesIO
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -183,7 +182,7 @@ def of_zarr(place: Path, cases: Sequence[Case]) -> list[Case]:
 class Slices:
     """Of a zarr array what reading slices needs; it has no length of its own."""
 
-    def __init__(self, array: Any) -> None:
+    def __init__(self, array: np.ndarray) -> None:
         self._array, self.shape = array, array.shape
 
     def __len__(self) -> int:
