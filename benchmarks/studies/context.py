@@ -34,7 +34,7 @@ PATIENTS, TEST, SLICES, PATCHES = 96, 24, 6_000, 240
 """Learnt from; measured on; slices and patches drawn by each training."""
 SHAPE = ("--shape", 96, 160, 160)
 FAMILIES = {
-    "kidneys": ("renal_places", "renal_look", "renal_hilum"),
+    "kidneys": ("renal_places", "renal_look", "renal_hilum", "renal_lips"),
     "dome_and_rims": ("dome", "rims"),
     "confusers": ("confluence", "cava", "liver_lesions"),
     "old_aortas": ("old_aorta",),

@@ -38,7 +38,7 @@ IMAGE_ONLY = ("contrast", "lesions", "texture", "kernel", "noise", "streaks", "m
 """Ingredients that never change a label."""
 PLANNED = ("kidneys", "liver", "spleen", "stomach", "gallbladder", "bladder", "pancreas", "vessels", "contents", "cava",
            "confluence", "caudate")  # fmt: skip
-RENAL = ("renal_places", "renal_look", "renal_hilum")
+RENAL = ("renal_places", "renal_look", "renal_hilum", "renal_lips")
 """Ingredients that change the kidneys' plans further."""
 RARE = (
     *("arms", "fluids", "metal", "lesions", "view", "streaks", "gallbladder", "dome", "rims"),
