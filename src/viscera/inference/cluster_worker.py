@@ -28,9 +28,9 @@ from viscera.inference.run import DoneMeanwhileError, PredictOptions, Run, begin
 from viscera.io.atomic import remove_abandoned, writing
 from viscera.io.clusters import BUDGET, MIB
 from viscera.io.cores import usable_cores
+from viscera.io.fetching import fetched
 from viscera.io.locks import TakenError, only_writer, remove_abandoned_lock
 from viscera.io.paths_in_text import without_folders
-from viscera.io.remote import fetched
 
 DEATHS = 2
 """So many workers may die of a scan before it is set aside."""
