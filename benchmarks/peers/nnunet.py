@@ -353,7 +353,7 @@ def oracle(work: Path, setting: str, arm: str, scores: Sequence[OrganScore]) -> 
             continue
         masks = (truth == values[score.organ], found == own[score.organ])
         measured = SimpleITK.LabelOverlapMeasuresImageFilter()
-        measured.Execute(masks[0], masks[1])
+        measured.Execute(masks[0], masks[1])  # pyright: ignore[reportCallIssue]
         away["dice"].append(abs(measured.GetDiceCoefficient(1) - score.values["dice"]))
         arrays = [SimpleITK.GetArrayFromImage(mask).astype(bool) for mask in masks]
         surfaces = compute_surface_distances(*arrays, spacing_mm)

@@ -53,7 +53,8 @@ def make_patient(number: int) -> Patient:
 def smaller_patients(folder: Path) -> Iterator[Scanned]:
     """Return patients of a data set in nnU-Net's layout that `viscera synth` made, in axial order and resampled to SHAPE."""
     for source in find_sources("nnunet", folder)[0]:
-        ct, labels = (to_axial(nifti.read(file))[0] for file in (source.image, source.labels))
+        files = folder / "imagesTr" / f"{source.name}_0000.nii.gz", folder / "labelsTr" / f"{source.name}.nii.gz"
+        ct, labels = (to_axial(nifti.read(file))[0] for file in files)
         pixels = whole_pixel_grid(ct.voxels.shape[1:], SHAPE[1:])
         slices = SliceGrid(SHAPE[0], Fraction(0), Fraction(len(ct.voxels), SHAPE[0]))
         affine = resampled_affine(ct.affine, pixels, slices)
