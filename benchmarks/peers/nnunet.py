@@ -82,8 +82,8 @@ class Options:
     """Run one arm after the other, instead of both at the same time."""
     settings: tuple[str, ...] = SETTINGS
     """Which settings."""
-    default_plans: bool = False
-    """Measure a step of the networks that nnU-Net plans by default, 2D and 3D, too."""
+    default_plans: tuple[str, ...] = ()
+    """Measure a step of networks as nnU-Net plans them by default, too: 2d, 3d_fullres."""
     prepare: bool = False
     """Only make the patients, and let nnU-Net preprocess them."""
     patients: Path | None = None
@@ -234,11 +234,10 @@ def run_nnunet(options: Options, setting: str, core: int) -> dict[str, object]:
         "train": training,
         "length": wanted,
     }
-    if options.default_plans:
-        for configuration in ("2d", "3d_fullres"):
-            asked = order | {"configuration": configuration, "plans": "nnUNetPlans"}
-            note = place / f"step_{configuration}.json"
-            found[f"default_{configuration}"] = child(options, "step", asked, core=core, note=note, results="tried")
+    for configuration in options.default_plans:
+        asked = order | {"configuration": configuration, "plans": "nnUNetPlans"}
+        note = place / f"step_{configuration}.json"
+        found[f"default_{configuration}"] = child(options, "step", asked, core=core, note=note, results="tried")
     for images in ("test", *(["real"] if options.real else [])):
         out = place / images
         asked = {
