@@ -5,7 +5,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from viscera.cli.console import counted, progress, say
+from viscera.cli.clusters import workers_at
+from viscera.cli.console import progress
 from viscera.errors import VisceraError
 from viscera.inference.jobs import ScanJob
 from viscera.inference.loading import Networks
@@ -13,7 +14,7 @@ from viscera.inference.model import Model
 from viscera.inference.predict import predict_all
 from viscera.inference.reading import ReadAhead
 from viscera.inference.run import PredictOptions
-from viscera.io.clusters import Address, joined
+from viscera.io.clusters import Address
 from viscera.networks.cards import as_shipped
 
 
@@ -83,24 +84,17 @@ def predict_there(
         bar.update(scans, description=f"scans, {wrong} failed, {an_hour:.0f} an hour")
         done(job, how)
 
-    with joined(address, memory_mib=limits.max_memory_mib) as cluster:
-        workers = cluster.workers()
-        say(
-            f"{counted(len(workers), 'worker')} {'here' if address.local else f'at {address.url}'}"
-            f"{f'; dashboard: {cluster.dashboard}' if cluster.dashboard else ''}"
-            f"{'' if workers else ': waiting for the first'}"
+    with workers_at(address, memory_mib=limits.max_memory_mib) as cluster, progress() as bar:
+        scans = bar.add_task("scans, 0 failed", total=len(jobs))
+        return predict_on_cluster(
+            jobs,
+            model,
+            cluster,
+            elsewhere(networks, model),
+            options=limits.options,
+            max_memory_mib=limits.max_memory_mib,
+            done=tell,
         )
-        with progress() as bar:
-            scans = bar.add_task("scans, 0 failed", total=len(jobs))
-            return predict_on_cluster(
-                jobs,
-                model,
-                cluster,
-                elsewhere(networks, model),
-                options=limits.options,
-                max_memory_mib=limits.max_memory_mib,
-                done=tell,
-            )
 
 
 def elsewhere(networks: Networks, model: Model) -> Networks:
