@@ -110,7 +110,7 @@ class _Sharing(Generic[Item, Result]):
 
     def is_far_ahead(self, index: int, most: int) -> bool:
         """Tell whether the result of a piece would have to be kept for long, until those before it are there."""
-        return self.ordered and index >= self.first + 2 * most
+        return self.ordered and index >= self.first + most
 
     def call_back(self) -> None:
         """Call back what is not done; what a worker is at, it ends."""
