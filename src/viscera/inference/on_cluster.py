@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 from viscera.dicom.elsewhere import absolute_scan
 from viscera.errors import RunError, VisceraError
@@ -23,6 +24,7 @@ from viscera.io.cluster_pieces import Work
 from viscera.io.cluster_sharing import ClusterWarning, Lost, do_over, require_fit, shared_place
 from viscera.io.clusters import Cluster
 from viscera.io.scans import files_of
+from viscera.networks.cards import as_shipped
 
 
 def predict_on_cluster(
@@ -79,6 +81,26 @@ def predict_on_cluster(
     for folder in {job.output.parent for job in jobs if job.output.exists()}:
         write_colours(folder, model.output_space)
     return [(jobs[index], error) for index, error in sorted(failed.items(), key=lambda pair: pair[0])]
+
+
+def elsewhere(networks: Networks, model: Model) -> Networks:
+    """Return networks by paths that hold for processes in other folders, and in the precision that was the faster one here.
+
+    Bundled weights go by their name. What each worker measured would differ even among machines of one kind.
+    """
+
+    def whole(path: Path | None) -> Path | None:
+        """Return a path from the root."""
+        named = path is not None and not path.exists() and as_shipped(path, networks.shipped)
+        return path if path is None or named else path.absolute()
+
+    return replace(
+        networks,
+        weights=whole(networks.weights),
+        tumour=whole(networks.tumour),
+        finder=whole(networks.finder),
+        precision=model.network.precision if model.card is not None else None,
+    )
 
 
 def _outcomes(cluster: Cluster, order: Order, jobs: Sequence[ScanJob]) -> Iterator[tuple[int, Outcome]]:
