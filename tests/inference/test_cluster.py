@@ -295,7 +295,8 @@ def test_work_is_shared_out_and_what_it_raises_is_raised(cluster):
     [
         ("local", "neither local:N nor tcp://HOST:PORT"),
         ("local:0", "there must be 1 to 1024 workers"),
-        ("slurm:site.yaml", "dask-jobqueue.*docs/cohorts.md"),
+        ("slurm:site.yaml", "nor slurm:N.*slurm:20 for twenty jobs of SLURM .docs/cohorts.md"),
+        ("slurm:0", "there must be 1 to 10000 jobs. Give slurm:20"),
         ("http://host:8786", "neither local:N"),
         ("tcp://host", "neither local:N"),
     ],

@@ -13,9 +13,9 @@ if TYPE_CHECKING:
     from viscera.io.clusters import Address, Cluster
 
 HELP = (
-    "Do the work by several processes, a case at a time each: local:N starts N of them here, tcp://HOST:PORT is a Dask scheduler "
-    "that has workers on any number of machines (docs/cohorts.md). All that is read and written lies on a disk that they share. "
-    "The results are those of one process; a case that two of them died of is set aside."
+    "Do the work by several processes, a case at a time each: local:N starts N of them here, slurm:N[:FILE] submits N SLURM jobs, "
+    "tcp://HOST:PORT is a Dask scheduler that has workers on any number of machines (docs/cohorts.md). All that is read and "
+    "written lies on a disk that they share. The results are those of one process; a case that two of them died of is set aside."
 )
 Where = Annotated[str | None, arg(metavar="WHERE", help=HELP)]
 """The type of the option."""
@@ -56,7 +56,7 @@ def workers_at(address: "Address", *, memory_mib: float | None = None) -> "Itera
     with joined(address, memory_mib=memory_mib) as cluster:
         workers = cluster.workers()
         say(
-            f"{counted(len(workers), 'worker')} {'here' if address.local else f'at {address.url}'}"
+            f"{counted(len(workers), 'worker')} {address.where}"
             f"{f'; dashboard: {cluster.dashboard}' if cluster.dashboard else ''}"
             f"{'' if workers else ': waiting for the first'}"
         )
