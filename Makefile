@@ -14,14 +14,14 @@ demo: .venv/installed
 	$(BIN)/viscera demo $(OUT)
 
 test: .venv/installed-dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist worksteal
 
 test-slow: .venv/installed-dev
 	$(BIN)/python -m pytest -q -m slow --timeout 1800
 
 # which lines and branches the quick tests reach, in processes of their own too: 10 to 25 minutes on two cores; GATE=0 to see only
 coverage: .venv/installed-dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --cov --cov-report=term --cov-report=json:build/coverage.json --cov-fail-under=$(GATE)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist worksteal --cov --cov-report=term --cov-report=json:build/coverage.json --cov-fail-under=$(GATE)
 	PYTHONPATH=. $(BIN)/python tools/covered.py build/coverage.json
 
 check: .venv/installed-dev

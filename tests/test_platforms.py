@@ -3,7 +3,10 @@
 import subprocess
 import sys
 
+import pytest
 
+
+@pytest.mark.slow
 def test_every_module_can_be_imported_without_what_only_posix_has():
     code = """
 import builtins, importlib, pkgutil

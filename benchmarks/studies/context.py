@@ -6,6 +6,9 @@ Every arm learns from equally many patients, patches and slices; arms differ in 
 coarse network alone) or in what the patients are made of. All are measured on the same patients that no arm learnt from, made with
 every ingredient, half procedural and half of the template with donors' organs, and on the real scans of real_scans.py. The coarse
 network alone is the context of the arm that has both, of the same seed: it is trained once.
+
+Such trainings are short. What context is worth to a network that learnt for days is seen in the bundled one, with and without it:
+it learnt with context dropped in a share of its slices, so its lack is nothing new to it (``silenced``).
 """
 
 import argparse
@@ -23,13 +26,15 @@ from benchmarks.studies.starter import DATA, DONORS, LEARNT
 from viscera.config import Recipe
 from viscera.evaluation.scores import OrganScore
 from viscera.inference.model import load_model
+from viscera.networks.cards import FOLDER
+from viscera.networks.weights import load_weights, save_weights
 from viscera.recipes.starter import STARTER
 
-PATIENTS, TEST, SLICES, PATCHES = 96, 24, 12_000, 480
+PATIENTS, TEST, SLICES, PATCHES = 96, 24, 6_000, 240
 """Learnt from; measured on; slices and patches drawn by each training."""
 SHAPE = ("--shape", 96, 160, 160)
 FAMILIES = {
-    "kidneys": ("renal_places", "renal_look", "renal_hilum"),
+    "kidneys": ("renal_places", "renal_look", "renal_hilum", "renal_lips"),
     "dome_and_rims": ("dome", "rims"),
     "confusers": ("confluence", "cava", "liver_lesions"),
     "old_aortas": ("old_aorta",),
@@ -72,6 +77,11 @@ WAYS = {
     "templates_1": Way("one template, no donor", {"procedural_alone": (), "template_alone": TEMPLATE}),
 }
 """``both`` has one template and two donors."""
+ABOUT = {
+    "coarse": "the coarse network alone",
+    "bundled": "the bundled weights",
+    "silenced": "the bundled weights, no context for the fine network",
+}
 
 
 def data_of(work: Path, name: str, options: Sequence[object], *, patients: int, seed: int) -> Path:
@@ -146,6 +156,21 @@ def arms_of(work: Path, names: Sequence[str], seeds: Sequence[int]) -> Iterator[
             yield name, seed, Arm(recipe_of(WAYS[name], store, seed), store, work / "runs" / name / str(seed))
 
 
+def bundled_and_silenced(work: Path) -> dict[str, Path]:
+    """Write the bundled weights, and them with the fine network's inputs of context at zero, as training drops them.
+
+    Which slices and which box the fine network sees is still said by the context network. Both are files of their own, so that
+    both run in fp32.
+    """
+    weights = load_weights(FOLDER / "starter.safetensors")
+    tensors = {name: tensor.clone() for name, tensor in weights.tensors.items()}
+    tensors["down.0.0.weight"][:, weights.recipe.network.slices :] = 0
+    files = {name: work / f"{name}.safetensors" for name in ("bundled", "silenced")}
+    save_weights(files["bundled"], weights)
+    save_weights(files["silenced"], replace(weights, tensors=tensors))
+    return files
+
+
 def measured(run: Path, weights: Path, test: Path, scans: Sequence[RealScan], *, template: bool) -> dict:
     """Segment the test patients and the real scans, once; return the row of the real ones."""
     if not (run / "predicted").exists():
@@ -158,6 +183,11 @@ def measured(run: Path, weights: Path, test: Path, scans: Sequence[RealScan], *,
         row = arm_row(run.parent.name, load_model(weights, accelerator="cpu", runtime="auto"), scans, template=template)
         file.write_text(json.dumps(row))
     return json.loads(file.read_text())
+
+
+def against(name: str) -> str:
+    """Return the arm that another is compared with."""
+    return "bundled" if name in ("bundled", "silenced") else "both"
 
 
 def real_means(rows: Sequence[dict]) -> dict[str, dict[str, float]]:
@@ -197,14 +227,20 @@ def main() -> None:
         for half, (run, weights) in halves.items():
             real.setdefault(half, []).append(measured(run, weights, test, scans, template=template))
             synthetic.setdefault(half, []).append(scores_of(run, test, own))
+    for name, weights in bundled_and_silenced(work).items():
+        run = work / "runs" / name / "0"
+        run.mkdir(parents=True, exist_ok=True)
+        real[name] = [measured(run, weights, test, scans, template=True)]
+        synthetic[name] = [scores_of(run, test, own)]
     means = {name: over_seeds(found) for name, found in synthetic.items()}
     rows = [
         {
             "arm": name,
-            "about": "the coarse network alone" if name == "coarse" else WAYS[name].about,
+            "about": ABOUT.get(name) or WAYS[name].about,
             "seeds": len(synthetic[name]),
             "synthetic": dice_of(means[name], "all"),
-            "minus_both": difference(means[name], means["both"], "all") if "both" in means else None,
+            "against": against(name),
+            "difference": difference(means[name], means[against(name)], "all") if against(name) in means else None,
             "real": real_means(real[name]),
         }
         for name in means

@@ -3,6 +3,7 @@
     python -m benchmarks.studies.partial_labels WORK        (two cores: about an hour; goes on where it was stopped)
     python -m benchmarks.studies.partial_labels WORK --further      (organ-visits and pasted organs: another hour)
     python -m benchmarks.studies.partial_labels WORK --ensembles    (folds, alone and together, and their student: see ensembles.py)
+    python -m benchmarks.studies.partial_labels WORK --networks     (viscera25d beside viscera2d: see seeing.py)
     python -m benchmarks.studies.partial_labels --figure    draws docs/partial_labels.png from the result
 
 48 synthetic patients whose whole truth is known, 32 to train on and 16 to test on. The training patients are dealt out to
@@ -35,6 +36,7 @@ import numpy as np
 from benchmarks.machine import RESULTS, ROOT, facts, save
 from benchmarks.studies.arms import Arm, dice_of, difference, over_seeds, run_all, scores_of, training_minutes, viscera
 from benchmarks.studies.ensembles import run_ensembles
+from benchmarks.studies.seeing import run_networks
 from viscera.config import (
     PartialLoss,
     Recipe,
@@ -294,6 +296,7 @@ def main() -> None:
     parser.add_argument("--further", action="store_true", help="organ-visits and pasted organs instead")
     stores = ("complete", *DESIGNS)
     parser.add_argument("--ensembles", nargs="*", choices=stores, help="an ensemble, its folds and its student instead")
+    parser.add_argument("--networks", action="store_true", help="viscera25d beside viscera2d instead")
     parser.add_argument("--figure", action="store_true", help="train nothing")
     options = parser.parse_args()
     if options.figure or options.work is None:
@@ -310,6 +313,9 @@ def main() -> None:
         return
     if options.further:
         further(work, test)
+        return
+    if options.networks:
+        run_networks(work, {"training": TRAINING, "test": TEST})
         return
     arms = [arm_of(work, "any", "complete", seed) for seed in SEEDS if "complete" in names]
     plain = [name for name in ARMS if name not in ("pseudo", "complete") and name in names]

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from viscera.api.reading import read
     from viscera.api.scoring import compare, evaluate, report
     from viscera.api.segmenting import load_model, predict, segment
-    from viscera.api.training import train
+    from viscera.api.training import cross_validate, train
     from viscera.config.recipe import Recipe
     from viscera.errors import VisceraError
     from viscera.evaluation.scores import Evaluation
@@ -59,7 +59,7 @@ _PLACES = {
     "viscera.api.reading": ("read",),
     "viscera.api.scoring": ("compare", "evaluate", "report"),
     "viscera.api.segmenting": ("load_model", "predict", "segment"),
-    "viscera.api.training": ("train",),
+    "viscera.api.training": ("cross_validate", "train"),
     "viscera.config.recipe": ("Recipe",),
     "viscera.errors": ("VisceraError",),
     "viscera.evaluation.scores": ("Evaluation",),
@@ -81,6 +81,7 @@ __all__ = [
     "Volume",
     "__version__",
     "compare",
+    "cross_validate",
     "evaluate",
     "find_cases",
     "find_recipe",

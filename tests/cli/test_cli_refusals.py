@@ -46,6 +46,18 @@ def test_what_the_system_refuses_is_told_with_file_and_cause(tmp_path):
     assert "Permission denied" in said
 
 
+@pytest.mark.parametrize("verb", [verb for verb in VERBS if verb != "train"])
+def test_torchrun_begins_only_what_shares_its_work(verb, capsys, monkeypatch):
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "a")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert main([verb, "here"]) == 2
+    assert "torchrun began 2 processes, which would all do the same" in capsys.readouterr().err
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    with pytest.raises(SystemExit) as end:
+        main([verb, "--help"])
+    assert end.value.code == 0
+
+
 def test_the_module_is_the_command(capsys, monkeypatch):
     import runpy
     import sys

@@ -45,7 +45,7 @@ RUNET = replace(
 )
 
 
-@pytest.mark.parametrize("recipe", [GAO2STEP, RUNET], ids=["gao2step", "runet"])
+@pytest.mark.parametrize("recipe", [pytest.param(GAO2STEP, marks=pytest.mark.slow), RUNET], ids=["gao2step", "runet"])
 def test_the_second_start_of_a_3d_network_imports_neither_torch_nor_scipys_filters(
     recipe: Recipe, tmp_path: Path
 ) -> None:

@@ -88,6 +88,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_the_way_from_a_scan_to_its_scores_needs_neither_torch_nor_scipy(folder: Path) -> None:
     commands = (
         "synth set --layout radiotherapy --cases 1 --shape 16 64 64 --jobs 1",
@@ -141,6 +142,7 @@ def test_help_of_verbs_that_need_torch_is_there_without_it(folder: Path) -> None
     assert [code for code, _, _ in done] == [0, 0, 0]
 
 
+@pytest.mark.slow
 def test_training_from_python_says_what_it_needs_and_segmenting_needs_nothing(folder: Path) -> None:
     (folder / "sitecustomize.py").write_text(HIDDEN)
     code = """

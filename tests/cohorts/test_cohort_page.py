@@ -27,6 +27,7 @@ def data_of(html: str) -> dict:
     return json.loads(re.search(r'<script type="application/json" id="rows">(.*?)</script>', html, re.DOTALL)[1])
 
 
+@pytest.mark.slow
 def test_ten_thousand_rows_make_a_small_page_in_bounded_memory(tmp_path):
     cohort = cohort_of(write_results(tmp_path / "out", 2000))
     tracemalloc.start()

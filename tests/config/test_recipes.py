@@ -34,8 +34,11 @@ def made_small(recipe: Recipe) -> Recipe:
     return replace(recipe, sampling=sampling, network=replace(recipe.network, widths=recipe.network.widths[:3]))
 
 
-SLOW = ("gao2step-tumour-finetune", "gao2step-tumour", "gao2step-finetune", "runet-paper")
-"""Recipes of which another one trains the same network."""
+SLOW = (
+    *("gao2step-tumour-finetune", "gao2step-tumour", "gao2step-finetune", "gao2step", "gao2step-finder"),
+    *("runet-paper", "runet", "viscera2d-64", "zhang2d-paper", "zhang2d-inverse-frequency", "zhang2d-uniform"),
+)
+"""Recipes of which another one trains the same network, or the same with fewer channels or smaller patches."""
 
 
 @pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in RECIPES])

@@ -98,7 +98,11 @@ def test_scores_are_of_annotated_organs_of_all_cases(finished, store):
         assert again[score.case, score.organ] == pytest.approx(score.values["dice"], nan_ok=True)
 
 
-@pytest.mark.parametrize("stop", [(0, 1, 2), (1, 2, 1)], ids=["within the first fold", "within the second"])
+@pytest.mark.parametrize(
+    "stop",
+    [pytest.param((0, 1, 2), marks=pytest.mark.slow), (1, 2, 1)],
+    ids=["within the first fold", "within the second"],
+)
 def test_what_was_killed_goes_on_to_the_same_weights(finished, store, tmp_path, stop):
     run, at = tmp_path / "run", []
 
@@ -374,3 +378,30 @@ def test_folds_share_what_is_measured_of_the_organs_so_that_they_can_answer_toge
     assert measured == [expected, expected]
     assert len(load_model(tmp_path / "run", accelerator="cpu", runtime="torch").members) == 2
     assert cross_validate(recipe, store, tmp_path / "run", FoldPlan(), machine=CPU, existing="resume") is not None
+
+
+def test_from_python_the_same_folds_scores_and_weights_come_out(finished, small_store, tmp_path):
+    told: list[tuple[int, int]] = []
+    found = viscera.cross_validate(
+        RECIPE,
+        small_store,
+        tmp_path / "run",
+        folds=2,
+        device="cpu",
+        on_epoch=lambda row: told.append((row["fold"], row["epoch"])),
+    )
+    assert told == [(0, 1), (0, 2), (1, 1), (1, 2)]
+    assert (tmp_path / "run" / "folds.json").read_text() == (finished / "folds.json").read_text()
+    assert all(same(tensors(tmp_path / "run" / f"fold_{n}"), tensors(finished / f"fold_{n}")) for n in (0, 1))
+    written = evaluation_from_json((finished / "out_of_fold" / "scores.json").read_text(), where="finished")
+    dice = [[(one.case, one.organ, one.values["dice"]) for one in scores] for scores in (found.scores, written.scores)]
+    assert repr(dice[0]) == repr(dice[1])  # nan is not nan
+    with pytest.raises(RunError, match="other folds"):
+        viscera.cross_validate(RECIPE, small_store, tmp_path / "run", folds=3, existing="resume")
+
+
+def test_from_python_own_folds_are_taken(small_store, tmp_path):
+    own = tmp_path / "own.json"
+    own.write_text(json.dumps({"folds": [FIVE[:2], FIVE[2:]]}))
+    viscera.cross_validate(RECIPE, small_store, tmp_path / "run", folds=own, device="cpu")
+    assert read_folds(tmp_path / "run").held_out(0) == FIVE[:2]

@@ -172,6 +172,7 @@ def test_each_item_of_a_batch_is_one_devices(world: int):
         assert sorted(taken) == list(range(count))
 
 
+@pytest.mark.slow
 def test_two_processes_of_srun_train_as_one_does(small_store, tmp_path, recipe, alone):
     said = end(*srun(*VERB, recipe, str(small_store), str(tmp_path / "run"), "--machine.accelerator", "cpu"))
     require_alike(tmp_path / "run", alone)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+import viscera
 from makers import PARTIAL_RECIPE, call, rows, same, tensors
 from viscera.config import AddedBoundaryLoss, Machine, SigmoidLoss
 from viscera.config.recipe_json import recipe_to_json
@@ -147,7 +148,9 @@ def test_the_divergence_is_that_of_torch_and_dice_that_of_hard_labels():
     assert soft_loss(student, teacher, free, temperature=t) == pytest.approx(float(kl + dice), rel=1e-4)
 
 
-@pytest.mark.parametrize("stop", [(1, 3), (2, 1)], ids=["within an epoch", "between epochs"])
+@pytest.mark.parametrize(
+    "stop", [(1, 3), pytest.param((2, 1), marks=pytest.mark.slow)], ids=["within an epoch", "between epochs"]
+)
 def test_a_student_that_was_killed_goes_on_to_the_same_weights(store, folds, student, tmp_path, stop):
     run = tmp_path / "run"
 
@@ -253,4 +256,10 @@ def test_the_command_trains_a_student_that_predicts_alone(small_store, folds, st
     code, said = call(f"train recipe.json {small_store} run --distil {folds} --machine.accelerator cpu")
     assert code == 0, said
     assert "Compare on test cases" in said
+    assert same(tensors(tmp_path / "run"), tensors(student))
+
+
+def test_from_python_the_student_is_that_of_the_command(small_store, folds, student, tmp_path):
+    with pytest.warns(TeacherWarning):
+        viscera.train(RECIPE, small_store, tmp_path / "run", distil=folds, device="cpu")
     assert same(tensors(tmp_path / "run"), tensors(student))

@@ -189,7 +189,7 @@ OURS = replace(
 )
 
 
-@pytest.mark.parametrize("stop", [(1, 3), (2, 1)])
+@pytest.mark.parametrize("stop", [(1, 3), pytest.param((2, 1), marks=pytest.mark.slow)])
 def test_a_run_with_average_draws_and_windows_goes_on_to_the_bit(small_store, tmp_path, stop):
     def step(epoch: int, done: int, steps: int) -> None:
         if (epoch, done) == stop:

@@ -277,7 +277,7 @@ def kill_readers(fifo: Path, kills: int, then: Path | None) -> None:
         os.close(writer)
 
 
-@pytest.mark.parametrize("kills", [1, 2])
+@pytest.mark.parametrize("kills", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_a_process_that_dies_takes_at_most_its_case_with_it(tmp_path, kills):
     # Reading a fifo waits for what never comes, so the process hangs in the middle of its case until it is killed.
     sources = sources_in(tmp_path / "amos", 4)

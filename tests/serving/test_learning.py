@@ -128,6 +128,7 @@ def dice_of_liver(client: TestClient) -> float:
     return dice_of((labels == 1).astype(np.uint8), (raw == 1).astype(np.uint8), {"liver": 1}, 2)["liver"]
 
 
+@pytest.mark.slow
 def test_a_model_learns_from_corrections_serves_its_better_version_and_goes_back(client, weights):
     correct(client, range(4))
     assert list(client.get("/info/").json()["trainers"]) == ["tiny"]

@@ -28,7 +28,18 @@ from viscera.synthesis.variety import INGREDIENTS, PLAIN, RICH, open_streams
 OLDER = ("kidneys", "liver", "spleen", "stomach", "gallbladder", "bladder", "pancreas", "vessels", "fatness", "posture",
          "arms", "heart", "breathing", "fluids", "contrast", "lesions", "texture", "contents", "scan_range", "view",
          "kernel", "noise", "streaks", "metal", "gain")  # fmt: skip
-NEW = ("confluence", "cava", "liver_lesions", "old_aorta", "surgery", "bodies", "caudate", "lungs", "bright_heart")
+NEW = (
+    "confluence",
+    "cava",
+    "liver_lesions",
+    "old_aorta",
+    "surgery",
+    "bodies",
+    "caudate",
+    "lungs",
+    "bright_heart",
+    "renal_lips",
+)
 TINY = {"shape": (20, 32, 32), "orientation": "axial"}
 CALM = replace(PLAIN, gain=True)
 

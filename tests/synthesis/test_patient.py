@@ -98,7 +98,7 @@ def test_random_orientation_hides_the_same_axial_patient():
 
 
 def test_orders_on_disk_vary_and_some_grids_are_oblique():
-    affines = [synthesize(np.random.default_rng(seed), shape=(6, 16, 16)).ct.affine[:3, :3] for seed in range(16)]
+    affines = [synthesize(np.random.default_rng(seed), shape=(6, 16, 16)).ct.affine[:3, :3] for seed in range(11)]
     orders = {tuple(np.sign(np.where(np.abs(a) > 0.5 * np.abs(a).max(0), a, 0)).ravel()) for a in affines}
     assert len(orders) >= 4
     oblique = [(np.abs(a / np.linalg.norm(a, axis=0)) > 1e-6).sum() > 3 for a in affines]

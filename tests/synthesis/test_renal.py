@@ -6,7 +6,15 @@ import numpy as np
 import pytest
 
 from viscera.synthesis.anatomy.frame import draw_frame
-from viscera.synthesis.anatomy.kidney_plans import HORSESHOE, USUAL_KIDNEY, Hilum, KidneyPlan, Mass, draw_kidney_plans
+from viscera.synthesis.anatomy.kidney_plans import (
+    HORSESHOE,
+    USUAL_KIDNEY,
+    Hilum,
+    KidneyPlan,
+    Lip,
+    Mass,
+    draw_kidney_plans,
+)
 from viscera.synthesis.anatomy.kidneys import draw_kidneys
 from viscera.synthesis.anatomy.plans import draw_plan
 from viscera.synthesis.appearance.enhancement import brighten_kidneys
@@ -25,6 +33,7 @@ CREST_MM = 24 + 1.0 * 112 + 30 * np.sin(np.pi * 0.5)
 """How high the iliac wing reaches (skeleton.py)."""
 NAMES = {VALUE[name]: name for name in VALUE}
 KIDNEYS = ("kidney_left", "kidney_right")
+LONG = (Lip(10.0, 9.0, 30.0, 0.0), Lip(4.0, 9.0, 30.0, 0.0))
 
 
 def _plans(seeds, **on):
@@ -59,7 +68,7 @@ def test_streams_of_older_ingredients_do_not_depend_on_those_that_came_later():
     assert len({streams[name].random() for name in ("gain", "renal_places", "renal_look", "dome", "rims")}) == 5
 
 
-@pytest.mark.parametrize("ingredient", ["renal_places", "renal_look", "renal_hilum"])
+@pytest.mark.parametrize("ingredient", ["renal_places", "renal_look", "renal_hilum", "renal_lips"])
 def test_a_renal_ingredient_changes_the_kidneys_plans_and_no_other_plan(ingredient):
     poorer = without(RICH, (ingredient,))
     changed = 0
@@ -243,3 +252,24 @@ def test_kidneys_of_a_template_lose_nothing_to_their_sinus(template):
     kidney, filled = (np.isin(labels, [VALUE[name] for name in KIDNEYS]) for labels in (usual, whole))
     assert filled[kidney].all()
     assert set(np.unique(usual[filled & ~kidney])) <= {VALUE["fat"]}
+
+
+@pytest.mark.parametrize(("name", "side"), [("kidney_left", 1), ("kidney_right", -1)])
+def test_lips_reach_past_the_hilum_and_the_kidney_keeps_its_volume_and_its_sinus(name, side):
+    smooth, lipped = _canvas(), _canvas(KidneyPlan(lips=LONG), KidneyPlan(lips=LONG))
+    whole, cleft = ((canvas.label == VALUE[name]).sum() for canvas in (smooth, lipped))
+    assert cleft == pytest.approx(whole, rel=0.02)
+    innermost = [
+        np.sort(side * canvas.grid.x[np.nonzero(canvas.label == VALUE[name])[2]])[200] for canvas in (smooth, lipped)
+    ]
+    assert innermost[1] < innermost[0] - 5
+    sinuses = [np.isin(canvas.tissue, (Tissue.KIDNEY_PELVIS, Tissue.VEIN)) for canvas in (smooth, lipped)]
+    assert np.array_equal(*sinuses)
+    assert sinuses[0].any()
+
+
+def test_the_lip_in_front_is_the_longer_one_in_most_kidneys():
+    lips = [plan.lips for pair in _plans(300, renal_lips=True) for plan in pair]
+    assert 0.55 < np.mean([front.reach_mm > back.reach_mm for front, back in lips]) < 0.85
+    assert all(6 < lip.thick_mm < 12 for pair in lips for lip in pair)
+    assert not any(plan.lips for pair in _plans(5, renal_hilum=True) for plan in pair)

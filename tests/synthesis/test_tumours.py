@@ -168,6 +168,7 @@ def test_tumours_come_in_every_organ_of_the_list():
     assert grown == set(SITES)
 
 
+@pytest.mark.slow
 def test_every_patient_of_a_cohort_has_a_tumour_however_coarse_the_scan():
     for scan, shape in itertools.product(("abdomen", "upper", "pelvis"), ((16, 16, 16), (24, 64, 64))):
         cohort = Cohort("flare", cases=4, seed=5, shape=shape, scan=scan, tumours=True)

@@ -3,14 +3,18 @@
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from viscera.config import Accelerator, Machine, Recipe
+from viscera.errors import RunError
 from viscera.figures.curves import training_curves
 from viscera.io.extras import require_train
 from viscera.learning.run_folder import read_rows
 from viscera.preparation.store import open_store
 from viscera.recipes.catalogue import find_recipe
+
+if TYPE_CHECKING:
+    from viscera.evaluation.scores import Evaluation
 
 PathLike = str | os.PathLike[str]
 
@@ -22,6 +26,7 @@ def train(
     *,
     start: PathLike | None = None,
     context: PathLike | None = None,
+    distil: PathLike | None = None,
     existing: Literal["refuse", "resume", "overwrite"] = "refuse",
     device: Accelerator = "auto",
     on_epoch: Callable[[Mapping[str, object]], None] | None = None,
@@ -38,6 +43,8 @@ def train(
         start: Weights to begin with, to fine-tune them: a run's folder, a .safetensors file or "starter"; None: random ones.
         context: For a recipe with context (viscera25d): a context network that is trained already, a run's folder or weights
             that have one; None: the run trains its own first.
+        distil: Trained networks to learn from beside the labels: what ``cross_validate`` returned, whose networks teach together,
+            another run, or weights. It costs their answers in each step; None: labels alone.
         existing: What to do where a run stands: "refuse", "resume" it, or "overwrite" it.
         device: "cpu", "cuda", or "auto": a GPU where there is one. Several GPUs: `viscera train --machine.devices`.
         on_epoch: Called after each epoch with its row of the log: ``epoch``, ``train_loss``, ``val_loss``, ``val_dice`` ...;
@@ -66,6 +73,7 @@ def train(
     require_train("viscera.train", "torch", "lightning_fabric")
     from viscera.learning import training
     from viscera.learning.devices import find_world
+    from viscera.learning.distillation.settings import Distillation
 
     def epoch(folder: Path) -> None:
         training_curves(folder, folder / "curves.png")
@@ -79,9 +87,87 @@ def train(
         machine=Machine(device),
         start=None if start is None else Path(start),
         context=None if context is None else Path(context),
+        distil=None if distil is None else Distillation(Path(distil)),
         existing=existing,
         watch=training.Watch(epoch=epoch),
     )
     if existing == "resume" and find_world().is_first:  # it may have been killed before the curves were drawn
         training_curves(Path(run), Path(run) / "curves.png")
     return best
+
+
+def cross_validate(
+    recipe: Recipe | str,
+    store: PathLike,
+    run: PathLike,
+    *,
+    folds: int | PathLike = 5,
+    start: PathLike | None = None,
+    existing: Literal["refuse", "resume", "overwrite"] = "refuse",
+    device: Accelerator = "auto",
+    on_epoch: Callable[[Mapping[str, object]], None] | None = None,
+) -> "Evaluation":
+    """Train a network per fold of a store's training and validation cases, and score what each fold held out.
+
+    ``predict``, ``segment`` and ``load_model`` take RUN for all networks together, and RUN/fold_0 for one; ``train(distil=RUN)``
+    makes one network of them.
+
+    Args:
+        recipe: From ``find_recipe``, or its name.
+        store: What ``prepare`` wrote for this recipe.
+        run: Folder: RUN/fold_0, RUN/fold_1 ... are ordinary runs, RUN/out_of_fold has the labels and the scores.
+        folds: How many, drawn by patient, with data sets and annotated organs spread evenly; or a file of your own: nnU-Net's
+            splits_final.json, or {"folds": [[CASE, ...], ...]}, what each holds out.
+        start: Weights that each fold begins with, as in ``train``. They must not have learnt from these cases.
+        existing: What to do where a run stands: "refuse", "resume" it, or "overwrite" it.
+        device: "cpu", "cuda", or "auto": a GPU where there is one.
+        on_epoch: Called after each epoch with its row of the log and ``fold``.
+
+    Returns:
+        Scores of every case by the network that did not learn from it, or from another scan of its patient.
+
+    Raises:
+        SettingError, StoreError, RunError: As in ``train``; and folds that cannot be drawn.
+        DataSetError: Your own folds leave out a case, hold one out twice, or part a patient.
+
+    Example:
+        >>> import viscera
+        >>> settings = {"preparation.size": (16, 16), "network.widths": (4, 8), "training.epochs": 1}
+        >>> recipe = viscera.find_recipe("zhang2d-small", settings | {"training.visits_per_slice": 0.1})
+        >>> cases = viscera.synthesize("patients", cases=3, shape=(16, 16, 16))
+        >>> prepared = viscera.prepare("store", {"nnunet": "patients"}, recipe=recipe, jobs=1)
+        >>> scores = viscera.cross_validate(recipe, "store", "run", folds=2, device="cpu")
+        >>> weights = viscera.train(recipe, "store", "student", distil="run")  # doctest: +SKIP
+    """
+    require_train("viscera.cross_validate", "torch", "lightning_fabric")
+    from viscera.learning.cross_validation.running import FoldPlan, FoldWatch, cross_validate
+    from viscera.learning.training import Given, Watch
+
+    at_work = [0]
+
+    def epoch(folder: Path) -> None:
+        training_curves(folder, folder / "curves.png")
+        if on_epoch is not None:
+            on_epoch(read_rows(folder)[-1] | {"fold": at_work[0]})
+
+    def fold(number: int, training: int, held_out: int) -> None:
+        at_work[0] = number
+
+    found = cross_validate(
+        find_recipe(recipe) if isinstance(recipe, str) else recipe,
+        open_store(Path(store)),
+        Path(run),
+        FoldPlan(
+            folds if isinstance(folds, int) else None,
+            None if isinstance(folds, int) else Path(folds),
+            given=Given(None if start is None else Path(start)),
+        ),
+        machine=Machine(device),
+        existing=existing,
+        watch=FoldWatch(fold, Watch(epoch=epoch)),
+    )
+    if found is None:
+        raise RunError(
+            f"{run}: another process is at one of the folds", "Wait for it, then say the same with existing='resume'."
+        )
+    return found

@@ -141,9 +141,15 @@ def run_verb(verb: str, *arguments: str) -> int:
     """Run a verb, unless it needs what is not installed; return the exit code.
 
     Raises:
-        SettingError: There is no such verb, or it needs the extra ``train``.
+        SettingError: There is no such verb, it needs the extra ``train``, or torchrun began it more than once.
     """
     run = find_verb(verb)
+    began = os.environ.get("WORLD_SIZE", "1") if "TORCHELASTIC_RUN_ID" in os.environ else "1"
+    if verb != "train" and began != "1":
+        raise SettingError(
+            f"torchrun began {began} processes, which would all do the same: only viscera train shares its work among them",
+            "Say the command without torchrun.",
+        )
     if verb in TRAINED and not {"-h", "--help"} & {*arguments}:
         from viscera.io.extras import require_train
 

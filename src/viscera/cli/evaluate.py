@@ -20,6 +20,7 @@ from viscera.errors import FileError, SettingError
 from viscera.evaluation.comparing import cases_of_one, compare
 from viscera.evaluation.confusion import BACKGROUND, MixUp, mix_ups
 from viscera.evaluation.evaluate import Rules, ScoreAll, evaluate, read_own_organs
+from viscera.evaluation.lesions import RATES, has_lesions
 from viscera.evaluation.merging import merge_evaluations, names_of_pairs
 from viscera.evaluation.pairing import find_jobs
 from viscera.evaluation.scores import ALL, GROUPS, UNANNOTATED, Evaluation, Summary
@@ -40,6 +41,9 @@ SHOWN = {
 }
 """The metrics of the table, the first two with their intervals."""
 
+LESIONS = (*RATES, "false_lesions", "lesion_dice")
+LESION_COLUMNS = ("organ", "lesions", "from 15 mm", "found", "from 15 mm found", "false per scan", "Dice of found ones")
+
 VERSUS_COLUMNS = ("organ", "patients", "without partner", "difference (+: PREDICTION is higher)", "p (Wilcoxon)")
 
 
@@ -55,7 +59,8 @@ class Options:
     """Two files, two folders, or a data set as LAYOUT=DIR and the folder of its predictions; several such pairs are
     scored together."""
     mode: Literal["volume", "slices", "flare"] = "volume"
-    """volume: Dice, IoU, surface Dice (NSD), 95 % Hausdorff distance, volumes. slices: zhang2d's slice Dice and IoU, pooled
+    """volume: Dice, IoU, surface Dice (NSD), 95 % Hausdorff distance, volumes; of tumours also how many of the lesions were found,
+    and how many are false. slices: zhang2d's slice Dice and IoU, pooled
     over the slices that show the organ; kinder, since false finds elsewhere do not count. flare: those of volume, and beside
     them flare_dice and flare_nsd as FLARE23's official code computes them (absent organs count as 1; aorta, inferior vena
     cava and esophagus only where the truth shows them)."""
@@ -112,6 +117,7 @@ def run(options: Options, workers: int | ScoreAll) -> int:
     predictions = [Path(name) for name in options.files[1::2]]
     found = score_all(options, predictions, workers)
     show_scores(found)
+    show_lesions(found)
     if found.of_group(UNANNOTATED):
         show_groups(found)
     if options.confusion:
@@ -256,6 +262,21 @@ def show_scores(found: Evaluation, metrics: Sequence[str] = ()) -> None:
     ]
     if rows:
         show_table("Mean [95 % interval over patients]", ("organ", "cases", *metrics), rows)
+
+
+def show_lesions(found: Evaluation) -> None:
+    """Show how many lesions were found, where truth or prediction may hold any."""
+    by_organ: dict[str, dict[str, Summary]] = {}
+    for row in found.of_group(ALL):
+        if row.metric in LESIONS and has_lesions(row.organ):
+            by_organ.setdefault(row.organ, {})[row.metric] = row
+    rows = []
+    for organ, means in by_organ.items():
+        scores = [score.values for score in found.scores if score.organ == organ]
+        counts = [str(int(sum(values.get(name, 0) for values in scores))) for name in ("lesions", "large_lesions")]
+        rows.append((readable(organ), *counts, *(mean_text(means.get(name), interval=True) for name in LESIONS)))
+    if rows:
+        show_table("Lesions [95 % interval over patients]", LESION_COLUMNS, rows)
 
 
 def show_groups(found: Evaluation) -> None:

@@ -21,6 +21,7 @@ from viscera.datasets.sources import Problem, Source
 from viscera.errors import SettingError, VisceraError
 from viscera.evaluation.confusion import Confusion, merge, tally
 from viscera.evaluation.flare import flare_scores
+from viscera.evaluation.lesions import has_lesions, lesion_scores
 from viscera.evaluation.metrics import confusion, organ_boxes, overlap, surface_scores
 from viscera.evaluation.pairing import Pair, ScoringJob, case_name, find_jobs, match
 from viscera.evaluation.scores import ANNOTATED, UNANNOTATED, Evaluation, OrganScore
@@ -128,7 +129,7 @@ def score_case(pair: Pair, rules: Rules = Rules(), *, own: Collection[str] | Non
 
     Mode "volume": dice, iou, nsd, hd95_mm, truth_ml, prediction_ml, volume_error_ml (prediction minus truth) and
     tolerance_mm. An organ that is absent from truth and prediction has NaN for all four scores; a false find of an
-    absent organ, or a missed one, has 0, 0, 0 and infinity.
+    absent organ, or a missed one, has 0, 0, 0 and infinity. Of tumours also what ``lesion_scores`` counts.
 
     Mode "slices": slice_dice and slice_iou, from voxels counted together over the axial slices on which the truth shows
     the organ; NaN if none does. What the network finds on other slices does not count, so these are kinder.
@@ -238,6 +239,8 @@ def _volume_values(
             "volume_error_ml": (score.prediction_voxels - score.truth_voxels) * voxel_ml,
             "tolerance_mm": tolerance_mm,
         }
+        if has_lesions(organ):
+            values[organ] |= lesion_scores(masks[0], masks[1], voxel_ml=voxel_ml)
         if rules.mode == "flare":
             flare = flare_scores(masks[0], masks[1], spacing_mm, organ=organ, tolerance_mm=tolerance_mm, nsd=nsd)
             values[organ] |= {"flare_dice": flare.dice, "flare_nsd": flare.nsd}
@@ -327,7 +330,6 @@ def evaluate(
     """
     jobs, problems, notes = find_jobs(truth, prediction)
     listed = own_organs(own, jobs, labels=labels) if own else [None] * len(jobs)
-
     cases = list(zip(jobs, listed, strict=True))
     found: dict[int, Outcome] = {}
     score_all = partial(_score_here, workers) if isinstance(workers, int) else workers

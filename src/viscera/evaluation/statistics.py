@@ -7,9 +7,13 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from jaxtyping import Float
 
+from viscera.evaluation.lesions import RATES
 from viscera.evaluation.scores import ALL, GROUPS, HD95, MEAN, UNANNOTATED, OrganScore, Summary, is_left_out, of_group
 
-SUMMARISED = ("dice", "iou", "nsd", HD95, "volume_error_ml", "slice_dice", "slice_iou", "flare_dice", "flare_nsd")
+SUMMARISED = (
+    *("dice", "iou", "nsd", HD95, "volume_error_ml", "slice_dice", "slice_iou", "flare_dice", "flare_nsd"),
+    *(*RATES, "false_lesions", "lesion_dice"),
+)
 
 
 def summarise(scores: Sequence[OrganScore], generator: np.random.Generator) -> tuple[Summary, ...]:
@@ -31,7 +35,7 @@ def _means(scores: Sequence[OrganScore], generator: np.random.Generator, *, grou
     organs = list(dict.fromkeys(score.organ for score in scores))
     rows = []
     for metric in SUMMARISED:
-        finite = [score for score in scores if math.isfinite(score.values.get(metric, math.nan))]
+        finite = [score for score in scores if _has(score, metric)]
         missed = Counter(score.organ for score in scores if is_left_out(score, metric))
         by_organ = {organ: [score for score in finite if score.organ == organ] for organ in organs}
         by_organ = {organ: column for organ, column in by_organ.items() if column or missed[organ]}
@@ -96,8 +100,20 @@ def _ratio_mean(
     return (sums / np.maximum(counts, 1)).sum(axis=1) / (counts > 0).sum(axis=1)
 
 
+def _has(score: OrganScore, metric: str) -> bool:
+    """Tell whether a score has a part in the mean of a metric."""
+    if metric in RATES:
+        return score.values.get(RATES[metric][1], 0) > 0
+    return math.isfinite(score.values.get(metric, math.nan))
+
+
 def _by_patient(scores: Sequence[OrganScore], metric: str) -> dict[str, list[float]]:
+    """Return each patient's values: of a rate 1 or 0 for each lesion, else one of each score."""
     values: dict[str, list[float]] = {}
     for score in scores:
-        values.setdefault(score.patient, []).append(score.values[metric])
+        if metric in RATES:
+            part, all_of = (int(score.values[name]) for name in RATES[metric])
+            values.setdefault(score.patient, []).extend([1.0] * part + [0.0] * (all_of - part))
+        else:
+            values.setdefault(score.patient, []).append(score.values[metric])
     return values

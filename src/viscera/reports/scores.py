@@ -46,10 +46,21 @@ METRICS: dict[str, tuple[str, int]] = {
     "prediction_ml": ("prediction, ml", 1),
     "volume_error_ml": ("volume error, ml", 1),
     "tolerance_mm": ("tolerance, mm", 1),
+    "lesion_sensitivity": ("lesions found", 3),
+    "large_lesion_sensitivity": ("lesions from 15 mm found", 3),
+    "false_lesions": ("false lesions per scan", 2),
+    "lesion_dice": ("Dice of found lesions", 3),
+    "lesions": ("lesions", 0),
+    "lesions_found": ("lesions found", 0),
+    "large_lesions": ("lesions from 15 mm", 0),
+    "large_lesions_found": ("lesions from 15 mm found", 0),
 }
 """{name in the evaluation: (heading, digits)}."""
 
-FRACTIONS = ("flare_dice", "flare_nsd", "dice", "iou", "slice_dice", "slice_iou", "nsd")
+FRACTIONS = (
+    *("flare_dice", "flare_nsd", "dice", "iou", "slice_dice", "slice_iou", "nsd"),
+    *("lesion_sensitivity", "large_lesion_sensitivity", "lesion_dice"),
+)
 """Metrics in [0, 1], drawn with a bar."""
 
 LEADING = {"slices": "slice_dice", "flare": "flare_dice"}

@@ -63,6 +63,7 @@ class Variety:
         caudate: Anatomy. A caudate lobe behind its fissure, between vena cava, aorta and left lobe.
         lungs: Anatomy. Effusions at any side of the lung, consolidated and airless lung, ground glass.
         bright_heart: Appearance. Left ventricle far brighter than its wall and than the right one, or the other way round.
+        renal_lips: Anatomy. Thick lips of the kidney in front of and behind its sinus, some past its outline.
     """
 
     kidneys: bool = False
@@ -104,6 +105,7 @@ class Variety:
     caudate: bool = False
     lungs: bool = False
     bright_heart: bool = False
+    renal_lips: bool = False
 
 
 INGREDIENTS: tuple[str, ...] = tuple(field.name for field in fields(Variety))

@@ -60,6 +60,23 @@ class Hilum:
 
 
 @dataclass(frozen=True)
+class Lip:
+    """What bulges in front of or behind a kidney's sinus.
+
+    Attributes:
+        reach_mm: How far it reaches past the smooth outline, towards the middle.
+        thick_mm: Half its thickness.
+        long_mm: Half its length.
+        up_mm: How much higher than the kidney's middle it lies.
+    """
+
+    reach_mm: float
+    thick_mm: float
+    long_mm: float
+    up_mm: float
+
+
+@dataclass(frozen=True)
 class KidneyPlan:
     """One kidney.
 
@@ -76,6 +93,7 @@ class KidneyPlan:
         stasis: Level of the noise above which the sinus holds urine.
         hilum: Vessels of it, and the sinus within the label; None for a bare sinus outside of the label.
         isthmus_mm: Half-height of the bridge to the other kidney; 0 for none.
+        lips: In front of and behind the sinus; none where the outline is smooth.
     """
 
     shift_mm: tuple[float, float, float] = (0.0, 0.0, 0.0)
@@ -90,6 +108,7 @@ class KidneyPlan:
     stasis: float = 0.35
     hilum: Hilum | None = None
     isthmus_mm: float = 0.0
+    lips: tuple[Lip, ...] = ()
 
 
 USUAL_KIDNEY = KidneyPlan()
@@ -104,6 +123,8 @@ def draw_kidney_plans(streams: Streams, variety: Variety) -> tuple[KidneyPlan, K
         plans = _draw_hila(streams["renal_hilum"], plans)
     if variety.renal_places:
         plans = _draw_places(streams["renal_places"], plans)
+    if variety.renal_lips:
+        plans = _draw_lips(streams["renal_lips"], plans)
     return plans
 
 
@@ -188,6 +209,26 @@ def _draw_hila(generator: np.random.Generator, plans: tuple[KidneyPlan, KidneyPl
                 float(generator.uniform(3.5, 7.0)),
                 float(generator.uniform(2.2, 3.6)),
                 float(generator.normal(6, 10)),
+            ),
+        )
+        for plan in plans
+    )
+    return left, right
+
+
+def _draw_lips(generator: np.random.Generator, plans: tuple[KidneyPlan, KidneyPlan]) -> tuple[KidneyPlan, KidneyPlan]:
+    """Draw lips, the one in front the longer one in most kidneys."""
+    left, right = (
+        replace(
+            plan,
+            lips=tuple(
+                Lip(
+                    float(generator.uniform(-3.0, reach)),
+                    float(generator.uniform(6.5, 11.0)),
+                    float(generator.uniform(22.0, 34.0)),
+                    float(generator.normal(0, 6)),
+                )
+                for reach in (11.0, 6.0)
             ),
         )
         for plan in plans

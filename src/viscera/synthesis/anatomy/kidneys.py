@@ -8,7 +8,7 @@ from jaxtyping import Float
 from viscera.synthesis.anatomy.frame import Frame
 from viscera.synthesis.anatomy.kidney_plans import Hilum, KidneyPlan
 from viscera.synthesis.canvas import VALUE, Box, Canvas, Detail, Field, Organ, Tissue
-from viscera.synthesis.shapes import Blob, Noise, Tube, ellipsoid, rotation_about, spline
+from viscera.synthesis.shapes import Blob, Noise, Tube, ellipsoid, rotation_about, smooth_minimum, spline
 
 CAVA_Y_X, AORTA_Y_X = (11.0, -17.0), (11.0, 7.0)
 """Where the great vessels run at the height of the kidneys (organs.py)."""
@@ -61,6 +61,8 @@ def draw_kidneys(
         )
         shape = ellipsoid(tuple(centre), tuple(semi), rotation=turn, noise=frame.fine, noise_mm=1.1 * plan.lobes)
         place = _Placed(centre, turn, semi)
+        if plan.lips:
+            shape = _with_lips(shape, place, plan, side=side)
         placed.append((name, plan, place))
         organs += _masses(name, plan, place, frame.fine)
         organs.append(Organ("fat", Tissue.FAT, sinus, detail=_renal_pelvis(frame.fine, hilum, plan.stasis)))
@@ -81,6 +83,26 @@ def _masses(name: str, plan: KidneyPlan, place: _Placed, noise: Noise) -> list[O
         ball = ellipsoid(tuple(middle), (radius, radius, radius), noise=noise, noise_mm=uneven)
         organs.append(Organ(name, mass.tissue, ball))
     return organs
+
+
+def _with_lips(shape: Blob, place: _Placed, plan: KidneyPlan, *, side: float) -> Blob:
+    """Return a kidney with lips of parenchyma in front of and behind its sinus, which then lies in a cleft between them."""
+    lips = []
+    for lip, back in zip(plan.lips, (-1.0, 1.0), strict=True):
+        deep, thick = 15.0 * plan.size, lip.thick_mm * plan.size
+        own = (lip.up_mm, back * (place.semi[1] - thick), -side * (place.semi[2] + lip.reach_mm - deep))
+        middle = place.centre + place.turn.T @ np.array(own)
+        semi = (lip.long_mm * plan.size, thick, deep)
+        lips.append(ellipsoid(tuple(middle.tolist()), semi, rotation=place.turn))
+
+    def _field(z: np.ndarray, y: np.ndarray, x: np.ndarray) -> np.ndarray:
+        field = -shape.function(z, y, x)
+        for lip in lips:
+            field = smooth_minimum(field, -lip.function(z, y, x), 3.0)
+        return -field
+
+    every = (shape, *lips)
+    return Blob(np.min([one.low for one in every], axis=0), np.max([one.high for one in every], axis=0), _field)
 
 
 def _vessels(plan: Hilum, hilum: np.ndarray, centre: np.ndarray) -> list[Organ]:
