@@ -85,6 +85,6 @@ def test_an_interruption_keeps_finished_cases_by_their_contents(cluster, place):
 def test_a_command_that_writes_no_scores_is_refused(place):
     code, said = call("evaluate truth found --cluster local:2")
     assert (code, "--cluster needs --json, beside which finished cases are kept until all are" in said) == (2, True)
-    code, said = call("evaluate truth found --cluster slurm:2 --json scores.json")
+    code, said = call("evaluate truth found --cluster cloud:2 --json scores.json")
     assert (code, "neither local:N nor tcp://HOST:PORT" in said) == (2, True)
     assert sorted(file.name for file in place.iterdir()) == ["found", "set", "truth"]
