@@ -106,8 +106,8 @@ def parse_address(text: str) -> Address:
         SettingError: It is neither local:N, nor QUEUE:N, nor the address of a scheduler; or Dask is not installed.
 
     Example:
-        >>> parse_address("local:4")
-        Address(local=4, url='')
+        >>> parse_address("local:4").local
+        4
         >>> parse_address("tcp://node07:8786").url
         'tcp://node07:8786'
         >>> parse_address("slurm:20:site.yaml").jobs
