@@ -4,6 +4,7 @@ import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -199,8 +200,8 @@ def predict(
         write: Of DICOM series, also "seg" (DICOM SEG), "rtstruct" (RT structure set), "report" (DICOM SR), "capture" (a picture).
         overwrite: Replace label maps that stand there.
         cluster: Who segments: None: this process. "local:4": four processes of this machine (in a script under
-            ``if __name__ == "__main__":``); "tcp://HOST:PORT": the workers of a Dask scheduler, to which all files are on a disk
-            that they share. They load the networks themselves, so ``model`` is then given by its path or name.
+            ``if __name__ == "__main__":``); "tcp://HOST:PORT": the workers of a Dask scheduler; "slurm:20": jobs of a queue. All
+            files lie on a disk that they share. They load the networks themselves, so ``model`` is then given by its path or name.
         progress: Called with the scans that are done, and how many there are.
 
     Returns:
@@ -221,9 +222,9 @@ def predict(
         (['case_0001.nii.gz'], 0)
     """
     kinds = kinds_of(write)
-    address = None if cluster is None else _address(cluster, model)
+    there = None if cluster is None else _elsewhere(cluster, model)
     tasks, unusable = _tasks(scans, Path(output), urls=cluster is not None)
-    loaded, names = _model_and_organs(model, organs, device="auto" if address is None else "cpu")
+    loaded, names = _model_and_organs(model, organs, device="auto" if there is None else "cpu")
     ended: list[ScanJob] = []
 
     def done(task: ScanJob, how: str) -> None:
@@ -232,14 +233,8 @@ def predict(
             progress(len(ended), len(tasks))
 
     options = PredictOptions(names, statistics, overwrite, DicomOptions(kinds, draw=draw_capture))
-    if address is None or isinstance(model, Model):
-        failed = predict_all(tasks, loaded, options=options, done=done)
-    else:
-        from viscera.inference.on_cluster import elsewhere, predict_on_cluster
-
-        networks = elsewhere(Networks(weights=None if model == STARTER else Path(model)), loaded)
-        with joined(address) as there:
-            failed = predict_on_cluster(tasks, loaded, there, networks, options=options, done=done)
+    way = predict_all if there is None else partial(_predict_there, *there)
+    failed = way(tasks, loaded, options=options, done=done)
     for name, error in unusable.items():
         note_failure(Path(output) / f"{name}.nii.gz", str(name), error)
     if len(tasks) == len(failed) == 1 and not unusable:
@@ -256,11 +251,11 @@ def predict(
     )
 
 
-def _address(cluster: str, model: Model | PathLike) -> Address:
-    """Return where a cluster's workers are.
+def _elsewhere(cluster: str, model: Model | PathLike) -> tuple[Address, Networks]:
+    """Return where a cluster's workers are, and what they load.
 
     Raises:
-        SettingError: It is neither local:N nor the address of a scheduler that answers; or the model is loaded already.
+        SettingError: It is no cluster, or none that answers; or the model is loaded already.
     """
     if isinstance(model, Model):
         raise SettingError(
@@ -268,7 +263,23 @@ def _address(cluster: str, model: Model | PathLike) -> Address:
         )
     address = parse_address(cluster)
     require_answer(address)
-    return address
+    return address, Networks(weights=None if model == STARTER else Path(model))
+
+
+def _predict_there(
+    address: Address,
+    networks: Networks,
+    tasks: Sequence[ScanJob],
+    model: Model,
+    *,
+    options: PredictOptions,
+    done: Callable[[ScanJob, str], None],
+) -> list[tuple[ScanJob, VisceraError]]:
+    """Segment scans on a cluster, as ``predict_all`` does here."""
+    from viscera.inference.on_cluster import elsewhere, predict_on_cluster
+
+    with joined(address) as workers:
+        return predict_on_cluster(tasks, model, workers, elsewhere(networks, model), options=options, done=done)
 
 
 def _doubts(task: ScanJob) -> tuple[str, ...]:
