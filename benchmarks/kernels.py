@@ -5,6 +5,7 @@
     python -m benchmarks.kernels int8 RUN STORE               one network in int8, bf16 and fp32, and what its organs' Dice loses
     python -m benchmarks.kernels training                     training steps on the CPU, by stage, and a convolution's peak
     python -m benchmarks.kernels generation [--template ...]  synthetic patients per second on one core and two
+    python -m benchmarks.kernels shards STORE                 training slices from a store, a tar and zarr (shards.py)
 
 Rivals take turns. RUN is a trained 2D network's, STORE its prepared store. Dice, NSD, HD95 and tidying are in label_maps.py.
 """
@@ -32,6 +33,7 @@ import torch
 from isal import igzip
 
 from benchmarks.machine import DATA, RESULTS, alternate, convolution_gflops, facts, instructions, rows, save
+from benchmarks.shards import add_options, shards
 from viscera.cli.command import find_verb
 from viscera.cli.templates import read_templates
 from viscera.config import Machine, ResizedSlices, SliceInference, SpacedSlices
@@ -363,6 +365,7 @@ KERNELS = {
     "int8": (int8, "int8", 9),
     "training": (training, f"training_{instructions().lower().replace('-', '') or 'cpu'}", 5),
     "generation": (generation, "generation", 3),
+    "shards": (shards, "shards", 5),
 }
 """{sub-command: (what measures, its JSON in benchmarks/results, rounds)}."""
 
@@ -381,6 +384,7 @@ def main() -> None:
     added["int8"].add_argument("run", type=Path)
     added["upsampling"].add_argument("--scan", type=Path, default=HCC)
     added["int8"].add_argument("store", type=Path)
+    add_options(added["shards"])
     added["int8"].add_argument("--split", default="test")
     added["training"].add_argument("--recipes", nargs="+", default=["viscera2d-16", "gao2step-small"])
     added["generation"].add_argument("--patients", type=int, default=8, help="in each round")
@@ -389,8 +393,7 @@ def main() -> None:
     added["generation"].add_argument("--training-slices-per-s", type=float)
     options = parser.parse_args()
     content = KERNELS[options.verb][0](options)
-    print(json.dumps(content, indent=1))
-    print(save(options.name, content))
+    print(json.dumps(content, indent=1), save(options.name, content), sep="\n")
 
 
 if __name__ == "__main__":

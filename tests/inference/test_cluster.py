@@ -134,7 +134,7 @@ def served(scans) -> Iterator[str]:
 def test_scans_at_urls_are_fetched_by_workers_and_no_key_of_a_url_is_told(
     cluster, model, scans, served, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr("viscera.io.remote.PAUSE_S", 0.01)
+    monkeypatch.setattr("viscera.io.fetching.PAUSE_S", 0.01)
     (scans / "cut.nii.gz").write_bytes((scans / "a.nii.gz").read_bytes()[:300])
     rows = [
         f"{served}/a.nii.gz?key=SECRET,",

@@ -21,9 +21,9 @@ from viscera.io.atomic import remove_abandoned
 from viscera.io.cluster_pieces import Place, UnfitError, begun, require_place
 from viscera.io.clusters import BUDGET, MIB
 from viscera.io.cores import usable_cores
+from viscera.io.fetching import fetched
 from viscera.io.locks import remove_abandoned_lock
 from viscera.io.paths_in_text import without_folders
-from viscera.io.remote import fetched
 
 
 @dataclass(frozen=True)

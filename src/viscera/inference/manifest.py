@@ -16,7 +16,7 @@ from viscera.inference.jobs import ScanJob, output_name, refuse_scans_as_outputs
 from viscera.io.dicom_files import is_dicom_place
 from viscera.io.extras import is_installed
 from viscera.io.nifti import is_nifti
-from viscera.io.remote import is_url, plain, require_reader
+from viscera.io.remote import is_url, plain, require_reader, url_fault
 from viscera.json_text import read_text
 
 ENDINGS = (".csv", ".parquet")
@@ -65,6 +65,9 @@ def read_manifest(file: Path) -> list[Listed]:
     for number, row in enumerate(rows, start=2):
         text, name = (_text(row.get(column)) for column in ("input", "name"))
         url = text if is_url(text) else ""
+        if fault := url_fault(url) if url else "":
+            wrong.append(f"row {number}: {fault}")
+            continue
         scan = plain(url) if url else file.parent / text
         name = name or (output_name(scan).removesuffix(".nii.gz") if text else "")
         fault = "no input" if not text else _fault(scan, name, url)

@@ -1,21 +1,15 @@
-"""Scans at a URL, fetched by fsspec into a file that lasts as long as the work on it. A URL may hold a key: it is never shown."""
+"""Scans at a URL: which there are, and what may be shown of them. A URL may hold a key: it is never shown. fetching.py fetches."""
 
-import shutil
-import tempfile
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from viscera.errors import FileError, SettingError
+from viscera.errors import SettingError
 from viscera.io.extras import is_installed
 
 SCHEMES = {"https": "aiohttp", "http": "aiohttp", "s3": "s3fs", "gs": "gcsfs", "az": "adlfs"}
 """{scheme: the package by which fsspec reads it}"""
-ATTEMPTS = 3
-PAUSE_S = 1.0
-"""Before the second attempt; twice as long before the third."""
+KEYLESS = ("s3", "gs")
+"""Schemes whose URLs have no place for a user and a key."""
 
 
 def is_url(text: str) -> bool:
@@ -26,6 +20,30 @@ def is_url(text: str) -> bool:
         (True, False, False)
     """
     return text.partition("://")[0].lower() in SCHEMES and "://" in text
+
+
+def url_fault(url: str) -> str:
+    """Say what is wrong with a URL, without showing it; "" where nothing is.
+
+    Example:
+        >>> url_fault("s3://key:secret@bucket/a.nii.gz")
+        'keys in s3:// URLs are not used; the configuration of the machine that fetches has them'
+        >>> url_fault("https://me:secret@host/a.nii.gz")
+        ''
+    """
+    try:
+        parts = urlsplit(url)
+        host = parts.hostname
+        _ = parts.port
+    except ValueError:
+        return "it is not a URL"
+    if not host:
+        return f"a {parts.scheme}:// URL without a {'bucket' if parts.scheme in KEYLESS else 'host'}"
+    if "::" in url:  # fsspec takes what follows as the URL of another file system, on the worker's disk for instance
+        return "a URL with '::' in it is not taken; in a path or query write %3A%3A"
+    if parts.scheme in KEYLESS and "@" in parts.netloc:
+        return f"keys in {parts.scheme}:// URLs are not used; the configuration of the machine that fetches has them"
+    return ""
 
 
 def plain(url: str) -> Path:
@@ -48,38 +66,3 @@ def require_reader(url: str) -> None:
             f"scans at {scheme}:// need {' and '.join(missing)}, which is not installed",
             f"Install it, here and where workers are: pip install {' '.join(missing)}.",
         )
-
-
-@contextmanager
-def fetched(url: str) -> Iterator[Path]:
-    """Yield a file with what is at a URL; it goes with the block.
-
-    Raises:
-        FileError: It cannot be fetched, three times over.
-        SettingError: What reads such URLs is not installed.
-    """
-    require_reader(url)
-    name = plain(url).name
-    with tempfile.TemporaryDirectory(prefix="viscera-") as folder:
-        file = Path(folder, name)
-        for attempt in range(1, ATTEMPTS + 1):
-            try:
-                _fetch(url, file)
-                break
-            except Exception as error:  # each scheme's library has its own; messages may hold the URL with its key
-                if attempt == ATTEMPTS or isinstance(error, FileNotFoundError):
-                    kind = "it is not there" if isinstance(error, FileNotFoundError) else type(error).__name__
-                    raise FileError(
-                        f"{name} cannot be fetched: {kind}",
-                        "Check the URL, the rights and the connection of the machine that fetched it.",
-                    ) from None
-                time.sleep(PAUSE_S * attempt)
-        yield file
-
-
-def _fetch(url: str, file: Path) -> None:
-    """Copy what is at a URL into a file."""
-    import fsspec
-
-    with fsspec.open(url, "rb") as source, file.open("wb") as target:
-        shutil.copyfileobj(source, target, 2**20)  # pyright: ignore[reportArgumentType]
