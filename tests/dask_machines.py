@@ -52,6 +52,13 @@ class Machines:
             *("--local-directory", str(self.folder / "scratch")),
         )
 
+    def wait_for_workers(self) -> None:
+        """Wait until all workers are there, which takes long where the machine has other work."""
+        from distributed import Client
+
+        with Client(self.address, set_as_default=False) as client:
+            client.wait_for_workers(self.workers, timeout=120)
+
     def _start(self, kind: str, *words: str) -> subprocess.Popen:
         paths = os.pathsep.join([str(SOURCE), str(PRELOAD.parent), os.environ.get("PYTHONPATH", "")])
         more = {"VISCERA_TEST_NOTES": str(self.folder), "VISCERA_TEST_PAUSE_S": str(self.pause_s), "PYTHONPATH": paths}
@@ -112,6 +119,7 @@ def machines(folder: Path, *, workers: int = 2, pause_s: float = 0.0) -> Iterato
     try:
         found.start_scheduler()
         found.start_workers()
+        found.wait_for_workers()
         yield found
     finally:
         found.kill_all()

@@ -220,9 +220,9 @@ FOLDERS = [
     ),
     prepare("store is a file", "recipe.json --data abdomenct1k=data", r"recipe.json is a file. Give a folder"),
     BadInput(
-        "a cluster that viscera does not start",
+        "a cluster of which it is not said how large",
         "predict patients/Image out --weights run --cluster slurm:site.yaml",
-        r"slurm:site.yaml: neither local:N nor tcp://HOST:PORT. Give local:4.*dask-jobqueue",
+        r"slurm:site.yaml: neither local:N nor tcp://HOST:PORT nor slurm:N.*. Give local:4.*slurm:20",
     ),
     BadInput(
         "a cluster of no processes",

@@ -13,11 +13,12 @@ from threading import Thread
 import numpy as np
 import pytest
 
+from dask_threads import threads
 from dicom_series import write_series
 from faults.verbs import steady
 from makers import call
 from viscera.errors import FileError, RunError, SettingError
-from viscera.inference.cluster_worker import DEATHS, Order, _begun, _limit_mib, answer_fit
+from viscera.inference.cluster_worker import Order, _limit_mib, begun_scan, model_of
 from viscera.inference.dicom_jobs import find_dicom_jobs
 from viscera.inference.dicom_objects import DicomOptions
 from viscera.inference.jobs import ScanJob, find_scan_jobs
@@ -27,6 +28,7 @@ from viscera.inference.on_cluster import _fit_for, _outcomes, predict_on_cluster
 from viscera.inference.predict import predict_all
 from viscera.inference.run import PredictOptions
 from viscera.io import nifti
+from viscera.io.cluster_pieces import DEATHS, why_unfit
 from viscera.io.cluster_sharing import ask_each_worker, share_out_over
 from viscera.io.clusters import Address, Cluster, parse_address
 from viscera.volume import Volume
@@ -38,15 +40,8 @@ NETWORKS = Networks(device="cpu", cores=1, precision="fp32")
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
     """Two workers with a thread each, in this process."""
-    from distributed import Client, LocalCluster
-
-    here = "127.0.0.1"
-    options = {"host": here, "protocol": "tcp://", "dashboard_address": f"{here}:0"}
-    with (
-        LocalCluster(n_workers=2, threads_per_worker=1, processes=False, **options) as own,
-        Client(own, set_as_default=False) as client,
-    ):
-        yield Cluster(client, Address(local=2), "")
+    with threads() as found:
+        yield replace(found, address=Address(local=2))
 
 
 @pytest.fixture(scope="module")
@@ -196,11 +191,18 @@ def test_what_a_worker_warns_of_is_told_here(cluster, model, scans, tmp_path):
 def test_workers_that_see_other_files_are_told_before_any_work(cluster, model, scans, tmp_path):
     jobs = find_scan_jobs(scans, tmp_path / "out")
     with _fit_for(jobs, model, NETWORKS) as fit:
+        place = fit.place
         assert answer_fit_there(cluster, fit) == {""}
         wrong = {
-            "has viscera .*, not 0.0.0. Start workers in the same environment": replace(fit, viscera="0.0.0"),
-            "another folder there. Choose an output on a disk that all": replace(fit, token="another"),
-            "does not see gone.nii.gz. Put the scans on a disk": replace(fit, scans=(Path("/nowhere/gone.nii.gz"),)),
+            "has viscera .*, not 0.0.0. Start workers in the same environment": replace(
+                fit, place=replace(place, viscera="0.0.0")
+            ),
+            "another folder there. Choose an output on a disk that all": replace(
+                fit, place=replace(place, token="another")
+            ),
+            "does not see gone.nii.gz. Put what is read on a disk": replace(
+                fit, place=replace(place, inputs=(Path("/nowhere/gone.nii.gz"),))
+            ),
             "has other weights there": replace(fit, sha256s=("another",)),
             "nowhere": replace(fit, networks=Networks(Path("/nowhere/run"), device="cpu")),
         }
@@ -213,7 +215,7 @@ def test_workers_that_see_other_files_are_told_before_any_work(cluster, model, s
 
 
 def answer_fit_there(cluster, fit) -> set[str]:
-    return {answer.unfit for answer in ask_each_worker(cluster, partial(answer_fit, fit)).values()}
+    return set(ask_each_worker(cluster, partial(why_unfit, partial(model_of, fit))).values())
 
 
 def test_scans_of_workers_that_cannot_be_used_wait_for_others_and_where_there_is_none_the_command_ends(
@@ -243,16 +245,16 @@ def test_a_scan_is_set_aside_when_two_workers_died_of_it_in_one_command(tmp_path
     job = ScanJob(tmp_path / "a.nii.gz", tmp_path / "out/a.nii.gz")
     note = tmp_path / "out/.a.nii.gz.begun"
     for deaths in range(DEATHS):
-        with _begun(job, "token"):
+        with begun_scan(job, "token"):
             left = note.read_text()
             assert left == f"token {deaths + 1}\n"
         assert not note.exists()
         note.write_text(left)  # as a killed process leaves it
-    with pytest.raises(RunError, match="a.nii.gz: 2 workers died while they segmented it"), _begun(job, "token"):
+    with pytest.raises(RunError, match="a.nii.gz: 2 workers died while they segmented it"), begun_scan(job, "token"):
         raise AssertionError
     assert not list((tmp_path / "out").iterdir())
     note.write_text("token 2\n")
-    with _begun(job, "another"):  # the next command tries it again
+    with begun_scan(job, "another"):  # the next command tries it again
         assert note.read_text() == "another 1\n"
 
 
@@ -260,10 +262,10 @@ def test_a_scan_that_another_worker_has_is_waited_for(tmp_path):
     job, order = ScanJob(tmp_path / "a.nii.gz", tmp_path / "a.out.nii.gz"), []
 
     def second() -> None:
-        with _begun(job, "token"):
+        with begun_scan(job, "token"):
             order.append("second")
 
-    with _begun(job, "token"):
+    with begun_scan(job, "token"):
         waiting = Thread(target=second)
         waiting.start()
         waiting.join(0.6)
@@ -293,7 +295,8 @@ def test_work_is_shared_out_and_what_it_raises_is_raised(cluster):
     [
         ("local", "neither local:N nor tcp://HOST:PORT"),
         ("local:0", "there must be 1 to 1024 workers"),
-        ("slurm:site.yaml", "dask-jobqueue.*docs/cohorts.md"),
+        ("slurm:site.yaml", "nor slurm:N.*slurm:20 for twenty jobs of SLURM .docs/cohorts.md"),
+        ("slurm:0", "there must be 1 to 10000 jobs. Give slurm:20"),
         ("http://host:8786", "neither local:N"),
         ("tcp://host", "neither local:N"),
     ],

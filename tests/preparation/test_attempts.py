@@ -1,6 +1,5 @@
 """One case of a store, prepared in this process: what a process of the pool does, and how it says what went wrong."""
 
-from concurrent.futures import Future
 from dataclasses import replace
 
 import pytest
@@ -12,12 +11,6 @@ from viscera.preparation.prepare import BYTES_PER_PROCESS, MEMORY_SHARE, estimat
 from viscera.preparation.store import create_store, open_store
 
 
-def _ended(error: BaseException | None) -> Future:
-    task: Future = Future()
-    task.set_result(None) if error is None else task.set_exception(error)
-    return task
-
-
 @pytest.fixture
 def source(tmp_path):
     return source_of(tmp_path / "set", "p1", seed=1)
@@ -25,7 +18,7 @@ def source(tmp_path):
 
 def test_a_case_prepared_by_itself_is_the_one_that_a_pool_prepares(source, tmp_path):
     store = create_store(tmp_path / "alone", space=SPACE, preparation=SMALL)
-    assert preparing._attempt(store, source) is None
+    assert preparing.attempt(store, source) is None
     prepare(tmp_path / "pool", [source])
     name = "set__p1"
     for file in ("image.npy", "labels.npy"):
@@ -38,7 +31,7 @@ def test_a_case_prepared_by_itself_is_the_one_that_a_pool_prepares(source, tmp_p
 def test_a_case_that_cannot_be_prepared_is_a_problem_and_no_error(source, tmp_path):
     store = create_store(tmp_path / "store", space=SPACE, preparation=SMALL)
     source.image.write_bytes(b"no image")
-    problem = preparing._attempt(store, source)
+    problem = preparing.attempt(store, source)
     assert (problem.case, problem.file) == ("p1", "images/p1.nii.gz")
     assert problem.what
     assert problem.remedy
@@ -57,12 +50,12 @@ def test_a_case_that_cannot_be_prepared_is_a_problem_and_no_error(source, tmp_pa
     ],
 )  # fmt: skip
 def test_whatever_goes_wrong_with_a_case_is_told_with_its_file_and_a_remedy(error, what, remedy, source):
-    problem = preparing._problem_of(_ended(error), source)
+    problem = preparing.problem_of(error, source)
     assert (problem.case, problem.file, problem.what, problem.remedy) == ("p1", "images/p1.nii.gz", what, remedy)
 
 
 def test_a_finished_case_has_no_problem(source):
-    assert preparing._problem_of(_ended(None), source) is None
+    assert preparing.problem_of(None, source) is None
 
 
 def test_the_number_of_processes_is_what_memory_holds_of_the_largest_scans(source, monkeypatch):

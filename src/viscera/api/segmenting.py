@@ -4,6 +4,7 @@ import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -25,10 +26,12 @@ from viscera.inference.jobs import (
     refuse_scans_as_outputs,
     require_folder,
 )
+from viscera.inference.loading import Networks
 from viscera.inference.manifest import find_manifest_jobs, is_manifest
 from viscera.inference.model import Model
 from viscera.inference.predict import PredictOptions, predict_all
 from viscera.inference.segment import only_organs, prepare_scan, segment_prepared
+from viscera.io.clusters import Address, joined, parse_address, require_answer
 from viscera.io.dicom_files import is_dicom_place
 from viscera.labels import organ_name
 from viscera.networks.cards import STARTER, find_shipped
@@ -178,6 +181,7 @@ def predict(
     statistics: bool = False,
     write: str | Sequence[str] = (),
     overwrite: bool = False,
+    cluster: str | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> PredictResult:
     """Segment scans from files to files; the next one is read and the last one written while the network works.
@@ -195,6 +199,9 @@ def predict(
         statistics: Also write volume (ml), mean and SD (HU) of each organ, and quality flags.
         write: Of DICOM series, also "seg" (DICOM SEG), "rtstruct" (RT structure set), "report" (DICOM SR), "capture" (a picture).
         overwrite: Replace label maps that stand there.
+        cluster: Who segments: None: this process. "local:4": four processes of this machine (in a script under
+            ``if __name__ == "__main__":``); "tcp://HOST:PORT": the workers of a Dask scheduler; "slurm:20": jobs of a queue. All
+            files lie on a disk that they share. They load the networks themselves, so ``model`` is then given by its path or name.
         progress: Called with the scans that are done, and how many there are.
 
     Returns:
@@ -205,6 +212,7 @@ def predict(
         LabelError: The model does not know an organ.
         FileError: There is no scan, or the output cannot be a folder.
         WeightsError: There are no such weights.
+        SettingError: No scheduler answers, a worker sees other files, or ``model`` is loaded already.
 
     Example:
         >>> import viscera
@@ -214,8 +222,9 @@ def predict(
         (['case_0001.nii.gz'], 0)
     """
     kinds = kinds_of(write)
-    tasks, unusable = _tasks(scans, Path(output))
-    loaded, names = _model_and_organs(model, organs)
+    there = None if cluster is None else _elsewhere(cluster, model)
+    tasks, unusable = _tasks(scans, Path(output), urls=cluster is not None)
+    loaded, names = _model_and_organs(model, organs, device="auto" if there is None else "cpu")
     ended: list[ScanJob] = []
 
     def done(task: ScanJob, how: str) -> None:
@@ -224,7 +233,8 @@ def predict(
             progress(len(ended), len(tasks))
 
     options = PredictOptions(names, statistics, overwrite, DicomOptions(kinds, draw=draw_capture))
-    failed = predict_all(tasks, loaded, options=options, done=done)
+    way = predict_all if there is None else partial(_predict_there, *there)
+    failed = way(tasks, loaded, options=options, done=done)
     for name, error in unusable.items():
         note_failure(Path(output) / f"{name}.nii.gz", str(name), error)
     if len(tasks) == len(failed) == 1 and not unusable:
@@ -241,13 +251,44 @@ def predict(
     )
 
 
+def _elsewhere(cluster: str, model: Model | PathLike) -> tuple[Address, Networks]:
+    """Return where a cluster's workers are, and what they load.
+
+    Raises:
+        SettingError: It is no cluster, or none that answers; or the model is loaded already.
+    """
+    if isinstance(model, Model):
+        raise SettingError(
+            "a loaded model stays in this process, and workers of a cluster load their own", "Give its path or name."
+        )
+    address = parse_address(cluster)
+    require_answer(address)
+    return address, Networks(weights=None if model == STARTER else Path(model))
+
+
+def _predict_there(
+    address: Address,
+    networks: Networks,
+    tasks: Sequence[ScanJob],
+    model: Model,
+    *,
+    options: PredictOptions,
+    done: Callable[[ScanJob, str], None],
+) -> list[tuple[ScanJob, VisceraError]]:
+    """Segment scans on a cluster, as ``predict_all`` does here."""
+    from viscera.inference.on_cluster import elsewhere, predict_on_cluster
+
+    with joined(address) as workers:
+        return predict_on_cluster(tasks, model, workers, elsewhere(networks, model), options=options, done=done)
+
+
 def _doubts(task: ScanJob) -> tuple[str, ...]:
     """Return what NAME.json says against a whole result."""
     return tuple(str(sign["message"]) for sign in (own_facts(task.sidecar) or {}).get("doubts", ()))
 
 
 def _tasks(
-    scans: PathLike | Sequence[PathLike | Source], output: Path
+    scans: PathLike | Sequence[PathLike | Source], output: Path, *, urls: bool
 ) -> tuple[list[ScanJob], dict[Path | str, VisceraError]]:
     """List the scans, and where their label maps go; and the DICOM series that cannot be segmented.
 
@@ -259,7 +300,7 @@ def _tasks(
             found, wrong = find_dicom_jobs(Path(scans), output)
             return found, {**wrong}
         if is_manifest(Path(scans)):
-            found, wrong = find_manifest_jobs(Path(scans), output)
+            found, wrong = find_manifest_jobs(Path(scans), output, urls=urls)
             return found, {**wrong}
         return find_scan_jobs(Path(scans), output), {}
     require_folder(output, what="a list of scans")
@@ -281,7 +322,9 @@ def _tasks(
     return tasks, {}
 
 
-def _model_and_organs(model: Model | PathLike, organs: str | Sequence[str] | None) -> tuple[Model, tuple[str, ...]]:
+def _model_and_organs(
+    model: Model | PathLike, organs: str | Sequence[str] | None, *, device: Accelerator = "auto"
+) -> tuple[Model, tuple[str, ...]]:
     """Return the model, and the organs that are wanted, () for all; unknown ones are refused before anything is loaded.
 
     Raises:
@@ -298,7 +341,7 @@ def _model_and_organs(model: Model | PathLike, organs: str | Sequence[str] | Non
     else:
         if model == STARTER and names != ("all",):
             _require_known(names, tuple(find_shipped().card.organs))
-        loaded = load_model(model)
+        loaded = load_model(model, device=device)
     if names == ("all",):
         return loaded, ()
     _require_known(names, loaded.output_space.organs)

@@ -6,19 +6,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
 import tyro
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
+from viscera.cli.clusters import Where, cluster_at, workers_at
 from viscera.cli.console import progress, say, show_problems, show_table
 from viscera.cli.inputs import data_sets
 from viscera.datasets.sources import Source, label_files
 from viscera.errors import FileError, SettingError
 from viscera.evaluation.comparing import cases_of_one, compare
 from viscera.evaluation.confusion import BACKGROUND, MixUp, mix_ups
-from viscera.evaluation.evaluate import Rules, evaluate, read_own_organs
+from viscera.evaluation.evaluate import Rules, ScoreAll, evaluate, read_own_organs
 from viscera.evaluation.lesions import RATES, has_lesions
 from viscera.evaluation.merging import merge_evaluations, names_of_pairs
 from viscera.evaluation.pairing import find_jobs
@@ -29,6 +30,9 @@ from viscera.io.same_file import refuse_inputs
 from viscera.io.scans import files_of
 from viscera.labels import readable
 from viscera.preparation.splits import of_split
+
+if TYPE_CHECKING:
+    from viscera.io.clusters import Address
 
 SHOWN = {
     "volume": ("dice", "nsd", "iou", "hd95_mm", "volume_error_ml"),
@@ -86,6 +90,7 @@ class Options:
     """The run whose split is meant."""
     jobs: int = 0
     """Cases scored at once; 0: one per core."""
+    cluster: Where = None
     overwrite: bool = False
     """Replace files that stand there."""
     keep_going: bool = False
@@ -95,16 +100,29 @@ class Options:
 def main(arguments: list[str]) -> int:
     """Run the verb."""
     options = tyro.cli(Options, args=arguments, prog="viscera evaluate", config=(FlagCreatePairsOff,))
-    check(options)
+    address = check(options)
+    if address is None or options.json is None:
+        return run(options, options.jobs or os.cpu_count() or 1)
+    from viscera.evaluation.on_cluster import forget_kept, kept_beside, score_over
+
+    kept = kept_beside(options.json)
+    with workers_at(address) as cluster:
+        code = run(options, partial(score_over, cluster, kept))
+    forget_kept(kept)
+    return code
+
+
+def run(options: Options, workers: int | ScoreAll) -> int:
+    """Score the predictions, show and write what came of them."""
     predictions = [Path(name) for name in options.files[1::2]]
-    found = score_all(options, predictions)
+    found = score_all(options, predictions, workers)
     show_scores(found)
     show_lesions(found)
     if found.of_group(UNANNOTATED):
         show_groups(found)
     if options.confusion:
         show_mix_ups(found)
-    other = score_all(options, options.versus) if options.versus else None
+    other = score_all(options, options.versus, workers) if options.versus else None
     if other is not None:
         show_comparison(found, other)
     if options.json:
@@ -127,8 +145,8 @@ def main(arguments: list[str]) -> int:
     return 2 if problems and not options.keep_going else 0
 
 
-def check(options: Options) -> None:
-    """Raise SettingError or FileError for what cannot be, before anything is read."""
+def check(options: Options) -> "Address | None":
+    """Raise SettingError or FileError for what cannot be, before anything is read; return what --cluster says."""
     if len(options.files) < 2 or len(options.files) % 2:
         raise SettingError(f"evaluate needs pairs of TRUTH and PREDICTION, got {', '.join(options.files)}.")
     if options.versus and len(options.versus) != len(options.files) // 2:
@@ -147,6 +165,12 @@ def check(options: Options) -> None:
         )
     if options.jobs < 0:
         raise SettingError(f"--jobs must not be negative, got {options.jobs}.")
+    if options.cluster is not None and options.json is None:
+        raise SettingError(
+            "--cluster needs --json, beside which finished cases are kept until all are",
+            "Add --json FILE on the shared disk.",
+        )
+    address = cluster_at(options.cluster, jobs=options.jobs)
     if options.labels and not options.labels.is_file():
         raise FileError(f"{options.labels}: no such file", "Check the path of --labels.")
     for file in (options.json, options.csv, options.html):
@@ -154,6 +178,7 @@ def check(options: Options) -> None:
             raise FileError(f"{file} exists already", "Choose another name or pass --overwrite.", file=file)
     names_of(options)
     refuse_inputs((options.json, options.csv, options.html), inputs_of(options))
+    return address
 
 
 def inputs_of(options: Options) -> list[Path]:
@@ -170,10 +195,9 @@ def inputs_of(options: Options) -> list[Path]:
     return [*named, *(path.with_name(f"{stem(path)}.json") for path in named if is_nifti(path))]
 
 
-def score_all(options: Options, predictions: Sequence[Path]) -> Evaluation:
+def score_all(options: Options, predictions: Sequence[Path], workers: int | ScoreAll) -> Evaluation:
     """Score every pair, and put the scores together."""
     rules = Rules(options.mode, other_tolerance_mm=options.tolerance_mm)
-    jobs = options.jobs or os.cpu_count() or 1
     found = []
     own = [read_own_organs(path) for path in options.annotated] or [None]
     own *= len(predictions) if len(own) == 1 else 1
@@ -187,7 +211,7 @@ def score_all(options: Options, predictions: Sequence[Path]) -> Evaluation:
                 prediction,
                 labels=options.labels,
                 rules=rules,
-                workers=jobs,
+                workers=workers,
                 done=lambda case, go=advance: go(),
                 own=listed,
             )

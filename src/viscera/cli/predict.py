@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
+from viscera.cli.clusters import Where, cluster_at
 from viscera.cli.console import counted, progress, say, show_problems, show_table
 from viscera.cli.doubts import tell_doubts
 from viscera.cli.inputs import data_sets
 from viscera.cli.startup import kept_graphs, starting
 from viscera.config import Accelerator
 from viscera.errors import FileError, SettingError, VisceraError
-from viscera.io.clusters import parse_address, require_answer
 from viscera.labels import TUMOUR, organ_name
 from viscera.networks.cards import FOLDER, STARTER
 from viscera.networks.find_weights import known_organs
@@ -92,14 +92,11 @@ class Options:
     """What runs the network on a CPU: auto takes OpenVINO, and torch where that cannot run it or with a GPU.
     NAME.json says which it was."""
     jobs: int = 0
-    """Cores to compute on; 0: all that there are."""
+    """Cores to compute on, with --cluster of each process; 0: all that there are."""
     max_memory: Annotated[float | None, arg(metavar="MIB")] = None
-    """The most memory that predicting may take, in MiB. Scans are then read one after the other, or slab by slab, where that is
-    needed; one that does not fit is refused, and the least that works is said."""
-    cluster: Annotated[str | None, arg(metavar="WHERE")] = None
-    """Segment by several processes: local:N starts N of them here, tcp://HOST:PORT is a Dask scheduler that has workers on any
-    number of machines (docs/cohorts.md). Scans, weights and outputs must lie on a disk that all of them share. --jobs and
-    --max-memory are then of each process. A scan that two of them died of is set aside."""
+    """The most memory that predicting may take, in MiB; with --cluster each process. Scans are then read one after the other,
+    or slab by slab, where that is needed; one that does not fit is refused, and the least that works is said."""
+    cluster: Where = None
     overwrite: bool = False
     """Replace label maps that stand there, and their NAME.json."""
 
@@ -118,9 +115,7 @@ def main(arguments: list[str], shipped: Path = FOLDER) -> int:
         )
     if options.fold is not None:
         options = replace(options, weights=fold_of(options), fold=None)
-    address = parse_address(options.cluster) if options.cluster else None
-    if address:
-        require_answer(address)
+    address = cluster_at(options.cluster)
     dicom = dicom_options(options)
     if options.send and not (options.scan.startswith("dicomweb:") and dicom.kinds):
         raise SettingError("--send is of dicomweb:URL with --write seg or another object", "Add them, or leave it out.")

@@ -2,10 +2,10 @@
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
 
-from viscera.cli.console import counted, progress, say
+from viscera.cli.clusters import workers_at
+from viscera.cli.console import progress
 from viscera.errors import VisceraError
 from viscera.inference.jobs import ScanJob
 from viscera.inference.loading import Networks
@@ -13,8 +13,7 @@ from viscera.inference.model import Model
 from viscera.inference.predict import predict_all
 from viscera.inference.reading import ReadAhead
 from viscera.inference.run import PredictOptions
-from viscera.io.clusters import Address, joined
-from viscera.networks.cards import as_shipped
+from viscera.io.clusters import Address
 
 
 @dataclass(frozen=True)
@@ -69,7 +68,7 @@ def predict_there(
     networks: Networks,
 ) -> list[tuple[ScanJob, VisceraError]]:
     """Segment scans on a cluster, as ``predict_on_cluster`` does, and show how it goes."""
-    from viscera.inference.on_cluster import predict_on_cluster  # here, since few need it
+    from viscera.inference.on_cluster import elsewhere, predict_on_cluster  # here, since few need it
 
     wrong, begun = 0, time.monotonic()
 
@@ -83,41 +82,14 @@ def predict_there(
         bar.update(scans, description=f"scans, {wrong} failed, {an_hour:.0f} an hour")
         done(job, how)
 
-    with joined(address, memory_mib=limits.max_memory_mib) as cluster:
-        workers = cluster.workers()
-        say(
-            f"{counted(len(workers), 'worker')} {'here' if address.local else f'at {address.url}'}"
-            f"{f'; dashboard: {cluster.dashboard}' if cluster.dashboard else ''}"
-            f"{'' if workers else ': waiting for the first'}"
+    with workers_at(address, memory_mib=limits.max_memory_mib) as cluster, progress() as bar:
+        scans = bar.add_task("scans, 0 failed", total=len(jobs))
+        return predict_on_cluster(
+            jobs,
+            model,
+            cluster,
+            elsewhere(networks, model),
+            options=limits.options,
+            max_memory_mib=limits.max_memory_mib,
+            done=tell,
         )
-        with progress() as bar:
-            scans = bar.add_task("scans, 0 failed", total=len(jobs))
-            return predict_on_cluster(
-                jobs,
-                model,
-                cluster,
-                elsewhere(networks, model),
-                options=limits.options,
-                max_memory_mib=limits.max_memory_mib,
-                done=tell,
-            )
-
-
-def elsewhere(networks: Networks, model: Model) -> Networks:
-    """Return networks by paths that hold for processes in other folders, and in the precision that was the faster one here.
-
-    Bundled weights go by their name. What each worker measured would differ even among machines of one kind.
-    """
-
-    def whole(path: Path | None) -> Path | None:
-        """Return a path from the root."""
-        named = path is not None and not path.exists() and as_shipped(path, networks.shipped)
-        return path if path is None or named else path.absolute()
-
-    return replace(
-        networks,
-        weights=whole(networks.weights),
-        tumour=whole(networks.tumour),
-        finder=whole(networks.finder),
-        precision=model.network.precision if model.card is not None else None,
-    )

@@ -1,12 +1,15 @@
 """viscera prepare: data sets -> a store to train from."""
 
+from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
+from viscera.cli.clusters import Where, cluster_at, workers_at
 from viscera.cli.console import counted, progress, say, show_problems
 from viscera.cli.inputs import data_sets
 from viscera.config import Recipe
@@ -33,6 +36,7 @@ class Options:
     """Whose preparation and organs: see `viscera info recipes`."""
     jobs: int = 0
     """Scans prepared at once; 0: one per core, fewer where memory is short."""
+    cluster: Where = None
     seed: int = 0
     """Of the split into training, validation and test patients."""
     splits: Path | None = None
@@ -59,9 +63,15 @@ def prepare(options: Options, recipe: Recipe) -> int:
     from viscera.preparation.prepare import Plan, prepare_store
     from viscera.preparation.store import open_store
 
+    address = cluster_at(options.cluster, jobs=options.jobs)
     own = OwnSplits(options.splits, options.fold)
     sources, problems = data_sets(options.data)
-    with progress() as bar:
+    with workers_at(address) if address else nullcontext() as cluster, progress() as bar:
+        there = None
+        if cluster:
+            from viscera.preparation.on_cluster import prepare_over
+
+            there = partial(prepare_over, cluster)
         task = bar.add_task("scans", total=len(sources))
         result = prepare_store(
             options.store,
@@ -69,7 +79,7 @@ def prepare(options: Options, recipe: Recipe) -> int:
             problems=problems,
             space=recipe.space,
             preparation=recipe.preparation,
-            plan=Plan(options.jobs, options.seed, own=own),
+            plan=Plan(options.jobs, options.seed, own=own, prepare_all=there),
             on_done=lambda name, how: bar.advance(task),
         )
     for note in result.notes:

@@ -2,19 +2,23 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import tyro
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
+from viscera.cli.clusters import Where, cluster_at, workers_at
 from viscera.cli.console import counted, progress, say, show_table
 from viscera.config import Accelerator
 from viscera.errors import SettingError
 from viscera.learning.pseudolabels.acceptance import Acceptance, Verdict
 
 if TYPE_CHECKING:
+    from viscera.io.clusters import Address
     from viscera.preparation.store import Store
 
 
@@ -36,6 +40,7 @@ class Options:
     """When the runs are believed."""
     device: Accelerator = "auto"
     """Where the networks run; auto takes a GPU where there is one."""
+    cluster: Where = None
     overwrite: bool = False
     """Replace pseudo-labels that other runs or settings gave."""
     remove: bool = False
@@ -51,9 +56,12 @@ def main(arguments: list[str]) -> int:
         raise SettingError("name two or more runs and a store: viscera pseudolabel RUN RUN STORE.")
     *runs, path = options.paths
     store = open_store(path)
+    address = cluster_at(options.cluster)
     if options.remove:
+        if address:
+            raise SettingError("--remove takes no time, so no --cluster", "Leave it out.")
         return remove(runs, store)
-    return pseudolabel(options, runs, store)
+    return pseudolabel(options, runs, store, address)
 
 
 def remove(runs: Sequence[Path], store: "Store") -> int:
@@ -66,7 +74,7 @@ def remove(runs: Sequence[Path], store: "Store") -> int:
     return 0
 
 
-def pseudolabel(options: Options, runs: Sequence[Path], store: "Store") -> int:
+def pseudolabel(options: Options, runs: Sequence[Path], store: "Store", address: "Address | None") -> int:
     """Let the runs label the store, and show what was accepted."""
     from viscera.learning.pseudolabels.filling import TABLE, Watch, open_organs, pseudolabel_store
     from viscera.learning.pseudolabels.teachers import find_teacher
@@ -86,15 +94,23 @@ def pseudolabel(options: Options, runs: Sequence[Path], store: "Store") -> int:
             "Train on it as it is."
         )
         return 0
-    teachers = [find_teacher(run, accelerator=options.device) for run in runs]
-    with progress() as bar:
+    # workers may have a GPU, this machine need not
+    teachers = [find_teacher(run, accelerator="cpu" if address else options.device) for run in runs]
+    with workers_at(address) if address else nullcontext() as cluster, progress() as bar:
         cases = bar.add_task("cases", total=len(lacking))
-        slices = bar.add_task("slices", total=None)
+        slices = bar.add_task("slices", total=None, visible=not cluster)
+        there = None
+        if cluster:
+            from viscera.learning.pseudolabels.on_cluster import fill_over
+
+            there = partial(fill_over, cluster, runs, teachers, options.device)
         watch = Watch(
             case=lambda name: bar.advance(cases),
             slices=lambda done, total: bar.update(slices, completed=done, total=total),
         )
-        rows = pseudolabel_store(store, teachers, settings=options.acceptance, overwrite=options.overwrite, watch=watch)
+        rows = pseudolabel_store(
+            store, teachers, settings=options.acceptance, overwrite=options.overwrite, watch=watch, fill_all=there
+        )
     partly, wholly = ([row for row in rows if (row[0] in free) == all_] for all_ in (False, True))
     for title, part in (("Pseudo-labels", partly), ("Pseudo-labels of unlabelled scans", wholly)):
         if part:

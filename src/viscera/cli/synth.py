@@ -1,7 +1,9 @@
 """viscera synth: a synthetic data set."""
 
 import os
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -9,6 +11,7 @@ import tyro
 from annotated_types import Ge
 from tyro.conf import Positional, arg
 
+from viscera.cli.clusters import Where, cluster_at, workers_at
 from viscera.cli.console import progress, say
 from viscera.cli.templates import read_donors, read_templates
 from viscera.errors import SettingError, did_you_mean
@@ -59,6 +62,7 @@ class Options:
     """Let the templates, where there are several, give organs to each other's patients."""
     jobs: int = 0
     """Processes; 0: one per core."""
+    cluster: Where = None
 
 
 def main(arguments: list[str]) -> int:
@@ -90,11 +94,19 @@ def main(arguments: list[str]) -> int:
         without(VARIETIES[options.variety], options.without),
     )
     check_cohort(options.out, cohort)
+    address = cluster_at(options.cluster, jobs=options.jobs)
+    if address and (options.template or options.donor):
+        raise SettingError("--template and --donor are read on this machine only", "Leave --cluster out, or them.")
     templates = read_templates(options.template, options.template_image, ignore=options.ignore_labels)
     donors = read_donors(options.donor, templates if options.mixing else ())
     cohort = replace(cohort, templates=templates, donors=donors)
-    with progress() as bar:
+    with workers_at(address) if address else nullcontext() as cluster, progress() as bar:
         task = bar.add_task("patients", total=options.cases)
-        write_cohort(options.out, cohort, jobs=options.jobs or os.cpu_count() or 1, done=lambda: bar.advance(task))
+        jobs = options.jobs or os.cpu_count() or 1
+        if cluster:
+            from viscera.datasets.synthetic_on_cluster import make_over
+
+            jobs = partial(make_over, cluster)
+        write_cohort(options.out, cohort, jobs=jobs, done=lambda: bar.advance(task))
     say(f"next: viscera prepare STORE --data {options.layout}={options.out}")
     return 0

@@ -2,9 +2,10 @@
 
 import math
 from collections import deque
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -63,7 +64,11 @@ class Cohort:
     donors: tuple[Donor, ...] = ()
 
 
-def write_cohort(folder: Path, cohort: Cohort, *, jobs: int, done: Callable[[], None] = lambda: None) -> None:
+MakeAll = Callable[[Path, Cohort, Sequence[int]], Generator[Patient]]
+"""Yields the patients of these numbers, in their order; the folder is the data set's."""
+
+
+def write_cohort(folder: Path, cohort: Cohort, *, jobs: int | MakeAll, done: Callable[[], None] = lambda: None) -> None:
     """Write a synthetic data set.
 
     An interrupted one goes on where it was: until the last patient is written, a hidden file says how many are.
@@ -71,7 +76,7 @@ def write_cohort(folder: Path, cohort: Cohort, *, jobs: int, done: Callable[[], 
     Args:
         folder: New, empty, or left by an interruption.
         cohort: What it holds.
-        jobs: Processes.
+        jobs: Processes; or who makes the patients elsewhere, as ``make_over`` (synthetic_on_cluster.py).
         done: Called after each patient.
 
     Raises:
@@ -84,7 +89,8 @@ def write_cohort(folder: Path, cohort: Cohort, *, jobs: int, done: Callable[[], 
     if folder.is_dir():
         _written(folder, cohort)  # refuses a foreign folder before a lock is put there
     with locked(folder, what="is being written", error=DataSetError), writing(folder):
-        _write_patients(folder, cohort, annotate, jobs=jobs, done=done)
+        make = partial(_make_here, jobs) if isinstance(jobs, int) else jobs
+        _write_patients(folder, cohort, annotate, make=make, done=done)
     with suppress(OSError):
         (folder / LOCK).unlink()
     with writing(folder):
@@ -92,7 +98,7 @@ def write_cohort(folder: Path, cohort: Cohort, *, jobs: int, done: Callable[[], 
 
 
 def _write_patients(
-    folder: Path, cohort: Cohort, annotate: Sequence[str], *, jobs: int, done: Callable[[], None]
+    folder: Path, cohort: Cohort, annotate: Sequence[str], *, make: MakeAll, done: Callable[[], None]
 ) -> None:
     """Write the patients that are not written yet."""
     first = _written(folder, cohort) + 1
@@ -100,18 +106,10 @@ def _write_patients(
         done()
     if first <= cohort.cases:  # the first one, too, may be there by half
         remove_case(cohort.layout, folder, number=first)
-    with process_pool(jobs) as pool:
-        numbers = range(first, cohort.cases + 1)
-        tasks = deque(pool.schedule(make_patient, args=(cohort, number)) for number in numbers)
-        write_json(folder / UNFINISHED, _facts(cohort) | {"written": first - 1})
-        for number in numbers:
-            try:
-                patient = result_of(tasks.popleft(), pool)
-            except ProcessExpired as error:
-                raise RunError(
-                    f"the process that made case {number} died, probably for lack of memory",
-                    "The same command goes on; pass fewer --jobs to need less memory.",
-                ) from error
+    write_json(folder / UNFINISHED, _facts(cohort) | {"written": first - 1})
+    numbers = range(first, cohort.cases + 1)
+    with closing(make(folder, cohort, numbers)) as patients:
+        for number, patient in zip(numbers, patients, strict=True):
             write_case(
                 cohort.layout,
                 folder,
@@ -123,6 +121,20 @@ def _write_patients(
             )
             write_json(folder / UNFINISHED, _facts(cohort) | {"written": number})
             done()
+
+
+def _make_here(jobs: int, folder: Path, cohort: Cohort, numbers: Sequence[int]) -> Generator[Patient]:
+    """Make patients in processes of this machine."""
+    with process_pool(jobs) as pool:
+        tasks = deque(pool.schedule(make_patient, args=(cohort, number)) for number in numbers)
+        for number in numbers:
+            try:
+                yield result_of(tasks.popleft(), pool)
+            except ProcessExpired as error:
+                raise RunError(
+                    f"the process that made case {number} died, probably for lack of memory",
+                    "The same command goes on; pass fewer --jobs to need less memory.",
+                ) from error
 
 
 def _written(folder: Path, cohort: Cohort) -> int:

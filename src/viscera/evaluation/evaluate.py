@@ -7,9 +7,10 @@ merging.py.
 """
 
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -108,13 +109,19 @@ class Rules:
 
 
 @dataclass(frozen=True)
-class _Outcome:
+class Outcome:
     """What came of one case."""
 
     scores: Sequence[OrganScore] = ()
     confusion: Confusion | None = None
     notes: tuple[str, ...] = ()
     problems: tuple[Problem, ...] = ()
+
+
+ScoringCase = tuple[ScoringJob, tuple[str, ...] | None]
+"""A case, and the organs that its own data set annotates; None: all."""
+ScoreAll = Callable[[Rules, Path | None, Sequence[ScoringCase]], Iterable[tuple[int, Outcome]]]
+"""Yields the number of each case, and what came of it, in any order."""
 
 
 def score_case(pair: Pair, rules: Rules = Rules(), *, own: Collection[str] | None = None) -> list[OrganScore]:
@@ -171,7 +178,7 @@ def _tallied(pair: Pair, counts: Int[np.ndarray, "classes classes"]) -> Confusio
     return tally(known, pair.space, pair.annotated, voxel_ml=pair.truth.voxel_ml)
 
 
-def _judge(pair: Pair, rules: Rules, own: Collection[str] | None) -> _Outcome:
+def _judge(pair: Pair, rules: Rules, own: Collection[str] | None) -> Outcome:
     """Return the scores of a case and, of whole volumes, its confusion matrix."""
     truth, prediction = _known_labels(pair)
     organs = [(organ, index) for index, organ in pair.space.labels.items() if organ in pair.annotated]
@@ -197,7 +204,7 @@ def _judge(pair: Pair, rules: Rules, own: Collection[str] | None) -> _Outcome:
     notes = [f"{organ}: only one side is annotated in its own data set, so unannotated" for organ in halves]
     thin = [organ for organ, _ in organs if math.isnan(values[organ].get("flare_dice", 0.0))]
     notes += [f"{pair.case}: {organ} is on one slice of the truth, so FLARE's code has no score" for organ in thin]
-    return _Outcome(scores, matrix, tuple(notes))
+    return Outcome(scores, matrix, tuple(notes))
 
 
 def _volume_values(
@@ -301,7 +308,7 @@ def evaluate(
     *,
     labels: Path | None = None,
     rules: Rules = Rules(),
-    workers: int = 1,
+    workers: int | ScoreAll = 1,
     done: Callable[[str], None] = lambda case: None,
     own: OwnOrgans | None = None,
 ) -> Evaluation:
@@ -312,7 +319,7 @@ def evaluate(
         prediction: A label file, or a folder of them.
         labels: A JSON file of names for label files that have none beside them.
         rules: How to score.
-        workers: Cases scored at a time.
+        workers: Cases scored at a time; or who scores them elsewhere, as ``score_over`` (on_cluster.py).
         done: Called with the name of each case that is finished.
         own: Which organs each case's own data set annotates, where the truth annotates more; None: all.
 
@@ -323,32 +330,13 @@ def evaluate(
     """
     jobs, problems, notes = find_jobs(truth, prediction)
     listed = own_organs(own, jobs, labels=labels) if own else [None] * len(jobs)
-
-    def scored(job: ScoringJob, organs: tuple[str, ...] | None) -> _Outcome:
-        """Return the scores of a case, or its problem."""
-        try:
-            pair, remarks = match(job, labels=labels)
-            found = _judge(pair, rules, organs)
-            return replace(found, notes=(*remarks, *found.notes))
-        except VisceraError as error:
-            problem = Problem(
-                job.case, str(job.prediction), error.what, error.remedy or "Correct it, then evaluate again."
-            )
-            return _Outcome(problems=(problem,))
-        except Exception as error:  # whatever a case causes is that case's problem
-            what = "it does not fit into memory" if isinstance(error, MemoryError) else "an unexpected fault"
-            problem = Problem(
-                job.case,
-                str(job.prediction),
-                f"{what} ({type(error).__name__})",
-                "Evaluate it alone; if its files are sound, please report it.",
-            )
-            return _Outcome(problems=(problem,))
-        finally:
-            done(job.case)
-
-    with ThreadPoolExecutor(workers) as pool:
-        results = list(pool.map(scored, jobs, listed))
+    cases = list(zip(jobs, listed, strict=True))
+    found: dict[int, Outcome] = {}
+    score_all = partial(_score_here, workers) if isinstance(workers, int) else workers
+    for index, outcome in score_all(rules, labels, cases):
+        found[index] = outcome
+        done(jobs[index].case)
+    results = [found[index] for index in range(len(cases))]
     scores = tuple(score for result in results for score in result.scores)
     remarks = dict.fromkeys(note for result in results for note in result.notes)
     if own and own.is_store:
@@ -363,6 +351,39 @@ def evaluate(
     problems = (*problems, *(problem for result in results for problem in result.problems))
     matrix = merge(result.confusion for result in results if result.confusion)
     return Evaluation(rules.mode, scores, summary, problems, (*notes, *remarks), matrix, _costs(jobs), _trusts(jobs))
+
+
+def _score_here(
+    workers: int, rules: Rules, labels: Path | None, cases: Sequence[ScoringCase]
+) -> Iterator[tuple[int, Outcome]]:
+    """Score cases in threads."""
+    with ThreadPoolExecutor(workers) as pool:
+        tasks = {pool.submit(score_or_tell, rules, labels, case): index for index, case in enumerate(cases)}
+        try:
+            for task in as_completed(tasks):
+                yield tasks[task], task.result()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def score_or_tell(rules: Rules, labels: Path | None, case: ScoringCase) -> Outcome:
+    """Return the scores of a case, or its problem."""
+    job, organs = case
+    try:
+        pair, remarks = match(job, labels=labels)
+        found = _judge(pair, rules, organs)
+        return replace(found, notes=(*remarks, *found.notes))
+    except VisceraError as error:
+        return failed(job, error.what, error.remedy or "Correct it, then evaluate again.")
+    except Exception as error:  # whatever a case causes is that case's problem
+        what = "it does not fit into memory" if isinstance(error, MemoryError) else "an unexpected fault"
+        remedy = "Evaluate it alone; if its files are sound, please report it."
+        return failed(job, f"{what} ({type(error).__name__})", remedy)
+
+
+def failed(job: ScoringJob, what: str, remedy: str) -> Outcome:
+    """Return what came of a case that cannot be scored."""
+    return Outcome(problems=(Problem(job.case, str(job.prediction), what, remedy),))
 
 
 def _costs(jobs: Sequence[ScoringJob]) -> tuple[CaseEfficiency, ...]:

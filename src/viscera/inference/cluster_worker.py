@@ -1,22 +1,14 @@
 """What a worker of a cluster does with a scan: the networks are loaded once, a scan is segmented at a time.
 
-Before it begins a scan, a worker notes that beside the label map, in .NAME.nii.gz.begun, and holds a lock on it. Who finds the
-note of the same command, and nobody holding the lock, knows that a worker died of the scan, whatever happened to the scheduler;
-who finds it held waits, since two would otherwise write the same label map. The note goes with the scan's end.
+What holds for any piece of work is in io/cluster_pieces.py; the note of a scan stands beside its label map, as .NAME.nii.gz.begun.
 """
 
-import time
-import warnings
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
-from functools import lru_cache
-from importlib.metadata import version
-from pathlib import Path
-from threading import Lock
-from uuid import uuid4
+from functools import lru_cache, partial
 
-from viscera.errors import RunError, SettingError, VisceraError
+from viscera.errors import SettingError, VisceraError
 from viscera.inference.dicom_objects import log_result
 from viscera.inference.faults import as_problem
 from viscera.inference.identity import runtimes
@@ -25,23 +17,13 @@ from viscera.inference.loading import Networks, load_networks
 from viscera.inference.model import Model
 from viscera.inference.predict import read_scan, segment_scan, write_labels
 from viscera.inference.run import DoneMeanwhileError, PredictOptions, Run, begin, outcome_before
-from viscera.io.atomic import remove_abandoned, writing
+from viscera.io.atomic import remove_abandoned
+from viscera.io.cluster_pieces import Place, UnfitError, begun, require_place
 from viscera.io.clusters import BUDGET, MIB
 from viscera.io.cores import usable_cores
 from viscera.io.fetching import fetched
-from viscera.io.locks import TakenError, only_writer, remove_abandoned_lock
+from viscera.io.locks import remove_abandoned_lock
 from viscera.io.paths_in_text import without_folders
-
-DEATHS = 2
-"""So many workers may die of a scan before it is set aside."""
-WAIT_S = 100.0
-"""How long a scan is waited for that another worker of the same command still has; network file systems free the locks of a
-machine that is gone after about 90 s."""
-UNFIT_S = 1.0
-"""How long a worker that cannot be used holds on to a scan, so that others are quicker to take it."""
-
-_ONE_SCAN = Lock()
-"""Held by who works: a worker with several threads is given several scans, and computes one of them on all of its cores."""
 
 
 @dataclass(frozen=True)
@@ -51,18 +33,12 @@ class Fit:
     Attributes:
         networks: To load; their paths are absolute.
         sha256s: Of their weights, as the one who asks sees them.
-        viscera: The version of who asks.
-        probe: A file beside the label maps, that who asks has written.
-        token: What stands in it; of one command.
-        scans: Files that must be there.
+        place: Where label maps go, and some of the scans.
     """
 
     networks: Networks
     sha256s: tuple[str, ...]
-    viscera: str
-    probe: Path
-    token: str
-    scans: tuple[Path, ...]
+    place: Place
 
 
 @dataclass(frozen=True)
@@ -87,22 +63,12 @@ class Outcome:
     Attributes:
         how: "segmented" or "was done"; the error's message otherwise.
         error: Why there is no label map.
-        unfit: Why this worker can segment none, and another one is to be asked; "" where it can.
-        worker: Its address.
         runtimes: What ran the networks.
-        notes: (kind, text) of what was warned of.
     """
 
     how: str = ""
     error: VisceraError | None = None
-    unfit: str = ""
-    worker: str = ""
     runtimes: tuple[str, ...] = ()
-    notes: tuple[tuple[type[Warning], str], ...] = ()
-
-
-class UnfitError(VisceraError):
-    """A worker sees other files than who gave it work, or cannot run the networks."""
 
 
 def weights_of(model: Model) -> tuple[str, ...]:
@@ -110,13 +76,14 @@ def weights_of(model: Model) -> tuple[str, ...]:
     return (model.weights_sha256, *(digest for _, digest in sorted(model.sha256s.items())))
 
 
-def answer_fit(fit: Fit) -> Outcome:
-    """Say whether this worker can be used, and load the networks."""
-    with _ONE_SCAN:
-        try:
-            return Outcome(runtimes=runtimes(_model_of(fit)))
-        except UnfitError as error:
-            return Outcome(unfit=str(error))
+def model_of(fit: Fit) -> Model:
+    """Return the networks, loaded once, after a look at whether this worker sees what it has to.
+
+    Raises:
+        UnfitError: It does not, or the networks cannot be loaded.
+    """
+    require_place(fit.place)
+    return _loaded(fit.networks, fit.sha256s)
 
 
 def segment_there(order: Order, job: ScanJob) -> Outcome:
@@ -128,29 +95,17 @@ def segment_there(order: Order, job: ScanJob) -> Outcome:
     """
     from distributed import get_worker
 
-    where = get_worker()
-    with _ONE_SCAN, warnings.catch_warnings(record=True) as told:
-        warnings.simplefilter("always")
-        try:
-            model = _model_of(order.fit)
-        except UnfitError as error:
-            time.sleep(UNFIT_S)
-            return Outcome(unfit=str(error), worker=where.address)
-        limit_mib = _limit_mib(where.memory_manager.memory_limit, order.max_memory_mib)
-        try:
-            with _begun(job, order.fit.token), _on_disk(job) as here:
-                found = _segment(here, model, order.options, limit_mib, own=order.max_memory_mib == limit_mib)
-        except Exception as error:  # whatever a scan causes is that scan's (docs/promises.md)
-            problem = as_problem(job, error)
-            found = Outcome(str(problem), problem)
-    notes = tuple(
-        (one.category, str(one.message))
-        for one in told
-        if one.category is UserWarning or one.category.__module__.startswith("viscera")
-    )
+    model = model_of(order.fit)
+    limit_mib = _limit_mib(get_worker().memory_manager.memory_limit, order.max_memory_mib)
+    try:
+        with begun_scan(job, order.fit.place.token), _on_disk(job) as here:
+            found = _segment(here, model, order.options, limit_mib, own=order.max_memory_mib == limit_mib)
+    except Exception as error:  # whatever a scan causes is that scan's (docs/promises.md)
+        problem = as_problem(job, error)
+        found = Outcome(str(problem), problem)
     if found.error is not None:
         found = replace(found, error=_alone(found.error, job))
-    return replace(found, worker=where.address, runtimes=runtimes(model), notes=notes)
+    return replace(found, runtimes=runtimes(model))
 
 
 def _alone(error: VisceraError, job: ScanJob) -> VisceraError:
@@ -210,33 +165,10 @@ def _limit_mib(most_bytes: int | None, asked_mib: float | None) -> float | None:
     return min(limits, default=None)
 
 
-@contextmanager
-def _begun(job: ScanJob, token: str) -> Iterator[None]:
-    """Note that a scan has been begun, as long as the block lasts.
-
-    Raises:
-        RunError: As many workers died of it as may.
-        TakenError: Another worker has it, and does not end.
-        FileError: Nothing can be written there.
-    """
+def begun_scan(job: ScanJob, token: str) -> AbstractContextManager[None]:
+    """Note that a scan has been begun; see ``begun`` (io/cluster_pieces.py)."""
     note = job.output.with_name(f".{job.output.name}.begun")
-    with writing(job.output):
-        note.parent.mkdir(parents=True, exist_ok=True)
-    with _when_free(note):
-        died = _deaths(note, token)
-        try:
-            if died >= DEATHS:
-                _clear_up(job)
-                raise RunError(
-                    f"{job.scan.name}: {died} workers died while they segmented it",
-                    "See their logs for the reason (memory, in most cases); the same command tries it again.",
-                )
-            with writing(note):
-                note.write_text(f"{token} {died + 1}\n", encoding="ascii")
-            yield
-        finally:
-            with writing(note):
-                note.unlink(missing_ok=True)
+    return begun(note, token, name=job.scan.name, doing="segmented", clear_up=partial(_clear_up, job))
 
 
 def _clear_up(job: ScanJob) -> None:
@@ -245,59 +177,6 @@ def _clear_up(job: ScanJob) -> None:
     for file in (job.output, job.sidecar):
         with suppress(OSError):
             remove_abandoned(file)
-
-
-def _deaths(note: Path, token: str) -> int:
-    """Return how many workers have begun a scan in this command, and not ended it."""
-    try:
-        whose, count = note.read_text(encoding="ascii").split()
-        return int(count) if whose == token else 0
-    except (OSError, ValueError):
-        return 0
-
-
-@contextmanager
-def _when_free(note: Path) -> Iterator[None]:
-    """Hold the lock of a note, as soon as who holds it lets it go."""
-    ends = time.monotonic() + WAIT_S
-    with ExitStack() as held:
-        while True:
-            try:
-                held.enter_context(only_writer(note))
-                break
-            except TakenError:
-                if time.monotonic() > ends:
-                    raise
-                time.sleep(UNFIT_S / 4)
-        yield
-
-
-@lru_cache(maxsize=1)
-def _model_of(fit: Fit) -> Model:
-    """Return the networks, after a look at whether this worker sees what it has to; both once for each command.
-
-    Raises:
-        UnfitError: It does not, or the networks cannot be loaded.
-    """
-    here = version("viscera")
-    if here != fit.viscera:
-        raise UnfitError(f"it has viscera {here}, not {fit.viscera}", "Start workers in the same environment.")
-    try:
-        seen = fit.probe.read_text(encoding="ascii") == fit.token
-        own = fit.probe.with_name(f"{fit.probe.name}-{uuid4().hex}")
-        own.touch()
-        own.unlink()
-    except (OSError, ValueError):
-        seen = False
-    if not seen:
-        raise UnfitError(
-            f"it cannot write to {fit.probe.parent}, or that is another folder there",
-            "Choose an output on a disk that all machines share.",
-        )
-    gone = next((scan for scan in fit.scans if not scan.exists()), None)
-    if gone is not None:
-        raise UnfitError(f"it does not see {gone.name}", "Put the scans on a disk that all machines share.")
-    return _loaded(fit.networks, fit.sha256s)
 
 
 @lru_cache(maxsize=1)

@@ -1,15 +1,16 @@
-"""A cluster of worker processes by Dask: started on this machine, or found at the address of a scheduler that runs elsewhere.
+"""A cluster of worker processes by Dask: on this machine, as jobs of a queue, or at the address of a scheduler that runs elsewhere.
 
-Dask's own deployers (dask-jobqueue, dask-kubernetes ...) start schedulers and workers; nothing here does. Dask exchanges pickled
-objects, so a scheduler's address is one to be trusted as much as its machine. What is done on it: cluster_sharing.py.
+Dask exchanges pickled objects, so a scheduler's address is one to be trusted as much as its machine. How jobs are submitted is in
+queue_clusters.py, what is done on a cluster in cluster_sharing.py.
 """
 
 import logging
 import re
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 import psutil
@@ -17,6 +18,7 @@ import psutil
 from viscera.errors import RunError, SettingError
 from viscera.io.extras import is_installed
 from viscera.io.free_memory import free_memory_mib
+from viscera.io.queue_clusters import MOST_JOBS, QUEUES, queue_of_jobs, require_queue
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -30,6 +32,8 @@ BUDGET = 0.75
 """Share of a worker's memory that scans may take: at 0.8 Dask pauses a worker, at 0.95 it kills it (distributed.yaml)."""
 MOST_LOCAL = 1024
 """Workers on this machine."""
+QUEUE_FORM = "slurm:N[:FILE]"
+"""How jobs of a queue are asked for; others likewise."""
 
 
 @dataclass(frozen=True)
@@ -39,10 +43,21 @@ class Address:
     Attributes:
         local: How many are to be started on this machine; 0: a scheduler has them.
         url: Of the scheduler; "" for workers of our own.
+        queue: Of which they are jobs; "" for none.
+        jobs: How many.
+        file: The queue's configuration, beside that in ~/.config/dask.
     """
 
     local: int = 0
     url: str = ""
+    queue: str = ""
+    jobs: int = 0
+    file: Path | None = None
+
+    @property
+    def where(self) -> str:
+        """What messages say of the place."""
+        return "here" if self.local else f"in jobs of {self.queue}" if self.queue else f"at {self.url}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,7 +94,7 @@ class Cluster:
         """Raise RunError where the scheduler has been gone for too long."""
         if self.client.status in ("closed", "closing"):
             raise RunError(
-                f"the scheduler at {self.address.url or 'this machine'} has been gone for {AWAY_S:.0f} s",
+                f"the scheduler {self.address.where} has been gone for {AWAY_S:.0f} s",
                 "Start it and its workers again; the same command goes on.",
             )
 
@@ -88,28 +103,37 @@ def parse_address(text: str) -> Address:
     """Return what --cluster says.
 
     Raises:
-        SettingError: It is neither local:N nor the address of a scheduler; or Dask is not installed.
+        SettingError: It is neither local:N, nor QUEUE:N, nor the address of a scheduler; or Dask is not installed.
 
     Example:
-        >>> parse_address("local:4")
-        Address(local=4, url='')
+        >>> parse_address("local:4").local
+        4
         >>> parse_address("tcp://node07:8786").url
         'tcp://node07:8786'
+        >>> parse_address("slurm:20:site.yaml").jobs
+        20
     """
+    queued = re.fullmatch(rf"({'|'.join(QUEUES)}):(\d{{1,5}})(?::(.+))?", text)
     local = re.fullmatch(r"local:(\d{1,6})", text)
-    if local is None and not re.fullmatch(r"(tcp|tls)://(\[[0-9a-fA-F:.]+\]|[\w.-]+):\d{1,5}", text):
+    if local is None and queued is None and not re.fullmatch(r"(tcp|tls)://(\[[0-9a-fA-F:.]+\]|[\w.-]+):\d{1,5}", text):
         raise SettingError(
-            f"--cluster {text}: neither local:N nor tcp://HOST:PORT",
-            "Give local:4 for four processes here, or a Dask scheduler's address; dask-jobqueue starts one on SLURM and others "
+            f"--cluster {text}: neither local:N nor tcp://HOST:PORT nor {QUEUE_FORM}",
+            "Give local:4 for four processes here, a Dask scheduler's address, or slurm:20 for twenty jobs of SLURM "
             "(docs/cohorts.md).",
         )
     if local is not None and not 1 <= int(local[1]) <= MOST_LOCAL:
         raise SettingError(f"--cluster {text}: there must be 1 to {MOST_LOCAL} workers", "Give local:4, for instance.")
+    if queued is not None and not 1 <= int(queued[2]) <= MOST_JOBS:
+        raise SettingError(
+            f"--cluster {text}: there must be 1 to {MOST_JOBS} jobs", f"Give {queued[1]}:20, for instance."
+        )
     if not is_installed("distributed"):
         raise SettingError(
             f"--cluster {text} needs distributed (Dask), which is not installed",
             "Install it: pip install 'viscera[cluster]'.",
         )
+    if queued is not None:
+        return Address(queue=queued[1], jobs=int(queued[2]), file=Path(queued[3]) if queued[3] else None)
     return Address(int(local[1])) if local else Address(url=text)
 
 
@@ -129,6 +153,9 @@ def joined(address: Address, *, memory_mib: float | None = None) -> Iterator[Clu
     with silence_logging_cmgr(logging.CRITICAL):
         if address.local:
             yield from _local(address, memory_mib)
+            return
+        if address.queue:
+            yield from _queued(address)
             return
         require_answer(address)
         from distributed import Client
@@ -182,9 +209,29 @@ def _local(address: Address, memory_mib: float | None) -> Iterator[Cluster]:
         cluster.close(timeout=10)
 
 
+def _queued(address: Address) -> Iterator[Cluster]:
+    """Yield workers in jobs of a queue, which end with the block."""
+    from distributed import Client
+
+    from viscera.io.processes import no_interrupts
+
+    with ExitStack() as held:
+        with no_interrupts():  # threads, and the programs that submit jobs, inherit it
+            cluster = held.enter_context(queue_of_jobs(address.queue, address.jobs, address.file))
+            client = Client(cluster, timeout=AWAY_S, set_as_default=False)
+        try:
+            yield Cluster(client, address, str(cluster.dashboard_link or "") if is_installed("bokeh") else "")
+        finally:
+            with suppress(OSError):
+                client.close(timeout=1)
+
+
 def require_answer(address: Address) -> None:
-    """Raise SettingError where nothing answers at a scheduler's address; call it before any work begins."""
+    """Raise SettingError where nothing answers at a scheduler's address, or no jobs can be submitted; before any work begins."""
     if address.local:
+        return
+    if address.queue:
+        require_queue(address.queue, address.file)
         return
     host, _, port = address.url.partition("://")[2].rpartition(":")
     try:

@@ -71,10 +71,18 @@ def names_of_set(path: Path) -> Names | None:
     return None
 
 
+def files_of_names(path: Path) -> list[Path]:
+    """Return the files that may name a label file's values, whether or not they exist."""
+    return [*_beside(path), *(folder / "dataset.json" for folder in (path.parent, path.parent.parent))]
+
+
+def _beside(path: Path) -> list[Path]:
+    return [path.with_name(stem(path) + end) for end in (".json", "s.json", "_labels.json")]
+
+
 def names_beside(path: Path) -> Names | None:
     """Find the names in the files that lie beside a label file (see ``label_names``); None without any."""
-    beside = [path.with_name(stem(path) + end) for end in (".json", "s.json", "_labels.json")]
-    for file in beside:
+    for file in _beside(path):
         if file.is_file() and (names := _names(file, needed=False)):
             return names
     return names_of_set(path)

@@ -9,7 +9,7 @@ import math
 import zlib
 from collections import Counter
 from collections.abc import Callable, Generator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -51,6 +51,7 @@ MEMORY_SHARE = 0.8
 """Of the free memory that all processes together may take."""
 
 OnDone = Callable[[str, str], None]
+PrepareAll = Callable[[Store, Sequence[Source]], Generator[tuple[Source, Problem | None]]]
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,8 @@ class Plan:
     """Of the splits."""
     own: OwnSplits = field(default_factory=OwnSplits)
     """Splits that are brought along; what they say nothing of is drawn."""
+    prepare_all: "PrepareAll | None" = None
+    """Who prepares instead of processes of this machine: ``prepare_over`` (on_cluster.py)."""
 
 
 @dataclass(frozen=True)
@@ -128,7 +131,8 @@ def prepare_store(
         for name in skipped:
             on_done(name, "skipped")
         found = {}
-        with closing(prepare_all(store, todo, jobs=plan.jobs or fitting_jobs(todo))) as outcomes:
+        prepare = plan.prepare_all or partial(prepare_all, jobs=plan.jobs or fitting_jobs(todo))
+        with closing(prepare(store, todo)) as outcomes:
             for source, problem in outcomes:
                 if problem is not None:
                     found[case_name(source)] = problem
@@ -193,7 +197,7 @@ def prepare_all(store: Store, sources: Sequence[Source], *, jobs: int) -> Genera
 
     Leaving the iteration early stops the processes.
     """
-    work, died = partial(_attempt, store), []
+    work, died = partial(attempt, store), []
     for source, problem, died_now in share_out(work, sources, jobs=jobs):
         if died_now:
             died.append(source)
@@ -203,11 +207,11 @@ def prepare_all(store: Store, sources: Sequence[Source], *, jobs: int) -> Genera
         yield source, _killed(source) if died_now else problem
 
 
-def _attempt(store: Store, source: Source) -> Problem | None:
+def attempt(store: Store, source: Source) -> Problem | None:
     """Prepare a source with one thread; return what was wrong."""
     cv2.setNumThreads(1)
     with ThreadPoolExecutor(1) as pool:
-        return _problem_of(pool.submit(_prepare_one, store, source), source)
+        return problem_of(pool.submit(_prepare_one, store, source).exception(), source)
 
 
 def _prepare_one(store: Store, source: Source) -> None:
@@ -215,9 +219,8 @@ def _prepare_one(store: Store, source: Source) -> None:
     write_case(store.path, case, facts)
 
 
-def _problem_of(task: Future[None], source: Source) -> Problem | None:
+def problem_of(error: BaseException | None, source: Source) -> Problem | None:
     """Say what went wrong with a source. Any exception will do: one odd file must not stop a thousand good ones."""
-    error = task.exception()
     match error:
         case None:
             return None

@@ -11,15 +11,18 @@ teachers agree on in consensus.py, which organs are believed in acceptance.py; l
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import UInt8
 
-from viscera.errors import FileError, StoreError
+from viscera.errors import FileError, RunError, StoreError, VisceraError
+from viscera.inference.model import Model
 from viscera.io.atomic import replacing, write_text, writing
 from viscera.io.csv_text import to_csv
 from viscera.io.json_codec import from_json, to_json
@@ -72,6 +75,46 @@ def usual_volumes(store: Store, *, at_least: int) -> dict[str, tuple[float, floa
     return {organ: (float(low), float(high)) for organ, (low, high) in enough.items()}
 
 
+@dataclass(frozen=True)
+class Filling:
+    """What all cases of a store share.
+
+    Attributes:
+        settings: When teachers are believed.
+        usual: From ``usual_volumes``.
+        origin: Teachers and settings, for pseudo.json.
+    """
+
+    settings: Acceptance
+    usual: Mapping[str, tuple[float, float]]
+    origin: Mapping[str, object]
+
+
+@dataclass(frozen=True)
+class Question:
+    """What the teachers are asked about a case.
+
+    Attributes:
+        name: The case.
+        organs: Those that it does not annotate.
+        asked: Numbers of the teachers that are asked.
+        runs: Their names.
+        silent: {organ: reason} of organs that they cannot be asked about.
+        finds: Dice with which the worst of them finds an organ.
+    """
+
+    name: str
+    organs: tuple[str, ...]
+    asked: tuple[int, ...]
+    runs: tuple[str, ...]
+    silent: Mapping[str, str]
+    finds: Mapping[str, float]
+
+
+FillAll = Callable[[Store, Filling, Sequence[Question]], Generator[tuple[str, "list[Verdict] | VisceraError"]]]
+"""Yields each case that is asked about, in any order, with its verdicts, or why it could not be filled in."""
+
+
 def pseudolabel_store(
     store: Store,
     teachers: Sequence[Teacher],
@@ -79,6 +122,7 @@ def pseudolabel_store(
     settings: Acceptance,
     overwrite: bool = False,
     watch: Watch = Watch(),
+    fill_all: FillAll | None = None,
 ) -> list[tuple[str, Verdict]]:
     """Fill in what the training and the unlabelled cases of a store do not annotate; a case that is done is skipped.
 
@@ -88,19 +132,22 @@ def pseudolabel_store(
         settings: When they are believed.
         overwrite: Replace pseudo-labels of other teachers or settings.
         watch: Whom to tell.
+        fill_all: Who fills cases in elsewhere, as ``fill_over`` (on_cluster.py); None: this process.
 
     Returns:
         Each case with the verdict on each organ that it does not annotate: the rows of pseudolabels.csv.
 
     Raises:
         SettingError, StoreError, RunError: As ``check_teachers``; or other pseudo-labels stand there.
+        RunError: Workers died of some cases; all others are filled in.
     """
+    fill = fill_all or partial(_fill_here, teachers, watch)
     with locked(store.path, what="is being prepared or filled in", error=StoreError):
-        return _fill(store, teachers, settings=settings, overwrite=overwrite, watch=watch)
+        return _fill(store, teachers, fill, settings=settings, overwrite=overwrite, watch=watch)
 
 
 def _fill(
-    store: Store, teachers: Sequence[Teacher], *, settings: Acceptance, overwrite: bool, watch: Watch
+    store: Store, teachers: Sequence[Teacher], fill: FillAll, *, settings: Acceptance, overwrite: bool, watch: Watch
 ) -> list[tuple[str, Verdict]]:
     """Fill in a store that no other process writes to."""
     lacking = open_organs(store)
@@ -116,30 +163,70 @@ def _fill(
             f"{len(others)} cases of {store.path} ({others[0]} ...) have pseudo-labels of other teachers or settings",
             "Pass --overwrite to replace them, or --remove to take them out.",
         )
-    usual = usual_volumes(store, at_least=settings.volume_cases)
-    for name, organs in lacking.items():
-        if done[name] is None:
-            folder = store.path / "cases" / name
-            remove_from(folder)
-            asked = teachers_for(teachers, name, store.facts(name).image_sha256)
-            silent = untaught(asked)
-            pseudo, rows = fill_case(
-                store.case(name),
-                [teacher.model for teacher in asked],
-                organs=[organ for organ in organs if organ not in silent],
-                settings=settings,
-                usual_ml=usual,
-                finds=finds_of(asked),
-                watch=watch.slices,
-            )
-            rows += [Verdict(organ, "rejected", silent[organ]) for organ in organs if organ in silent]
-            write_pseudo(folder, pseudo, rows, origin=origin | {"asked": [teacher.run for teacher in asked]})
-            done[name] = rows
-        watch.case(name)
+    filling = Filling(settings, usual_volumes(store, at_least=settings.volume_cases), origin)
+    for name in lacking:
+        if done[name] is not None:
+            watch.case(name)
+    wrong: dict[str, VisceraError] = {}
+    open_ = [question(store, teachers, name, organs) for name, organs in lacking.items() if done[name] is None]
+    with closing(fill(store, filling, open_)) as filled:
+        for name, found in filled:
+            if isinstance(found, VisceraError):
+                wrong[name] = found
+            else:
+                done[name] = found
+            watch.case(name)
+    if wrong:
+        first = min(wrong)
+        raise RunError(
+            f"{len(wrong)} cases could not be filled in; {first}: {wrong[first].what.removeprefix(f'{first}: ')}",
+            f"All others are done. {wrong[first].remedy}",
+        )
     table = [(name, verdict) for name, rows in done.items() for verdict in rows or []]
     rows = [{"case": name, **asdict(verdict)} for name, verdict in table]
     write_text(store.path / TABLE, to_csv(rows, columns=COLUMNS))
     return table
+
+
+def question(store: Store, teachers: Sequence[Teacher], name: str, organs: Sequence[str]) -> Question:
+    """Return what the teachers are asked about a case."""
+    asked = teachers_for(teachers, name, store.facts(name).image_sha256)
+    numbers = tuple(number for number, teacher in enumerate(teachers) if teacher in asked)
+    names = tuple(teacher.run for teacher in asked)
+    return Question(name, tuple(organs), numbers, names, untaught(asked), finds_of(asked))
+
+
+def _fill_here(
+    teachers: Sequence[Teacher], watch: Watch, store: Store, filling: Filling, questions: Sequence[Question]
+) -> Generator[tuple[str, list[Verdict] | VisceraError]]:
+    """Fill cases in, one after the other."""
+    for one in questions:
+        yield one.name, fill_in(store, [teacher.model for teacher in teachers], filling, one, watch=watch.slices)
+
+
+def fill_in(
+    store: Store,
+    models: Sequence[Model],
+    filling: Filling,
+    one: Question,
+    *,
+    watch: Callable[[int, int], None] = lambda done, slices: None,
+) -> list[Verdict]:
+    """Fill in a case with all teachers' models at hand, write that down, and return the verdict on each organ."""
+    folder = store.path / "cases" / one.name
+    remove_from(folder)
+    pseudo, rows = fill_case(
+        store.case(one.name),
+        [models[number] for number in one.asked],
+        organs=[organ for organ in one.organs if organ not in one.silent],
+        settings=filling.settings,
+        usual_ml=filling.usual,
+        finds=one.finds,
+        watch=watch,
+    )
+    rows += [Verdict(organ, "rejected", one.silent[organ]) for organ in one.organs if organ in one.silent]
+    write_pseudo(folder, pseudo, rows, origin={**filling.origin, "asked": list(one.runs)})
+    return rows
 
 
 def untaught(teachers: Sequence[Teacher]) -> dict[str, str]:
