@@ -310,7 +310,7 @@ def scores_of(work: Path, setting: str, arm: str, images: str = "test") -> tuple
         labels = work / "labels.json"
         labels.write_text(json.dumps({str(value): organ for organ, value in values.items() if value}))
         meaning = ("--labels", labels) if arm == "nnunet" else ()
-        words = ("evaluate", f"nnunet={data}", place / images, *meaning, "--json", file, "--jobs", 1)
+        words = ("evaluate", f"nnunet={data}", place / images, *meaning, "--json", file, "--jobs", 1, "--keep-going")
         pinned([sys.executable, "-m", "viscera.cli", *words], core=max(os.sched_getaffinity(0)))
     return evaluation_from_json(file.read_text(), where=str(file)).scores
 
@@ -318,6 +318,8 @@ def scores_of(work: Path, setting: str, arm: str, images: str = "test") -> tuple
 def compared(work: Path, setting: str) -> dict[str, object]:
     """Return both arms' Dice and NSD per organ with their intervals, viscera minus nnU-Net, and what an oracle says."""
     scores = {arm: scores_of(work, setting, arm) for arm in ARMS}
+    both = set.intersection(*({score.case for score in found} for found in scores.values()))
+    scores = {arm: tuple(score for score in found if score.case in both) for arm, found in scores.items()}
     organs: dict[str, dict[str, object]] = {}
     for arm in ARMS:
         for row in summarise(scores[arm], np.random.default_rng(0)):
@@ -330,7 +332,8 @@ def compared(work: Path, setting: str) -> dict[str, object]:
             values = [round(float(value), 4) for value in (row.difference, row.low, row.high, row.p_value)]
             organs[row.organ][f"difference_{metric}"] = values
     mean = organs.pop(MEAN)
-    return {"organs": organs, "mean": mean, "oracle": {arm: oracle(work, setting, arm, scores[arm]) for arm in ARMS}}
+    found = {"organs": organs, "mean": mean, "patients": len(both)}
+    return found | {"oracle": {arm: oracle(work, setting, arm, scores[arm]) for arm in ARMS}}
 
 
 def oracle(work: Path, setting: str, arm: str, scores: Sequence[OrganScore]) -> dict[str, object]:
@@ -355,7 +358,7 @@ def oracle(work: Path, setting: str, arm: str, scores: Sequence[OrganScore]) -> 
         measured.Execute(masks[0], masks[1])  # pyright: ignore[reportCallIssue]
         away["dice"].append(abs(measured.GetDiceCoefficient(1) - score.values["dice"]))
         arrays = [SimpleITK.GetArrayFromImage(mask).astype(bool) for mask in masks]
-        surfaces = compute_surface_distances(*arrays, spacing_mm)
+        surfaces = compute_surface_distances(arrays[0], arrays[1], spacing_mm)
         nsd = compute_surface_dice_at_tolerance(surfaces, score.values["tolerance_mm"])
         away["nsd"].append(abs(nsd - score.values["nsd"]))
     worst: dict[str, object] = {metric: max(away[metric], default=None) for metric in METRICS}
