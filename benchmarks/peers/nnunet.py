@@ -332,7 +332,7 @@ def compared(work: Path, setting: str) -> dict[str, object]:
             values = [round(float(value), 4) for value in (row.difference, row.low, row.high, row.p_value)]
             organs[row.organ][f"difference_{metric}"] = values
     mean = organs.pop(MEAN)
-    found = {"organs": organs, "mean": mean, "patients": len(both)}
+    found: dict[str, object] = {"organs": organs, "mean": mean, "patients": len(both)}
     return found | {"oracle": {arm: oracle(work, setting, arm, scores[arm]) for arm in ARMS}}
 
 
