@@ -1,9 +1,8 @@
 """Scores of predictions against truth: what each organ of each case gets, over files and folders.
 
-An organ that a case's truth does not annotate has no row: neither 0 nor 1. What the numbers mean is in metrics.py; what
-belongs together in pairing.py; what the case's own data set annotates in source_annotations.py; FLARE's rules in flare.py;
-summaries and intervals in statistics.py; comparisons in comparing.py; the confusion matrix in confusion.py; several data sets in
-merging.py.
+An organ that a case's truth does not annotate has no row: neither 0 nor 1. What the numbers mean is in metrics.py, of lesions in
+lesions.py; what belongs together in pairing.py; what the case's own data set annotates in source_annotations.py; FLARE's rules in
+flare.py; summaries, intervals and comparisons in statistics.py and comparing.py; mix-ups in confusion.py; sets in merging.py.
 """
 
 import math
