@@ -1,6 +1,7 @@
 """Who segments in speed.py: viscera, MONAI, the notebook's way, nnU-Net; each ``load_NAME`` in a process of its own.
 
     python -m benchmarks.peers.rivals NAME ORDER         (said by child.py only)
+    python -m benchmarks.peers.rivals train WORK --python NNUNET/bin/python      (trainings side by side: see nnunet.py)
 
 Libraries are imported where they are used: each rival's start-up is its own, and nnU-Net's Python needs nothing of the others.
 """
@@ -288,4 +289,9 @@ def plans_of(
 LOADERS = {"viscera": load_viscera, "monai": load_monai, "notebook": load_notebook, "nnunet": load_nnunet}
 
 if __name__ == "__main__":
-    measured(LOADERS[sys.argv.pop(1)])
+    if sys.argv[1:2] == ["train"]:
+        from benchmarks.peers.nnunet import train_both
+
+        train_both(sys.argv[2:])
+    else:
+        measured(LOADERS[sys.argv.pop(1)])
