@@ -10,6 +10,9 @@ import viscera
 from makers import call, nnunet_set
 from viscera.cli.command import main
 from viscera.config.recipe_json import recipe_from_json
+from viscera.datasets.layouts import find_sources
+from viscera.errors import DataSetError
+from viscera.planning.grounds import grounds_of_data
 from viscera.planning.plan import Request, plan_store
 from viscera.preparation.store import open_store
 
@@ -118,3 +121,21 @@ def test_what_cannot_be_planned_is_refused_before_work_begins(words, said, tmp_p
     assert re.search(said, text), text
     assert not (tmp_path / "plan.json").exists()
     assert (tmp_path / "there.json").read_text() == "{}"
+
+
+def test_splits_in_a_data_sets_folder_are_heeded_though_only_a_sample_is_tried(tmp_path):
+    assert call(f"synth {tmp_path / 'set'} --cases 8 --shape 16 24 24 --jobs 1")[0] == 0
+    cases = [f"case_{number:04d}" for number in range(1, 9)]
+    splits = tmp_path / "set" / "splits.json"
+    splits.write_text(json.dumps({"training": cases[:7], "validation": cases[7:], "test": []}))
+    sources, problems = find_sources("nnunet", tmp_path / "set")
+
+    def look():
+        return grounds_of_data(sources, problems, space=None, folder=tmp_path / "sample", tell=lambda *_: None)
+
+    found = look()
+    assert (found.fingerprint.training_cases, found.fingerprint.validation_cases) == (7, 1)
+    assert found.notes == ("set: divided as splits.json says",)
+    splits.write_text(json.dumps({"training": cases[:7]}))
+    with pytest.raises(DataSetError, match="does not list case 'case_0008'"):
+        look()

@@ -24,7 +24,9 @@ from viscera.planning.fingerprint import (
     organ_sizes,
 )
 from viscera.planning.reasons import Reason
-from viscera.preparation.prepare import prepare_store
+from viscera.preparation.case import case_name
+from viscera.preparation.own_splits import read_own_splits
+from viscera.preparation.prepare import Plan, prepare_store
 from viscera.preparation.splits import Fractions
 from viscera.preparation.store import Facts, Store, open_store
 
@@ -124,7 +126,7 @@ def grounds_of_data(
 
     Raises:
         LabelError: No label space fits.
-        DataSetError: No case annotates an organ, or none can be used.
+        DataSetError: No case annotates an organ, none can be used, or a file of splits in a data set's folder is wrong.
     """
     ways = {(source.organs, source.annotated) for source in sources}
     annotated = [{value: organ for value, organ in organs if organ in given} for organs, given in sorted(ways)]
@@ -147,7 +149,10 @@ def grounds_of_data(
         slices.append(look.shape[0])
     if not grids:
         raise DataSetError(f"none of {len(usable)} scans can be read", "viscera prepare says what is wrong with each.")
-    training, validation = _split_sizes([source.dataset for source in usable])
+    given, said = read_own_splits(sources, problems)
+    sides = [given.get(case_name(source)) for source in usable]
+    training, validation = _split_sizes([source.dataset for source in usable if case_name(source) not in given])
+    training, validation = training + sides.count("training"), validation + sides.count("validation")
     each = float(np.mean(slices))
     fingerprint = _fingerprint(
         [Annotation(source.dataset, fits[source.organs, source.annotated]) for source in usable],
@@ -157,7 +162,8 @@ def grounds_of_data(
     )
     maker = _SampleMaker(tuple(_sampled(usable)), found, folder, tell)
     whole = maker.store(ScannerGrid())
-    notes = [f"{len(problems) + unread} cases cannot be used: viscera prepare says why"] if problems or unread else []
+    unusable = len(problems) + unread
+    notes = [*said, *([f"{unusable} cases cannot be used: viscera prepare says why"] if unusable else [])]
     return Grounds(_with_organs(fingerprint, whole, tell), found, reason, None, maker.store, tuple(notes))
 
 
@@ -188,7 +194,10 @@ class _SampleMaker:
                 self.tell(f"sample prepared ({preparation.grid})", len(done), len(self.sources))
 
             self.tell(f"sample prepared ({preparation.grid})", 0, len(self.sources))
-            result = prepare_store(path, self.sources, space=self.space, preparation=preparation, on_done=tell)
+            plan = Plan(own=None)  # they list more cases than the sample
+            result = prepare_store(
+                path, self.sources, space=self.space, preparation=preparation, plan=plan, on_done=tell
+            )
             if not result.prepared and not result.skipped:
                 first = result.problems[0]
                 raise DataSetError(

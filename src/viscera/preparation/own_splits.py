@@ -66,6 +66,32 @@ def find_own_splits(
         SettingError: A fold was asked for, and no file lists folds.
         StoreError: A case has another side in the store.
     """
+    given, notes = read_own_splits(sources, problems, own=own, held=store.names())
+    for case, split in given.items():
+        if store.splits.get(case, split) != split:
+            raise StoreError(
+                f"case '{case}' is for {store.splits[case]} in {store.path}, but for {split} in the splits given",
+                "Prepare another store, for what was trained on must not be tested on.",
+                file=store.path,
+            )
+    return given, notes
+
+
+def read_own_splits(
+    sources: Sequence[Source], problems: Sequence[Problem], *, own: OwnSplits = OwnSplits(), held: Sequence[str] = ()
+) -> tuple[dict[str, Split], list[str]]:
+    """Return {case as a store calls it: split} as the files say, and notes on what was used and what was not.
+
+    Args:
+        sources: The cases of the data sets.
+        problems: Cases that cannot be used; they may be listed.
+        own: Which file, which fold.
+        held: Further cases that may be listed: those of a store.
+
+    Raises:
+        DataSetError: A file is not understood in all that it says.
+        SettingError: A fold was asked for, and no file lists folds.
+    """
     given: dict[str, Split] = {}
     notes, folds = [], 0
     for file, owners in _files(sources, own):
@@ -77,7 +103,7 @@ def find_own_splits(
             continue
         folds += isinstance(content, list)
         listed = _sides(content, file=file, fold=own.fold)
-        given |= _resolve(listed, owners, problems, store=store, file=file)
+        given |= _resolve(listed, owners, problems, held=held, file=file)
         notes += [f"{dataset}: divided as {file.name} says" for dataset in sorted({one.dataset for one in owners})]
     if own.fold is not None and not folds:
         raise SettingError(
@@ -85,13 +111,6 @@ def find_own_splits(
         )
     if given and "training" not in given.values():
         raise DataSetError("the splits that were brought along leave no case for training", "Correct the file.")
-    for case, split in given.items():
-        if store.splits.get(case, split) != split:
-            raise StoreError(
-                f"case '{case}' is for {store.splits[case]} in {store.path}, but for {split} in the splits given",
-                "Prepare another store, for what was trained on must not be tested on.",
-                file=store.path,
-            )
     _require_one_side_each(given, sources)
     return given, notes
 
@@ -158,14 +177,14 @@ def _sides(content: object, *, file: Path, fold: int | None) -> dict[str, Split]
 
 
 def _resolve(
-    sides: dict[str, Split], sources: Sequence[Source], problems: Sequence[Problem], *, store: Store, file: Path
+    sides: dict[str, Split], sources: Sequence[Source], problems: Sequence[Problem], *, held: Sequence[str], file: Path
 ) -> dict[str, Split]:
     """Return {case in the store: split}; a file may name a case as the data set does or as the store does.
 
     Raises:
         DataSetError: A case is not there, its name is that of two, or one is not listed though others of its data set are.
     """
-    known = {case_name(source): case_name(source) for source in sources} | {name: name for name in store.names()}
+    known = {case_name(source): case_name(source) for source in sources} | {name: name for name in held}
     short: dict[str, list[str]] = {}
     for source in sources:
         short.setdefault(source.name, []).append(case_name(source))

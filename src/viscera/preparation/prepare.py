@@ -64,8 +64,8 @@ class Plan:
     """Of the splits."""
     fractions: Fractions = field(default_factory=Fractions)
     """Of the splits."""
-    own: OwnSplits = field(default_factory=OwnSplits)
-    """Splits that are brought along; what they say nothing of is drawn."""
+    own: OwnSplits | None = field(default_factory=OwnSplits)
+    """Splits that are brought along; what they say nothing of is drawn. None: those in data sets' folders are left aside, too."""
     prepare_all: "PrepareAll | None" = None
     """Who prepares instead of processes of this machine: ``prepare_over`` (on_cluster.py)."""
 
@@ -123,7 +123,7 @@ def prepare_store(
         remove_leftovers(path)
         standings = compare_all(store, sources)
         require_same_data_sets(store, standings)
-        given, said = find_own_splits(store, sources, problems, own=plan.own)
+        given, said = find_own_splits(store, sources, problems, own=plan.own) if plan.own is not None else ({}, [])
         refresh_stamps(store, standings)
         todo = [standing.source for standing in standings if not standing.is_current]
         names = {case_name(source) for source in todo}
