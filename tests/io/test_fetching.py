@@ -2,8 +2,11 @@
 
 import gzip
 import logging
+import os
 import shutil
 import ssl
+import subprocess
+import sys
 from threading import Event
 
 import pytest
@@ -231,3 +234,40 @@ def test_a_bucket_that_refuses_breaks_off_is_silent_or_has_too_much_is_named(ser
         forget_clients()
         assert reason in refused(f"s3://bucket/a.nii.gz?key={SECRET}")
     ends.set()
+
+
+def test_what_killed_processes_left_goes_with_the_next_scan_and_what_is_held_stays(serve, tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    url = serve(answers())
+    held, left, new, others = (
+        tmp_path / name for name in ("viscera-scan-a", "viscera-scan-b", "viscera-scan-c", "x-scan")
+    )
+    for folder in (held, left, new, others):
+        folder.mkdir()
+        (folder / "patient.nii.gz").write_bytes(b"1")
+    (tmp_path / "viscera-scan-link").symlink_to(others)
+    (left / f".{fetching.HELD}.lock").touch()  # of a process that was killed
+    for folder in (held, left, others):
+        os.utime(folder, (0, 0))
+    code = """
+import sys, time
+from pathlib import Path
+from viscera.io.locks import only_writer
+with only_writer(Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+    with subprocess.Popen([sys.executable, "-c", code, held / fetching.HELD], stdout=subprocess.PIPE) as holder:
+        assert holder.stdout is not None
+        holder.stdout.readline()
+        os.utime(held, (0, 0))
+        with fetched(f"{url}/a.nii.gz") as file:
+            assert file.parent.parent == tmp_path
+            assert sorted(one.name for one in tmp_path.iterdir() if one != file.parent) == [
+                "viscera-scan-a", "viscera-scan-c", "viscera-scan-link", "x-scan"
+            ]  # fmt: skip
+        holder.kill()
+    os.utime(held, (0, 0))
+    with fetched(f"{url}/a.nii.gz"):
+        assert not held.exists()
+    assert (others / "patient.nii.gz").exists()

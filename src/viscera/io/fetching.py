@@ -8,14 +8,16 @@ import shutil
 import ssl
 import tempfile
 import time
+import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urljoin, urlsplit
 
 from viscera.errors import FileError
 from viscera.io.atomic import FULL
+from viscera.io.locks import only_writer
 from viscera.io.remote import plain, require_reader
 
 if TYPE_CHECKING:
@@ -31,6 +33,10 @@ STALL_S = 60.0
 LEAST_BYTES = 2**20
 MOST_BYTES = 8 * 2**30
 """Of a scan: a whole body of 3000 slices of 512x512 has 1.5 GiB, or 6 as float64."""
+FOLDERS, HELD = "viscera-scan-", "scan"
+"""What temporary folders are called, and what is locked in them."""
+NEW_S = 600.0
+"""Younger folders are left alone: they may not be locked yet."""
 REMEDY = "Check the URL, the rights and the connection of the machine that fetched it."
 
 _BROKEN = ("ClientPayloadError", "IncompleteReadError", "ResponseStreamingError", "ConnectionClosedError")
@@ -80,7 +86,7 @@ class _Limits:
 
 @contextmanager
 def fetched(url: str) -> Iterator[Path]:
-    """Yield a file with what is at a URL; it goes with the block.
+    """Yield a file with what is at a URL; it goes with the block. What killed processes left of theirs goes now.
 
     Raises:
         FileError: It cannot be fetched: it is not there, or not to be had, or three attempts failed.
@@ -88,7 +94,8 @@ def fetched(url: str) -> Iterator[Path]:
     """
     require_reader(url)
     name = plain(url).name
-    with tempfile.TemporaryDirectory(prefix="viscera-") as folder:
+    _remove_abandoned()
+    with tempfile.TemporaryDirectory(prefix=FOLDERS) as folder, only_writer(Path(folder, HELD)):
         file = Path(folder, name)
         for attempt in range(1, ATTEMPTS + 1):
             try:
@@ -102,6 +109,17 @@ def fetched(url: str) -> Iterator[Path]:
                 reason = refused or _RefusedError(_failure(error), REMEDY)
                 raise FileError(f"{name} cannot be fetched: {reason.what}", reason.remedy) from None
         yield file
+
+
+def _remove_abandoned() -> None:
+    """Remove scans that killed processes had fetched: folders of ours that nobody holds. New ones may be about to be held."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{FOLDERS}*"):
+        with suppress(OSError, FileError, UserWarning), warnings.catch_warnings():
+            warnings.simplefilter("error")  # of a disk without locks, where nobody can tell
+            if folder.is_symlink() or time.time() - folder.stat().st_mtime < NEW_S:
+                continue
+            with only_writer(folder / HELD):
+                shutil.rmtree(folder)
 
 
 def _fetch(url: str, file: Path) -> None:
