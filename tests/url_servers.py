@@ -1,6 +1,5 @@
 """Servers of files by HTTP(S) and S3 on this machine, and what makes URLs mean them."""
 
-import shutil
 import ssl
 import subprocess
 import sys
@@ -18,9 +17,9 @@ from urllib.request import Request, urlopen
 import pytest
 from fsspec.implementations.http import HTTPFileSystem
 
+from certificates import own_certificate
 from ports import free_port
 
-OPENSSL = shutil.which("openssl")
 SECRET = "SECRETKEY"
 BODY = bytes(range(256)) * 4096
 """Of a file that is fetched: 1 MiB."""
@@ -83,12 +82,7 @@ def answers(*, status: int = 200, headers: dict[str, str | None] | None = None, 
 
 def make_authority(tmp_path: Path) -> tuple[Path, ssl.SSLContext]:
     """Return a certificate of 127.0.0.1 that is its own authority, and a server's TLS by it."""
-    if OPENSSL is None:
-        pytest.skip("no openssl to make a certificate with")
-    pem, key = tmp_path / "own.pem", tmp_path / "own.key"
-    words = [OPENSSL, "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=127.0.0.1"]
-    words += ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(pem)]
-    subprocess.run(words, check=True, capture_output=True)
+    pem, key = own_certificate(tmp_path)
     tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     tls.load_cert_chain(pem, key)
     return pem, tls

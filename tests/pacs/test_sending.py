@@ -4,7 +4,6 @@ import http.server
 import json
 import shutil
 import ssl
-import subprocess
 import threading
 import time
 import urllib.error
@@ -21,6 +20,7 @@ pytest.importorskip("pynetdicom", reason="viscera[pacs] is not installed")
 from pydicom.uid import CTImageStorage
 from pynetdicom import AE, ALL_TRANSFER_SYNTAXES, evt
 
+from certificates import own_certificate
 from dicom_series import write_series
 from viscera.errors import SettingError
 from viscera.inference.dicom_objects import DicomOptions, kinds_of
@@ -36,7 +36,6 @@ from viscera.pacs.spool import Job, Spool, series_key
 from viscera.pacs.status import page, start_status, status
 from viscera.synthesis.patient import synthesize
 
-OPENSSL = shutil.which("openssl")
 # pynetdicom leaves a socket that could not connect, or whose TLS failed, to the garbage collector.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore:unclosed")
 
@@ -311,13 +310,7 @@ def test_a_stow_that_says_200_and_stores_nothing_counts_as_not_sent(tmp_path, fi
 @pytest.fixture
 def certificate(tmp_path) -> tuple[Path, Path]:
     """A certificate of 127.0.0.1 that is its own authority, and its key."""
-    if OPENSSL is None:
-        pytest.skip("no openssl to make a certificate with")
-    pem, key = tmp_path / "own.pem", tmp_path / "own.key"
-    words = [OPENSSL, "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=127.0.0.1"]
-    words += ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(pem)]
-    subprocess.run(words, check=True, capture_output=True)
-    return pem, key
+    return own_certificate(tmp_path)
 
 
 def test_results_travel_by_tls_to_a_node_that_shows_its_certificate_and_wants_ours(certificate, files, peer):
