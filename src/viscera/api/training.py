@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal
 
 from viscera.config import Accelerator, Machine, Recipe
@@ -43,7 +44,7 @@ def train(
         start: Weights to begin with, to fine-tune them: a run's folder, a .safetensors file or "starter"; None: random ones.
         context: For a recipe with context (viscera25d): a context network that is trained already, a run's folder or weights
             that have one; None: the run trains its own first.
-        distil: Trained networks to learn from beside the labels: what ``cross_validate`` returned, whose networks teach together,
+        distil: Trained networks to learn from beside the labels: the run of ``cross_validate``, whose networks teach together,
             another run, or weights. It costs their answers in each step; None: labels alone.
         existing: What to do where a run stands: "refuse", "resume" it, or "overwrite" it.
         device: "cpu", "cuda", or "auto": a GPU where there is one. Several GPUs: `viscera train --machine.devices`.
@@ -75,11 +76,6 @@ def train(
     from viscera.learning.devices import find_world
     from viscera.learning.distillation.settings import Distillation
 
-    def epoch(folder: Path) -> None:
-        training_curves(folder, folder / "curves.png")
-        if on_epoch is not None:
-            on_epoch(read_rows(folder)[-1])
-
     best = training.train(
         find_recipe(recipe) if isinstance(recipe, str) else recipe,
         open_store(Path(store)),
@@ -89,7 +85,7 @@ def train(
         context=None if context is None else Path(context),
         distil=None if distil is None else Distillation(Path(distil)),
         existing=existing,
-        watch=training.Watch(epoch=epoch),
+        watch=training.Watch(epoch=_after_epochs(on_epoch)),
     )
     if existing == "resume" and find_world().is_first:  # it may have been killed before the curves were drawn
         training_curves(Path(run), Path(run) / "curves.png")
@@ -143,16 +139,7 @@ def cross_validate(
     from viscera.learning.cross_validation.running import FoldPlan, FoldWatch, cross_validate
     from viscera.learning.training import Given, Watch
 
-    at_work = [0]
-
-    def epoch(folder: Path) -> None:
-        training_curves(folder, folder / "curves.png")
-        if on_epoch is not None:
-            on_epoch(read_rows(folder)[-1] | {"fold": at_work[0]})
-
-    def fold(number: int, training: int, held_out: int) -> None:
-        at_work[0] = number
-
+    at_work: dict[str, object] = {}
     found = cross_validate(
         find_recipe(recipe) if isinstance(recipe, str) else recipe,
         open_store(Path(store)),
@@ -164,10 +151,26 @@ def cross_validate(
         ),
         machine=Machine(device),
         existing=existing,
-        watch=FoldWatch(fold, Watch(epoch=epoch)),
+        watch=FoldWatch(
+            lambda number, training, held_out: at_work.update(fold=number),
+            Watch(epoch=_after_epochs(on_epoch, at_work)),
+        ),
     )
     if found is None:
         raise RunError(
             f"{run}: another process is at one of the folds", "Wait for it, then say the same with existing='resume'."
         )
     return found
+
+
+def _after_epochs(
+    on_epoch: Callable[[Mapping[str, object]], None] | None, more: Mapping[str, object] = MappingProxyType({})
+) -> Callable[[Path], None]:
+    """Return what is done after each epoch of a run in a folder: its curves are drawn, and its row is told, with ``more``."""
+
+    def epoch(folder: Path) -> None:
+        training_curves(folder, folder / "curves.png")
+        if on_epoch is not None:
+            on_epoch({**read_rows(folder)[-1], **more})
+
+    return epoch

@@ -248,30 +248,33 @@ def truth_of(options: Options, name: str) -> tuple[Path | list[Source], tuple[st
 def show_scores(found: Evaluation, metrics: Sequence[str] = ()) -> None:
     """Show the means, the first two metrics' with their intervals; those of the mode where none are named."""
     metrics = metrics or SHOWN[found.mode]
-    by_organ: dict[str, dict[str, Summary]] = {}
-    for row in found.of_group(ALL):
-        by_organ.setdefault(row.organ, {})[row.metric] = row
     rows = [
         (
             readable(organ),
             str(values[metrics[0]].cases),
             *(mean_text(values.get(metric), interval=metric in metrics[:2]) for metric in metrics),
         )
-        for organ, values in by_organ.items()
+        for organ, values in means_of(found).items()
         if metrics[0] in values
     ]
     if rows:
         show_table("Mean [95 % interval over patients]", ("organ", "cases", *metrics), rows)
 
 
+def means_of(found: Evaluation) -> dict[str, dict[str, Summary]]:
+    """Return {organ: {metric: its mean}}, of all scores."""
+    means: dict[str, dict[str, Summary]] = {}
+    for row in found.of_group(ALL):
+        means.setdefault(row.organ, {})[row.metric] = row
+    return means
+
+
 def show_lesions(found: Evaluation) -> None:
     """Show how many lesions were found, where truth or prediction may hold any."""
-    by_organ: dict[str, dict[str, Summary]] = {}
-    for row in found.of_group(ALL):
-        if row.metric in LESIONS and has_lesions(row.organ):
-            by_organ.setdefault(row.organ, {})[row.metric] = row
     rows = []
-    for organ, means in by_organ.items():
+    for organ, means in means_of(found).items():
+        if not has_lesions(organ) or means.keys().isdisjoint(LESIONS):
+            continue
         scores = [score.values for score in found.scores if score.organ == organ]
         counts = [str(int(sum(values.get(name, 0) for values in scores))) for name in ("lesions", "large_lesions")]
         rows.append((readable(organ), *counts, *(mean_text(means.get(name), interval=True) for name in LESIONS)))

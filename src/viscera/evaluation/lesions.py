@@ -60,7 +60,6 @@ def lesion_scores(
     np.add.at(within, pairs[1], counts)
     size, common, there = sizes[1:], shared[1:], touching[1:]
     found = common >= SMALLEST_IOU * (size + there - common)
-    found &= common > 0
     large = 2 * (3 * size * voxel_ml * 1000 / (4 * math.pi)) ** (1 / 3) >= LARGE_MM
     dice = 2 * common[found] / (size + there)[found]
     return {

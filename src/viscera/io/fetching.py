@@ -140,9 +140,8 @@ def _options(scheme: str) -> dict[str, object]:
     """Return what the file system of a scheme is to heed."""
     if scheme in ("http", "https"):
         return {"get_client": _client}
-    if (
-        scheme == "s3"
-    ):  # one stream, as memory is a worker's; botocore waits where the server says that there are too many
+    if scheme == "s3":
+        # One stream, as memory is a worker's; botocore waits where the server says that there are too many.
         retries = {"mode": "standard", "total_max_attempts": 3}
         times = {"connect_timeout": CONNECT_S, "read_timeout": STALL_S, "retries": retries}
         return {"config_kwargs": times, "max_concurrency": 1}
