@@ -36,7 +36,7 @@ SHAPE = ("--shape", 96, 160, 160)
 FAMILIES = {
     "kidneys": ("renal_places", "renal_look", "renal_hilum", "renal_lips"),
     "dome_and_rims": ("dome", "rims"),
-    "confusers": ("confluence", "cava", "liver_lesions"),
+    "confusers": ("confluence", "cava", "liver_lesions", "rugae", "bright_bowel"),
     "old_aortas": ("old_aorta",),
     "surgery_and_bodies": ("surgery", "bodies"),
 }

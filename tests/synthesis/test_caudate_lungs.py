@@ -149,7 +149,7 @@ def test_a_bright_ventricle_is_far_from_its_wall_and_everything_else_keeps_its_h
 
 
 def test_patients_of_before_are_made_by_leaving_the_new_ones_out():
-    older = without(RICH, ("caudate", "lungs", "bright_heart", "renal_lips"))
+    older = without(RICH, ("caudate", "lungs", "bright_heart", "renal_lips", "rugae", "bright_bowel"))
     one, other = (
         synthesize(_generator(3), shape=(14, 32, 32), orientation="axial", variety=variety)
         for variety in (older, replace(older, caudate=True))

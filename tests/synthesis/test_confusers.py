@@ -11,9 +11,10 @@ from viscera.synthesis.anatomy.bodies import ADULT, draw_build, shape_trunk
 from viscera.synthesis.anatomy.frame import draw_frame
 from viscera.synthesis.anatomy.old_vessels import age_arteries_, draw_old_aorta
 from viscera.synthesis.anatomy.plans import CavaPlan, ConfluencePlan, draw_cava, draw_plan
+from viscera.synthesis.anatomy.rugae import fold_stomach_
 from viscera.synthesis.anatomy.surgery import SHARES, draw_surgery, operate_
 from viscera.synthesis.anatomy.veins import flat_tube, flatten_cava_
-from viscera.synthesis.appearance.confusers import match_cava, paint_chalk_, paint_mixing_, resemble
+from viscera.synthesis.appearance.confusers import brighten_bowel, match_cava, paint_chalk_, paint_mixing_, resemble
 from viscera.synthesis.appearance.enhancement import vary_palette
 from viscera.synthesis.appearance.large_lesions import KINDS, paint_large_lesions_
 from viscera.synthesis.appearance.tissues import draw_palette, draw_phase
@@ -39,6 +40,8 @@ NEW = (
     "lungs",
     "bright_heart",
     "renal_lips",
+    "rugae",
+    "bright_bowel",
 )
 TINY = {"shape": (20, 32, 32), "orientation": "axial"}
 CALM = replace(PLAIN, gain=True)
@@ -383,3 +386,67 @@ def test_a_template_s_patients_follow_the_same_switches(template):
         counts[ingredient] = np.count_nonzero(patient.labels.voxels == VALUE["spleen"])
     assert counts[None] > 30
     assert counts["surgery"] == 0
+
+
+def test_bowel_is_as_bright_as_spleen_or_kidney_in_some_patients():
+    like = {Tissue.SPLEEN: 0, Tissue.KIDNEY_MEDULLA: 0}
+    for seed in range(200):
+        usual = draw_palette(_generator(seed), "portal")
+        drawn = brighten_bowel(_generator(seed), usual)
+        others = np.ones(256, bool)
+        others[[Tissue.BOWEL_WALL, Tissue.COLLAPSED]] = False
+        assert np.array_equal(drawn.means[others], usual.means[others])
+        assert drawn.means[Tissue.BOWEL_WALL] <= 175
+        for tissue in like:
+            goal = min(drawn.means[tissue], 160)
+            like[tissue] += abs(drawn.means[Tissue.BOWEL_WALL] - goal) < 15.1 and bool(
+                drawn.means[Tissue.BOWEL_WALL] != usual.means[Tissue.BOWEL_WALL]
+            )
+    assert 22 < like[Tissue.SPLEEN] < 80, like  # 20 % of 200
+    assert 15 < like[Tissue.KIDNEY_MEDULLA] < 60, like  # 15 %
+
+
+def _bag(level=-20.0):
+    """A stomach in fat, 70 mm wide, with a wall of 3 mm, food, and gas in front of a level (of none)."""
+    canvas = _canvas((250, 350), (-90, 30), (0, 120), 3.0)
+    z, y, x = canvas.grid.axes(canvas.grid.everything)
+    away = np.sqrt((z - 300) ** 2 + (y + 30) ** 2 + (x - 60) ** 2)
+    _fill(canvas, away < 35, Tissue.STOMACH_WALL, "stomach")
+    _fill(canvas, away < 32, Tissue.FOOD, "stomach")
+    if level is not None:
+        _fill(canvas, (away < 32) & (y < level), Tissue.GAS, "stomach")
+    return canvas
+
+
+@pytest.mark.parametrize("level", [-20.0, None])
+def test_folds_stay_within_the_stomach_and_break_the_level_of_its_gas(level):
+    before = _bag(level)
+    own, front = before.label == VALUE["stomach"], before.grid.y[None, :, None]
+    folded = uneven = 0
+    for seed in range(40):
+        canvas = _bag(level)
+        fold_stomach_(_generator(seed), canvas)
+        assert np.array_equal(canvas.label, before.label)
+        assert np.array_equal(canvas.tissue[~own], before.tissue[~own])
+        assert set(np.unique(canvas.tissue[own])) <= {Tissue.STOMACH_WALL, Tissue.FOOD, Tissue.GAS}
+        if np.array_equal(canvas.tissue, before.tissue):
+            continue
+        folded += 1
+        walls = [np.count_nonzero(one.tissue == Tissue.STOMACH_WALL) for one in (before, canvas)]
+        assert walls[1] != walls[0]
+        lumen = own & (canvas.tissue != Tissue.STOMACH_WALL)
+        gas = lumen & (canvas.tissue == Tissue.GAS)
+        held = lumen & ~gas
+        # Above a level all gas lies in front of all that is none.
+        mixed = gas.any() and np.where(gas, front, -99.0).max() > np.where(held, front, 99.0).min()
+        uneven += bool(mixed)
+    assert 17 < folded < 35  # 65 % of 40
+    assert 7 < uneven < 26, uneven  # 60 % of these
+
+
+def test_a_scan_without_a_stomach_is_left_alone():
+    canvas = _canvas((250, 350), (-90, 30), (0, 120), 10.0)
+    before = canvas.tissue.copy()
+    for seed in range(6):
+        fold_stomach_(_generator(seed), canvas)
+    assert np.array_equal(canvas.tissue, before)

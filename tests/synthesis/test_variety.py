@@ -34,7 +34,7 @@ from viscera.synthesis.shapes import Grid
 from viscera.synthesis.variety import INGREDIENTS, PLAIN, RICH, Variety, open_streams, without
 
 TINY = {"shape": (14, 32, 32), "spacing_mm": (28.0, 13.0, 13.0), "orientation": "axial"}
-IMAGE_ONLY = ("contrast", "lesions", "texture", "kernel", "noise", "streaks", "metal", "gain")
+IMAGE_ONLY = ("contrast", "lesions", "texture", "kernel", "noise", "streaks", "metal", "gain", "bright_bowel", "rugae")
 """Ingredients that never change a label."""
 PLANNED = ("kidneys", "liver", "spleen", "stomach", "gallbladder", "bladder", "pancreas", "vessels", "contents", "cava",
            "confluence", "caudate")  # fmt: skip
@@ -42,7 +42,7 @@ RENAL = ("renal_places", "renal_look", "renal_hilum", "renal_lips")
 """Ingredients that change the kidneys' plans further."""
 RARE = (
     *("arms", "fluids", "metal", "lesions", "view", "streaks", "gallbladder", "dome", "rims"),
-    *("liver_lesions", "old_aorta", "surgery", "bodies", "caudate", "lungs", "bright_heart"),
+    *("liver_lesions", "old_aorta", "surgery", "bodies", "caudate", "lungs", "bright_heart", "rugae", "bright_bowel"),
 )
 """Ingredients that one patient may well show nothing of."""
 

@@ -34,10 +34,11 @@ from viscera.synthesis.anatomy.organs import (
 )
 from viscera.synthesis.anatomy.plans import draw_plan
 from viscera.synthesis.anatomy.rims import paint_rims_
+from viscera.synthesis.anatomy.rugae import fold_stomach_
 from viscera.synthesis.anatomy.sick_lungs import sicken_lungs_
 from viscera.synthesis.anatomy.skeleton import Skeleton, draw_skeleton, paint_skeleton_
 from viscera.synthesis.anatomy.surgery import operate_
-from viscera.synthesis.appearance.confusers import match_cava, paint_chalk_, paint_mixing_, resemble
+from viscera.synthesis.appearance.confusers import brighten_bowel, match_cava, paint_chalk_, paint_mixing_, resemble
 from viscera.synthesis.appearance.enhancement import brighten_heart, brighten_kidneys, level_heart, vary_palette
 from viscera.synthesis.appearance.large_lesions import paint_large_lesions_
 from viscera.synthesis.appearance.lesions import paint_lesions_, paint_texture_
@@ -168,6 +169,8 @@ def give_hu(streams: Streams, variety: Variety, canvas: Canvas, phase: str) -> t
     enhanced = bool(palette.means[Tissue.ARTERY] > UNENHANCED_HU)
     if variety.confluence:
         palette = resemble(streams["confluence"], palette, enhanced=enhanced)
+    if variety.bright_bowel:
+        palette = brighten_bowel(streams["bright_bowel"], palette)
     if variety.cava:
         palette = match_cava(streams["cava"], palette)
     image = render(streams["render"], canvas, palette)
@@ -310,6 +313,8 @@ def _vary_canvas_(streams: Streams, variety: Variety, anatomy: _Anatomy, canvas:
         paint_rims_(streams["rims"], canvas)
     if variety.old_aorta:
         age_arteries_(streams["old_aorta"], canvas)
+    if variety.rugae:
+        fold_stomach_(streams["rugae"], canvas)
     if variety.surgery:
         operate_(streams["surgery"], canvas)
     if variety.scan_range:

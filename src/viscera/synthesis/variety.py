@@ -64,6 +64,8 @@ class Variety:
         lungs: Anatomy. Effusions at any side of the lung, consolidated and airless lung, ground glass.
         bright_heart: Appearance. Left ventricle far brighter than its wall and than the right one, or the other way round.
         renal_lips: Anatomy. Thick lips of the kidney in front of and behind its sinus, some past its outline.
+        rugae: Anatomy. Folds of the stomach's wall, with gas between and over them rather than above a level.
+        bright_bowel: Appearance. Walls and collapsed loops of bowel with the HU of spleen or kidney.
     """
 
     kidneys: bool = False
@@ -106,6 +108,8 @@ class Variety:
     lungs: bool = False
     bright_heart: bool = False
     renal_lips: bool = False
+    rugae: bool = False
+    bright_bowel: bool = False
 
 
 INGREDIENTS: tuple[str, ...] = tuple(field.name for field in fields(Variety))

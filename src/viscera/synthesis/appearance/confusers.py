@@ -25,6 +25,8 @@ BRIGHT_FRACTION, BRIGHT_HU = 0.25, (35.0, 110.0)
 CAVA_ALIKE = 0.35
 MIXING_FRACTION = 0.55
 """Share of patients whose vena cava is as bright as the liver, and of enhanced ones in whom its blood has not mixed."""
+BOWEL_ALIKE, BRIGHTEST_WALL_HU = (0.2, 0.15), 160.0
+"""Share of patients whose bowel is as bright as the spleen, and as the renal medulla, up to so many HU."""
 RENAL_MM = 262.0
 """Height of the renal veins where no kidney tells it."""
 CHALK_FRACTION = 0.75
@@ -43,6 +45,19 @@ def resemble(generator: np.random.Generator, palette: Palette, *, enhanced: bool
     means[Tissue.LIVERLIKE] = means[Tissue.LIVER] + generator.uniform(-18, 18)
     textures[Tissue.LIVERLIKE] = generator.uniform(3, 12)
     return replace(palette, means=means, textures=textures)
+
+
+def brighten_bowel(generator: np.random.Generator, palette: Palette) -> Palette:
+    """Give walls and collapsed loops of bowel the HU of spleen or kidney, in some patients: a loop beside these is none."""
+    means = palette.means.copy()
+    draw, step, emptied = generator.random(), generator.uniform(-15, 15), generator.uniform(-20, 5)
+    of_spleen, of_kidney = BOWEL_ALIKE
+    if draw < of_spleen + of_kidney:
+        model = Tissue.SPLEEN if draw < of_spleen else Tissue.KIDNEY_MEDULLA
+        # A wall takes up less contrast medium than a kidney may.
+        means[Tissue.BOWEL_WALL] = min(float(means[model]), BRIGHTEST_WALL_HU) + step
+        means[Tissue.COLLAPSED] = means[Tissue.BOWEL_WALL] + emptied
+    return replace(palette, means=means)
 
 
 def match_cava(generator: np.random.Generator, palette: Palette) -> Palette:

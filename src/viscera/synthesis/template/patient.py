@@ -18,6 +18,7 @@ from viscera.synthesis.anatomy.habitus import Arms, draw_arms, paint_arms_
 from viscera.synthesis.anatomy.old_vessels import age_arteries_
 from viscera.synthesis.anatomy.plans import draw_plan
 from viscera.synthesis.anatomy.rims import paint_rims_
+from viscera.synthesis.anatomy.rugae import fold_stomach_
 from viscera.synthesis.anatomy.sick_lungs import sicken_lungs_
 from viscera.synthesis.anatomy.surgery import operate_
 from viscera.synthesis.anatomy.veins import flatten_cava_
@@ -291,6 +292,8 @@ def _vary_(streams: Streams, canvas: Canvas, variety: Variety) -> None:
         flatten_cava_(streams["cava"], canvas)
     if variety.old_aorta:
         age_arteries_(streams["old_aorta"], canvas)
+    if variety.rugae:
+        fold_stomach_(streams["rugae"], canvas)
     if variety.surgery:
         operate_(streams["surgery"], canvas)
     if variety.lungs:

@@ -54,7 +54,8 @@ class Reshaping:
         kidneys: Medulla and what the renal sinus holds. Off: all cortex and fat.
         variety: What appearance and acquisition may vary; of its anatomy what works on a painted patient: heart, contents,
             arms, renal_places, renal_look, renal_hilum, dome, rims, confluence (contents only), cava, liver_lesions, old_aorta
-            (its arteries are there), surgery, bodies, lungs, bright_heart.
+            (its arteries are there), surgery, bodies, lungs, bright_heart, rugae,
+            bright_bowel.
     """
 
     thorax: bool = True
