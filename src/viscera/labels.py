@@ -100,6 +100,16 @@ OUTSIDE = (
 """Beginnings of names that viscera knows beside those of the label spaces, most of them TotalSegmentator's."""
 
 
+def has_lesions(organ: str) -> bool:
+    """Tell whether an organ's voxels are lesions, of which a patient may have any number.
+
+    Example:
+        >>> has_lesions("tumour"), has_lesions("liver_tumour"), has_lesions("liver")
+        (True, True, False)
+    """
+    return organ == TUMOUR or organ.endswith(f"_{TUMOUR}")
+
+
 def organ_name(text: str) -> str:
     """Return the name that viscera uses: lower case, underscores, aliases resolved.
 

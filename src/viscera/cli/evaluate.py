@@ -20,7 +20,7 @@ from viscera.errors import FileError, SettingError
 from viscera.evaluation.comparing import cases_of_one, compare
 from viscera.evaluation.confusion import BACKGROUND, MixUp, mix_ups
 from viscera.evaluation.evaluate import Rules, ScoreAll, evaluate, read_own_organs
-from viscera.evaluation.lesions import RATES, has_lesions
+from viscera.evaluation.lesions import RATES
 from viscera.evaluation.merging import merge_evaluations, names_of_pairs
 from viscera.evaluation.pairing import find_jobs
 from viscera.evaluation.scores import ALL, GROUPS, UNANNOTATED, Evaluation, Summary
@@ -28,7 +28,7 @@ from viscera.io.atomic import write_text
 from viscera.io.nifti import is_nifti, stem
 from viscera.io.same_file import refuse_inputs
 from viscera.io.scans import files_of
-from viscera.labels import readable
+from viscera.labels import has_lesions, readable
 from viscera.preparation.splits import of_split
 
 if TYPE_CHECKING:

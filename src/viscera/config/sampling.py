@@ -17,6 +17,7 @@ class SliceSampling:
     dimensions: ClassVar[Literal[2]] = 2
     size: ClassVar[None] = None
     cases: ClassVar[Literal["any"]] = "any"
+    lesion_fraction: ClassVar[float] = 0.0
     kind: Literal["slices"] = "slices"
     dataset_power: Fraction = 0.0
     """A case of a data set with n cases counts n^-power times: 0, every slice alike; 0.5 lifts small data sets (MultiTalent);
@@ -56,6 +57,9 @@ class PatchSampling:
     organs_alike: bool = False
     """Draw the organ first, then one of its voxels, so that small organs are seen as often as large ones; False: any organ
     voxel of the case alike."""
+    lesion_fraction: Fraction = 0.0
+    """Of the patches about an organ's voxel, the share that is laid about a lesion (a connected piece of a tumour) where the case
+    shows one: a size is drawn first (below 15 mm, up to 30 mm, above), then a lesion of that size, then one of its voxels."""
     cases: Literal["any", "complete"] = "any"
     """complete: only cases of which every organ is annotated, or filled in by teachers where the loss learns from
     pseudo-labels. any: also partly annotated ones."""

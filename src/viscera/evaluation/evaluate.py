@@ -20,7 +20,7 @@ from viscera.datasets.sources import Problem, Source
 from viscera.errors import SettingError, VisceraError
 from viscera.evaluation.confusion import Confusion, merge, tally
 from viscera.evaluation.flare import flare_scores
-from viscera.evaluation.lesions import has_lesions, lesion_scores
+from viscera.evaluation.lesions import lesion_scores
 from viscera.evaluation.metrics import confusion, organ_boxes, overlap, surface_scores
 from viscera.evaluation.pairing import Pair, ScoringJob, case_name, find_jobs, match
 from viscera.evaluation.scores import ANNOTATED, UNANNOTATED, Evaluation, OrganScore
@@ -29,7 +29,7 @@ from viscera.evaluation.statistics import summarise
 from viscera.io.label_names import read_names
 from viscera.io.nifti import stem
 from viscera.io.spacing import header_spacing_mm
-from viscera.labels import PART_OF
+from viscera.labels import PART_OF, has_lesions
 from viscera.quality.efficiency import CaseEfficiency, read_case_efficiency
 from viscera.quality.flags import CaseTrust, read_case_trust
 from viscera.volume import require_same_grid, to_axial, with_voxels

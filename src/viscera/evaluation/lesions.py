@@ -13,8 +13,6 @@ import cc3d
 import numpy as np
 from jaxtyping import Bool, Int
 
-from viscera.labels import TUMOUR
-
 SMALLEST_IOU = 0.1
 """Of a lesion with what is predicted there; and the share of a predicted piece that must lie in lesions."""
 LARGE_MM = 15.0
@@ -24,16 +22,6 @@ RATES = {
     "large_lesion_sensitivity": ("large_lesions_found", "large_lesions"),
 }
 """{metric: values whose sums over cases it divides}: each lesion counts the same."""
-
-
-def has_lesions(organ: str) -> bool:
-    """Tell whether an organ's voxels are lesions, of which a patient may have any number.
-
-    Example:
-        >>> has_lesions("tumour"), has_lesions("liver_tumour"), has_lesions("liver")
-        (True, True, False)
-    """
-    return organ == TUMOUR or organ.endswith(f"_{TUMOUR}")
 
 
 def lesion_scores(

@@ -21,7 +21,7 @@ from viscera.config import ForegroundScore, Machine, Precision, Recipe
 from viscera.config.recipe_json import recipe_from_json, recipe_to_json
 from viscera.errors import SettingError
 from viscera.inference.context import CERTAIN
-from viscera.labels import LabelSpace
+from viscera.labels import LabelSpace, has_lesions
 from viscera.learning.cases import chosen_cases, fresh_organs, never_annotated, require_apart, training_cases
 from viscera.learning.context import ContextMaps, context_recipe
 from viscera.learning.devices import check_world, launch, leave_out_idle_heads, pooled, text_of_first
@@ -172,7 +172,9 @@ def begin(
         own_loss=own_loss,
         never_annotated=never_annotated(own, recipe.space, taught).to(fabric.device),
         training=training_index(cases, recipe),
-        validation=open_validation(validation, recipe.sampling, reach=recipe.reach, contrast=recipe.contrast),
+        validation=open_validation(
+            validation, recipe.sampling, reach=recipe.reach, contrast=recipe.contrast, space=recipe.space
+        ),
         threads=machine.threads,
         taught=None if teacher is None else teacher.beside(own_loss, unannotated=recipe.loss.unannotated),
     )
@@ -192,7 +194,9 @@ def memory_format(recipe: Recipe, device: str, precision: Precision) -> torch.me
 
 def training_index(cases: Sequence[Case], recipe: Recipe, maps: ContextMaps | None = None) -> Index:
     """Number what an epoch draws from."""
-    return open_training(cases, recipe.sampling, reach=recipe.reach, contrast=recipe.contrast, maps=maps)
+    return open_training(
+        cases, recipe.sampling, reach=recipe.reach, contrast=recipe.contrast, maps=maps, space=recipe.space
+    )
 
 
 @contextmanager
@@ -246,6 +250,11 @@ def check_fit(recipe: Recipe) -> None:
                 f"sampling.paste is {recipe.sampling.paste:g}, and the context would not know of what is pasted",
                 "Set it to 0, or the recipe's context to null.",
             )
+    if recipe.sampling.lesion_fraction and not any(map(has_lesions, recipe.space.organs)):
+        raise SettingError(
+            f"sampling.lesion_fraction is {recipe.sampling.lesion_fraction:g}, and '{recipe.label_space}' has no tumour",
+            "Set it to 0, or take a label space with tumours.",
+        )
     if any(dimensions != recipe.dimensions for dimensions in seen):
         raise SettingError(
             f"network {recipe.network.kind} does not go with sampling {recipe.sampling.kind}, inference "

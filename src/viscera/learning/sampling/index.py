@@ -37,6 +37,7 @@ def open_training(
     reach: int = 0,
     contrast: Contrast = UNCHANGED,
     maps: ContextMaps | None = None,
+    space: LabelSpace | None = None,
 ) -> Index:
     """Number what an epoch draws from.
 
@@ -46,23 +47,29 @@ def open_training(
         reach: Neighbouring slices seen on either side.
         contrast: How the grey levels of each slice are enhanced.
         maps: Give slices their context; None: they have none.
+        space: Says which labels are lesions, for patches about them.
     """
     match sampling:
         case SliceSampling():
             return SliceIndex.of(cases, reach=reach, window=sampling.window, contrast=contrast, maps=maps)
         case PatchSampling():
-            return PatchIndex.of(cases, sampling, contrast=contrast)
+            return PatchIndex.of(cases, sampling, contrast=contrast, space=space)
 
 
 def open_validation(
-    cases: Sequence[Case], sampling: Sampling, *, reach: int = 0, contrast: Contrast = UNCHANGED
+    cases: Sequence[Case],
+    sampling: Sampling,
+    *,
+    reach: int = 0,
+    contrast: Contrast = UNCHANGED,
+    space: LabelSpace | None = None,
 ) -> Index:
     """Number what is validated: every slice, whole; or some patches of every case."""
     match sampling:
         case SliceSampling():
             return SliceIndex.of(cases, reach=reach, contrast=contrast)
         case PatchSampling():
-            return PatchIndex.of(cases, sampling, per_case=VALIDATION_PATCHES, contrast=contrast)
+            return PatchIndex.of(cases, sampling, per_case=VALIDATION_PATCHES, contrast=contrast, space=space)
 
 
 def draw_places(index: Index, count: int, generator: Generator) -> Float[np.ndarray, "item numbers"]:

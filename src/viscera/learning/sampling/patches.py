@@ -5,6 +5,7 @@ start chooses the phase: 512 columns with n = 128 and s = 4 have the four starts
 memory-mapped store with strided slices; a scan is never read whole, but for counting its organs, once, slice by slice.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -16,8 +17,9 @@ from jaxtyping import Float, Float32, Int, Shaped, UInt8
 from torch import Generator
 
 from viscera.config import Contrast, Distance, PatchSampling
-from viscera.labels import LabelSpace
+from viscera.labels import LabelSpace, has_lesions
 from viscera.learning.sampling.batch import Batch
+from viscera.learning.sampling.lesions import Lesion, lesion_voxel, lesions_by_size
 from viscera.learning.sampling.reading import step_generator
 from viscera.learning.sampling.slices import NO_ORGAN_DISTANCE_PIXELS
 from viscera.preparation.contrast import UNCHANGED, enhance
@@ -33,17 +35,25 @@ class PatchIndex:
         settings: Size and stride of the patches, and where they lie.
         positions: Patch n is positions[n] = (case, number of the patch within the case).
         contrast: How the grey levels of each axial slice are enhanced before a patch is cut.
+        lesions: Labels whose voxels are lesions.
     """
 
     cases: tuple[Case, ...]
     settings: PatchSampling
     positions: Int[np.ndarray, "patches 2"]
     contrast: Contrast = UNCHANGED
+    lesions: tuple[int, ...] = ()
     _counts: dict[int, Int[np.ndarray, "z class"]] = field(init=False, repr=False, default_factory=dict)
+    _lesions: dict[int, list[list[Lesion]]] = field(init=False, repr=False, default_factory=dict)
 
     @staticmethod
     def of(
-        cases: Sequence[Case], settings: PatchSampling, *, per_case: int = 1, contrast: Contrast = UNCHANGED
+        cases: Sequence[Case],
+        settings: PatchSampling,
+        *,
+        per_case: int = 1,
+        contrast: Contrast = UNCHANGED,
+        space: LabelSpace | None = None,
     ) -> "PatchIndex":
         """Number the patches of some cases.
 
@@ -52,9 +62,11 @@ class PatchIndex:
             settings: Of the patches.
             per_case: Patches of each case.
             contrast: How grey levels are enhanced.
+            space: Says which labels are lesions; None: none are.
         """
         pairs = [(case, patch) for case in range(len(cases)) for patch in range(per_case)]
-        return PatchIndex(tuple(cases), settings, np.array(pairs, dtype=np.int64).reshape(-1, 2), contrast)
+        lesions = () if space is None else tuple(label for label, organ in space.labels.items() if has_lesions(organ))
+        return PatchIndex(tuple(cases), settings, np.array(pairs, dtype=np.int64).reshape(-1, 2), contrast, lesions)
 
     def __len__(self) -> int:
         """Count the patches."""
@@ -68,6 +80,15 @@ class PatchIndex:
         if case not in self._counts:
             self._counts[case] = _count_organs(self.cases[case])
         return self._counts[case]
+
+    def lesions_of(self, case: int) -> list[list[Lesion]]:
+        """Find the lesions of a case by size. Found when first asked for, then kept: at most 8 kB of each."""
+        if case not in self._lesions:
+            scan = self.cases[case]
+            shown = np.stack([_shown(scan, z) for z in range(len(scan.truth))])
+            voxel_ml = math.prod(scan.geometry.spacing_mm) / 1000
+            self._lesions[case] = lesions_by_size(shown, self.lesions, voxel_ml=voxel_ml)
+        return self._lesions[case]
 
 
 def _count_organs(case: Case) -> Int[np.ndarray, "z class"]:
@@ -97,7 +118,8 @@ def _with_pseudo(
 def draw_patch_places(count: int, generator: Generator) -> Float[np.ndarray, "patch 6"]:
     """Draw where patches lie: six numbers of [0, 1) each, whatever the settings.
 
-    They choose: whether about an organ; the organ; the voxel; or else the start along z, rows and columns.
+    They choose: whether about an organ, or about a lesion; the organ or lesion; the voxel; then how far off the patch's middle that
+    lies along z, rows and columns, or where a patch about nothing starts.
     """
     return torch.rand((count, 6), generator=generator, dtype=torch.float64).numpy()
 
@@ -122,7 +144,8 @@ def read_patches(
     """Read patches from the store.
 
     With probability ``foreground_fraction`` a patch is centred on an organ's voxel: any organ voxel of the case with the
-    same probability, or with ``organs_alike`` first an organ that the case shows, then one of its voxels. Where that would
+    same probability, or with ``organs_alike`` first an organ that the case shows, then one of its voxels; a share of
+    ``lesion_fraction`` of these on a lesion's voxel, where the case shows any. Where that would
     reach beyond the scan it is moved inside by whole strides, so its phase is the voxel's and the voxel is always in it.
     Otherwise, and where a case shows no organ, any start has the same probability.
 
@@ -205,18 +228,27 @@ def _start_about(voxel: int, length: int, size: int, stride: int) -> int:
 
 
 def _organ_voxel(index: PatchIndex, case: int, place: Float[np.ndarray, "6"]) -> tuple[int, int, int] | None:
-    """Return the organ voxel that was drawn; None where the case shows no organ. Only its slice is read."""
+    """Return the voxel of an organ or a lesion that was drawn; None where the case shows none.
+
+    Of an organ only its slice is read.
+    """
+    settings = index.settings
+    about_lesion = index.lesions and place[0] < settings.foreground_fraction * settings.lesion_fraction
+    if about_lesion and (sizes := index.lesions_of(case)):
+        flat = lesion_voxel(sizes, float(place[1]), float(place[2]))
+        z, y, x = np.unravel_index(flat, index.cases[case].truth.shape)
+        return int(z), int(y), int(x)
     counts = index.organ_voxels(case)
     organs = np.flatnonzero(counts.any(0))
     if not len(organs):
         return None
-    if index.settings.organs_alike:
+    if settings.organs_alike:
         organs = organs[[int(place[1] * len(organs))]]
     sums = np.cumsum(counts[:, organs].sum(1, dtype=np.int64))
     rank = int(place[2] * sums[-1])
     z = int(np.searchsorted(sums, rank, side="right"))
     shown = _shown(index.cases[case], z)
-    there = np.flatnonzero(shown == organs[0] if index.settings.organs_alike else shown)
+    there = np.flatnonzero(shown == organs[0] if settings.organs_alike else shown)
     y, x = divmod(int(there[rank - sums[z]]), shown.shape[1])  # counted from the slice's end: below 0
     return z, y, x
 

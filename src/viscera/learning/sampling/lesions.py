@@ -1,0 +1,57 @@
+"""Which lesion a patch is laid about: a size first, so that small ones are learnt as often as large ones.
+
+A large lesion has a thousand times the voxels of a small one, and a patient may have twenty small ones beside it: drawn by voxels
+no small one is seen, drawn one by one hardly any large one.
+"""
+
+from math import pi
+
+import cc3d
+import numpy as np
+from jaxtyping import Int, UInt8
+
+SIZES_MM = (15.0, 30.0)
+"""Diameters, of the ball of a lesion's volume, that part small from middling and these from large ones."""
+KEPT = 1000
+"""Voxels of a lesion that are kept, evenly spaced among all."""
+
+Lesion = Int[np.ndarray, " _"]
+"""Flat indices of some voxels of a lesion."""
+
+
+def lesions_by_size(
+    shown: UInt8[np.ndarray, "z y x"], labels: tuple[int, ...], *, voxel_ml: float
+) -> list[list[Lesion]]:
+    """Find the lesions of a case: connected pieces (by faces, edges or corners) of each label.
+
+    Args:
+        shown: A label map.
+        labels: Which of its labels are lesions.
+        voxel_ml: Volume of a voxel.
+
+    Returns:
+        Of each size that the case shows, small ones first, its lesions.
+    """
+    sizes: list[list[Lesion]] = [[] for _ in range(len(SIZES_MM) + 1)]
+    for label in labels:
+        pieces = np.asarray(cc3d.connected_components((shown == label).view(np.uint8), connectivity=26)).ravel()
+        where = np.flatnonzero(pieces)
+        where = where[np.argsort(pieces[where], kind="stable")]
+        for lesion in np.split(where, np.flatnonzero(np.diff(pieces[where])) + 1) if len(where) else ():
+            diameter_mm = (6 * len(lesion) * voxel_ml * 1000 / pi) ** (1 / 3)
+            sizes[int(np.searchsorted(SIZES_MM, diameter_mm, side="right"))].append(lesion[:: -(-len(lesion) // KEPT)])
+    return [lesions for lesions in sizes if lesions]
+
+
+def lesion_voxel(sizes: list[list[Lesion]], first: float, second: float) -> int:
+    """Return a voxel of a lesion: a size, a lesion of that size and a voxel of it, each with the same probability.
+
+    Args:
+        sizes: By size, as ``lesions_by_size`` returns them; at least one lesion.
+        first: From 0 to 1; chooses size and lesion.
+        second: From 0 to 1; chooses the voxel.
+    """
+    of_size, rest = divmod(first * len(sizes), 1)
+    lesions = sizes[int(of_size)]
+    lesion = lesions[int(rest * len(lesions))]
+    return int(lesion[int(second * len(lesion))])
