@@ -9,9 +9,10 @@ false if less than a tenth of it lies in lesions, so that a piece as large as th
 
 import math
 
-import cc3d
 import numpy as np
-from jaxtyping import Bool, Int
+from jaxtyping import Bool
+
+from viscera.boxes import pieces_of
 
 SMALLEST_IOU = 0.1
 """Of a lesion with what is predicted there; and the share of a predicted piece that must lie in lesions."""
@@ -38,7 +39,7 @@ def lesion_scores(
         ``lesions``, ``lesions_found``, ``large_lesions`` and ``large_lesions_found`` (from LARGE_MM on), ``false_lesions``, and
         ``lesion_dice``: the mean over found lesions of Dice with the predicted pieces that touch them, NaN without any.
     """
-    lesions, pieces = _pieces(truth), _pieces(prediction)
+    lesions, pieces = (pieces_of(np.ascontiguousarray(mask), connectivity=26)[0] for mask in (truth, prediction))
     sizes, piece_sizes = np.bincount(lesions.ravel()), np.bincount(pieces.ravel())
     both = (lesions > 0) & (pieces > 0)
     pairs, counts = np.unique(np.stack([lesions[both], pieces[both]]), axis=1, return_counts=True)
@@ -58,10 +59,3 @@ def lesion_scores(
         "false_lesions": float((within[1:] < SMALLEST_IOU * piece_sizes[1:]).sum()),
         "lesion_dice": float(dice.mean()) if dice.size else math.nan,
     }
-
-
-def _pieces(mask: Bool[np.ndarray, "z y x"]) -> Int[np.ndarray, "z y x"]:
-    """Number the connected pieces of a mask from 1 on."""
-    if not mask.any():
-        return np.zeros(mask.shape, np.int64)
-    return cc3d.connected_components(np.ascontiguousarray(mask).view(np.uint8), connectivity=26).astype(np.int64)

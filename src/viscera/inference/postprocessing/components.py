@@ -9,7 +9,7 @@ from functools import partial
 import numpy as np
 from jaxtyping import Bool, Int64, UInt8
 
-from viscera.boxes import Extent, extents_of
+from viscera.boxes import Extent, extents_of, pieces_of
 from viscera.inference.postprocessing.slabs import (
     Chosen,
     Part,
@@ -18,7 +18,6 @@ from viscera.inference.postprocessing.slabs import (
     joined,
     on_all_cores,
     part_of,
-    pieces_of,
     slabs_of,
 )
 

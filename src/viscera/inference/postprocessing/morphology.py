@@ -15,7 +15,7 @@ import edt
 import numpy as np
 from jaxtyping import Bool, UInt8
 
-from viscera.boxes import Box, Extent, boxes_of, extents_of, widen
+from viscera.boxes import Box, Extent, boxes_of, extents_of, pieces_of, widen
 from viscera.inference.postprocessing.slabs import (
     Chosen,
     Part,
@@ -24,7 +24,6 @@ from viscera.inference.postprocessing.slabs import (
     joined,
     on_all_cores,
     part_of,
-    pieces_of,
     slabs_of,
 )
 

@@ -7,9 +7,8 @@ their pieces are one. Pieces are numbered as they begin in the array, slabs and 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Literal, TypeVar
+from typing import TypeVar
 
-import cc3d
 import cv2
 import numpy as np
 from jaxtyping import Bool, Int64, Shaped
@@ -83,14 +82,6 @@ def slabs_of(extents: Mapping[int, Extent]) -> list[Slab]:
             if box is not None:
                 found.append(Slab(label, box, stop - start, first=start == begin, last=stop == end))
     return found
-
-
-def pieces_of(mask: Bool[np.ndarray, "z y x"], *, connectivity: Literal[6, 26]) -> tuple[np.ndarray, int]:
-    """Return the numbers of a mask's pieces, as they begin in the array, and how many they are.
-
-    uint8, since cc3d 4.1.1 reckons with too few pieces of bool arrays that are one voxel thin: "maximum length exception".
-    """
-    return cc3d.connected_components(mask.view(np.uint8), connectivity=connectivity, return_N=True)
 
 
 def part_of(

@@ -6,9 +6,8 @@ import cc3d
 import numpy as np
 from jaxtyping import Bool, UInt8
 
-from viscera.boxes import Box, boxes_of, widen
+from viscera.boxes import Box, boxes_of, pieces_of, widen
 from viscera.errors import GeometryError, LabelError
-from viscera.inference.postprocessing.slabs import pieces_of
 from viscera.labels import TUMOUR, LabelSpace
 
 LISTED = 20

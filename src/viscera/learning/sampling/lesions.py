@@ -6,9 +6,10 @@ no small one is seen, drawn one by one hardly any large one.
 
 from math import pi
 
-import cc3d
 import numpy as np
 from jaxtyping import Int, UInt8
+
+from viscera.boxes import pieces_of
 
 SIZES_MM = (15.0, 30.0)
 """Diameters, of the ball of a lesion's volume, that part small from middling and these from large ones."""
@@ -34,7 +35,7 @@ def lesions_by_size(
     """
     sizes: list[list[Lesion]] = [[] for _ in range(len(SIZES_MM) + 1)]
     for label in labels:
-        pieces = np.asarray(cc3d.connected_components((shown == label).view(np.uint8), connectivity=26)).ravel()
+        pieces = pieces_of(shown == label, connectivity=26)[0].ravel()
         where = np.flatnonzero(pieces)
         where = where[np.argsort(pieces[where], kind="stable")]
         for lesion in np.split(where, np.flatnonzero(np.diff(pieces[where])) + 1) if len(where) else ():

@@ -6,11 +6,11 @@ and without them: whatever differs between the two scans is tumour.
 
 from dataclasses import dataclass
 
-import cc3d
 import edt
 import numpy as np
 from jaxtyping import Bool, Float, Integer
 
+from viscera.boxes import pieces_of
 from viscera.synthesis.appearance.tissues import PHASES
 from viscera.synthesis.canvas import ORGANS, VALUE, Canvas, Tissue
 from viscera.synthesis.shapes import Blob, Box, Noise, draw_noise, ellipsoid, evaluate, rotation_about
@@ -211,7 +211,7 @@ def _room(canvas: Canvas, box: Box, organ: str, *, reach_mm: float) -> Bool[np.n
 
 def _piece_at(mask: Bool[np.ndarray, "z y x"], place: Integer[np.ndarray, "3"]) -> Bool[np.ndarray, "z y x"]:
     """Return the connected component that holds a place."""
-    pieces = np.asarray(cc3d.connected_components(mask, connectivity=6))
+    pieces, _ = pieces_of(mask, connectivity=6)
     z, y, x = place.tolist()
     return pieces == pieces[z, y, x]
 

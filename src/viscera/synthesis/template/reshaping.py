@@ -7,10 +7,10 @@ fine enough (template.FINE_MM) that the nearest voxel will do.
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-import cc3d
 import numpy as np
 from jaxtyping import Bool, Float, Integer, UInt8
 
+from viscera.boxes import pieces_of
 from viscera.synthesis.anatomy.kidney_plans import APART, APART_MM, LOWEST_MM, draw_place, sunk
 from viscera.synthesis.canvas import VALUE, Canvas, Tissue, blank_canvas
 from viscera.synthesis.grafting import GROUPS, Donor
@@ -328,7 +328,7 @@ def _room(result: Sample, box: Box, first: str) -> Bool[np.ndarray, "z y x"]:
 
 def _without_crumbs(mask: Bool[np.ndarray, "z y x"]) -> Bool[np.ndarray, "z y x"]:
     """Leave out what obstacles cut off: pieces of less than a tenth of the largest."""
-    pieces = np.asarray(cc3d.connected_components(mask, connectivity=6))
+    pieces, _ = pieces_of(mask, connectivity=6)
     sizes = np.bincount(pieces.ravel())
     sizes[0] = 0
     return (sizes >= max(1.0, CRUMB * sizes.max()))[pieces]

@@ -12,6 +12,7 @@ import edt
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
+from viscera.boxes import pieces_of
 from viscera.synthesis.canvas import VALUE, Tissue
 
 FULL_DEPTH = 64
@@ -168,12 +169,12 @@ def _paint_scan_(
     tissue[where & (smooth > SOFT_HU)] = Tissue.MUSCLE
     tissue[where & (smooth > BONE_HU)] = Tissue.MARROW
     tissue[where & (smooth > CORTEX_HU)] = Tissue.CORTEX
-    pieces, count = cc3d.connected_components(air, connectivity=6, return_N=True)
+    pieces, count = pieces_of(air, connectivity=6)
     if count:
-        sizes_ml = np.bincount(np.asarray(pieces).ravel()) * step_mm**3 / 1000
+        sizes_ml = np.bincount(pieces.ravel()) * step_mm**3 / 1000
         is_lung = sizes_ml > LUNG_ML
-        is_lung[np.unique(np.asarray(pieces)[-1])] = True
-        tissue[air] = np.where(is_lung, Tissue.LUNG, Tissue.GAS)[np.asarray(pieces)[air]]
+        is_lung[np.unique(pieces[-1])] = True
+        tissue[air] = np.where(is_lung, Tissue.LUNG, Tissue.GAS)[pieces[air]]
 
 
 def _beneath(tissue: UInt8[np.ndarray, "z y x"], labelled: Bool[np.ndarray, "z y x"]) -> UInt8[np.ndarray, "z y x"]:
