@@ -1,6 +1,6 @@
 """What it is worth on partly annotated data that a network of slices sees the whole patient first: viscera25d against viscera2d.
 
-    python -m benchmarks.studies.partial_labels WORK --networks      (one core: some 40 minutes; goes on where it was stopped)
+    python -m benchmarks.studies.partial_labels WORK --networks      (one core: some 80 minutes; goes on where it was stopped)
 
 Three data sets of that study's 32 training patients without a common organ, 2.5 mm pixels, three seeds. Every network draws equally
 many slices and has viscera2d's losses; viscera25d's context network is trained first, which is work that the others do not have.
@@ -21,7 +21,7 @@ from viscera.recipes.viscera25d import VISCERA25D, VISCERA25D_2D
 
 DESIGN = "three_disjoint"
 SEEDS = (0, 1, 2)
-SLICES, PATCHES = 2_400, 128
+SLICES, PATCHES = 2_400, 640
 """Drawn by each training: of networks of slices, and of the context network."""
 NETWORKS = {"viscera2d_16": VISCERA2D_16, "viscera25d_2d": VISCERA25D_2D, "viscera25d": VISCERA25D}
 
