@@ -20,7 +20,7 @@ from viscera.errors import FileError, SettingError
 from viscera.evaluation.comparing import cases_of_one, compare
 from viscera.evaluation.confusion import BACKGROUND, MixUp, mix_ups
 from viscera.evaluation.evaluate import Rules, ScoreAll, evaluate, read_own_organs
-from viscera.evaluation.lesions import RATES
+from viscera.evaluation.lesions import LESION_METRICS
 from viscera.evaluation.merging import merge_evaluations, names_of_pairs
 from viscera.evaluation.pairing import find_jobs
 from viscera.evaluation.scores import ALL, GROUPS, UNANNOTATED, Evaluation, Summary
@@ -41,7 +41,6 @@ SHOWN = {
 }
 """The metrics of the table, the first two with their intervals."""
 
-LESIONS = (*RATES, "false_lesions", "lesion_dice")
 LESION_COLUMNS = ("organ", "lesions", "from 15 mm", "found", "from 15 mm found", "false per scan", "Dice of found ones")
 
 VERSUS_COLUMNS = ("organ", "patients", "without partner", "difference (+: PREDICTION is higher)", "p (Wilcoxon)")
@@ -273,11 +272,11 @@ def show_lesions(found: Evaluation) -> None:
     """Show how many lesions were found, where truth or prediction may hold any."""
     rows = []
     for organ, means in means_of(found).items():
-        if not has_lesions(organ) or means.keys().isdisjoint(LESIONS):
+        if not has_lesions(organ) or means.keys().isdisjoint(LESION_METRICS):
             continue
         scores = [score.values for score in found.scores if score.organ == organ]
         counts = [str(int(sum(values.get(name, 0) for values in scores))) for name in ("lesions", "large_lesions")]
-        rows.append((readable(organ), *counts, *(mean_text(means.get(name), interval=True) for name in LESIONS)))
+        rows.append((readable(organ), *counts, *(mean_text(means.get(name), interval=True) for name in LESION_METRICS)))
     if rows:
         show_table("Lesions [95 % interval over patients]", LESION_COLUMNS, rows)
 

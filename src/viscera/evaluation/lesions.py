@@ -10,7 +10,7 @@ false if less than a tenth of it lies in lesions, so that a piece as large as th
 import math
 
 import numpy as np
-from jaxtyping import Bool
+from jaxtyping import Bool, Float, Integer
 
 from viscera.boxes import pieces_of
 
@@ -23,6 +23,13 @@ RATES = {
     "large_lesion_sensitivity": ("large_lesions_found", "large_lesions"),
 }
 """{metric: values whose sums over cases it divides}: each lesion counts the same."""
+LESION_METRICS = (*RATES, "false_lesions", "lesion_dice")
+"""Whose means are told."""
+
+
+def diameter_mm(voxels: Integer[np.ndarray, " lesion"], voxel_ml: float) -> Float[np.ndarray, " lesion"]:
+    """Return the diameters of balls of so many voxels."""
+    return 2 * (3 * voxels * voxel_ml * 1000 / (4 * math.pi)) ** (1 / 3)
 
 
 def lesion_scores(
@@ -49,7 +56,7 @@ def lesion_scores(
     np.add.at(within, pairs[1], counts)
     size, common, there = sizes[1:], shared[1:], touching[1:]
     found = common >= SMALLEST_IOU * (size + there - common)
-    large = 2 * (3 * size * voxel_ml * 1000 / (4 * math.pi)) ** (1 / 3) >= LARGE_MM
+    large = diameter_mm(size, voxel_ml) >= LARGE_MM
     dice = 2 * common[found] / (size + there)[found]
     return {
         "lesions": float(size.size),

@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from jaxtyping import Float
 
-from viscera.evaluation.lesions import RATES
+from viscera.evaluation.lesions import LESION_METRICS, RATES
 from viscera.evaluation.scores import ALL, GROUPS, HD95, MEAN, UNANNOTATED, OrganScore, Summary, is_left_out, of_group
 
 SUMMARISED = (
     *("dice", "iou", "nsd", HD95, "volume_error_ml", "slice_dice", "slice_iou", "flare_dice", "flare_nsd"),
-    *(*RATES, "false_lesions", "lesion_dice"),
+    *LESION_METRICS,
 )
 
 

@@ -4,14 +4,13 @@ A large lesion has a thousand times the voxels of a small one, and a patient may
 no small one is seen, drawn one by one hardly any large one.
 """
 
-from math import pi
-
 import numpy as np
 from jaxtyping import Int, UInt8
 
 from viscera.boxes import pieces_of
+from viscera.evaluation.lesions import LARGE_MM, diameter_mm
 
-SIZES_MM = (15.0, 30.0)
+SIZES_MM = (LARGE_MM, 30.0)
 """Diameters, of the ball of a lesion's volume, that part small from middling and these from large ones."""
 KEPT = 1000
 """Voxels of a lesion that are kept, evenly spaced among all."""
@@ -38,9 +37,10 @@ def lesions_by_size(
         pieces = pieces_of(shown == label, connectivity=26)[0].ravel()
         where = np.flatnonzero(pieces)
         where = where[np.argsort(pieces[where], kind="stable")]
-        for lesion in np.split(where, np.flatnonzero(np.diff(pieces[where])) + 1) if len(where) else ():
-            diameter_mm = (6 * len(lesion) * voxel_ml * 1000 / pi) ** (1 / 3)
-            sizes[int(np.searchsorted(SIZES_MM, diameter_mm, side="right"))].append(lesion[:: -(-len(lesion) // KEPT)])
+        found = np.split(where, np.flatnonzero(np.diff(pieces[where])) + 1) if len(where) else []
+        diameters_mm = diameter_mm(np.array([len(lesion) for lesion in found], np.int64), voxel_ml)
+        for lesion, size in zip(found, np.searchsorted(SIZES_MM, diameters_mm, side="right").tolist(), strict=True):
+            sizes[size].append(lesion[:: -(-len(lesion) // KEPT)])
     return [lesions for lesions in sizes if lesions]
 
 

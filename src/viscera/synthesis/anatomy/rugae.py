@@ -5,6 +5,7 @@ All of it stays within the organ and needs nothing but the canvas, so that patie
 
 import numpy as np
 
+from viscera.boxes import boxes_of, widen
 from viscera.synthesis.anatomy.rims import distances
 from viscera.synthesis.canvas import VALUE, Canvas, Tissue
 from viscera.synthesis.shapes import draw_noise
@@ -21,11 +22,10 @@ def fold_stomach_(generator: np.random.Generator, canvas: Canvas) -> None:
     wall_mm, fold_mm, rise_mm = generator.uniform((2.0, 3.0, 3.0), (5.0, 12.0, 16.0))
     narrow, pockets = draw_noise(generator, generator.uniform(7, 13)), draw_noise(generator, generator.uniform(10, 22))
     share = generator.uniform(0.03, 0.25)
-    places = np.nonzero(canvas.label == VALUE["stomach"])
-    if not is_folded or not len(places[0]):
+    box = boxes_of(canvas.label, (VALUE["stomach"],)).get(VALUE["stomach"]) if is_folded else None
+    if box is None:
         return
-    z, y, x = (slice(max(0, int(place.min()) - 1), int(place.max()) + 2) for place in places)
-    box, grid = (z, y, x), canvas.grid
+    box, grid = widen(box, (1, 1, 1), canvas.label.shape), canvas.grid
     own, tissue = canvas.label[box] == VALUE["stomach"], canvas.tissue[box]
     steps = tuple(float(axis[1] - axis[0]) for axis in (grid.z, grid.y, grid.x))
     axes = grid.axes(box)
