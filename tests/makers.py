@@ -1,6 +1,7 @@
 """What several test files make: networks whose answer is known, scans, files; and how they read runs, pages and output."""
 
 import contextlib
+import gzip
 import io
 import json
 import re
@@ -227,3 +228,9 @@ def nnunet_set(folder: Path, cases: dict[str, int], *, organs: tuple[str, ...] =
     content = {"channel_names": {"0": "CT"}, "labels": named, "file_ending": ".nii.gz", **more}
     (folder / "dataset.json").write_text(json.dumps(content))
     return folder
+
+
+def unpacked(file: Path) -> bytes:
+    """Return what a file holds, decompressed if it is gzip: equal contents were once seen compressed in two ways."""
+    content = file.read_bytes()
+    return gzip.decompress(content) if file.suffix == ".gz" else content

@@ -316,7 +316,7 @@ def _content(volume: Volume, path: Path) -> tuple[bytes, Shaped[np.ndarray, "z y
 def _write_content(part: Path, header: bytes, voxels: Shaped[np.ndarray, "z y x"]) -> None:
     with part.open("wb") as stream:
         if part.name.lower().endswith(".gz"):
-            # No file name and no time in the gzip header: equal volumes give equal files.
+            # No file name and no time in the gzip header, which would tell files of equal volumes apart.
             with igzip.GzipFile("", "wb", GZIP_LEVEL, stream, 0) as packed:
                 _write_parts(packed, header, voxels)
         else:
