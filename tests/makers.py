@@ -231,6 +231,6 @@ def nnunet_set(folder: Path, cases: dict[str, int], *, organs: tuple[str, ...] =
 
 
 def unpacked(file: Path) -> bytes:
-    """Return what a file holds, decompressed if it is gzip: equal contents were once seen compressed in two ways."""
+    """Return what a file holds, decompressed if it is gzip."""
     content = file.read_bytes()
     return gzip.decompress(content) if file.suffix == ".gz" else content

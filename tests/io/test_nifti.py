@@ -406,12 +406,10 @@ def test_turned_and_swapped_arrays_are_written_as_they_are_seen(tmp_path):
     assert np.array_equal(nifti.read(tmp_path / "a.nii.gz").voxels, voxels)
 
 
-def test_equal_volumes_give_equal_content_and_headers(tmp_path):
+def test_equal_volumes_give_equal_files(tmp_path):
     for name in ("a.nii.gz", "b.nii.gz"):
         nifti.write(tmp_path / name, Volume(scan((3, 4, 5)), np.eye(4)))
-    one, two = tmp_path / "a.nii.gz", tmp_path / "b.nii.gz"
-    assert unpacked(one) == unpacked(two)
-    assert one.read_bytes()[:10] == two.read_bytes()[:10]
+    assert (tmp_path / "a.nii.gz").read_bytes() == (tmp_path / "b.nii.gz").read_bytes()
 
 
 def test_hidden_files_and_other_types_are_not_listed_but_whatever_has_a_scans_name_is(tmp_path):

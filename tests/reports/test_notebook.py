@@ -45,7 +45,7 @@ def rows(viewer) -> dict[str, tuple]:
 
 
 def plain(viewer) -> str:
-    """Return the page with its volumes unpacked: equal ones may be compressed in more than one way."""
+    """Return the page with its volumes unpacked."""
     pattern = r'(?<= id="volume-)(\w+)">([A-Za-z0-9+/=]+)'
     return re.sub(pattern, lambda found: f"{found[1]} {gzip.decompress(base64.b64decode(found[2])).hex()}", viewer.page)
 
