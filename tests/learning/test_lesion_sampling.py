@@ -1,17 +1,20 @@
-"""Patches about lesions: sizes alike, lesions of a size alike, voxels of a lesion alike; against scipy's labelling."""
+"""Patches about lesions, and slices of them: sizes alike, lesions of a size alike, their voxels alike; against scipy."""
 
+from contextlib import nullcontext
 from dataclasses import replace
 
 import numpy as np
 import pytest
 from scipy import ndimage, stats
 
-from viscera.config import PatchSampling
+from viscera.config import PatchSampling, SliceSampling
 from viscera.errors import SettingError
 from viscera.labels import LabelSpace
 from viscera.learning.sampling.lesions import KEPT, lesion_voxel, lesions_by_size
+from viscera.learning.sampling.order import epoch_order
 from viscera.learning.sampling.patches import PatchIndex, draw_patch_places, patch_start
 from viscera.learning.sampling.reading import step_generator
+from viscera.learning.sampling.slices import SliceIndex
 from viscera.learning.setup import check_fit
 from viscera.recipes.catalogue import RECIPES
 
@@ -46,7 +49,7 @@ def test_lesions_are_scipys_connected_components_by_size():
     found = lesions_by_size(labels, (2,), voxel_ml=0.05)
     expected = [np.sum(np.searchsorted(limits, 0.05 * sizes, side="right") == group) for group in range(3)]
     assert sum(number > 0 for number in expected) > 1  # sizes differ, or this says nothing
-    assert [len(lesions) for lesions in found] == [number for number in expected if number]
+    assert [len(lesions) for lesions in found] == expected
     for lesion in (lesion for lesions in found for lesion in lesions):
         (piece,) = set(pieces.ravel()[lesion])
         assert piece > 0
@@ -55,7 +58,8 @@ def test_lesions_are_scipys_connected_components_by_size():
 
 def test_of_a_large_lesion_evenly_spaced_voxels_are_kept():
     labels = np.ones((20, 30, 40), np.uint8)
-    ((lesion,),) = lesions_by_size(labels, (1,), voxel_ml=0.001)
+    small, middling, (lesion,) = lesions_by_size(labels, (1,), voxel_ml=0.001)
+    assert (small, middling) == ([], [])
     assert lesion.tolist() == list(range(0, 24_000, 24))
 
 
@@ -106,6 +110,57 @@ def test_the_last_draws_stay_within_the_lesions():
     almost = np.nextafter(1.0, 0)
     assert lesion_voxel(sizes, 0.0, 0.0) == 3
     assert lesion_voxel(sizes, almost, almost) == 9
+
+
+def _slices(make_case, count=20_000, **settings):
+    """Return which slices of two patients an epoch visits: of five small lesions and a large one, and of one small lesion."""
+    second = np.zeros((4, 40, 40), np.uint8)
+    second[3, :2, :2] = 2
+    cases = [
+        make_case("a__0", annotated=SPACE.organs, labels=_labels()),
+        make_case("b__0", annotated=SPACE.organs, labels=second),
+    ]
+    index = SliceIndex.of(cases, space=SPACE)
+    return epoch_order(index, SliceSampling(**settings), visits=count, generator=step_generator(0))
+
+
+def test_slices_of_lesions_are_drawn_by_size_then_lesion_then_voxel(make_case):
+    counts = np.bincount(_slices(make_case, organ_fraction=1.0, lesion_fraction=1.0), minlength=44)
+    large = np.zeros(44)
+    large[20:33] = 1 / 13
+    small = np.zeros(44)
+    for z in (2, 2, 12, 12, 22):
+        small[z : z + 2] += 1 / 12
+    small[43] = 1 / 6  # the second patient's
+    expected = 20_000 * (large + small) / 2
+    shown = expected > 0
+    assert not counts[~shown].any()
+    assert stats.chisquare(counts[shown], expected[shown]).pvalue > 0.001
+
+
+def test_lesions_take_their_share_of_the_visits_to_slices_with_organs(make_case):
+    visits = np.bincount(_slices(make_case, organ_fraction=0.5, lesion_fraction=0.5), minlength=44)
+    # Slice 43, which shows no liver, is one of 44 slices, one of 18 with tumour, and that of one of six small lesions.
+    expected = 20_000 * (0.5 / 44 + 0.25 * 0.5 / 18 + 0.25 * 0.5 / 6)
+    assert visits[43] == pytest.approx(expected, abs=5 * np.sqrt(expected))
+
+
+def test_no_lesion_is_drawn_where_no_case_shows_one(make_case):
+    case = make_case("a__0", annotated=SPACE.organs, labels=np.ones((3, 16, 16), np.uint8))
+    settings = SliceSampling(organ_fraction=1.0, lesion_fraction=1.0)
+    order = epoch_order(SliceIndex.of([case], space=SPACE), settings, visits=30, generator=step_generator(0))
+    assert set(order.tolist()) == {0, 1, 2}
+
+
+def test_a_share_of_nothing_is_refused():
+    recipe = replace(RECIPES["viscera2d-16"], label_space="flare14")
+    for share, told in ((0.0, "organ_fraction, which is 0"), (0.3, None)):
+        wanted = replace(recipe, sampling=replace(recipe.sampling, organ_fraction=share, lesion_fraction=0.5))
+        with pytest.raises(SettingError, match=told) if told else nullcontext():
+            check_fit(wanted)
+    small = replace(RECIPES["gao2step-small"], label_space="flare14")
+    with pytest.raises(SettingError, match="foreground_fraction, which is 0"):
+        check_fit(replace(small, sampling=replace(small.sampling, foreground_fraction=0.0, lesion_fraction=0.5)))
 
 
 def test_patches_about_lesions_are_refused_where_there_can_be_none():

@@ -17,13 +17,15 @@ class SliceSampling:
     dimensions: ClassVar[Literal[2]] = 2
     size: ClassVar[None] = None
     cases: ClassVar[Literal["any"]] = "any"
-    lesion_fraction: ClassVar[float] = 0.0
     kind: Literal["slices"] = "slices"
     dataset_power: Fraction = 0.0
     """A case of a data set with n cases counts n^-power times: 0, every slice alike; 0.5 lifts small data sets (MultiTalent);
     1, every data set alike."""
     organ_fraction: Fraction = 0.0
     """Share of the visits that go to slices showing an organ, drawn first among all annotated organs: rare ones are seen."""
+    lesion_fraction: Fraction = 0.0
+    """Of these visits, the share that go to a slice of a lesion (a connected piece of a tumour) instead: a size is drawn first
+    (below 15 mm, up to 30 mm, above), then a lesion of that size, of any case, then one of its voxels."""
     fold: tuple[Count, Count] | None = None
     """(k, n): leave out the k-th of n parts of the training patients, k from 1; None trains on all."""
     paste: Fraction = 0.0

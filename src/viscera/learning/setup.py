@@ -21,7 +21,7 @@ from viscera.config import ForegroundScore, Machine, Precision, Recipe
 from viscera.config.recipe_json import recipe_from_json, recipe_to_json
 from viscera.errors import SettingError
 from viscera.inference.context import CERTAIN
-from viscera.labels import LabelSpace, has_lesions
+from viscera.labels import LabelSpace
 from viscera.learning.cases import chosen_cases, fresh_organs, never_annotated, require_apart, training_cases
 from viscera.learning.context import ContextMaps, context_recipe
 from viscera.learning.devices import check_world, launch, leave_out_idle_heads, pooled, text_of_first
@@ -32,6 +32,7 @@ from viscera.learning.foreground_hu import measure_foreground
 from viscera.learning.losses import LossFunction, alone, class_weights, loss_for
 from viscera.learning.sampling.batch import Batch
 from viscera.learning.sampling.index import Index, open_training, open_validation
+from viscera.learning.sampling.lesions import lesion_labels
 from viscera.learning.sampling.slices import SliceIndex
 from viscera.learning.schedule import moving_average
 from viscera.learning.shared_norm import share_batch_norm
@@ -250,10 +251,17 @@ def check_fit(recipe: Recipe) -> None:
                 f"sampling.paste is {recipe.sampling.paste:g}, and the context would not know of what is pasted",
                 "Set it to 0, or the recipe's context to null.",
             )
-    if recipe.sampling.lesion_fraction and not any(map(has_lesions, recipe.space.organs)):
+    sampling = recipe.sampling
+    if sampling.lesion_fraction and not lesion_labels(recipe.space):
         raise SettingError(
-            f"sampling.lesion_fraction is {recipe.sampling.lesion_fraction:g}, and '{recipe.label_space}' has no tumour",
+            f"sampling.lesion_fraction is {sampling.lesion_fraction:g}, and '{recipe.label_space}' has no tumour",
             "Set it to 0, or take a label space with tumours.",
+        )
+    whole = "organ_fraction" if sampling.kind == "slices" else "foreground_fraction"
+    if sampling.lesion_fraction and not getattr(sampling, whole):
+        raise SettingError(
+            f"sampling.lesion_fraction is {sampling.lesion_fraction:g}, a share of sampling.{whole}, which is 0",
+            f"Set {whole}, too.",
         )
     if any(dimensions != recipe.dimensions for dimensions in seen):
         raise SettingError(

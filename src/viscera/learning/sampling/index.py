@@ -47,11 +47,11 @@ def open_training(
         reach: Neighbouring slices seen on either side.
         contrast: How the grey levels of each slice are enhanced.
         maps: Give slices their context; None: they have none.
-        space: Says which labels are lesions, for patches about them.
+        space: Says which labels are lesions, which may be drawn more often.
     """
     match sampling:
         case SliceSampling():
-            return SliceIndex.of(cases, reach=reach, window=sampling.window, contrast=contrast, maps=maps)
+            return SliceIndex.of(cases, reach=reach, window=sampling.window, contrast=contrast, maps=maps, space=space)
         case PatchSampling():
             return PatchIndex.of(cases, sampling, contrast=contrast, space=space)
 

@@ -1,14 +1,19 @@
-"""Which lesion a patch is laid about: a size first, so that small ones are learnt as often as large ones.
+"""Which lesion a patch or a slice shows: a size first, so that small ones are learnt as often as large ones.
 
 A large lesion has a thousand times the voxels of a small one, and a patient may have twenty small ones beside it: drawn by voxels
 no small one is seen, drawn one by one hardly any large one.
 """
+
+import math
 
 import numpy as np
 from jaxtyping import Int, UInt8
 
 from viscera.boxes import pieces_of
 from viscera.evaluation.lesions import LARGE_MM, diameter_mm
+from viscera.labels import LabelSpace, has_lesions
+from viscera.learning.sampling.shown import shown_slice
+from viscera.preparation.store import Case
 
 SIZES_MM = (LARGE_MM, 30.0)
 """Diameters, of the ball of a lesion's volume, that part small from middling and these from large ones."""
@@ -30,7 +35,7 @@ def lesions_by_size(
         voxel_ml: Volume of a voxel.
 
     Returns:
-        Of each size that the case shows, small ones first, its lesions.
+        Of each size its lesions, small ones first.
     """
     sizes: list[list[Lesion]] = [[] for _ in range(len(SIZES_MM) + 1)]
     for label in labels:
@@ -41,14 +46,25 @@ def lesions_by_size(
         diameters_mm = diameter_mm(np.array([len(lesion) for lesion in found], np.int64), voxel_ml)
         for lesion, size in zip(found, np.searchsorted(SIZES_MM, diameters_mm, side="right").tolist(), strict=True):
             sizes[size].append(lesion[:: -(-len(lesion) // KEPT)])
-    return [lesions for lesions in sizes if lesions]
+    return sizes
+
+
+def lesion_labels(space: LabelSpace | None) -> tuple[int, ...]:
+    """Return the labels of a space whose voxels are lesions; none without a space."""
+    return () if space is None else tuple(label for label, organ in space.labels.items() if has_lesions(organ))
+
+
+def lesions_of(case: Case, labels: tuple[int, ...]) -> list[list[Lesion]]:
+    """Find the lesions of a case, as ``lesions_by_size`` does."""
+    shown = np.stack([shown_slice(case, z) for z in range(len(case.truth))])
+    return lesions_by_size(shown, labels, voxel_ml=math.prod(case.geometry.spacing_mm) / 1000)
 
 
 def lesion_voxel(sizes: list[list[Lesion]], first: float, second: float) -> int:
     """Return a voxel of a lesion: a size, a lesion of that size and a voxel of it, each with the same probability.
 
     Args:
-        sizes: By size, as ``lesions_by_size`` returns them; at least one lesion.
+        sizes: By size, as ``lesions_by_size`` returns them, at least one of each.
         first: From 0 to 1; chooses size and lesion.
         second: From 0 to 1; chooses the voxel.
     """

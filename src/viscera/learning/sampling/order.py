@@ -8,6 +8,7 @@ from jaxtyping import Float, Int
 from torch import Generator
 
 from viscera.config import Sampling
+from viscera.learning.sampling.lesions import lesion_voxel
 from viscera.learning.sampling.patches import PatchIndex
 from viscera.learning.sampling.slices import SliceIndex
 
@@ -19,7 +20,7 @@ def epoch_order(
 
     By default whole shuffled passes one after the other, cut at ``visits``. With a ``dataset_power`` they are drawn,
     those of a data set with n cases with weight n^-power; ``organ_fraction`` of the visits draw an organ first, all that
-    are annotated alike, then a slice that shows it, by the same weights.
+    are annotated alike, then a slice that shows it, by the same weights. ``lesion_fraction`` of these draw a lesion instead.
 
     Source: Ulrich et al. 2023 (MultiTalent), arXiv:2303.14444: a case's weight is 1 / sqrt(n), our power 0.5.
     """
@@ -36,6 +37,10 @@ def epoch_order(
         for organ, sum_ in enumerate(sums):
             places = chosen[organs == organ]
             order[places] = _drawn(sum_, len(places), generator)
+        if sampling.lesion_fraction and (sizes := index.lesion_slices):
+            about, first, second = torch.rand((3, len(chosen)), generator=generator, dtype=torch.float64).numpy()
+            for place in np.flatnonzero(about < sampling.lesion_fraction):
+                order[chosen[place]] = lesion_voxel(sizes, float(first[place]), float(second[place]))
     return order
 
 

@@ -5,7 +5,6 @@ start chooses the phase: 512 columns with n = 128 and s = 4 have the four starts
 memory-mapped store with strided slices; a scan is never read whole, but for counting its organs, once, slice by slice.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -17,13 +16,14 @@ from jaxtyping import Float, Float32, Int, Shaped, UInt8
 from torch import Generator
 
 from viscera.config import Contrast, Distance, PatchSampling
-from viscera.labels import LabelSpace, has_lesions
+from viscera.labels import LabelSpace
 from viscera.learning.sampling.batch import Batch
-from viscera.learning.sampling.lesions import Lesion, lesion_voxel, lesions_by_size
+from viscera.learning.sampling.lesions import Lesion, lesion_labels, lesion_voxel, lesions_of
 from viscera.learning.sampling.reading import step_generator
+from viscera.learning.sampling.shown import shown_slice, with_pseudo
 from viscera.learning.sampling.slices import NO_ORGAN_DISTANCE_PIXELS
 from viscera.preparation.contrast import UNCHANGED, enhance
-from viscera.preparation.store import UNSURE, Case
+from viscera.preparation.store import Case
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,8 +65,8 @@ class PatchIndex:
             space: Says which labels are lesions; None: none are.
         """
         pairs = [(case, patch) for case in range(len(cases)) for patch in range(per_case)]
-        lesions = () if space is None else tuple(label for label, organ in space.labels.items() if has_lesions(organ))
-        return PatchIndex(tuple(cases), settings, np.array(pairs, dtype=np.int64).reshape(-1, 2), contrast, lesions)
+        positions = np.array(pairs, dtype=np.int64).reshape(-1, 2)
+        return PatchIndex(tuple(cases), settings, positions, contrast, lesion_labels(space))
 
     def __len__(self) -> int:
         """Count the patches."""
@@ -84,35 +84,16 @@ class PatchIndex:
     def lesions_of(self, case: int) -> list[list[Lesion]]:
         """Find the lesions of a case by size. Found when first asked for, then kept: at most 8 kB of each."""
         if case not in self._lesions:
-            scan = self.cases[case]
-            shown = np.stack([_shown(scan, z) for z in range(len(scan.truth))])
-            voxel_ml = math.prod(scan.geometry.spacing_mm) / 1000
-            self._lesions[case] = lesions_by_size(shown, self.lesions, voxel_ml=voxel_ml)
+            self._lesions[case] = [lesions for lesions in lesions_of(self.cases[case], self.lesions) if lesions]
         return self._lesions[case]
 
 
 def _count_organs(case: Case) -> Int[np.ndarray, "z class"]:
     # numpy.bincount would first make 8 bytes of each voxel; the float32 of OpenCV's histogram counts up to 4096x4096.
-    slices = [cv2.calcHist([_shown(case, z)], [0], None, [256], [0, 256]) for z in range(len(case.truth))]
+    slices = [cv2.calcHist([shown_slice(case, z)], [0], None, [256], [0, 256]) for z in range(len(case.truth))]
     counts = np.array(slices).reshape(-1, 256).astype(np.int32)
     counts[:, 0] = 0
     return counts[:, : int(np.flatnonzero(counts.any(0)).max(initial=0)) + 1].copy()
-
-
-def _shown(case: Case, z: int) -> UInt8[np.ndarray, "y x"]:
-    """Return the organs of a slice by labels and pseudo-labels; 0 where teachers are unsure or anything may be."""
-    shown = np.array(case.truth[z])
-    if case.pseudo is not None:
-        shown = _with_pseudo(shown, np.asarray(case.pseudo[z]))
-    if case.known is not None:
-        shown[~case.known[z]] = 0
-    return shown
-
-
-def _with_pseudo(
-    labels: UInt8[np.ndarray, "*space"], pseudo: UInt8[np.ndarray, "*space"]
-) -> UInt8[np.ndarray, "*space"]:
-    return np.where((pseudo > 0) & (pseudo != UNSURE), pseudo, labels)
 
 
 def draw_patch_places(count: int, generator: Generator) -> Float[np.ndarray, "patch 6"]:
@@ -169,7 +150,7 @@ def read_patches(
     if distance is None:
         distances = np.full((len(cases), 1, 1, 1), NO_ORGAN_DISTANCE_PIXELS, np.float32)
     else:
-        shown = _with_pseudo(labels, pseudo)
+        shown = with_pseudo(labels, pseudo)
         distances = np.stack([patch_boundary_distance(patch, distance) for patch in shown])
     chosen = [index.cases[case] for case in cases]
     return Batch(
@@ -247,7 +228,7 @@ def _organ_voxel(index: PatchIndex, case: int, place: Float[np.ndarray, "6"]) ->
     sums = np.cumsum(counts[:, organs].sum(1, dtype=np.int64))
     rank = int(place[2] * sums[-1])
     z = int(np.searchsorted(sums, rank, side="right"))
-    shown = _shown(index.cases[case], z)
+    shown = shown_slice(index.cases[case], z)
     there = np.flatnonzero(shown == organs[0] if settings.organs_alike else shown)
     y, x = divmod(int(there[rank - sums[z]]), shown.shape[1])  # counted from the slice's end: below 0
     return z, y, x

@@ -1,5 +1,6 @@
 """Axial slices to learn from: their numbers, the windows cut from them, the distance to organ boundaries."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,6 +16,7 @@ from viscera.inference.context import CERTAIN
 from viscera.labels import LabelSpace
 from viscera.learning.context import ContextMaps
 from viscera.learning.sampling.batch import Batch
+from viscera.learning.sampling.lesions import lesion_labels, lesions_of
 from viscera.preparation.contrast import UNCHANGED, air_hu, enhance
 from viscera.preparation.store import UNSURE, Case
 
@@ -33,6 +35,7 @@ class SliceIndex:
         window: Rows and columns of what is read; smaller slices are filled up with air.
         contrast: How the grey levels of each slice are enhanced before a window is cut.
         maps: Give slices their context; None: they have none.
+        lesions: Labels whose voxels are lesions.
     """
 
     cases: tuple[Case, ...]
@@ -41,6 +44,7 @@ class SliceIndex:
     window: tuple[int, int]
     contrast: Contrast = UNCHANGED
     maps: ContextMaps | None = None
+    lesions: tuple[int, ...] = ()
 
     @staticmethod
     def of(
@@ -50,6 +54,7 @@ class SliceIndex:
         window: tuple[int, int] | None = None,
         contrast: Contrast = UNCHANGED,
         maps: ContextMaps | None = None,
+        space: LabelSpace | None = None,
     ) -> "SliceIndex":
         """Number the slices of some cases.
 
@@ -59,11 +64,14 @@ class SliceIndex:
             window: Rows and columns to read; None: those of the largest slice, so that nothing is cut.
             contrast: How grey levels are enhanced.
             maps: Give slices their context.
+            space: Says which labels are lesions; None: none are.
         """
         pairs = [(number, z) for number, case in enumerate(cases) for z in range(case.image.shape[0])]
         rows, columns = np.max([(1, 1), *(case.image.shape[1:] for case in cases)], axis=0).tolist()
         positions = np.array(pairs, dtype=np.int64).reshape(-1, 2)
-        return SliceIndex(tuple(cases), positions, reach, window or (rows, columns), contrast, maps)
+        return SliceIndex(
+            tuple(cases), positions, reach, window or (rows, columns), contrast, maps, lesion_labels(space)
+        )
 
     def __len__(self) -> int:
         """Count the slices."""
@@ -80,6 +88,19 @@ class SliceIndex:
                 present[number, np.unique(case.pseudo[z])] = True
         present[:, UNSURE] = False
         return present
+
+    @cached_property
+    def lesion_slices(self) -> list[list[Int[np.ndarray, " _"]]]:
+        """Of each size of lesions that the cases show, small ones first: of each lesion the slices of some of its voxels.
+
+        Read from the cases once.
+        """
+        sizes: dict[int, list[Int[np.ndarray, " _"]]] = {}
+        for place, case in enumerate(self.cases):
+            first, plane = int(np.searchsorted(self.positions[:, 0], place)), math.prod(case.truth.shape[1:])
+            for size, lesions in enumerate(lesions_of(case, self.lesions)):
+                sizes.setdefault(size, []).extend(first + lesion // plane for lesion in lesions)
+        return [lesions for _, lesions in sorted(sizes.items()) if lesions]
 
 
 def draw_slice_places(count: int, generator: Generator) -> Float[np.ndarray, "slice 2"]:
