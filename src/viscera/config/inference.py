@@ -78,7 +78,7 @@ class Postprocessing:
     fill_holes: tuple[str, ...] = ()
     """Organs whose enclosed background becomes theirs."""
     smallest_ml: dict[str, Positive] = field(default_factory=dict)
-    """{organ: volume}: smaller connected components become background."""
+    """{organ: volume}: smaller connected components become background; those of a tumour, first of all, what surrounds them."""
     largest_components: dict[str, Count] = field(default_factory=dict)
     """{organ: how many of its largest connected components to keep}."""
     edge_by_hu_mm: dict[str, Positive] = field(default_factory=dict)

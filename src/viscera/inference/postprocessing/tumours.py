@@ -1,5 +1,6 @@
-"""A tumour mask over a label map of organs: their union, and where the tumour lies."""
+"""Tumours over organs: the union of both, where a tumour lies, and what becomes of lesions that are too small to count."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import cc3d
@@ -8,6 +9,7 @@ from jaxtyping import Bool, UInt8
 
 from viscera.boxes import Box, boxes_of, pieces_of, widen
 from viscera.errors import GeometryError, LabelError
+from viscera.inference.postprocessing.components import SAME
 from viscera.labels import TUMOUR, LabelSpace
 
 LISTED = 20
@@ -111,18 +113,43 @@ def tumour_report(
     return TumourReport(float(sizes[1:].sum()) * voxel_ml, int(count), tuple(parts), overlap)
 
 
+def drop_small_lesions_(labels: UInt8[np.ndarray, "z y x"], smallest_voxels: Mapping[int, float]) -> None:
+    """Give small lesions to what surrounds them, in place: within the liver they are liver, not holes in it.
+
+    Args:
+        labels: A label map.
+        smallest_voxels: {label of a tumour: voxels of the smallest component (26-connected) that stays}.
+    """
+    for label, box in boxes_of(labels, tuple(smallest_voxels)).items():
+        part = labels[widen(box, (1, 1, 1), labels.shape)]
+        pieces, _ = pieces_of(part == label, connectivity=26)
+        statistics = cc3d.statistics(pieces)
+        small = statistics["voxel_counts"] < smallest_voxels[label] * (1 - SAME)
+        for number in np.flatnonzero(small[1:]) + 1:
+            z, y, x = statistics["bounding_boxes"][number]
+            around = widen((z, y, x), (1, 1, 1), part.shape)
+            lesion = pieces[around] == number
+            counts = np.bincount(part[around][_shell(lesion)], minlength=1)
+            part[around][lesion] = counts.argmax()
+
+
 def _host(organs: UInt8[np.ndarray, "z y x"], pieces: np.ndarray, number: int, *, box: Box, space: LabelSpace) -> str:
     """Return the organ that a component lies in, or else touches."""
     part, beneath = pieces[box] == number, organs[box]
     counts = _organ_counts(beneath[part], space)
     if not counts.any():
-        reach = part.copy()
-        for axis in range(3):  # one voxel further along each axis in turn: all 26 neighbours
-            along, grown = np.moveaxis(reach.copy(), axis, 0), np.moveaxis(reach, axis, 0)
-            grown[1:] |= along[:-1]
-            grown[:-1] |= along[1:]
-        counts = _organ_counts(beneath[reach & ~part], space)
+        counts = _organ_counts(beneath[_shell(part)], space)
     return space.labels[int(counts.argmax())] if counts.any() else NOWHERE
+
+
+def _shell(part: Bool[np.ndarray, "z y x"]) -> Bool[np.ndarray, "z y x"]:
+    """Return the voxels about a component: all 26 neighbours."""
+    reach = part.copy()
+    for axis in range(3):  # one voxel further along each axis in turn
+        along, grown = np.moveaxis(reach.copy(), axis, 0), np.moveaxis(reach, axis, 0)
+        grown[1:] |= along[:-1]
+        grown[:-1] |= along[1:]
+    return reach & ~part
 
 
 def _organ_counts(values: UInt8[np.ndarray, " voxels"], space: LabelSpace) -> np.ndarray:
