@@ -9,6 +9,7 @@ import torch
 from scipy.ndimage import map_coordinates, maximum_filter
 from torch import nn
 
+import makers
 from viscera.config import (
     PatchSampling,
     PlainUNetShape,
@@ -363,6 +364,16 @@ def test_the_second_networks_tumour_overrides_the_organ_and_is_reported():
     assert found.tumours["volume_ml"] == pytest.approx((found.labels.voxels == 5).sum() * ct.voxel_ml)
     assert found.tumours["overlap_ml"]["spleen"] > 0
     assert segment_prepared(prepare_scan(ct, organs), organs).tumours is None
+
+
+def test_a_network_of_slices_that_knows_organs_beside_tumours_can_be_the_second_one():
+    ct = organ_scan()
+    ct.voxels[42:46, 6:9, 6:9] = round(makers.CENTRES_HU[4])
+    organs = model(network=Nearest((-1000.0, -100.0, 0.0, 110.0, 5000.0)))
+    flat = replace(makers.nearest_model(size=ct.voxels.shape[1:]), space=LabelSpace("four", ("a", "b", "c", "tumour")))
+    found = segment(ct, with_others(organs, tumour=flat)).voxels
+    assert np.array_equal(found == 5, makers.nearest(ct.voxels) == 4)
+    assert np.array_equal(np.where(found == 5, 3, found), segment(ct, organs).voxels)
 
 
 def test_networks_that_do_not_fit_together_are_refused():

@@ -21,7 +21,7 @@ from viscera.recipes.gao2step import (
 from viscera.recipes.runet import RUNET, RUNET_PAPER, RUNET_SMALL
 from viscera.recipes.starter import STARTER, STARTER_2D
 from viscera.recipes.upv import UPV1, UPV1_SMALL, UPV2, UPV2_SMALL
-from viscera.recipes.viscera2d import VISCERA2D, VISCERA2D_16, VISCERA2D_24, VISCERA2D_64
+from viscera.recipes.viscera2d import VISCERA2D, VISCERA2D_16, VISCERA2D_24, VISCERA2D_64, VISCERA2D_TUMOUR
 from viscera.recipes.viscera25d import VISCERA25D, VISCERA25D_2D, VISCERA25D_3D
 from viscera.recipes.zhang2d import ZHANG2D, ZHANG2D_INVERSE_FREQUENCY, ZHANG2D_PAPER, ZHANG2D_SMALL, ZHANG2D_UNIFORM
 
@@ -29,7 +29,7 @@ RECIPES: dict[str, Recipe] = {
     recipe.name: recipe
     for recipe in (
         *(ZHANG2D, ZHANG2D_PAPER, ZHANG2D_INVERSE_FREQUENCY, ZHANG2D_UNIFORM, ZHANG2D_SMALL),
-        *(VISCERA2D, VISCERA2D_16, VISCERA2D_24, VISCERA2D_64),
+        *(VISCERA2D, VISCERA2D_16, VISCERA2D_24, VISCERA2D_64, VISCERA2D_TUMOUR),
         *(VISCERA25D, VISCERA25D_2D, VISCERA25D_3D),
         *(STARTER, STARTER_2D),
         *(GAO2STEP, GAO2STEP_FINETUNE, GAO2STEP_TUMOUR, GAO2STEP_TUMOUR_FINETUNE, GAO2STEP_FINDER),

@@ -19,6 +19,7 @@ from dataclasses import replace
 
 from viscera.config import (
     PartialLoss,
+    Postprocessing,
     Recipe,
     RichAugmentation,
     SliceInference,
@@ -70,3 +71,15 @@ VISCERA2D_24 = replace(
 VISCERA2D_64 = replace(
     VISCERA2D, name="viscera2d-64", about="viscera2d of zhang2d's width, 64: for a GPU", network=of_width(64)
 )
+
+VISCERA2D_TUMOUR = replace(
+    VISCERA2D_16,
+    name="viscera2d-tumour",
+    about="viscera2d of width 16 for tumours beside FLARE's 13 organs: alone, or for viscera predict --tumour",
+    label_space="flare14",
+    intensity=Window(low_hu=-150, high_hu=250),
+    sampling=replace(VISCERA2D.sampling, organ_fraction=0.6, lesion_fraction=0.7),
+    training=replace(VISCERA2D.training, visits_per_slice=0.5, batch_size=8, learning_rate=1.5e-3),
+    postprocessing=Postprocessing(smallest_ml={"tumour": 0.5}),
+)
+"""Two in five of its slices show a lesion, small, middling and large ones alike; lesions of less than 10 mm are dropped."""
