@@ -86,12 +86,18 @@ def test_opening_and_closing_take_whole_masks_and_filling_takes_slabs():
     one = model((64, 64))
     plain = needed_mib(SCAN, one, statistics=False).working
     taken = {}
-    for name in ("opening_mm", "closing_mm", "smallest_ml"):
-        settings = Postprocessing(**{name: {"liver": 1.0}})
+    for name, organ in (
+        ("opening_mm", "liver"),
+        ("closing_mm", "liver"),
+        ("smallest_ml", "liver"),
+        ("smallest_ml", "tumor"),
+    ):
+        settings = Postprocessing(**{name: {organ: 1.0}})
         tidied = replace(one, recipe=replace(one.recipe, postprocessing=settings))
-        taken[name] = (needed_mib(SCAN, tidied, statistics=False).working - plain) * 2**20 / prod(SCAN.shape)
-    assert taken["opening_mm"] == taken["closing_mm"] == pytest.approx(8)  # bytes per voxel
-    assert 2 < taken["smallest_ml"] < 4.1  # and 8 of at most four slabs, of 275 planes
+        taken[name, organ] = (needed_mib(SCAN, tidied, statistics=False).working - plain) * 2**20 / prod(SCAN.shape)
+    assert taken["opening_mm", "liver"] == taken["closing_mm", "liver"] == pytest.approx(8)  # bytes per voxel
+    assert 2 < taken["smallest_ml", "liver"] < 4.1  # and 8 of at most four slabs, of 275 planes
+    assert taken["smallest_ml", "tumor"] == pytest.approx(5)
 
 
 def test_the_first_plan_that_fits_is_taken(tmp_path):

@@ -23,6 +23,7 @@ from viscera.inference.postprocessing.edges_by_hu import HALO_MM, SLAB_MM
 from viscera.inference.postprocessing.slabs import MOST_AT_ONCE, PLANES, SLAB_BYTES
 from viscera.io import nifti
 from viscera.io.scans import Scan
+from viscera.labels import has_lesions, organ_name
 from viscera.preparation.resampling import HALVINGS
 from viscera.preparation.shear import shear_of
 from viscera.volume import Volume, axial_turn
@@ -63,6 +64,9 @@ TIDIED, IN_PIECES = 8, 2
 """Bytes per voxel of post-processing, beside the labels and its result: of opening and closing (masks of a whole organ and slabs of
 distances; 4.9 to 7.8 were measured where one fills the scan), and of filling and dropping beside what its slabs take (0 on real
 scans; 1.5 where each voxel has one of eight labels by chance)."""
+
+IN_LESIONS = 5
+"""Bytes per voxel of small lesions that are dropped, if there are some at either end of the scan: a mask, and numbers of pieces."""
 
 MOVED = 5, 40
 """Bytes per voxel of the slab in which edges are moved by HU: masks on the scanner's grid, and floats on the prepared one."""
@@ -272,6 +276,8 @@ def tidied_bytes(recipe: Recipe, look: Look) -> int:
         return 0
     slabs = min(MOST_AT_ONCE, cv2.getNumThreads()) * min(PLANES + 1, depth)
     pieces = (IN_PIECES * depth + SLAB_BYTES * slabs) * prod(size)
+    if any(has_lesions(organ_name(organ)) for organ in settings.smallest_ml):
+        pieces = max(pieces, IN_LESIONS * prod(look.shape))
     if not settings.edge_by_hu_mm:
         return pieces
     share, seen_share = (min(1.0, (SLAB_MM + 2 * more_mm) / (depth * look.spacing_mm[0])) for more_mm in (10, HALO_MM))
