@@ -1,7 +1,6 @@
 """What several test files make: networks whose answer is known, scans, files; and how they read runs, pages and output."""
 
 import contextlib
-import gzip
 import io
 import json
 import re
@@ -228,9 +227,3 @@ def nnunet_set(folder: Path, cases: dict[str, int], *, organs: tuple[str, ...] =
     content = {"channel_names": {"0": "CT"}, "labels": named, "file_ending": ".nii.gz", **more}
     (folder / "dataset.json").write_text(json.dumps(content))
     return folder
-
-
-def unpacked(file: Path) -> bytes:
-    """Return what a file holds, decompressed if it is gzip."""
-    content = file.read_bytes()
-    return gzip.decompress(content) if file.suffix == ".gz" else content

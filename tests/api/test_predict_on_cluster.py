@@ -7,7 +7,7 @@ import pytest
 
 import viscera
 from dask_threads import threads
-from makers import PARTIAL_RECIPE, unpacked
+from makers import PARTIAL_RECIPE
 from ports import free_port
 from viscera.errors import SettingError
 from viscera.io import nifti
@@ -44,7 +44,7 @@ def test_the_same_label_maps_come_of_a_cluster(place):
     assert told == [(1, 2), (2, 2)]
     assert [path.name for path in there.labels] == [path.name for path in here.labels] == ["a.nii.gz", "b.nii.gz"]
     for one, two in zip(here.labels, there.labels, strict=True):
-        assert unpacked(one) == unpacked(two)
+        assert one.read_bytes() == two.read_bytes()
 
 
 def test_what_cannot_be_is_told_first(place):

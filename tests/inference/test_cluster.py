@@ -16,7 +16,7 @@ import pytest
 from dask_threads import threads
 from dicom_series import write_series
 from faults.verbs import steady
-from makers import call, unpacked
+from makers import call
 from viscera.errors import FileError, RunError, SettingError
 from viscera.inference.cluster_worker import Order, _limit_mib, begun_scan, model_of
 from viscera.inference.dicom_jobs import find_dicom_jobs
@@ -63,7 +63,7 @@ def scans(tmp_path) -> Path:
 def files(folder: Path) -> dict[str, object]:
     """Return what stands in a folder, hidden files too; of JSON what is the same in every run."""
     return {
-        file.name: steady(json.loads(file.read_text())) if file.suffix == ".json" else unpacked(file)
+        file.name: steady(json.loads(file.read_text())) if file.suffix == ".json" else file.read_bytes()
         for file in folder.iterdir()
     }
 
@@ -99,7 +99,7 @@ def test_a_dicom_series_and_what_is_written_of_it(cluster, model, tmp_path, monk
     assert sorted(file.name for file in Path("there").iterdir()) == names
     assert "viscera-results.jsonl" in names
     assert {"series.nii.gz", "series.json"} < {*names}
-    assert unpacked(Path("here/series.nii.gz")) == unpacked(Path("there/series.nii.gz"))
+    assert Path("here/series.nii.gz").read_bytes() == Path("there/series.nii.gz").read_bytes()
 
 
 def test_a_series_of_a_zip_stays_on_this_machine(cluster, model, tmp_path):
@@ -150,7 +150,7 @@ def test_scans_at_urls_are_fetched_by_workers_and_no_key_of_a_url_is_told(
     assert "gone.nii.gz cannot be fetched: it is not there" in str(failed[0][1])
     predict_all(find_scan_jobs(scans, tmp_path / "here"), model)
     for ours, theirs in (("a", "a"), ("other", "b"), ("c", "c")):
-        assert unpacked(tmp_path / f"out/{ours}.nii.gz") == unpacked(tmp_path / f"here/{theirs}.nii.gz")
+        assert (tmp_path / f"out/{ours}.nii.gz").read_bytes() == (tmp_path / f"here/{theirs}.nii.gz").read_bytes()
         run, there = (
             json.loads(file.read_text())["run"]
             for file in (tmp_path / f"out/{ours}.json", tmp_path / f"here/{theirs}.json")

@@ -20,7 +20,7 @@ import pytest
 
 from dask_machines import Machines, machines
 from faults.verbs import leftovers, steady
-from makers import call, unpacked
+from makers import call
 from viscera.inference.failures import read_failure
 from viscera.io import nifti
 from viscera.synthesis.patient import synthesize
@@ -60,7 +60,7 @@ def contents(folder: Path) -> dict[str, object]:
     """Return what is in a folder; of JSON, what is the same in every run."""
     assert leftovers(folder) == []
     return {
-        file.name: steady(json.loads(file.read_text())) if file.suffix == ".json" else unpacked(file)
+        file.name: steady(json.loads(file.read_text())) if file.suffix == ".json" else file.read_bytes()
         for file in folder.iterdir()
     }
 

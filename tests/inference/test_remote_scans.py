@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from faults.verbs import steady
-from makers import call, unpacked
+from makers import call
 from url_servers import SECRET, Handler, make_authority, s3_means, s3_server, servers
 from viscera.errors import FileError
 from viscera.inference.manifest import read_manifest
@@ -46,7 +46,7 @@ def wide(monkeypatch):
 def contents(folder: Path) -> dict[str, object]:
     """Return what stands in a folder; of JSON what is the same in every run."""
     return {
-        file.name: steady(json.loads(file.read_text())) if file.suffix == ".json" else unpacked(file)
+        file.name: steady(json.loads(file.read_text())) if file.suffix == ".json" else file.read_bytes()
         for file in folder.iterdir()
     }
 
