@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.machine import DATA, facts, save
-from benchmarks.studies.real_scans import ASIDE, RealScan, read_ct, real_scans, signed_distances_mm
+from benchmarks.studies.real_scans import RealScan, read_ct, real_scans, signed_distances_mm
 from benchmarks.studies.starter import UNLABELLED
 from viscera.config.inference import Postprocessing
 from viscera.evaluation.evaluate import Rules
@@ -147,8 +147,7 @@ def main() -> None:
     model = load_model(options.weights, accelerator="cpu", runtime="auto")
     edges = dict.fromkeys(options.organs, options.reach_mm)
     moved = replace(model.recipe.postprocessing, edge_by_hu_mm=edges)
-    scans = (scan for scan in real_scans(options.work) if not scan.name.endswith(ASIDE))
-    real = {scan.name: differences(scan, model, moved) for scan in scans}
+    real = {scan.name: differences(scan, model, moved) for scan in real_scans(options.work) if scan.aside is None}
     kinds: dict[str, list] = {}
     for kind, scan in synthetic_scans(options.patients, options.seed):
         kinds.setdefault(kind, []).append(differences(scan, model, moved))

@@ -1,6 +1,6 @@
 """gao2step on synthetic FLARE patients with tumours: both networks, unseen patients, and what the middle-slices cut costs.
 
-    python -m benchmarks.studies.two_step WORK                 (goes on where it stopped; trains for two and a half hours of a core)
+    python -m benchmarks.studies.two_step WORK                 (goes on where it stopped; trains for some three hours of a core)
     python -m benchmarks.studies.two_step WORK --regularised   runet's regularised softmax beside the plain one
 
 The networks of organs and of where to look are the small ones (3 mm voxels, width 16, patches of 64); tumours are found in
@@ -38,7 +38,7 @@ from viscera.recipes.runet import RUNET_SMALL
 COHORTS = {"training": (40, 1), "training_tumour": (200, 3001), "test": (20, 1001)}
 """{folder: (patients, seed)}. The 100 tumours of 40 patients are learnt by heart: on others the network then finds none."""
 TUMOUR_EPOCHS = 12
-"""Of 200 patients, each half of their slices: an hour and a half of a core."""
+"""Of 200 patients, each half of their slices: some two hours of a core."""
 SHAPE = (128, 160, 160)
 SLICES = (55, 100, 150, 215, 334, 448, 499)
 """Of the scans of the paper's table 5, without its last, 554."""
@@ -156,10 +156,7 @@ def two_step(work: Path) -> None:
         "organs": make_store(work, "store_organs", recipes["organs"]),
         "tumour": make_store(work, "store_tumour", recipes["tumour"], cohort="training_tumour"),
     }
-    train_all(
-        Arm(recipes[name], stores["tumour" if name == "tumour" else "organs"], work / f"run_{name}")
-        for name in RECIPE_NAMES
-    )
+    train_all(Arm(recipe, stores.get(name, stores["organs"]), work / f"run_{name}") for name, recipe in recipes.items())
     predict(work, work / "test" / "imagesTr", work / "predictions", "find")
     logs = {name: _log(work / f"run_{name}") for name in recipes}
     taken = cost(work / "predictions")

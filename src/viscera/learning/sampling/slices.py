@@ -16,7 +16,8 @@ from viscera.inference.context import CERTAIN
 from viscera.labels import LabelSpace
 from viscera.learning.context import ContextMaps
 from viscera.learning.sampling.batch import Batch
-from viscera.learning.sampling.lesions import lesion_labels, lesions_of
+from viscera.learning.sampling.lesions import SIZES_MM, lesion_labels, lesions_of
+from viscera.learning.sampling.shown import with_pseudo
 from viscera.preparation.contrast import UNCHANGED, air_hu, enhance
 from viscera.preparation.store import UNSURE, Case
 
@@ -95,12 +96,12 @@ class SliceIndex:
 
         Read from the cases once.
         """
-        sizes: dict[int, list[Int[np.ndarray, " _"]]] = {}
+        of_sizes: list[list[Int[np.ndarray, " _"]]] = [[] for _ in range(len(SIZES_MM) + 1)]
         for place, case in enumerate(self.cases):
             first, plane = int(np.searchsorted(self.positions[:, 0], place)), math.prod(case.truth.shape[1:])
-            for size, lesions in enumerate(lesions_of(case, self.lesions)):
-                sizes.setdefault(size, []).extend(first + lesion // plane for lesion in lesions)
-        return [lesions for _, lesions in sorted(sizes.items()) if lesions]
+            for of_size, lesions in zip(of_sizes, lesions_of(case, self.lesions), strict=True):
+                of_size += [first + lesion // plane for lesion in lesions]
+        return [lesions for lesions in of_sizes if lesions]
 
 
 def draw_slice_places(count: int, generator: Generator) -> Float[np.ndarray, "slice 2"]:
@@ -135,7 +136,7 @@ def read_slices(
     ]
     read = [_read_slice(case, z, index=index, cut=cut) for (case, z), cut in zip(slices, cuts, strict=True)]
     images, labels, known, pseudo = (np.stack(arrays) for arrays in zip(*read, strict=True))
-    seen = np.where((pseudo > 0) & (pseudo != UNSURE), pseudo, labels)
+    seen = with_pseudo(labels, pseudo)
     return Batch(
         image=torch.from_numpy(images),
         labels=torch.from_numpy(labels),
