@@ -28,12 +28,14 @@ class Arm:
         store: Prepared for it.
         run: Where its run goes.
         start: Weights to begin with; None: random ones.
+        options: More words for ``viscera train``.
     """
 
     recipe: Recipe
     store: Path
     run: Path
     start: Path | None = None
+    options: tuple[object, ...] = ()
 
 
 def drawing(recipe: Recipe, store: Path, slices: int) -> Recipe:
@@ -65,7 +67,7 @@ def train_one(arm: Arm) -> None:
     wanted = arm.run / "wanted.json"
     wanted.write_text(recipe_to_json(arm.recipe))
     start = ["--start", arm.start] if arm.start else []
-    viscera("train", wanted, arm.store, arm.run, "--resume", *start)
+    viscera("train", wanted, arm.store, arm.run, "--resume", *start, *arm.options)
     (arm.run / "trained").touch()
     print(arm.run, file=sys.stderr)
 

@@ -1,14 +1,19 @@
-"""What context, each family of ingredients, templates and donors are worth: one arm for each, on synthetic and on real scans.
+"""What context, each family of ingredients, and donors are worth: one arm for each, on synthetic and on real scans.
 
-    python -m benchmarks.studies.context WORK [--arms ARM ...] [--seeds 0 1 2]      two at a time, goes on where it was stopped
+    python -m benchmarks.studies.context WORK [--seeds 0 1 2]       what context is worth
+    python -m benchmarks.studies.context WORK --start VERSION_1     what the patients' making is worth
 
-Every arm learns from equally many patients, patches and slices; arms differ in the network (context and slices, slices alone, the
-coarse network alone) or in what the patients are made of. All are measured on the same patients that no arm learnt from, made with
-every ingredient, half procedural and half of the template with donors' organs, and on the real scans of real_scans.py. The coarse
-network alone is the context of the arm that has both, of the same seed: it is trained once.
+Both train two arms at a time and go on where they were stopped. Every arm learns from equally many patients, patches and
+slices. All are measured on the same patients that no arm learnt from, made with every ingredient, half procedural and half of the
+template with donors' organs, and on the real scans of real_scans.py.
 
-Such trainings are short. What context is worth to a network that learnt for days is seen in the bundled one, with and without it:
-it learnt with context dropped in a share of its slices, so its lack is nothing new to it (``silenced``).
+Context: arms differ in the network (context and slices, slices alone, the coarse network alone). The coarse network alone is the
+context of the arm that has both, of the same seed: it is trained once. Such trainings are short. What context is worth to a
+network that learnt for days is seen in the bundled one, with and without it: it learnt with context dropped in a share of its
+slices, so its lack is nothing new to it (``silenced``).
+
+Making: arms go on from version 1 of the bundled weights, which learnt for days before there were these ingredients, and differ in
+what the patients are made of. Version 1 is in this repository: git show 1fe755f:PATH.
 """
 
 import argparse
@@ -28,10 +33,12 @@ from viscera.evaluation.scores import OrganScore
 from viscera.inference.model import load_model
 from viscera.networks.cards import FOLDER
 from viscera.networks.weights import load_weights, save_weights
-from viscera.recipes.starter import STARTER
+from viscera.recipes.starter import STARTER, STARTER_2D
 
 PATIENTS, TEST, SLICES, PATCHES = 96, 24, 6_000, 240
 """Learnt from; measured on; slices and patches drawn by each training."""
+SLICES_FURTHER, RATE_FURTHER = 8_000, 1e-3
+"""Slices drawn by trainings that go on from other weights, and their learning rate."""
 SHAPE = ("--shape", 96, 160, 160)
 FAMILIES = {
     "kidneys": ("renal_places", "renal_look", "renal_hilum", "renal_lips"),
@@ -69,18 +76,21 @@ def lacking(names: Sequence[str]) -> dict[str, tuple]:
     return {f"{part}-{names[0]}": (*options, "--without", *names) for part, options in ALL.items()}
 
 
-WAYS = {
-    "both": Way("context and slices", ALL),
-    "slices": Way("slices alone", ALL, context=False),
-    **{f"no_{name}": Way(f"without {name.replace('_', ' ')}", lacking(names)) for name, names in FAMILIES.items()},
-    "templates_0": Way("no template, no donor", {"procedural_alone": ()}, template=False),
-    "templates_1": Way("one template, no donor", {"procedural_alone": (), "template_alone": TEMPLATE}),
+WAYS = {"both": Way("context and slices", ALL), "slices": Way("slices alone", ALL, context=False)}
+FURTHER = {
+    "all": Way("every ingredient", ALL, context=False),
+    **{
+        f"no_{name}": Way(f"without {name.replace('_', ' ')}", lacking(names), context=False)
+        for name, names in FAMILIES.items()
+    },
+    "no_donors": Way("without donors' organs", {"procedural_alone": (), "template_alone": TEMPLATE}, context=False),
 }
-"""``both`` has one template and two donors."""
+"""Of ``--start``."""
 ABOUT = {
     "coarse": "the coarse network alone",
     "bundled": "the bundled weights",
     "silenced": "the bundled weights, no context for the fine network",
+    "version_1": "version 1, as it was",
 }
 
 
@@ -137,7 +147,7 @@ def test_of(work: Path) -> Path:
 
 
 def recipe_of(way: Way, store: Path, seed: int) -> Recipe:
-    """Return an arm's recipe: every arm draws equally many patches and slices."""
+    """Return the recipe of an arm that begins with nothing: every arm draws equally many patches and slices."""
     recipe = drawing(replace(STARTER, training=replace(STARTER.training, epochs=1, seed=seed)), store, SLICES)
     if not way.context:
         return replace(recipe, context=None)
@@ -148,12 +158,19 @@ def recipe_of(way: Way, store: Path, seed: int) -> Recipe:
     return replace(recipe, context=replace(context, training=plan))
 
 
-def arms_of(work: Path, names: Sequence[str], seeds: Sequence[int]) -> Iterator[tuple[str, int, Arm]]:
+def recipe_further(store: Path, seed: int) -> Recipe:
+    """Return the recipe of an arm that goes on from version 1."""
+    training = replace(STARTER_2D.training, epochs=1, seed=seed, learning_rate=RATE_FURTHER)
+    return drawing(replace(STARTER_2D, training=training), store, SLICES_FURTHER)
+
+
+def arms_of(work: Path, seeds: Sequence[int], start: Path | None) -> Iterator[tuple[str, int, Arm]]:
     """Return every training."""
     for seed in seeds:
-        for name in names:
-            store = store_of(work, WAYS[name])
-            yield name, seed, Arm(recipe_of(WAYS[name], store, seed), store, work / "runs" / name / str(seed))
+        for name, way in (FURTHER if start else WAYS).items():
+            store = store_of(work, way)
+            recipe = recipe_further(store, seed) if start else recipe_of(way, store, seed)
+            yield name, seed, Arm(recipe, store, work / "runs" / name / str(seed), start)
 
 
 def bundled_and_silenced(work: Path) -> dict[str, Path]:
@@ -185,9 +202,9 @@ def measured(run: Path, weights: Path, test: Path, scans: Sequence[RealScan], *,
     return json.loads(file.read_text())
 
 
-def against(name: str) -> str:
-    """Return the arm that another is compared with."""
-    return "bundled" if name in ("bundled", "silenced") else "both"
+AGAINST = {"bundled": "bundled", "silenced": "bundled", "version_1": "all"} | dict.fromkeys(WAYS, "both")
+AGAINST |= {"coarse": "both"} | dict.fromkeys(FURTHER, "all")
+"""The arm that another is compared with."""
 
 
 def real_means(rows: Sequence[dict]) -> dict[str, dict[str, float]]:
@@ -201,52 +218,55 @@ def real_means(rows: Sequence[dict]) -> dict[str, dict[str, float]]:
     }
 
 
+def halves_of(work: Path, arms: Sequence[tuple[str, int, Arm]]) -> Iterator[tuple[str, Path, Path, bool]]:
+    """Return what arms trained: name, folder for its predictions, weights, whether the template had a part in it."""
+    for name, seed, arm in arms:
+        template = (WAYS | FURTHER)[name].template
+        yield name, arm.run, arm.run, template
+        if name == "both":
+            yield "coarse", work / "runs" / "coarse" / str(seed), arm.run / "context", template
+
+
 def main() -> None:
-    """Train, measure, write benchmarks/results/context.json."""
+    """Train, measure, write benchmarks/results/context.json or ingredients.json."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("work", type=Path)
-    parser.add_argument("--arms", nargs="+", choices=WAYS, default=list(WAYS))
+    parser.add_argument("--start", type=Path, help="version 1 of the bundled weights: leave ingredients out instead")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     options = parser.parse_args()
     work, test = options.work, test_of(options.work)
-    every = list(arms_of(work, options.arms, options.seeds))
-    train_all(arm for _, _, arm in every)
+    arms = list(arms_of(work, options.seeds, options.start))
+    train_all(arm for _, _, arm in arms)
+    others = {"version_1": options.start} if options.start else bundled_and_silenced(work)
     own = work / "annotated.json"
     names = sorted(file.name.removesuffix(".nii.gz") for file in (test / "labelsTr").iterdir())
     own.write_text(json.dumps({name: list(STARTER.space.organs) for name in names}))
     scans = list(real_scans(work / "real"))
     synthetic: dict[str, list[tuple[OrganScore, ...]]] = {}
     real: dict[str, list[dict]] = {}
-    for name, seed, arm in every:
-        template = WAYS[name].template
-        halves = {name: (arm.run, arm.run)}
-        if name == "both":
-            coarse = work / "runs" / "coarse" / str(seed)
-            coarse.mkdir(parents=True, exist_ok=True)
-            halves["coarse"] = (coarse, arm.run / "context")
-        for half, (run, weights) in halves.items():
-            real.setdefault(half, []).append(measured(run, weights, test, scans, template=template))
-            synthetic.setdefault(half, []).append(scores_of(run, test, own))
-    for name, weights in bundled_and_silenced(work).items():
-        run = work / "runs" / name / "0"
+    for name, run, weights, template in (
+        *halves_of(work, arms),
+        *((name, work / "runs" / name / "0", weights, True) for name, weights in others.items()),
+    ):
         run.mkdir(parents=True, exist_ok=True)
-        real[name] = [measured(run, weights, test, scans, template=True)]
-        synthetic[name] = [scores_of(run, test, own)]
+        real.setdefault(name, []).append(measured(run, weights, test, scans, template=template))
+        synthetic.setdefault(name, []).append(scores_of(run, test, own))
     means = {name: over_seeds(found) for name, found in synthetic.items()}
     rows = [
         {
             "arm": name,
-            "about": ABOUT.get(name) or WAYS[name].about,
+            "about": ABOUT.get(name) or (WAYS | FURTHER)[name].about,
             "seeds": len(synthetic[name]),
             "synthetic": dice_of(means[name], "all"),
-            "against": against(name),
-            "difference": difference(means[name], means[against(name)], "all") if against(name) in means else None,
+            "against": AGAINST[name],
+            "difference": difference(means[name], means[AGAINST[name]], "all"),
             "real": real_means(real[name]),
         }
         for name in means
     ]
-    plan = {"patients": PATIENTS, "test_patients": TEST, "slices": SLICES, "patches": PATCHES}
-    print(save("context", facts("torch") | {"plan": plan, "arms": rows}))
+    plan = {"patients": PATIENTS, "test_patients": TEST, "slices": SLICES_FURTHER if options.start else SLICES}
+    result = "ingredients" if options.start else "context"
+    print(save(result, facts("torch") | {"plan": plan | {"patches": PATCHES}, "arms": rows}))
 
 
 if __name__ == "__main__":

@@ -290,6 +290,22 @@ def test_organs_that_synthetic_patients_lack_are_not_annotated():
     assert FRESH.annotated(LabelSpace("x", ("liver", "tumour"))) == [("liver",)]
 
 
+def test_fresh_patients_with_tumours_are_those_without_but_for_the_lesions_and_label_them(tmp_path):
+    space = LabelSpace("x", ("liver", "tumour"))
+    sick, cohort = replace(FRESH, tumours=True), replace(SMALL, shape=(32, 64, 64))
+    assert sick.annotated(space) == [("liver", "tumour")]
+    assert sick.facts() == FRESH.facts() | {"tumours": True}
+    well, ill = (
+        made(tmp_path / str(tumours), replace(cohort, tumours=tumours), 1, space=space) for tumours in (False, True)
+    )
+    assert well.annotated == ("liver",)
+    assert ill.annotated == ("liver", "tumour")
+    lesion = np.asarray(ill.labels) == 2
+    assert lesion.any()
+    assert not (np.asarray(well.labels) == 2).any()
+    assert np.array_equal(np.asarray(well.labels)[~lesion], np.asarray(ill.labels)[~lesion])
+
+
 @pytest.mark.slow
 def test_the_command_makes_patients_of_a_label_map_and_says_what_does_not_go_together(small_store, tmp_path, capsys):
     patient = synthesize(np.random.default_rng(5), shape=(24, 48, 48), scan="upper", orientation="axial")

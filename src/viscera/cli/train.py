@@ -115,6 +115,8 @@ class FreshOptions:
     """Slices, rows and columns of a scan, before it is prepared as the store's were."""
     variety: Literal["plain", "rich"] = "rich"
     """How much patients and scans differ (see `viscera synth --help`)."""
+    tumours: bool = False
+    """Give every patient one to four tumours in liver, kidneys, pancreas, colon or spleen, labelled."""
     template: tuple[Path, ...] = ()
     """Label maps to make the patients from, in turn, instead of procedural anatomy; a JSON beside each names its values."""
     template_image: tuple[Path, ...] = ()
@@ -295,6 +297,7 @@ def read_fresh(options: FreshOptions) -> "OnlinePatients | None":
         seed=options.seed,
         shape=options.shape,
         variety=VARIETIES[options.variety],
+        tumours=options.tumours,
         templates=templates,
         donors=read_donors(options.donor, templates if options.mixing else (), prefix="--fresh."),
         jobs=options.jobs,

@@ -22,7 +22,7 @@ from viscera.datasets.synthetic import Cohort, make_patient
 from viscera.errors import RunError, SettingError
 from viscera.io.cores import usable_cores
 from viscera.io.processes import process_pool, result_of
-from viscera.labels import LabelSpace, fit
+from viscera.labels import TUMOUR, LabelSpace, fit
 from viscera.preparation.case import prepare_image, prepare_labels
 from viscera.preparation.store import Case, Facts, SourceFacts, Store, remove_leftovers, write_case
 from viscera.synthesis.canvas import ORGANS
@@ -52,6 +52,7 @@ class OnlinePatients:
         seed: Another seed gives other patients.
         shape: Slices, rows and columns of a scan, before it is prepared.
         variety: How much patients and scans differ.
+        tumours: Whether every patient has some, which are labelled.
         templates: Label maps that the patients are made from, in turn; procedural anatomy where there is none.
         donors: Whose organs take the place of the patients' own in some of them; see synthesis/grafting.py.
         jobs: Processes; 0: one per core but one, at most MOST_JOBS. Changes nothing in the patients.
@@ -62,6 +63,7 @@ class OnlinePatients:
     seed: int = 0
     shape: tuple[int, int, int] = (96, 160, 160)
     variety: Variety = RICH
+    tumours: bool = False
     templates: tuple[Template, ...] = ()
     donors: tuple[Donor, ...] = ()
     jobs: int = 0
@@ -87,11 +89,13 @@ class OnlinePatients:
             "variety": [name for name in INGREDIENTS if getattr(self.variety, name)],
             "templates": [template.fingerprint for template in self.templates],
         }
-        return facts | ({"donors": [donor.fingerprint for donor in self.donors]} if self.donors else {})
+        facts |= {"donors": [donor.fingerprint for donor in self.donors]} if self.donors else {}
+        return facts | ({"tumours": True} if self.tumours else {})
 
     def annotated(self, space: LabelSpace) -> list[tuple[str, ...]]:
         """Return the organs of a label space that patients annotate: of each template, or of procedural anatomy."""
-        names = [template.annotated for template in self.templates] or [ORGANS]
+        more = (TUMOUR,) if self.tumours else ()
+        names = [(*organs, *more) for organs in [template.annotated for template in self.templates] or [ORGANS]]
         return [fit(space, dict(enumerate(organs, start=1)), organs).annotated for organs in names]
 
 
@@ -211,6 +215,7 @@ def _cohort(fresh: OnlinePatients, number: int) -> Cohort:
         "nnunet",
         seed=fresh.seed,
         shape=fresh.shape,
+        tumours=fresh.tumours,
         variety=fresh.variety,
         templates=templates,
         donors=fresh.donors,
