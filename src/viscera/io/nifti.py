@@ -22,15 +22,11 @@ from jaxtyping import Float, Shaped
 
 from viscera.errors import FileError, GeometryError
 from viscera.io.atomic import replacing
+from viscera.io.packing import packed
 from viscera.io.unpacking import Forgiving
 from viscera.volume import Volume, check_extent
 
 SUFFIXES = (".nii.gz", ".nii")
-GZIP_LEVEL = 1
-"""isal's. On labels level 2 is no smaller and level 3 larger and five times slower; on CT levels 2 and 3 save 3 %."""
-FIRST_BYTES = 289
-"""That isal is given first. It looks 288 bytes ahead, and takes a register that it has not set for the bytes after the first
-one (igzip_icf_body_h1_gr_bt.asm, ISA-L 2.32.1) unless its input ends there: else equal content is not always packed alike."""
 MOST_BEHIND = 1 << 26
 """Bytes after the voxels that are read for the sake of the checksum, however small the volume is."""
 MOST_COMPRESSION = 1032
@@ -319,14 +315,7 @@ def _content(volume: Volume, path: Path) -> tuple[bytes, Shaped[np.ndarray, "z y
 def _write_content(part: Path, header: bytes, voxels: Shaped[np.ndarray, "z y x"]) -> None:
     pieces = _pieces(header + b"\0\0\0\0", voxels)  # an empty extension
     with part.open("wb") as stream:
-        if not part.name.lower().endswith(".gz"):
-            stream.writelines(pieces)
-            return
-        # No file name and no time in the gzip header: equal volumes give equal files.
-        packer = isal_zlib.compressobj(GZIP_LEVEL, isal_zlib.DEFLATED, 16 + isal_zlib.MAX_WBITS)
-        for piece in pieces:
-            stream.write(packer.compress(piece))
-        stream.write(packer.flush())
+        stream.writelines(packed(pieces) if part.name.lower().endswith(".gz") else pieces)
 
 
 def _require_body(affine: Float[np.ndarray, "4 4"], shape: tuple[int, int, int], path: Path) -> None:
@@ -401,8 +390,7 @@ def _skip(stream: BufferedIOBase | Forgiving, count: int) -> bool:
 
 def _pieces(header: bytes, voxels: Shaped[np.ndarray, "z y x"]) -> Iterator[bytes | memoryview]:
     """Yield the header and the voxels, some MiB at a time."""
-    yield header[:FIRST_BYTES]
-    yield header[FIRST_BYTES:]
+    yield header
     buffer = voxels.reshape(-1).view(np.uint8).data
     for start in range(0, len(buffer), 1 << 22):
         yield buffer[start : start + (1 << 22)]

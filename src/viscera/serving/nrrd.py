@@ -7,14 +7,12 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from isal import igzip
 
+from viscera.io.packing import packed as gzipped
 from viscera.io.scans import Scan
 from viscera.volume import Volume, to_axial
 
 RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0])
-GZIP_LEVEL = 1
-"""isal's, as of label maps in NIfTI (io/nifti.py)."""
 
 
 def nrrd_bytes(labels: Volume, *, packed: bool = True, kind: Literal["uint8", "uint16"] = "uint8") -> bytes:
@@ -46,7 +44,7 @@ def nrrd_bytes(labels: Volume, *, packed: bool = True, kind: Literal["uint8", "u
     )
     header = ("\n".join(lines) + "\n\n").encode("ascii")
     content = voxels.tobytes()
-    return header + (igzip.compress(content, GZIP_LEVEL) if packed else content)
+    return header + (b"".join(gzipped([content])) if packed else content)
 
 
 def as_viewers_have_it(labels: Volume, scan: Scan) -> Volume:
