@@ -43,8 +43,8 @@ TUMOUR_FRESH = (
     *("--fresh.patients", 200, "--fresh.only", "--fresh.tumours", "--fresh.variety", "plain"),
     *("--fresh.shape", *SHAPE, "--fresh.jobs", 1),
 )
-"""The 500 tumours of 200 patients are learnt by heart within three epochs, after which those of others are found no better: each
-epoch has 200 others. The store's say how long an epoch is, and on a tenth of them it is validated."""
+"""Each epoch has 200 other patients: from the same ones over and over fewer tumours of others are found (tumours_joint.json). The
+store's say how long an epoch is, and on a tenth of them it is validated."""
 SLICES = (55, 100, 150, 215, 334, 448, 499)
 """Of the scans of the paper's table 5, without its last, 554."""
 REGIONS = ("middle", "finder", "find", "whole")
