@@ -63,6 +63,10 @@ class FaultyFile:
         self._faults.meet("write", self._place)
         return self._file.write(*arguments)
 
+    def writelines(self, pieces):
+        for piece in pieces:
+            self.write(piece)
+
     def close(self):
         if self._file.closed:
             return
