@@ -59,13 +59,11 @@ class Way:
         about: For the table.
         parts: {data set: options of viscera synth}; each has an equal share of the patients.
         context: Whether the network of slices has context.
-        template: Whether the label map of ts_example_ct_3mm had a part in it.
     """
 
     about: str
     parts: dict[str, tuple]
     context: bool = True
-    template: bool = True
 
 
 ALL = {"procedural": DONATED, "template": (*TEMPLATE, *DONATED)}
@@ -188,7 +186,7 @@ def bundled_and_silenced(work: Path) -> dict[str, Path]:
     return files
 
 
-def measured(run: Path, weights: Path, test: Path, scans: Sequence[RealScan], *, template: bool) -> dict:
+def measured(run: Path, weights: Path, test: Path, scans: Sequence[RealScan]) -> dict:
     """Segment the test patients and the real scans, once; return the row of the real ones."""
     if not (run / "predicted").exists():
         viscera(
@@ -197,7 +195,7 @@ def measured(run: Path, weights: Path, test: Path, scans: Sequence[RealScan], *,
         (run / "predicted").touch()
     file = run / "real.json"
     if not file.exists():
-        row = arm_row(run.parent.name, load_model(weights, accelerator="cpu", runtime="auto"), scans, template=template)
+        row = arm_row(run.parent.name, load_model(weights, accelerator="cpu", runtime="auto"), scans, template=True)
         file.write_text(json.dumps(row))
     return json.loads(file.read_text())
 
@@ -218,13 +216,12 @@ def real_means(rows: Sequence[dict]) -> dict[str, dict[str, float]]:
     }
 
 
-def halves_of(work: Path, arms: Sequence[tuple[str, int, Arm]]) -> Iterator[tuple[str, Path, Path, bool]]:
-    """Return what arms trained: name, folder for its predictions, weights, whether the template had a part in it."""
+def halves_of(work: Path, arms: Sequence[tuple[str, int, Arm]]) -> Iterator[tuple[str, Path, Path]]:
+    """Return what arms trained: name, folder for its predictions, weights."""
     for name, seed, arm in arms:
-        template = (WAYS | FURTHER)[name].template
-        yield name, arm.run, arm.run, template
+        yield name, arm.run, arm.run
         if name == "both":
-            yield "coarse", work / "runs" / "coarse" / str(seed), arm.run / "context", template
+            yield "coarse", work / "runs" / "coarse" / str(seed), arm.run / "context"
 
 
 def main() -> None:
@@ -244,12 +241,12 @@ def main() -> None:
     scans = list(real_scans(work / "real"))
     synthetic: dict[str, list[tuple[OrganScore, ...]]] = {}
     real: dict[str, list[dict]] = {}
-    for name, run, weights, template in (
+    for name, run, weights in (
         *halves_of(work, arms),
-        *((name, work / "runs" / name / "0", weights, True) for name, weights in others.items()),
+        *((name, work / "runs" / name / "0", weights) for name, weights in others.items()),
     ):
         run.mkdir(parents=True, exist_ok=True)
-        real.setdefault(name, []).append(measured(run, weights, test, scans, template=template))
+        real.setdefault(name, []).append(measured(run, weights, test, scans))
         synthetic.setdefault(name, []).append(scores_of(run, test, own))
     means = {name: over_seeds(found) for name, found in synthetic.items()}
     rows = [
