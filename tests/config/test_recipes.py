@@ -77,7 +77,7 @@ def test_every_recipe_takes_two_steps(name, make_case, tmp_path):
             distance=recipe.loss.needed_distance,
             places=draw_places(index, 2, generator),
         )
-        batch = change_batch(scaled(batch, recipe), changes)
+        batch = change_batch(scaled(batch, recipe), changes, stride=network.stride)
         outputs = network(batch.image)
         loss = loss_of(outputs, batch)
         loss.backward()

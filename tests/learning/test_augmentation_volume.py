@@ -17,6 +17,7 @@ from viscera.learning.augmentation.white_noise import white_noise
 from viscera.learning.sampling.batch import Batch
 from viscera.learning.sampling.reading import step_generator
 from viscera.learning.sampling.slices import NO_ORGAN_DISTANCE_PIXELS
+from viscera.networks.levels import check_patch
 
 FIELDS = [item for item in fields(Batch) if item.name != "context"]
 
@@ -254,14 +255,24 @@ def test_each_kind_of_settings_draws_its_own_changes():
 
 def test_a_batch_is_cut_to_the_same_slices_in_every_array():
     batch = some_batch(2, size=(32, 6, 7))
-    cut = change_batch(batch, changes_of(2, length=0.4, place=1.0))
+    cut = change_batch(batch, changes_of(2, length=0.4, place=1.0), stride=8)
     assert cut.image.shape == (2, 1, 16, 6, 7)  # 12.8 slices, up to a multiple of eight
     for name in ARRAYS:
         whole, part = getattr(batch, name), getattr(cut, name)
         assert torch.equal(part, whole[..., 16:, :, :])
-    assert torch.equal(change_batch(batch, changes_of(2, length=0.4, place=0.0)).labels, batch.labels[:, :16])
+    assert torch.equal(change_batch(batch, changes_of(2, length=0.4, place=0.0), stride=8).labels, batch.labels[:, :16])
     single = replace(batch, distance=torch.full((2, 1, 1, 1), 5.0))
     assert torch.equal(change_batch(single, changes_of(2, length=0.25, place=0.5)).distance, single.distance)
+
+
+@pytest.mark.parametrize("levels", [2, 4, 5, 6])
+@pytest.mark.parametrize("length", [0.01, 0.3, 0.6, 0.99])
+def test_a_shortened_batch_still_suits_the_network(levels, length):
+    stride = 2 ** (levels - 1)
+    for plane in (stride, 2 * stride):
+        batch = some_batch(1, size=(4 * stride, plane, plane))
+        cut = change_batch(batch, changes_of(1, length=length), stride=stride)
+        check_patch(cut.labels.shape[1:], stride=stride, setting="sampling.size")
 
 
 def test_batches_are_shortened_as_often_and_as_far_as_stated():

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from viscera.config import ResizedSlices, SpacedSlices, SpacedVolumes
+from viscera.config import Recipe, ResizedSlices, SpacedSlices, SpacedVolumes, VolumeAugmentation
 from viscera.config.recipe_json import recipe_from_json
 from viscera.errors import LabelError, SettingError
 from viscera.io.json_codec import to_json
@@ -22,6 +22,7 @@ from viscera.planning.choices import (
     choose_spacing,
     choose_window_hu,
     kinds_for,
+    volume_recipe,
 )
 from viscera.planning.fingerprint import Fingerprint, OrganSize, organ_sizes
 from viscera.planning.grounds import Grounds, evenly
@@ -140,6 +141,13 @@ def test_patches_have_no_more_voxels_than_allowed_and_can_be_halved(median, most
     check_patch(patch, stride=2 ** (levels - 1), setting="sampling.size")
     assert np.prod(patch) <= most
     assert levels >= 2
+
+
+def test_a_planned_3d_network_never_mirrors_and_sees_whole_patches():
+    # its intensities are 0 to 1 and its labels have sides, unlike gao2step's; only context is made ready for short scans
+    recipe, _ = volume_recipe(Recipe(label_space="zhang12"), WHOLE, None, device="cpu", most=64**3)
+    assert isinstance(recipe.augmentation, VolumeAugmentation)
+    assert (recipe.augmentation.flip_x, recipe.augmentation.flip_y, recipe.augmentation.shorten) == (0, 0, 0)
 
 
 def test_organs_are_measured_in_millimetres(make_case):

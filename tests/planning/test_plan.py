@@ -11,10 +11,14 @@ from makers import call, nnunet_set
 from viscera.cli.command import main
 from viscera.config.recipe_json import recipe_from_json
 from viscera.datasets.layouts import find_sources
-from viscera.errors import DataSetError
+from viscera.errors import DataSetError, SettingError
 from viscera.planning.grounds import grounds_of_data
-from viscera.planning.plan import Request, plan_store
+from viscera.planning.measurement import Measured
+from viscera.planning.plan import Request, plan_data, plan_store
+from viscera.preparation.own_splits import OwnSplits
 from viscera.preparation.store import open_store
+
+QUICK = Measured(steps=4, step_s=0.1, validated_s=1e-4, held_mib=100, peak_mib=200)
 
 
 @pytest.fixture(scope="module")
@@ -139,3 +143,20 @@ def test_splits_in_a_data_sets_folder_are_heeded_though_only_a_sample_is_tried(t
     splits.write_text(json.dumps({"training": cases[:7]}))
     with pytest.raises(DataSetError, match="does not list case 'case_0008'"):
         look()
+
+
+def test_a_plan_for_splits_of_ones_own_counts_the_cases_that_are_trained_on(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert call("synth set --cases 6 --shape 16 24 24 --jobs 1")[0] == 0
+    cases = [f"case_{number:04d}" for number in range(1, 7)]
+    folds = [{"train": cases[2:], "val": cases[:2]}, {"train": cases[:5], "val": cases[5:]}]
+    (tmp_path / "splits_final.json").write_text(json.dumps(folds))
+    sources, problems = find_sources("nnunet", tmp_path / "set")
+    counted = []
+    for fold in (0, 1):
+        request = Request(own=OwnSplits.of(("splits_final.json", fold)))
+        plan = plan_data(sources, problems, request, tell=lambda *_: None, trial=lambda trial: QUICK)
+        counted.append((plan.fingerprint.training_cases, plan.fingerprint.validation_cases))
+    assert counted == [(4, 2), (5, 1)]
+    with pytest.raises(SettingError, match="store is a store, whose cases are divided already"):
+        plan_store(Path("store"), request, tell=lambda *_: None)

@@ -99,8 +99,7 @@ def prepare(
     recipe = find_recipe(recipe) if isinstance(recipe, str) else recipe
     if min(jobs, seed) < 0:
         raise SettingError(f"jobs and seed must not be negative, got {jobs} and {seed}.")
-    file, fold = splits if isinstance(splits, tuple) else (splits, None)
-    own = OwnSplits(None if file is None else Path(file), fold)
+    own = OwnSplits.of(splits)
     found = [
         find_sources(layout, Path(folder)) for layout, folder in (data.items() if isinstance(data, Mapping) else data)
     ]

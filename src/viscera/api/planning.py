@@ -23,6 +23,7 @@ def plan(
     device: Accelerator = "auto",
     max_memory: float | None = None,
     label_space: str | None = None,
+    splits: PathLike | tuple[PathLike, int] | None = None,
     out: PathLike | None = None,
     overwrite: bool = False,
     progress: Callable[[str, int, int], None] | None = None,
@@ -39,6 +40,7 @@ def plan(
         device: Where the network will be trained.
         max_memory: MiB that training may take; None: what is free in the machine and in its container. A fifth is left over.
         label_space: The organs to tell apart; None: the space that fits what the data annotate.
+        splits: What ``prepare`` will be given as ``splits``, so that the epochs fit the cases that are trained on.
         out: A .json file for the plan, which `viscera train` and `viscera prepare --recipe` take; None: none is written.
         overwrite: Replace a plan that stands there.
         progress: Called with what is being done, how much of it is done, and how much there is (0: not known).
@@ -63,8 +65,9 @@ def plan(
     """
     require_train("viscera.plan", "torch", "lightning_fabric")
     from viscera.planning.plan import Request, plan_data, plan_store, require_place, write_plan
+    from viscera.preparation.own_splits import OwnSplits
 
-    request = Request(hours, device, max_memory, label_space)
+    request = Request(hours, device, max_memory, label_space, own=OwnSplits.of(splits))
     if out is not None:
         require_place(Path(out), overwrite=overwrite)
     tell = progress or (lambda what, done, of: None)

@@ -43,6 +43,10 @@ class Options:
     """MiB that training may take; without it, what is free in the machine and in its container. A fifth of it is left over."""
     label_space: str | None = None
     """The organs to tell apart (viscera info organs); without it, those that hold most of what the data annotate."""
+    splits: Path | None = None
+    """The file that you will give viscera prepare --splits, so that the epochs fit the cases that it trains on."""
+    fold: int | None = None
+    """Which fold, from 0, where the file of splits lists folds."""
     overwrite: bool = False
     """Replace a plan that stands there."""
 
@@ -51,8 +55,10 @@ def main(arguments: list[str]) -> int:
     """Run the verb."""
     options = tyro.cli(Options, args=arguments, prog="viscera plan", config=(FlagCreatePairsOff,))
     from viscera.planning.plan import Request, plan_data, plan_store, require_place, write_plan
+    from viscera.preparation.own_splits import OwnSplits
 
-    request = Request(options.hours, options.device, options.max_memory, options.label_space)
+    own = OwnSplits(options.splits, options.fold)
+    request = Request(options.hours, options.device, options.max_memory, options.label_space, own=own)
     require_place(options.out, overwrite=options.overwrite)
     sets = [text for text in options.data if "=" in text]
     if not options.data or (len(sets) < len(options.data) and len(options.data) > 1):
@@ -77,7 +83,9 @@ def main(arguments: list[str]) -> int:
     say(f"plan: {options.out}")
     store = "STORE" if sets else given
     if sets:
-        say(f"next: viscera prepare STORE --data {' '.join(sets)} --recipe {options.out}")
+        divided = "" if options.splits is None else f" --splits {options.splits}"
+        divided += "" if options.fold is None else f" --fold {options.fold}"
+        say(f"next: viscera prepare STORE --data {' '.join(sets)} --recipe {options.out}{divided}")
     say(f"{'then' if sets else 'next'}: viscera train {options.out} {store} RUN")
     return 0
 

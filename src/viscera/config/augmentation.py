@@ -100,7 +100,7 @@ class VolumeAugmentation:
     shorten: Fraction = 0.0
     """Probability of cutting a batch to fewer slices, as scans of a part of the body are; not of gao2step."""
     shorten_to: tuple[Annotated[float, Gt(0), Le(1)], Annotated[float, Gt(0), Le(1)]] = (0.125, 0.75)
-    """Range of the share that is left, rounded up to a multiple of eight slices."""
+    """Range of the share that is left, rounded up to what the network can halve."""
 
 
 Augmentation = Annotated[SliceAugmentation | RichAugmentation | VolumeAugmentation, "told apart by kind"]

@@ -280,14 +280,14 @@ def run_epoch(
         return ready, changes.part(share)
 
     session.network.train()
-    batch_norm = has_batch_norm(session.network)
+    batch_norm, stride = has_batch_norm(session.network), int(session.result.stride)  # type: ignore[arg-type]
     sums = Sums.of(progress if fabric.is_global_zero else Progress(), fabric.device)
     first = progress.step * plan.accumulate
     for number, (batch, changes) in enumerate(
         read_ahead(read, session.batches, first=first, threads=session.threads), first
     ):
         step_ends = (number + 1) % plan.accumulate == 0 or number + 1 == session.batches
-        batch = change_batch(scaled(batch.to(fabric.device), session.recipe), changes)
+        batch = change_batch(scaled(batch.to(fabric.device), session.recipe), changes, stride=stride)
         there = min(plan.batch_size, len(order) - number * plan.batch_size)
         _, stands_in = share_of(there, rank=fabric.global_rank, world=fabric.world_size)
         if stands_in:

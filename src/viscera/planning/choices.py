@@ -21,6 +21,7 @@ from viscera.config import (
     UNetShape,
     Window,
 )
+from viscera.config.context import UNMIRRORED
 from viscera.errors import LabelError, SettingError, did_you_mean
 from viscera.labels import SPACES, LabelSpace, fit, readable
 from viscera.planning.fingerprint import Fingerprint
@@ -257,6 +258,7 @@ def volume_recipe(
         intensity=base.intensity,
         preparation=preparation,
         network=PlainUNetShape(widths=widths, deep_supervision=True, norm="instance"),
+        augmentation=replace(UNMIRRORED, shorten=0.0),
         sampling=PatchSampling(size=patch, foreground_fraction=0.5, off_centre=0.75, organs_alike=True),
     )
     why = (

@@ -25,7 +25,7 @@ from viscera.planning.fingerprint import (
 )
 from viscera.planning.reasons import Reason
 from viscera.preparation.case import case_name
-from viscera.preparation.own_splits import read_own_splits
+from viscera.preparation.own_splits import OwnSplits, read_own_splits
 from viscera.preparation.prepare import Plan, prepare_store
 from viscera.preparation.splits import Fractions
 from viscera.preparation.store import Facts, Store, open_store
@@ -113,7 +113,13 @@ def grounds_of_store(path: Path, tell: Tell) -> Grounds:
 
 
 def grounds_of_data(
-    sources: Sequence[Source], problems: Sequence[Problem], *, space: str | None, folder: Path, tell: Tell
+    sources: Sequence[Source],
+    problems: Sequence[Problem],
+    *,
+    space: str | None,
+    folder: Path,
+    tell: Tell,
+    own: OwnSplits = OwnSplits(),
 ) -> Grounds:
     """Return what data sets give: of every header, and of a sample that is prepared into a temporary folder.
 
@@ -123,10 +129,12 @@ def grounds_of_data(
         space: A label space that is asked for.
         folder: Where the sample may be prepared.
         tell: Whom to tell.
+        own: Which file divides them; without one, those in their folders.
 
     Raises:
         LabelError: No label space fits.
-        DataSetError: No case annotates an organ, none can be used, or a file of splits in a data set's folder is wrong.
+        DataSetError: No case annotates an organ, none can be used, or a file of splits is wrong.
+        SettingError: A fold was asked for, and no file lists folds.
     """
     ways = {(source.organs, source.annotated) for source in sources}
     annotated = [{value: organ for value, organ in organs if organ in given} for organs, given in sorted(ways)]
@@ -149,7 +157,7 @@ def grounds_of_data(
         slices.append(look.shape[0])
     if not grids:
         raise DataSetError(f"none of {len(usable)} scans can be read", "viscera prepare says what is wrong with each.")
-    given, said = read_own_splits(sources, problems)
+    given, said = read_own_splits(sources, problems, own=own)
     sides = [given.get(case_name(source)) for source in usable]
     training, validation = _split_sizes([source.dataset for source in usable if case_name(source) not in given])
     training, validation = training + sides.count("training"), validation + sides.count("validation")

@@ -15,7 +15,6 @@ from viscera.datasets.sources import Problem, Source
 from viscera.errors import FileError, SettingError
 from viscera.io.atomic import write_json
 from viscera.io.free_memory import free_memory_mib
-from viscera.labels import readable
 from viscera.networks.device import device_type
 from viscera.planning.choices import (
     LARGEST_PATCH,
@@ -31,16 +30,21 @@ from viscera.planning.choices import (
 )
 from viscera.planning.fingerprint import Fingerprint
 from viscera.planning.grounds import Grounds, Tell, grounds_of_data, grounds_of_store
-from viscera.planning.length import USED, Length, with_lengths
-from viscera.planning.measurement import Measure, Measured, measure
-from viscera.planning.reasons import Reason, numbers
-from viscera.planning.search import LEAST_STEPS, MEMORY_SHARE, WANTED, Search, Try, described
+from viscera.planning.length import with_lengths
+from viscera.planning.measurement import Measure, measure
+from viscera.planning.reasons import Reason
+from viscera.planning.search import LEAST_STEPS, Search, Try, described
+from viscera.planning.sentences import (
+    notes_on,
+    nothing_fits,
+    reason_of_memory,
+    reasons_of_kind,
+    reasons_of_machine,
+)
+from viscera.preparation.own_splits import OwnSplits
 
 TRIAL_S = 6.0
 """Of each candidate's timed steps."""
-
-BUSY = 0.6
-"""Of the cores' time: with less, other programs decide how long a step takes."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,7 @@ class Request:
         memory_mib: That it may take; None: what is free.
         label_space: That is asked for; None: the one that fits the data.
         trial_s: Seconds of each candidate's timed steps.
+        own: Which file divides data sets that are yet to be prepared; without one, those in their folders.
     """
 
     hours: float = 8.0
@@ -60,6 +65,7 @@ class Request:
     memory_mib: float | None = None
     label_space: str | None = None
     trial_s: float = TRIAL_S
+    own: OwnSplits = OwnSplits()
 
     def __post_init__(self) -> None:
         """Refuse what is out of range."""
@@ -121,9 +127,11 @@ def plan_store(store: Path, request: Request, *, tell: Tell, trial: Measure = me
 
     Raises:
         StoreError: It is not a store, or has no training cases.
-        SettingError: The hours or the memory do not suffice, or a label space other than the store's is asked for.
+        SettingError: The hours or the memory do not suffice; a label space other than the store's, or splits, are asked for.
     """
     device_type(request.device)
+    if request.own != OwnSplits():
+        raise SettingError(f"{store} is a store, whose cases are divided already", "Leave --splits and --fold out.")
     grounds = grounds_of_store(store, tell)
     if request.label_space not in (None, grounds.space.name):
         raise SettingError(
@@ -152,7 +160,9 @@ def plan_data(
     """
     device_type(request.device)
     with _folder() as folder:
-        grounds = grounds_of_data(sources, problems, space=request.label_space, folder=folder, tell=tell)
+        grounds = grounds_of_data(
+            sources, problems, space=request.label_space, folder=folder, tell=tell, own=request.own
+        )
         return make_plan(grounds, request, tell=tell, trial=trial, folder=folder)
 
 
@@ -201,15 +211,15 @@ def make_plan(grounds: Grounds, request: Request, *, tell: Tell, trial: Measure,
     window_hu, hu_reason = choose_window_hu(grounds.fingerprint)
     chosen, tries, reasons = _search(search, kinds, Recipe(label_space=grounds.space.name, intensity=window_hu))
     if chosen is None or chosen.length is None or chosen.measured is None:
-        raise _nothing_fits(tries, request, allowed)
+        raise nothing_fits(tries, request.hours, allowed)
     because = (
-        *_reasons_of_kind(chosen, tries, kinds),
+        *reasons_of_kind(chosen, tries, kinds),
         *refused,
         grounds.space_reason,
         *reasons,
         hu_reason,
-        *_reasons_of_machine(chosen, chosen.length, chosen.measured, tries, hours=request.hours),
-        _reason_of_memory(chosen.measured, allowed),
+        *reasons_of_machine(chosen, chosen.length, chosen.measured, tries, hours=request.hours),
+        reason_of_memory(chosen.measured, allowed),
     )
     machine = {"device": device_type(request.device), "hours": request.hours, "free_mib": round(allowed)}
     return Plan(
@@ -217,7 +227,7 @@ def make_plan(grounds: Grounds, request: Request, *, tell: Tell, trial: Measure,
         because=because,
         fingerprint=grounds.fingerprint,
         tries=(*(one for one in tries if one is not chosen), chosen),
-        notes=(*grounds.notes, *_notes(grounds.fingerprint, chosen)),
+        notes=(*grounds.notes, *notes_on(grounds.fingerprint, chosen)),
         machine=machine,
     )
 
@@ -284,109 +294,6 @@ def _best(tried: Sequence[Try], *, last: bool) -> Try | None:
         return enough[-1]
     left = [one for one in tried if one.length is not None and one.steps >= LEAST_STEPS]
     return max(left, key=lambda one: one.steps) if last and left else None
-
-
-def _nothing_fits(tries: Sequence[Try], request: Request, allowed: float) -> SettingError:
-    """Say what does not suffice, and what would."""
-    ran = [one for one in tries if one.measured is not None]
-    if not ran:
-        least = min(tries, key=lambda one: one.needs_mib)
-        return SettingError(
-            f"the memory does not suffice: {described(least.recipe)}, the smallest candidate, {least.outcome}",
-            f"About {max(least.needs_mib, allowed):.0f} MiB are needed: free or allow so much (--max-memory).",
-        )
-    best = max(ran, key=lambda one: one.steps)
-    step_s = min(one.measured.step_s for one in ran if one.measured is not None)
-    hours = 1.2 * LEAST_STEPS * step_s / USED / 3600
-    return SettingError(
-        f"{request.hours:g} hours are too short: {described(best.recipe)} would make {best.steps} steps, and fewer than "
-        f"{LEAST_STEPS} teach nothing",
-        f"Pass --hours {max(hours, 1.1 * request.hours):.2g} or more; {WANTED['2D'][16]} steps are worth the while.",
-    )
-
-
-def _reasons_of_kind(chosen: Try, tries: Sequence[Try], kinds: Sequence[Kind]) -> Iterator[Reason]:
-    for kind in kinds:
-        if kind == chosen.kind:
-            break
-        told = "; ".join(f"{described(one.recipe)}: {one.outcome}" for one in tries if one.kind == kind)
-        yield Reason(f"not {kind}", "tried", f"{told}.", "measured")
-    only = (
-        "the only kind that was not ruled out" if len(kinds) == 1 else "the first kind with enough steps in the hours"
-    )
-    why = f"It is {only}, in the order 3D, 2.5D with context, 2D."
-    yield Reason("kind", chosen.kind, why, "rule of thumb")
-
-
-def _reasons_of_machine(
-    chosen: Try, length: Length, measured: Measured, tries: Sequence[Try], *, hours: float
-) -> Iterator[Reason]:
-    """Explain width, batch and length."""
-    recipe = chosen.recipe
-    width, wider = recipe.network.widths[0], [one for one in WANTED[chosen.kind] if one > recipe.network.widths[0]]
-    failed = [one.outcome for one in tries if one.kind == chosen.kind and one.recipe.network.widths[0] in wider]
-    if failed:
-        next_one = f"Width {wider[0]}: {failed[0]}."
-    elif wider:
-        next_one = f"Width {wider[0]} is taken from {WANTED[chosen.kind][wider[0]]} steps on (a rule of thumb)."
-    else:
-        next_one = "It is the widest candidate."
-    yield Reason(
-        "network.widths",
-        numbers(recipe.network.widths, " "),
-        f"With width {width} the hours allow {length.total} steps. {next_one}",
-        "measured",
-    )
-    plan = recipe.training
-    why = "viscera2d's." if recipe.dimensions == 2 else "nnU-Net's smallest: the patch is the larger for it."
-    if plan.accumulate > 1:
-        why = f"The largest that fits the memory; {plan.accumulate} batches make a step of the optimizer, {why}"
-    basis = "measured" if plan.accumulate > 1 else "rule of thumb" if recipe.dimensions == 2 else "nnU-Net's rule"
-    yield Reason("training.batch_size", str(plan.batch_size), why, basis)
-    per_epoch = f"{length.passes} steps of {measured.step_s:.3g} s"
-    limit = "; more visits would teach little (a rule of thumb)" if length.capped else ""
-    yield Reason(
-        "training.epochs",
-        str(length.epochs),
-        f"Each has {per_epoch} and validates; all take {length.seconds / 3600:.2g} of {hours:g} h, of which {USED:.0%} "
-        f"are planned{limit}.",
-        "measured",
-    )
-    yield Reason(
-        "training.visits_per_slice",
-        f"{length.visits:g}",
-        f"It makes {length.passes} batches of {plan.batch_size} an epoch.",
-        "measured",
-    )
-    if chosen.first is not None:
-        yield Reason(
-            "context.training.epochs",
-            str(chosen.first.epochs),
-            f"A quarter of the time (a rule of thumb): {chosen.first.total} steps of {measured.context_step_s:.3g} s.",
-            "measured",
-        )
-
-
-def _reason_of_memory(measured: Measured, allowed: float) -> Reason:
-    """Say what the training will take."""
-    peak, free = (measured.gpu_mib, measured.gpu_free_mib) if measured.gpu_mib else (measured.peak_mib, allowed)
-    why = f"The peak of real training steps and a validation; up to {MEMORY_SHARE:.0%} of {free:.0f} MiB may be taken."
-    return Reason("memory", f"{peak:.0f} MiB", why, "measured")
-
-
-def _notes(fingerprint: Fingerprint, chosen: Try) -> Iterator[str]:
-    measured = chosen.measured
-    if measured is not None and not measured.gpu_mib and measured.cpu_share < BUSY:
-        yield (
-            f"the machine was busy: the steps had {measured.cpu_share:.0%} of their cores' time. Plan anew when it is as "
-            "free as it will be in training"
-        )
-    if fingerprint.never:
-        never = ", ".join(map(readable, fingerprint.never))
-        yield f"no data set annotates {never}: the network will never find them"
-    if not chosen.enough:
-        remedy = "more scans" if chosen.length is not None and chosen.length.capped else "more --hours"
-        yield f"{chosen.steps} steps are few: {chosen.wanted} are wanted. A network worth using needs {remedy}"
 
 
 def _rounded(values: dict[str, object]) -> dict[str, object]:

@@ -9,6 +9,7 @@ not listed though others of its data set are, a word that is no split, a patient
 are drawn in splits.py.
 """
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,7 @@ SPELLINGS: dict[Split, tuple[str, ...]] = {
     "validation": ("validation", "valid", "val"),
     "test": ("test", "testing", "ts"),
 }
+PathLike = str | os.PathLike[str]
 WORDS: dict[str, Split] = {word: split for split, words in SPELLINGS.items() for word in words}
 """{word in a file: the split that it means}."""
 
@@ -48,6 +50,12 @@ class OwnSplits:
         """Refuse folds that cannot be."""
         if self.fold is not None and self.fold < 0:
             raise SettingError(f"the fold must not be negative, got {self.fold}", "Folds are counted from 0.")
+
+    @staticmethod
+    def of(given: PathLike | tuple[PathLike, int] | None) -> "OwnSplits":
+        """Return what a file, or a file of folds and the number of one, stands for; None: nothing is brought along."""
+        file, fold = given if isinstance(given, tuple) else (given, None)
+        return OwnSplits(None if file is None else Path(file), fold)
 
 
 def find_own_splits(

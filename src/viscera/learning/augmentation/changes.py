@@ -36,12 +36,13 @@ def draw_changes(settings: Augmentation, count: int, generator: Generator) -> Ch
             return draw_volume_changes(settings, count, generator)
 
 
-def change_batch(batch: Batch, changes: Changes) -> Batch:
+def change_batch(batch: Batch, changes: Changes, *, stride: int = 1) -> Batch:
     """Return the batch with its slices or patches changed.
 
     Args:
         batch: Its image already scaled, for changes of slices to [0, 1]; on any device.
         changes: From ``draw_changes``, as many as the batch has slices or patches.
+        stride: What the network needs the sides of its input to be multiples of, for patches that are cut to fewer slices.
 
     Raises:
         SettingError: Slices that are not square cannot be turned by 90 degrees; changes of 3D patches are not for slices.
@@ -52,4 +53,4 @@ def change_batch(batch: Batch, changes: Changes) -> Batch:
         case RichChanges():
             return change_richly(batch, changes)
         case VolumeChanges():
-            return change_volumes(batch, changes)
+            return change_volumes(batch, changes, stride=stride)

@@ -18,9 +18,6 @@ from viscera.learning.augmentation.intensities import BLUR_REACH
 from viscera.learning.augmentation.white_noise import draw_seeds, white_noise
 from viscera.learning.sampling.batch import Batch
 
-WHOLE_SLICES = 8
-"""Shortened batches have a multiple of so many slices: a network of four levels halves them three times."""
-
 
 @dataclass(frozen=True)
 class VolumeChanges:
@@ -87,10 +84,15 @@ def _between(ends: tuple[float, float], share: Float[Tensor, "*shape"]) -> Float
 
 
 @torch.no_grad()
-def change_volumes(batch: Batch, changes: VolumeChanges) -> Batch:
-    """Return the batch with its patches changed: all arrays flipped, the image's intensities changed.
+def change_volumes(batch: Batch, changes: VolumeChanges, *, stride: int) -> Batch:
+    """Return the batch with its patches changed: all arrays flipped, perhaps shortened, the image's intensities changed.
 
     Arrays to which nothing is done are given as they are, not copied.
+
+    Args:
+        batch: Its image already scaled.
+        changes: From ``draw_volume_changes``.
+        stride: What the network needs the number of slices to be a multiple of.
 
     Raises:
         SettingError: The batch holds slices.
@@ -104,16 +106,19 @@ def change_volumes(batch: Batch, changes: VolumeChanges) -> Batch:
         name: _flipped(getattr(batch, name), changes.flip)
         for name in ("image", "labels", "known", "distance", "pseudo")
     }
-    moved = _shortened(moved, changes)
+    moved = _shortened(moved, changes, stride)
     with torch.autocast(batch.image.device.type, enabled=False):
         moved["image"] = change_volume_intensities(moved["image"].float(), changes)
     return replace(batch, **moved)
 
 
-def _shortened(arrays: dict[str, Tensor], changes: VolumeChanges) -> dict[str, Tensor]:
+def _shortened(arrays: dict[str, Tensor], changes: VolumeChanges, stride: int) -> dict[str, Tensor]:
     """Cut all patches of a batch to the same slices, so that they stay one batch."""
-    depth = arrays["labels"].shape[1]
-    length = min(depth, math.ceil(float(changes.length[0]) * depth / WHOLE_SLICES) * WHOLE_SLICES)
+    depth, *plane = arrays["labels"].shape[1:]
+    fewest = (
+        stride if max(plane) > stride else 2 * stride
+    )  # the coarsest level needs more than one voxel (networks/levels.py)
+    length = min(depth, max(fewest, math.ceil(float(changes.length[0]) * depth / stride) * stride))
     if length == depth:
         return arrays
     first = round(float(changes.place[0]) * (depth - length))
