@@ -12,9 +12,10 @@ nnU-Net plans and preprocesses by its own commands, its trainer's class is as it
 CPU seconds per iteration measured before, so that its schedule ends in nine tenths of the minutes, as viscera's planned one does;
 where other programs had a part of the core while viscera planned, in as much less, so that both get the same CPU seconds. One
 number of its plan is changed, the batch's slices (``--batch``): it plans for a GPU of 8 GB, and with the batches of that there is
-hardly a step in the time. Both arms run at the same time, a core each, and exchange cores for the second setting; ``--apart`` with
-``--cores 0 0`` gives each the same one in turn. Preparing and preprocessing do not count, planning is noted apart. What is done is
-not done again.
+hardly a step in the time. Both arms run at the same time, a core each, and exchange cores for the second setting; each measures
+its speed while the other does. ``--apart`` with ``--cores 0 0`` gives each the same one in turn. ``--times 4``: then nnU-Net
+again, on both cores, for four times as many CPU seconds. Preparing and preprocessing do not count, planning is noted apart. What is
+done is not done again.
 """
 
 import json
@@ -51,10 +52,11 @@ from viscera.evaluation.statistics import summarise
 from viscera.io import nifti
 from viscera.planning.length import USED
 
-ARMS = ("nnunet", "viscera")
+LONG = "nnunet_long"
+"""nnU-Net with several times the CPU seconds."""
 EPOCHS = 12
 """Of nnU-Net: its learning rate falls from epoch to epoch, so there must be some; each draws its curves, which takes seconds."""
-TRIED = 3
+TRIED = 10
 """Iterations of the epochs by which nnU-Net's speed is measured."""
 METRICS = ("dice", "nsd")
 PLAN = "plan.recipe.json"
@@ -90,6 +92,8 @@ class Options:
     """A data set in nnU-Net's layout, by `viscera synth --variety rich`: its first 44 patients are taken, smaller; none is made."""
     real: bool = False
     """Segment the real scans of ../shared/data, too."""
+    times: float = 0.0
+    """Train nnU-Net anew, for so many times the CPU seconds, on both cores; 0: not."""
     name: str = "nnunet"
     """Of the JSON in benchmarks/results."""
 
@@ -106,16 +110,21 @@ def train_both(arguments: Sequence[str]) -> None:
         return
     found = {}
     for number, setting in enumerate(options.settings):
-        own, other = options.cores if number % 2 == 0 else options.cores[::-1]
-        prepare(options, setting, other)
+        own, other = map(str, options.cores if number % 2 == 0 else options.cores[::-1])
         with ThreadPoolExecutor(1 if options.apart else 2) as pool:
+            first = pool.submit(prepare, options, setting, other), pool.submit(speed_of_nnunet, options, setting, own)
+            for one in first:
+                one.result()
             arms = {
                 "nnunet": pool.submit(run_nnunet, options, setting, own),
                 "viscera": pool.submit(run_viscera, options, setting, other),
             }
-        found[setting] = {"arms": {name: arm.result() for name, arm in arms.items()}} | compared(options.work, setting)
+        found[setting] = {"arms": {name: arm.result() for name, arm in arms.items()}} | compared(options, setting)
+        if options.times:
+            found[setting][LONG] = {"arm": run_nnunet(options, setting, "0,1", LONG, options.times)}
+            found[setting][LONG] |= compared(options, setting, LONG)
     patients = {"training": TRAINING, "validation": VALIDATION, "test": TEST}
-    versions = json.loads(nnunet(options, "-c", VERSIONS, core=options.cores[0]))
+    versions = json.loads(nnunet(options, "-c", VERSIONS, cores=str(options.cores[0])))
     about = {"minutes": options.minutes, "used": USED, "patients": patients, "shape": SHAPE, "half": HALF}
     about |= {
         "batch": options.batch,
@@ -124,8 +133,6 @@ def train_both(arguments: Sequence[str]) -> None:
         "nnunet": versions,
         "settings": found,
     }
-    if options.real:
-        about["real"] = {setting: real_scores(options.work, setting) for setting in options.settings}
     print(save(options.name, facts("torch", "numpy") | about))
 
 
@@ -135,20 +142,20 @@ VERSIONS = (
 )
 
 
-def pinned(command: Sequence[object], core: int, note: Path | None = None, **environment: object) -> str:
-    """Run a command on one core; return what it printed, and note its seconds, CPU seconds and peak memory.
+def pinned(command: Sequence[object], cores: str, note: Path | None = None, **environment: object) -> str:
+    """Run a command; return what it printed, and note its seconds, CPU seconds and peak memory.
 
     Args:
         command: What to run.
-        core: Which one.
+        cores: Those it may use, as taskset takes them: 1, or 0,1.
         note: A .json file; a command that has one already is not run again.
         environment: Besides this process's.
     """
     if note is not None and note.exists():
         return ""
     added = {name: str(value) for name, value in environment.items()}
-    added |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{ROOT}"}
-    words = ["taskset", "-c", str(core), *map(str, command)]
+    added |= {"OMP_NUM_THREADS": str(len(cores.split(","))), "PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{ROOT}"}
+    words = ["taskset", "-c", cores, *map(str, command)]
     load, begun = os.getloadavg()[0], time.perf_counter()
     process = subprocess.Popen(
         words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=os.environ | added, text=True, cwd=ROOT
@@ -161,7 +168,7 @@ def pinned(command: Sequence[object], core: int, note: Path | None = None, **env
     if note is not None:
         wall_s = time.perf_counter() - begun
         took = {"wall_s": wall_s, "cpu_s": usage.ru_utime + usage.ru_stime, "peak_mib": usage.ru_maxrss / 1024}
-        loads = {"core": core, "load_before": round(load, 1), "load_after": round(os.getloadavg()[0], 1)}
+        loads = {"cores": cores, "load_before": round(load, 1), "load_after": round(os.getloadavg()[0], 1)}
         note.parent.mkdir(parents=True, exist_ok=True)
         note.write_text(json.dumps({key: round(value, 1) for key, value in took.items()} | loads))
         note.with_suffix(".log").write_text(said)
@@ -174,22 +181,22 @@ def noted(*notes: Path) -> dict[str, object]:
     return {key: value for note in notes for key, value in json.loads(note.read_text()).items()}
 
 
-def nnunet(options: Options, *arguments: object, core: int, note: Path | None = None, results: str = "results") -> str:
-    """Run nnU-Net's Python, or one of its commands, on one core."""
+def nnunet(options: Options, *arguments: object, cores: str, note: Path | None = None, results: str = "tried") -> str:
+    """Run nnU-Net's Python, or one of its commands, on some cores."""
     home = options.work / "nnunet"
     places = {f"nnUNet_{name}": home / name for name in ("raw", "preprocessed")} | {"nnUNet_results": home / results}
     # its planner takes this number of threads, and no threads are an error; a training augments in its own process with 0
     planned = any("plan" in str(one) for one in arguments[:1])
     quiet = {"nnUNet_n_proc_DA": int(planned), "nnUNet_def_n_proc": 1, "nnUNet_compile": "f", "MPLBACKEND": "agg"}
-    return pinned([options.python.absolute(), *arguments], core, note, **places, **quiet)
+    return pinned([options.python.absolute(), *arguments], cores, note, **places, **quiet)
 
 
-def child(options: Options, step: str, order: Mapping[str, object], *, core: int, note: Path, results: str) -> dict:
+def child(options: Options, step: str, order: Mapping[str, object], *, cores: str, note: Path, results: str) -> dict:
     """Do a step of nnunet_child.py; return what it and its process took."""
     inner = note.with_name(f"{note.stem}_inner.json").absolute()
     inner.parent.mkdir(parents=True, exist_ok=True)
     code = "import sys; from benchmarks.peers.nnunet_child import run; run(*sys.argv[1:])"
-    nnunet(options, "-c", code, step, json.dumps(order), inner, core=core, note=note, results=results)
+    nnunet(options, "-c", code, step, json.dumps(order), inner, cores=cores, note=note, results=results)
     return noted(note, inner)
 
 
@@ -207,7 +214,7 @@ def preprocess(options: Options, setting: str) -> None:
         return
     export(options.work / "data" / setting, home / "raw" / name)
     command = options.python.absolute().with_name("nnUNetv2_plan_and_preprocess")
-    nnunet(options, command, "-d", number, "-c", "2d", "-np", 1, "-npfp", 1, core=options.cores[-1], note=note)
+    nnunet(options, command, "-d", number, "-c", "2d", "-np", 1, "-npfp", 1, cores=str(options.cores[-1]), note=note)
     plans = json.loads((home / "preprocessed" / name / "nnUNetPlans.json").read_text())
     plans["configurations"]["2d"]["batch_size"] = options.batch
     (home / "preprocessed" / name / f"{PLANS}.json").write_text(json.dumps(plans | {"plans_name": PLANS}))
@@ -216,28 +223,40 @@ def preprocess(options: Options, setting: str) -> None:
     (home / "preprocessed" / name / "splits_final.json").write_text(json.dumps(fold))
 
 
-def run_nnunet(options: Options, setting: str, core: int) -> dict[str, object]:
-    """Measure nnU-Net's speed, train as long as that allows, segment; return what each took."""
-    number, name = dataset_of(setting)
-    place = options.work / setting / "nnunet"
-    order = {"dataset": str(number), "configuration": "2d", "plans": PLANS}
-    tried = order | {"epochs": 2, "iterations": TRIED, "validations": 1}
-    speed = child(options, "train", tried, core=core, note=place / "speed.json", results="tried")
+def order_of(setting: str) -> dict[str, object]:
+    """Return what nnU-Net is to train."""
+    return {"dataset": str(dataset_of(setting)[0]), "configuration": "2d", "plans": PLANS}
+
+
+def speed_of_nnunet(options: Options, setting: str, cores: str, arm: str = "nnunet") -> dict:
+    """Train nnU-Net for two short epochs; return what they took."""
+    tried = order_of(setting) | {"epochs": 2, "iterations": TRIED, "validations": 1}
+    note = options.work / setting / arm / "speed.json"
+    return child(options, "train", tried, cores=cores, note=note, results="tried")
+
+
+def run_nnunet(
+    options: Options, setting: str, cores: str, arm: str = "nnunet", times: float = 1.0
+) -> dict[str, object]:
+    """Train nnU-Net as long as its speed allows, segment; return what each took."""
+    name = dataset_of(setting)[1]
+    place, order, results = options.work / setting / arm, order_of(setting), f"results_{arm}"
+    speed = speed_of_nnunet(options, setting, cores, arm)
     planned = json.loads((options.work / setting / "viscera" / PLAN).read_text())
     share = planned["measured"]["tries"][-1]["cpu_share"]  # of the core, when viscera planned: 1 on a quiet machine
-    wanted = order | length_of(speed, options.minutes * 60 * USED * share)
-    training = child(options, "train", wanted, core=core, note=place / "train.json", results="results")
-    folder = options.work / "nnunet" / "results" / name / f"nnUNetTrainer__{PLANS}__2d"
+    wanted = order | length_of(speed, times * options.minutes * 60 * USED * share)
+    training = child(options, "train", wanted, cores=cores, note=place / "train.json", results=results)
+    folder = options.work / "nnunet" / results / name / f"nnUNetTrainer__{PLANS}__2d"
     found: dict[str, object] = {
-        "preprocess": noted(place / "preprocess.json"),
+        "preprocess": noted(options.work / setting / "nnunet" / "preprocess.json"),
         "speed": speed,
         "train": training,
         "length": wanted,
     }
-    for configuration in options.default_plans:
+    for configuration in options.default_plans if arm != LONG else ():
         asked = order | {"configuration": configuration, "plans": "nnUNetPlans"}
         note = place / f"step_{configuration}.json"
-        found[f"default_{configuration}"] = child(options, "step", asked, core=core, note=note, results="tried")
+        found[f"default_{configuration}"] = child(options, "step", asked, cores=cores, note=note, results="tried")
     for images in ("test", *(["real"] if options.real else [])):
         out = place / images
         asked = {
@@ -246,7 +265,7 @@ def run_nnunet(options: Options, setting: str, core: int) -> dict[str, object]:
         }
         asked |= {"out": str(out.absolute()), "mirroring": options.mirroring}
         note = place / f"predict_{images}.json"
-        found[f"predict_{images}"] = child(options, "predict", asked, core=core, note=note, results="results")
+        found[f"predict_{images}"] = child(options, "predict", asked, cores=cores, note=note, results=results)
     return found
 
 
@@ -264,24 +283,24 @@ def length_of(speed: Mapping[str, list[float]], seconds: float) -> dict[str, int
     return {"epochs": epochs, "iterations": iterations, "validations": 1}
 
 
-def viscera(place: Path, steps: Mapping[str, Sequence[object]], core: int) -> dict[str, object]:
+def viscera(place: Path, steps: Mapping[str, Sequence[object]], cores: str) -> dict[str, object]:
     """Run viscera's commands on one core; return what each took."""
     for step, words in steps.items():
-        pinned([sys.executable, "-m", "viscera.cli", *words], core, place / f"{step}.json")
+        pinned([sys.executable, "-m", "viscera.cli", *words], cores, place / f"{step}.json")
     return {step: noted(place / f"{step}.json") for step in steps}
 
 
-def prepare(options: Options, setting: str, core: int) -> dict[str, object]:
+def prepare(options: Options, setting: str, cores: str) -> dict[str, object]:
     """Plan on the data, and prepare a store as that plan says; return what each took."""
     place, data = options.work / setting / "viscera", options.work / "data" / setting
     place.mkdir(parents=True, exist_ok=True)
-    hours, splits = options.minutes / 60, options.work / "data" / SPLITS
+    hours = options.minutes / 60
     plan = ("plan", f"nnunet={data}", "--hours", hours, "--device", "cpu", "--out", place / PLAN, "--overwrite")
-    store = ("prepare", place / "store", "--data", f"nnunet={data}", "--recipe", place / PLAN, "--splits", splits)
-    return viscera(place, {"plan": plan, "prepare": (*store, "--jobs", 1)}, core)
+    store = ("prepare", place / "store", "--data", f"nnunet={data}", "--recipe", place / PLAN, "--jobs", 1)
+    return viscera(place, {"plan": plan, "prepare": store}, cores)
 
 
-def run_viscera(options: Options, setting: str, core: int) -> dict[str, object]:
+def run_viscera(options: Options, setting: str, cores: str) -> dict[str, object]:
     """Train and segment by viscera's commands, as the plan says; return what each took."""
     place = options.work / setting / "viscera"
     run, recipe = place / "run", place / PLAN
@@ -292,7 +311,7 @@ def run_viscera(options: Options, setting: str, core: int) -> dict[str, object]:
             *("predict", scans, place / images),
             *("--weights", run, "--jobs", 1, "--overwrite"),
         )
-    found = {name: noted(place / f"{name}.json") for name in ("plan", "prepare")} | viscera(place, steps, core)
+    found = {name: noted(place / f"{name}.json") for name in ("plan", "prepare")} | viscera(place, steps, cores)
     planned = json.loads(recipe.read_text())
     rows = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
     trained = {"training_s": round(sum(row["seconds"] for row in rows), 1), "epochs": len(rows)}
@@ -309,19 +328,21 @@ def scores_of(work: Path, setting: str, arm: str, images: str = "test") -> tuple
         values = json.loads((work / "data" / setting / "dataset.json").read_text())["labels"]
         labels = work / "labels.json"
         labels.write_text(json.dumps({str(value): organ for organ, value in values.items() if value}))
-        meaning = ("--labels", labels) if arm == "nnunet" else ()
+        meaning = ("--labels", labels) if arm != "viscera" else ()
         words = ("evaluate", f"nnunet={data}", place / images, *meaning, "--json", file, "--jobs", 1, "--keep-going")
-        pinned([sys.executable, "-m", "viscera.cli", *words], core=max(os.sched_getaffinity(0)))
+        pinned([sys.executable, "-m", "viscera.cli", *words], cores=str(max(os.sched_getaffinity(0))))
     return evaluation_from_json(file.read_text(), where=str(file)).scores
 
 
-def compared(work: Path, setting: str) -> dict[str, object]:
+def compared(options: Options, setting: str, theirs: str = "nnunet") -> dict[str, object]:
     """Return both arms' Dice and NSD per organ with their intervals, viscera minus nnU-Net, and what an oracle says."""
-    scores = {arm: scores_of(work, setting, arm) for arm in ARMS}
+    work = options.work
+    folders = {"nnunet": theirs, "viscera": "viscera"}
+    scores = {arm: scores_of(work, setting, folder) for arm, folder in folders.items()}
     both = set.intersection(*({score.case for score in found} for found in scores.values()))
     scores = {arm: tuple(score for score in found if score.case in both) for arm, found in scores.items()}
     organs: dict[str, dict[str, object]] = {}
-    for arm in ARMS:
+    for arm in scores:
         for row in summarise(scores[arm], np.random.default_rng(0)):
             if row.metric in METRICS and row.group == ALL:
                 values = [round(float(value), 4) for value in (row.mean, row.low, row.high)]
@@ -333,7 +354,10 @@ def compared(work: Path, setting: str) -> dict[str, object]:
             organs[row.organ][f"difference_{metric}"] = values
     mean = organs.pop(MEAN)
     found: dict[str, object] = {"organs": organs, "mean": mean, "patients": len(both)}
-    return found | {"oracle": {arm: oracle(work, setting, arm, scores[arm]) for arm in ARMS}}
+    found["oracle"] = {arm: oracle(work, setting, folder, scores[arm]) for arm, folder in folders.items()}
+    if options.real:
+        found["real"] = real_scores(work, setting, folders)
+    return found
 
 
 def oracle(work: Path, setting: str, arm: str, scores: Sequence[OrganScore]) -> dict[str, object]:
@@ -346,7 +370,7 @@ def oracle(work: Path, setting: str, arm: str, scores: Sequence[OrganScore]) -> 
     values = json.loads((work / "data" / "test" / "dataset.json").read_text())["labels"]
     found = SimpleITK.ReadImage(work / setting / arm / "test" / truth_file.name)
     said = work / setting / arm / "test" / f"{case}.json"
-    own = values if arm == "nnunet" else {one: int(v) for v, one in json.loads(said.read_text())["labels"].items()}
+    own = values if arm != "viscera" else {one: int(v) for v, one in json.loads(said.read_text())["labels"].items()}
     truth = SimpleITK.ReadImage(truth_file)
     spacing_mm = truth.GetSpacing()[::-1]
     away: dict[str, list[float]] = {metric: [] for metric in METRICS}
@@ -365,12 +389,12 @@ def oracle(work: Path, setting: str, arm: str, scores: Sequence[OrganScore]) -> 
     return worst | {"case": case, "organs": len(away["dice"])}
 
 
-def real_scores(work: Path, setting: str) -> list[dict[str, object]]:
+def real_scores(work: Path, setting: str, folders: Mapping[str, str]) -> list[dict[str, object]]:
     """Return Dice and NSD of both arms on the real scans, organ by organ."""
     names = json.loads((work / "data" / "real" / "names.json").read_text())
     rows: dict[tuple[str, str], dict[str, object]] = {}
-    for arm in ARMS:
-        for score in scores_of(work, setting, arm, "real"):
+    for arm, folder in folders.items():
+        for score in scores_of(work, setting, folder, "real"):
             row = rows.setdefault((score.case, score.organ), {"scan": names[score.case], "organ": score.organ})
             row |= {f"{arm}_{metric}": round(float(score.values[metric]), 4) for metric in METRICS}
     return [*rows.values()]

@@ -6,6 +6,7 @@ machine has cores, whatever they are allowed to use.
 """
 
 import json
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -79,11 +80,11 @@ def step(order: dict) -> dict[str, object]:
 
 
 def trainer_of(order: dict):  # noqa: ANN201 - a class of nnU-Net's
-    """Return nnU-Net's trainer of fold 0, on one thread."""
+    """Return nnU-Net's trainer of fold 0, with a thread for each core that it may use."""
     import torch
     from nnunetv2.run.run_training import get_trainer_from_args  # pyright: ignore[reportMissingImports]
 
-    torch.set_num_threads(1)
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
     return get_trainer_from_args(
         order["dataset"], order["configuration"], 0, TRAINER, order["plans"], device=torch.device("cpu")
     )
@@ -110,7 +111,7 @@ def predict(order: dict) -> dict[str, object]:
     import torch
     from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor  # pyright: ignore[reportMissingImports]
 
-    torch.set_num_threads(1)
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
     predictor = nnUNetPredictor(
         use_mirroring=order["mirroring"],
         perform_everything_on_device=False,

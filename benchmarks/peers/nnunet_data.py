@@ -39,7 +39,7 @@ SETTINGS = ("complete", "partial")
 
 
 SPLITS = "splits.json"
-"""Beside the data sets: `viscera plan` looks at some of their cases only."""
+"""In the data sets, where viscera reads it, and beside them."""
 Scanned = tuple[Volume, Volume, Mapping[int, str]]
 """A scan, its labels, and what these mean."""
 
@@ -101,7 +101,8 @@ def make_data(work: Path, cores: Sequence[int], patients: Path | None = None) ->
         print(f"\rpatient {number}", end="", file=sys.stderr)
     names = [nifti.stem(file) for file in sorted((work / "data" / "complete" / "labelsTr").iterdir())]
     splits = {"training": names[:TRAINING], "validation": names[TRAINING:]}
-    (work / "data" / SPLITS).write_text(json.dumps(splits))
+    for folder in (".", *SETTINGS):
+        (work / "data" / folder / SPLITS).write_text(json.dumps(splits))
     (work / "data.done").touch()
 
 
