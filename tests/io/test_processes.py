@@ -3,6 +3,8 @@
 import errno
 import os
 import signal
+import subprocess
+import sys
 import time
 from multiprocessing import util
 from threading import Thread
@@ -50,6 +52,34 @@ def test_a_system_that_starts_no_process_is_named_as_the_cause(monkeypatch, tmp_
         list(share_out(abs, [-1], jobs=1))
     code, said = call(f"synth {tmp_path}/new --cases 1 --shape 16 16 16 --jobs 1")
     assert (code, "RunError: no process can be started" in said) == (2, True), said
+
+
+UNGUARDED = """
+from viscera.io.processes import share_out
+
+def main():
+    print(list(share_out(abs, [-1], jobs=1)))
+
+"""
+
+
+@pytest.mark.parametrize(
+    ("calls", "line"),
+    [
+        ("main()", 7),
+        ("for _ in range(1):\n    main()", 8),
+        ("if True:\n    pass\nmain()", 9),
+        ("if __name__ == '__main__':\n    main()", None),
+        ("import sys\nif sys.argv and __name__ == '__main__':\n    for _ in range(1):\n        main()", None),
+    ],
+)
+def test_a_script_that_would_run_again_in_its_processes_is_told_so_before_any_starts(calls, line, tmp_path):
+    (tmp_path / "script.py").write_text(UNGUARDED + calls + "\n")
+    ran = subprocess.run([sys.executable, "script.py"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert ran.stdout == ("[(-1, 1, False)]\n" if line is None else "")
+    if line is not None:
+        assert f"script.py, line {line}: the processes that this starts would run the script again" in ran.stderr
+        assert ran.stderr.count("Traceback") == 1
 
 
 def test_synth_whose_process_dies_says_so_and_goes_on(tmp_path):

@@ -16,6 +16,7 @@ from typing import TypeVar
 from pebble import ProcessExpired, ProcessPool
 
 from viscera.errors import RunError
+from viscera.io.main_guard import require_main_guard
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -34,8 +35,9 @@ def process_pool(jobs: int, *, niceness: int = 0) -> Iterator[ProcessPool]:
         niceness: How far they stand back behind this process, where the system knows that.
 
     Raises:
-        RunError: The system starts no further process.
+        RunError: The system starts no further process, or those started would run the user's script again.
     """
+    require_main_guard()
     # A fork would copy locks that other threads hold.
     context = get_context("spawn")
     pool = ProcessPool(jobs, context=context, initializer=_settle, initargs=(niceness,))  # pyright: ignore[reportArgumentType]
