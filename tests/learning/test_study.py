@@ -24,6 +24,7 @@ from viscera.inference.model import load_model
 from viscera.inference.prepared import prepared_labels
 from viscera.learning.setup import check_fit
 from viscera.learning.study.grid import STUDIES, Cell, make_cells, parse_grid, recipe_of, recipes_of
+from viscera.learning.study.last_words import reason
 from viscera.learning.study.results import (
     CaseScore,
     CellResult,
@@ -33,7 +34,7 @@ from viscera.learning.study.results import (
     cell_to_json,
     study_from_json,
 )
-from viscera.learning.study.runs import Children, Plan, in_parallel, reason, run_study
+from viscera.learning.study.runs import Children, Plan, in_parallel, run_study
 from viscera.learning.study.scoring import class_scores, read_labels, score_run, write_labels
 from viscera.preparation.store import open_store
 from viscera.recipes.catalogue import RECIPES

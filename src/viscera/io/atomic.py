@@ -153,6 +153,16 @@ def write_json(path: Path, value: object, *, overwrite: bool = True) -> None:
     write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n", overwrite=overwrite)
 
 
+def sync_folder(folder: Path) -> None:
+    """Wait until the disk knows the names in a folder, so that a rename outlasts the machine's stop; where the system can."""
+    with suppress(OSError, AttributeError):
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
 def sha256(path: Path) -> str:
     """Return a file's SHA-256 in hexadecimal."""
     with path.open("rb") as file:

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from viscera.io.atomic import replacing, write_json, writing
+from viscera.io.atomic import replacing, sync_folder, write_json, writing
 from viscera.json_text import load_json
 
 State = Literal["incoming", "waiting", "working", "sending", "done", "failed"]
@@ -128,7 +128,7 @@ class Spool:
                 shutil.rmtree(job.folder)
             else:
                 job.folder.rename(target)
-            _sync(target.parent)
+            sync_folder(target.parent)
 
     def jobs(self, state: State) -> list[Job]:
         """List the jobs in a state, the oldest first."""
@@ -170,7 +170,7 @@ class Spool:
         with self._coming:
             with replacing(file) as part:
                 part.write_bytes(content)
-            _sync(file.parent)
+            sync_folder(file.parent)
         return key
 
     def move(self, job: Job, state: State) -> Job:
@@ -184,8 +184,8 @@ class Spool:
             if target.exists():
                 shutil.rmtree(target)
             job.folder.rename(target)
-            _sync(target.parent)
-            _sync(job.folder.parent)
+            sync_folder(target.parent)
+            sync_folder(job.folder.parent)
         return Job(job.key, state, target)
 
     def complete(self, job: Job) -> Literal["waiting", "seen", "late", "busy"]:
@@ -259,13 +259,3 @@ def _sizes(folder: Path) -> Iterator[int]:
         for name in names:
             with suppress(OSError):
                 yield os.stat(os.path.join(root, name)).st_size  # noqa: PTH116, PTH118 (a hundred thousand files)
-
-
-def _sync(folder: Path) -> None:
-    """Wait until the disk knows the names in a folder, where the system can."""
-    with suppress(OSError, AttributeError):
-        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

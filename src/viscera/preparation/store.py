@@ -25,7 +25,7 @@ from jaxtyping import Bool, Int16, Shaped, UInt8
 
 from viscera.config import Preparation
 from viscera.errors import StoreError
-from viscera.io.atomic import hidden_name, write_json, writing
+from viscera.io.atomic import hidden_name, sync_folder, write_json, writing
 from viscera.io.json_codec import Read, from_json
 from viscera.json_text import load_json, load_text
 from viscera.labels import LabelSpace
@@ -332,7 +332,7 @@ def write_case(store: Path, case: Case, facts: Facts) -> None:
             part.rename(final)
         finally:
             shutil.rmtree(part, ignore_errors=True)
-        _sync_folder(final.parent)
+        sync_folder(final.parent)
 
 
 def remove_case(store: Path, name: str) -> None:
@@ -390,21 +390,11 @@ def _map_array(file: Path, dtype: type[np.generic], shape: tuple[int, ...]) -> S
     try:
         array = np.load(file, mmap_mode="r", allow_pickle=False)
     except FileNotFoundError as error:
-        raise StoreError(f"{where} is missing", f"{PREPARE_AGAIN}") from error
+        raise StoreError(f"{where} is missing", PREPARE_AGAIN) from error
     except (ValueError, EOFError, OSError, SyntaxError, TokenError, MemoryError) as error:
         # numpy reads the array's type and shape as Python's literals, for which it has Python's own errors
-        raise StoreError(f"{where} is damaged or cut off", f"{PREPARE_AGAIN}") from error
+        raise StoreError(f"{where} is damaged or cut off", PREPARE_AGAIN) from error
     if array.dtype != dtype or array.shape != shape:
-        raise StoreError(
-            f"{where} holds {array.dtype} {array.shape}, expected {np.dtype(dtype)} {shape}", f"{PREPARE_AGAIN}"
-        )
+        found = f"{array.dtype} {array.shape}"
+        raise StoreError(f"{where} holds {found}, expected {np.dtype(dtype)} {shape}", PREPARE_AGAIN)
     return array
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make a rename last even if the machine stops now."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -7,7 +7,6 @@ and it is tried again when the study is run again.
 import json
 import os
 import queue
-import re
 import shutil
 import signal
 import subprocess
@@ -26,15 +25,11 @@ from viscera.io.locks import LOCK, locked
 from viscera.json_text import read_text
 from viscera.learning.contents import changes, contents_of
 from viscera.learning.study.grid import Cell, difference
+from viscera.learning.study.last_words import reason
 from viscera.learning.study.results import CellResult, Study, cell_from_json, cell_to_json, study_from_json
 from viscera.preparation.store import Split, Store
 
 SCORES, RESULT, WANTED, MESSAGES = "scores.json", "result.json", "wanted.json", "messages.txt"
-WORDS_OF_ERROR = re.compile(r"[\w.]*(Error|Exception|Interrupt)\b")
-"""How the last words of a process begin."""
-FOLDERS = re.compile(r"(?<![\w.])/(?:[^\s/'\",:;]+/)+")
-"""What of a path is not told."""
-LONGEST_REASON = 500
 PATIENCE_S = 10.0
 """How long a process that is told to stop may take before it is killed."""
 
@@ -375,29 +370,3 @@ def environment_of(workers: Workers, slot: int) -> dict[str, str]:
     if workers.devices:
         share["CUDA_VISIBLE_DEVICES"] = workers.devices[slot % len(workers.devices)]
     return share
-
-
-def reason(code: int, text: str, *, folders: Sequence[Path]) -> str:
-    r"""Return why a process ended, in its own last words, naming no folders: they may name a patient.
-
-    Args:
-        code: Its exit code; negative: the signal that ended it.
-        text: All it said.
-        folders: Those that it was given.
-
-    Example:
-        >>> reason(2, "note: slow\nSettingError: /data/x/store has no cases.\n", folders=[])
-        'SettingError: store has no cases.'
-    """
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    starts = [number for number, line in enumerate(lines) if WORDS_OF_ERROR.match(line)]
-    said = " ".join(lines[starts[-1] :] if starts else lines[-3:])
-    known = {name for one in folders for name in (str(one), str(one.resolve())) if os.sep in name}
-    for folder in sorted(known, key=len, reverse=True):
-        said = said.replace(folder, Path(folder).name)
-    said = FOLDERS.sub("", said)[:LONGEST_REASON]
-    if code >= 0:
-        return said or f"ended with exit code {code}"
-    name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
-    memory = ", perhaps for lack of memory" if -code == signal.SIGKILL else ""
-    return f"stopped by {name}{memory}" + (f": {said}" if said else "")
