@@ -125,14 +125,8 @@ def train_both(arguments: Sequence[str]) -> None:
             found[setting][LONG] |= compared(options, setting, LONG)
     patients = {"training": TRAINING, "validation": VALIDATION, "test": TEST}
     versions = json.loads(nnunet(options, "-c", VERSIONS, cores=str(options.cores[0])))
-    about = {"minutes": options.minutes, "used": USED, "patients": patients, "shape": SHAPE, "half": HALF}
-    about |= {
-        "batch": options.batch,
-        "apart": options.apart,
-        "mirroring": options.mirroring,
-        "nnunet": versions,
-        "settings": found,
-    }
+    about = {name: getattr(options, name) for name in ("minutes", "batch", "apart", "times", "mirroring")}
+    about |= {"used": USED, "patients": patients, "shape": SHAPE, "half": HALF, "nnunet": versions, "settings": found}
     print(save(options.name, facts("torch", "numpy") | about))
 
 
