@@ -121,7 +121,8 @@ def train_both(arguments: Sequence[str]) -> None:
             }
         found[setting] = {"arms": {name: arm.result() for name, arm in arms.items()}} | compared(options, setting)
         if options.times:
-            found[setting][LONG] = {"arm": run_nnunet(options, setting, "0,1", LONG, options.times)}
+            cores = ",".join(sorted({own, other}))
+            found[setting][LONG] = {"arm": run_nnunet(options, setting, cores, LONG, options.times)}
             found[setting][LONG] |= compared(options, setting, LONG)
     patients = {"training": TRAINING, "validation": VALIDATION, "test": TEST}
     versions = json.loads(nnunet(options, "-c", VERSIONS, cores=str(options.cores[0])))

@@ -134,8 +134,7 @@ def whole_of(name: str) -> str | None:
     rest = [word for word in words if word not in LESION_WORDS]
     if len(rest) == len(words):
         return None
-    rest = [ADJECTIVES.get(word, word) for word in rest]
-    organ = organ_name("_".join(rest))
+    organ = organ_name("_".join(ADJECTIVES.get(word, word) for word in rest))
     return organ if is_known(organ) else ""
 
 

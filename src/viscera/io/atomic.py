@@ -154,13 +154,16 @@ def write_json(path: Path, value: object, *, overwrite: bool = True) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Wait until the disk knows the names in a folder, so that a rename outlasts the machine's stop; where the system can."""
-    with suppress(OSError, AttributeError):
-        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+    """Make a rename in a folder last even if the machine stops now.
+
+    Raises:
+        OSError: The disk or the system cannot.
+    """
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def sha256(path: Path) -> str:

@@ -128,7 +128,7 @@ class Spool:
                 shutil.rmtree(job.folder)
             else:
                 job.folder.rename(target)
-            sync_folder(target.parent)
+            _sync(target.parent)
 
     def jobs(self, state: State) -> list[Job]:
         """List the jobs in a state, the oldest first."""
@@ -170,7 +170,7 @@ class Spool:
         with self._coming:
             with replacing(file) as part:
                 part.write_bytes(content)
-            sync_folder(file.parent)
+            _sync(file.parent)
         return key
 
     def move(self, job: Job, state: State) -> Job:
@@ -184,8 +184,8 @@ class Spool:
             if target.exists():
                 shutil.rmtree(target)
             job.folder.rename(target)
-            sync_folder(target.parent)
-            sync_folder(job.folder.parent)
+            _sync(target.parent)
+            _sync(job.folder.parent)
         return Job(job.key, state, target)
 
     def complete(self, job: Job) -> Literal["waiting", "seen", "late", "busy"]:
@@ -259,3 +259,9 @@ def _sizes(folder: Path) -> Iterator[int]:
         for name in names:
             with suppress(OSError):
                 yield os.stat(os.path.join(root, name)).st_size  # noqa: PTH116, PTH118 (a hundred thousand files)
+
+
+def _sync(folder: Path) -> None:
+    """Make a rename in a folder last, where the system can; what was received is kept in any case."""
+    with suppress(OSError):
+        sync_folder(folder)

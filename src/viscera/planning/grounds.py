@@ -1,7 +1,7 @@
 """What a plan stands on, from data sets or from a store: a fingerprint, and some prepared cases to try networks on."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
@@ -28,7 +28,7 @@ from viscera.preparation.case import case_name
 from viscera.preparation.own_splits import OwnSplits, read_own_splits
 from viscera.preparation.prepare import Plan, prepare_store
 from viscera.preparation.splits import Fractions
-from viscera.preparation.store import Facts, Store, open_store
+from viscera.preparation.store import Facts, Split, Store, open_store
 
 SAMPLE, MOST_SAMPLED = 3, 12
 """Cases of each data set that are measured and tried, evenly along their names; at most, of all sets."""
@@ -158,15 +158,11 @@ def grounds_of_data(
     if not grids:
         raise DataSetError(f"none of {len(usable)} scans can be read", "viscera prepare says what is wrong with each.")
     given, said = read_own_splits(sources, problems, own=own)
-    sides = [given.get(case_name(source)) for source in usable]
-    training, validation = _split_sizes([source.dataset for source in usable if case_name(source) not in given])
-    training, validation = training + sides.count("training"), validation + sides.count("validation")
-    each = float(np.mean(slices))
     fingerprint = _fingerprint(
         [Annotation(source.dataset, fits[source.organs, source.annotated]) for source in usable],
         grids,
         found,
-        counts=(training, round(training * each), validation, round(validation * each)),
+        counts=_counts(usable, given, float(np.mean(slices))),
     )
     maker = _SampleMaker(tuple(_sampled(usable)), found, folder, tell)
     whole = maker.store(ScannerGrid())
@@ -221,6 +217,14 @@ def _sampled(cases: Sequence[One]) -> list[One]:
     sets = sorted({case.dataset for case in cases})
     chosen = [one for name in sets for one in evenly([case for case in cases if case.dataset == name], SAMPLE)]
     return evenly(chosen, MOST_SAMPLED)
+
+
+def _counts(cases: Sequence[Source], given: Mapping[str, Split], each: float) -> tuple[int, int, int, int]:
+    """Return about how many cases will be for training, their slices, and the same for validation, by slices of each case."""
+    sides = [given.get(case_name(case)) for case in cases]
+    training, validation = _split_sizes([case.dataset for case in cases if case_name(case) not in given])
+    training, validation = training + sides.count("training"), validation + sides.count("validation")
+    return training, round(training * each), validation, round(validation * each)
 
 
 def _split_sizes(datasets: Sequence[str]) -> tuple[int, int]:

@@ -9,9 +9,9 @@ not listed though others of its data set are, a word that is no split, a patient
 are drawn in splits.py.
 """
 
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from os import PathLike
 from pathlib import Path
 from typing import get_args
 
@@ -29,7 +29,6 @@ SPELLINGS: dict[Split, tuple[str, ...]] = {
     "validation": ("validation", "valid", "val"),
     "test": ("test", "testing", "ts"),
 }
-PathLike = str | os.PathLike[str]
 WORDS: dict[str, Split] = {word: split for split, words in SPELLINGS.items() for word in words}
 """{word in a file: the split that it means}."""
 
@@ -52,7 +51,7 @@ class OwnSplits:
             raise SettingError(f"the fold must not be negative, got {self.fold}", "Folds are counted from 0.")
 
     @staticmethod
-    def of(given: PathLike | tuple[PathLike, int] | None) -> "OwnSplits":
+    def of(given: str | PathLike[str] | tuple[str | PathLike[str], int] | None) -> "OwnSplits":
         """Return what a file, or a file of folds and the number of one, stands for; None: nothing is brought along."""
         file, fold = given if isinstance(given, tuple) else (given, None)
         return OwnSplits(None if file is None else Path(file), fold)

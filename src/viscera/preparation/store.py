@@ -380,9 +380,8 @@ def _pseudo_annotated(folder: Path) -> tuple[str, ...]:
     try:
         return tuple(str(organ) for organ in load_json(file)["organs"])
     except (ValueError, KeyError, TypeError) as error:
-        raise StoreError(
-            f"case '{folder.name}': pseudo.json is damaged", "Delete it and run viscera pseudolabel again."
-        ) from error
+        remedy = "Delete it and run viscera pseudolabel again."
+        raise StoreError(f"case '{folder.name}': pseudo.json is damaged", remedy) from error
 
 
 def _map_array(file: Path, dtype: type[np.generic], shape: tuple[int, ...]) -> Shaped[np.ndarray, "z y x"]:

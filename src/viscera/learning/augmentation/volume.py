@@ -115,9 +115,8 @@ def change_volumes(batch: Batch, changes: VolumeChanges, *, stride: int) -> Batc
 def _shortened(arrays: dict[str, Tensor], changes: VolumeChanges, stride: int) -> dict[str, Tensor]:
     """Cut all patches of a batch to the same slices, so that they stay one batch."""
     depth, *plane = arrays["labels"].shape[1:]
-    fewest = (
-        stride if max(plane) > stride else 2 * stride
-    )  # the coarsest level needs more than one voxel (networks/levels.py)
+    # the coarsest level needs more than one voxel (networks/levels.py)
+    fewest = stride if max(plane) > stride else 2 * stride
     length = min(depth, max(fewest, math.ceil(float(changes.length[0]) * depth / stride) * stride))
     if length == depth:
         return arrays
